@@ -33,6 +33,7 @@ def _task(scale: Scale, network: str, splits: Callable[[int], Splits], *, grown:
         title=f"{task.title}, {'grown' if grown else 'same size'}",
         student=task.student if grown else task.teacher,
         teacher_splits=half,
+        shares_teacher=network,
     )
 
 

@@ -53,6 +53,8 @@ class Growth:
     phi: Phi
     lift: Lift | None = None
     """ψ; None: inferred."""
+    noise: Neighbourhood | None = None
+    """U_δ around D2's inputs; None: φ's, which is around D1's."""
 
 
 @dataclass(frozen=True)

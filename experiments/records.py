@@ -17,6 +17,8 @@ from experiments.errors import UsageError
 
 Record: TypeAlias = dict[str, Any]
 
+FORMAT = 2
+"""Of records: 2 holds the measures beside the paper's and the equal-epoch view."""
 LOG = "log.jsonl"
 FIELDS = (
     "task",

@@ -41,6 +41,7 @@ def _task(scale: Scale, network: str, size: int | None, splits: Callable[[int], 
         title=f"{task.title}, |D2| = {label}",
         splits=fewer,
         teacher_splits=known,
+        shares_teacher=network,
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 import phiopt
-from experiments import records
+from experiments import measures, records
 from experiments.data import Examples, Splits
 from experiments.methods import METHODS as PAPER
 from experiments.methods import Growth, Initialised, Phi
@@ -20,7 +20,7 @@ from experiments.records import Record, RunDirectory
 from experiments.report import page
 from experiments.rivals import RIVALS
 from experiments.statistics import area_under_curve
-from experiments.train import CROSS_ENTROPY, Point, Recipe, tune
+from experiments.train import CROSS_ENTROPY, Point, Recipe, Trained, tune
 from phiopt import criteria
 from phiopt._types import Lift
 from phiopt.objective.neighbourhood import Neighbourhood
@@ -60,10 +60,17 @@ class Task:
     """Least and largest value of D2's inputs, between which a corrupted pixel lies."""
     criterion: Neighbourhood | None = None
     """U_δ of the criterion L3^δ(w*, D2); None: the one that φ draws from."""
+    shares_teacher: str | None = None
+    """Tasks of one name here have one teacher; None: the task's own."""
 
     @property
     def registry(self) -> Mapping[str, Method]:
         return METHODS if self.methods is None else self.methods
+
+    @property
+    def noise(self) -> Neighbourhood:
+        """U_δ around D2's inputs."""
+        return self.criterion or self.phi.neighbourhood
 
     def taught(self, seed: int, splits: Splits) -> Splits:
         """D1 of a seed whose D2 is ``splits``, on the same device; its test part is not used."""
@@ -79,6 +86,7 @@ def settings(experiment: str, tasks: Sequence[Task]) -> dict[str, Any]:
     """What records of one directory must have in common, as JSON can hold it."""
     return {
         "experiment": experiment,
+        "format": records.FORMAT,
         "phiopt": phiopt.__version__,
         **{
             task.name: {
@@ -165,13 +173,14 @@ def _missing(found: dict[tuple[int, str], Record | None]) -> int:
 
 def _teacher(task: Task, taught: Splits, seed: int, directory: RunDirectory) -> nn.Module:
     """The teacher that all methods of a seed share, kept on disk for a run that is resumed."""
-    path = directory.teacher_path(task.name, seed)
+    path = directory.teacher_path(task.shares_teacher or task.name, seed)
     teacher = built(task.teacher, seed).to(taught.train.x.device)
     if path.exists():
         return records.load_module(teacher, path)
-    trained = tune(teacher, taught.train, taught.validation, task.teacher_recipe, seed=seed)
-    records.save_module(trained.model, path)
-    return trained.model
+    views = tune(teacher, taught.train, taught.validation, task.teacher_recipe, seed=seed)
+    trained = views.equal_gradients.model
+    records.save_module(trained, path)
+    return trained
 
 
 def _cell(
@@ -187,9 +196,10 @@ def _cell(
         theta=task.theta,
         phi=task.phi,
         lift=task.lift,
+        noise=task.noise,
     )
     initial = task.registry[method](growth, seed)
-    trained = tune(
+    ours, longer = tune(
         initial.student,
         splits.train,
         splits.validation,
@@ -200,27 +210,45 @@ def _cell(
         # Some rivals are a training loss.
         loss=getattr(initial, "loss", CROSS_ENTROPY),
     )
-    curve = trained.curve
+    curve = ours.curve
     if initial.start is not None:
         # Until φ is solved, the model one has is its start.
         curve = [Point(0, *criteria.evaluate(initial.start, splits.validation)), *curve]
     low, high = task.pixels
-    corruption = criteria.corruption_curve(trained.model, splits.test, low=low, high=high)
+    corruption = criteria.corruption_curve(ours.model, splits.test, low=low, high=high)
+    beside = measures.others(ours.model, splits.test, low=low, high=high)
     record: Record = {
         "task": task.name,
         "method": method,
         "seed": seed,
-        "learning_rate": trained.learning_rate,
+        "examples": len(splits.train.x),
+        "learning_rate": ours.learning_rate,
         "initialisation_gradients": initial.gradients,
         "epoch": task.student_recipe.epoch(splits.train),
-        "curve": [point._asdict() for point in curve],
-        "test": _measures(trained.model, splits.test, curve, corruption, task),
+        "curve": _plain(curve),
+        "test": _measures(ours.model, splits.test, curve, corruption, task) | beside,
         "corruption": corruption._asdict(),
+        "equal_epochs": _equal_epochs(longer, splits.test, task),
         "solution": initial.report,
         "seconds": time.perf_counter() - began,
         "environment": records.environment(splits.train.x.device),
     }
-    return record, trained.model
+    return record, ours.model
+
+
+def _equal_epochs(trained: Trained, test: Examples, task: Task) -> dict[str, Any]:
+    """The student that was trained for as many steps as every other, whatever came before."""
+    low, high = task.pixels
+    corruption = criteria.corruption_curve(trained.model, test, (0, 30), low=low, high=high)
+    return {
+        "learning_rate": trained.learning_rate,
+        "curve": _plain(trained.curve),
+        "test": _measures(trained.model, test, trained.curve, corruption, task),
+    }
+
+
+def _plain(curve: Sequence[Point]) -> list[dict[str, float]]:
+    return [point._asdict() for point in curve]
 
 
 def _measures(
@@ -230,14 +258,14 @@ def _measures(
     corruption: criteria.CorruptionCurve,
     task: Task,
 ) -> dict[str, float]:
-    """The table's columns for one student: test data, but for the area under the curve."""
+    """The main table's columns for one student: test data, but for the area under the curve."""
     clean, noisy = (corruption.percentages.index(percentage) for percentage in (0, 30))
     return {
         "accuracy": corruption.accuracy[clean],
         "cross_entropy": corruption.cross_entropy[clean],
         "area": area_under_curve([p.gradients for p in curve], [p.accuracy for p in curve]),
         "accuracy_30": corruption.accuracy[noisy],
-        "robustness": criteria.robustness(student, test, task.criterion or task.phi.neighbourhood),
+        "robustness": criteria.robustness(student, test, task.noise),
     }
 
 

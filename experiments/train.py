@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -70,6 +70,15 @@ class Trained:
     learning_rate: float
 
 
+class Views(NamedTuple):
+    """A student after two lengths of training; validation data chose the learning rate of each."""
+
+    equal_gradients: Trained
+    """When the budget was used up, what was spent before and the loss's cost counted."""
+    equal_epochs: Trained
+    """After as many steps as the budget has; the curve counts these alone."""
+
+
 def fit(
     model: nn.Module,
     train: Examples,
@@ -88,22 +97,9 @@ def fit(
     batches and the loss's randomness are functions of the seed.  Raises ``ValueError`` when nothing
     of the budget is left, ``FloatingPointError`` when training diverges.
     """
-    steps = int((recipe.budget - spent) / loss.cost)
-    if steps < 1:
-        raise ValueError(f"budget: {recipe.budget} gradient evaluations, {spent} spent before")
-    model = copy.deepcopy(model).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    curve = [_measure(model, validation, spent)]
-    batches = _batches(train, recipe.batch_size, seed)
-    generator = Generator(train.x.device).manual_seed(seed)
-    for step in range(1, steps + 1):
-        x, y = next(batches)
-        optimizer.zero_grad()
-        loss(model, x, y, generator).backward()
-        optimizer.step()
-        if step % recipe.epoch(train) == 0 or step == steps:
-            curve.append(_measure(model, validation, spent + step * loss.cost))
-    return Trained(model.eval(), curve, learning_rate)
+    stops = (_affordable(recipe, spent, loss),)
+    (trained,) = _training(model, train, validation, recipe, learning_rate, seed, loss, stops)
+    return _priced(trained, spent, loss)
 
 
 def tune(
@@ -115,19 +111,67 @@ def tune(
     seed: int,
     spent: float = 0,
     loss: TrainingLoss = CROSS_ENTROPY,
-) -> Trained:
-    """`fit` at each learning rate; the one whose final validation cross-entropy is lowest.
+) -> Views:
+    """`fit` at each learning rate, trained on to the length of the equal-epoch view; for each view the
+    one whose final validation cross-entropy is lowest.
 
     Raises ``FloatingPointError`` when training diverges at every rate, else as `fit`.
     """
-    found = []
+    stops = (_affordable(recipe, spent, loss), recipe.budget)
+    found: tuple[list[Trained], ...] = tuple([] for _ in stops)
     for rate in recipe.learning_rates:
+        training = _training(model, train, validation, recipe, rate, seed, loss, stops)
         with suppress(FloatingPointError):
-            trained = fit(model, train, validation, recipe, rate, seed=seed, spent=spent, loss=loss)
-            found.append(trained)
-    if not found:
+            for view, trained in zip(found, training, strict=True):
+                view.append(trained)
+    if not all(found):
         raise FloatingPointError(f"training diverged at each rate of {recipe.learning_rates}")
-    return min(found, key=lambda trained: trained.curve[-1].cross_entropy)
+    gradients, epochs = (min(view, key=lambda t: t.curve[-1].cross_entropy) for view in found)
+    return Views(_priced(gradients, spent, loss), epochs)
+
+
+def _affordable(recipe: Recipe, spent: float, loss: TrainingLoss) -> int:
+    """Steps that what is left of the budget pays for."""
+    steps = int((recipe.budget - spent) / loss.cost)
+    if steps < 1:
+        raise ValueError(f"budget: {recipe.budget} gradient evaluations, {spent} spent before")
+    return steps
+
+
+def _priced(trained: Trained, spent: float, loss: TrainingLoss) -> Trained:
+    """The curve against gradient evaluations in place of steps."""
+    curve = [p._replace(gradients=spent + p.gradients * loss.cost) for p in trained.curve]
+    return replace(trained, curve=curve)
+
+
+def _training(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    recipe: Recipe,
+    learning_rate: float,
+    seed: int,
+    loss: TrainingLoss,
+    stops: tuple[int, ...],
+) -> Iterator[Trained]:
+    """The model after each of these numbers of steps, its curve against steps."""
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    curve = [_measure(model, validation, 0)]
+    batches = _batches(train, recipe.batch_size, seed)
+    generator = Generator(train.x.device).manual_seed(seed)
+    for step in range(1, stops[-1] + 1):
+        x, y = next(batches)
+        optimizer.zero_grad()
+        loss(model, x, y, generator).backward()
+        optimizer.step()
+        whole = step % recipe.epoch(train) == 0
+        if whole:
+            curve.append(_measure(model, validation, step))
+        if step in stops:
+            end = [] if whole else [_measure(model, validation, step)]
+            trained = Trained(copy.deepcopy(model).eval(), [*curve, *end], learning_rate)
+            yield from [trained] * stops.count(step)
 
 
 def _measure(model: nn.Module, validation: Examples, gradients: float) -> Point:

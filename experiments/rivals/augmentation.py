@@ -1,6 +1,6 @@
 """Noise augmentation: robustness bought while training on D2 and not at the start (Sietsma & Dow, 1991).
 
-E_{x' ∈ U_δ(x)} l(y, f(x')),   one x' to an example and step, with the U_δ of φ's noise term
+E_{x' ∈ U_δ(x)} l(y, f(x')),   one x' to an example and step, with the U_δ of φ's noise term, scaled to D2's inputs
 """
 
 from dataclasses import dataclass
@@ -31,4 +31,5 @@ class Augmentation:
 
 def augmentation(growth: Growth, seed: int) -> Hooked:
     """From the default extension, so that it differs from `default` in the training alone."""
-    return Hooked(default(growth, seed).student, loss=Augmentation(growth.phi.neighbourhood))
+    noise = growth.noise or growth.phi.neighbourhood
+    return Hooked(default(growth, seed).student, loss=Augmentation(noise))

@@ -2,12 +2,9 @@
 
 import colorsys
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
@@ -18,8 +15,7 @@ from experiments.measures import (
     corruption,
     corruption_scores,
     fgsm,
-    holm,
-    paired_p_value,
+    others,
     steps_to,
 )
 from experiments.train import Point
@@ -118,6 +114,20 @@ def test_scores_are_those_of_each_corruption():
     assert all(len(values) == 5 for values in scores.values())
 
 
+def test_a_record_holds_means_over_severities():
+    data = Examples(images(20, 1, 4), torch.randint(3, (20,), generator=generator()))
+    found = others(linear(), data)
+    blurred = [score.accuracy for score in corruption_scores(linear(), data)["gaussian blur"]]
+    assert found["gaussian blur"] == pytest.approx(sum(blurred) / 5)
+    assert found["fgsm"] == criteria.accuracy(linear(), fgsm(linear(), data, 0.01))
+    assert found["calibration_error"] == calibration_error(linear(), data)
+    wide = Examples(5 * data.x - 2, data.y)
+    attacked = fgsm(linear(), wide, 0.05, low=-2.0, high=3.0)
+    assert others(linear(), wide, low=-2.0, high=3.0)["fgsm"] == criteria.accuracy(
+        linear(), attacked
+    )
+
+
 def test_wrong_corruptions_are_refused():
     with pytest.raises(ValueError, match="family: got 'fog', must be one of gaussian noise, "):
         corruption("fog", 1)
@@ -211,31 +221,3 @@ def test_steps_to_an_accuracy():
     assert steps_to(curve, 0.55) == 30
     assert steps_to(curve, 0.1) == 0
     assert steps_to(curve, 0.9) is None
-
-
-def test_the_p_value_counts_sign_flips():
-    assert paired_p_value([1.0] * 10, [0.0] * 10) == pytest.approx(2 / 2**10)
-    assert paired_p_value([1.0, 2.0, 3.0], [0.0] * 3) == pytest.approx(2 / 8)
-    # Of ±1 ±2 ±4 only 4 + 2 + 1 and 4 + 2 - 1 reach 5, on either side.
-    assert paired_p_value([1.0, 2.0, 4.0], [2.0, 0.0, 0.0]) == pytest.approx(4 / 8)
-    assert paired_p_value([0.3, 0.2], [0.3, 0.2]) == 1
-    with pytest.raises(ValueError, match="ours, theirs: 1 and 1 values"):
-        paired_p_value([1.0], [0.0])
-
-
-def test_holms_own_steps():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == [1, 1]
-    assert holm([]) == []
-    with pytest.raises(ValueError, match=r"p_values: got \[1\.5\], each must lie in \[0, 1\]"):
-        holm([1.5])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_lies_between_the_raw_values_and_bonferronis(p):
-    adjusted = np.array(holm(p))
-    raw = np.array(p)
-    assert (adjusted >= raw).all()
-    assert (adjusted <= np.minimum(len(p) * raw, 1) + 1e-15).all()
-    assert (np.diff(adjusted[np.argsort(raw, kind="stable")]) >= 0).all()
-    assert adjusted[np.argmin(raw)] == min(len(p) * raw.min(), 1)

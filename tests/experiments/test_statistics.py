@@ -4,8 +4,16 @@ from math import isnan
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from experiments.statistics import area_under_curve, paired_difference, summary
+from experiments.statistics import (
+    area_under_curve,
+    holm,
+    paired_difference,
+    paired_p_value,
+    summary,
+)
 
 
 def test_summary_is_the_mean_and_the_sample_standard_deviation():
@@ -52,3 +60,36 @@ def test_one_pair_has_no_interval():
 
 def test_area_is_the_mean_height_on_an_uneven_grid():
     assert area_under_curve([0, 1, 4], [0.0, 1.0, 1.0]) == pytest.approx((0.5 + 3.0) / 4)
+
+
+def test_the_paired_t_test_by_hand():
+    # Differences 1, 2, 3: mean 2, standard error 1/√3, t = 2√3 with two degrees of freedom, where
+    # the two-sided p-value is 1 - t / √(2 + t²).
+    t = 2 * np.sqrt(3)
+    assert paired_p_value([1.0, 3.0, 3.5], [0.0, 1.0, 0.5]) == pytest.approx(
+        1 - t / np.sqrt(2 + t**2)
+    )
+
+
+def test_p_values_without_spread_or_pairs():
+    assert paired_p_value([0.5, 0.25], [0.5, 0.25]) == 1
+    assert paired_p_value([1.5, 1.25], [0.5, 0.25]) == 0
+    assert isnan(paired_p_value([1.0], [0.5]))
+
+
+def test_holms_own_steps():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match=r"p_values: got \[1\.5\], each must lie in \[0, 1\]"):
+        holm([1.5])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_the_raw_values_and_bonferronis(p):
+    adjusted = np.array(holm(p))
+    raw = np.array(p)
+    assert (adjusted >= raw).all()
+    assert (adjusted <= np.minimum(len(p) * raw, 1) + 1e-15).all()
+    assert (np.diff(adjusted[np.argsort(raw, kind="stable")]) >= 0).all()
+    assert adjusted[np.argmin(raw)] == min(len(p) * raw.min(), 1)

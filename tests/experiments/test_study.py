@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from experiments import demo, study
+from experiments import demo, measures, study
 from experiments.data import Splits, digits
 from experiments.methods import METHODS, Descent, Growth, Phi, gradients
 from experiments.models import MLP, built
@@ -49,6 +49,29 @@ def test_every_method_spends_the_same_budget(found):
         assert RECIPE.budget - 1 < curve[-1]["gradients"] <= RECIPE.budget
         assert (record["initialisation_gradients"] > 0) == method.startswith("phi")
         assert (record["solution"] is not None) == method.startswith("phi")
+
+
+def test_the_equal_epoch_view_trains_everyone_alike(found):
+    for record in found[1].values():
+        longer = record["equal_epochs"]
+        assert longer["curve"][0]["gradients"] == 0
+        assert longer["curve"][-1]["gradients"] == RECIPE.budget
+        assert longer["test"].keys() <= record["test"].keys()
+        if not record["initialisation_gradients"]:
+            assert longer["learning_rate"] == record["learning_rate"]
+            assert longer["curve"] == record["curve"]
+            assert longer["test"] == {key: record["test"][key] for key in longer["test"]}
+    phi = found[1]["phi"]
+    # φ's own steps are not on this curve: it begins at w1.
+    assert phi["equal_epochs"]["curve"][0]["accuracy"] == phi["curve"][1]["accuracy"]
+
+
+def test_the_measures_beside_the_papers_are_those_of_the_stored_student(found):
+    path, records = found
+    for method in ("default", "phi"):
+        student = load_module(TASK.student(), path / "students" / f"tiny-{method}-0.safetensors")
+        for name, value in measures.others(student, digits(0).test).items():
+            assert records[method]["test"][name] == pytest.approx(value), name
 
 
 def test_all_four_terms_cost_more_than_three(found):
@@ -123,7 +146,7 @@ def test_another_data_set_can_teach_and_other_pixels_be_measured(tmp_path):
     seen = {}
 
     def spy(growth, seed):
-        seen.update(data=growth.data, classes=growth.classes)
+        seen.update(data=growth.data, classes=growth.classes, noise=growth.noise)
         return METHODS["scratch"](growth, seed)
 
     task = replace(
@@ -136,12 +159,15 @@ def test_another_data_set_can_teach_and_other_pixels_be_measured(tmp_path):
         criterion=Corruption(1.0, low=-3.0, high=-2.0),
     )
     (record,) = study.run(task, ("spy",), (0,), RunDirectory(tmp_path, {}), CPU)
+    assert seen["noise"] == task.criterion
     assert torch.equal(seen["data"].x, teach(0).train.x)
     assert seen["classes"] == (2, 7)
     student = load_module(task.student(), tmp_path / "students" / "tiny-spy-0.safetensors")
     test = digits(0).test
     curve = criteria.corruption_curve(student, test, low=-3.0, high=-2.0)
     assert record["corruption"]["accuracy"] == pytest.approx(curve.accuracy)
+    beside = measures.others(student, test, low=-3.0, high=-2.0)
+    assert {name: record["test"][name] for name in beside} == pytest.approx(beside)
     noise = criteria.robustness(student, test, task.criterion)
     assert record["test"]["robustness"] == pytest.approx(noise)
 

@@ -64,6 +64,16 @@ def test_sizes_that_the_scale_does_not_have_are_left_out():
     assert names == ["mlp-100", "mlp-all"]
 
 
+def test_tasks_of_one_network_share_their_teacher(tmp_path):
+    performed(samples.EXPERIMENT, IMAGES, tmp_path, names=["mlp-100", "mlp-all", "cnn-100"])
+    teachers = {path.name for path in (tmp_path / "teachers").iterdir()}
+    assert teachers == {"mlp-0.safetensors", "cnn-0.safetensors"}
+    by_name = {task.name: task for task in halves.tasks(TINY, IMAGES)}
+    same, grown = by_name["lstm-same"], by_name["lstm-grown"]
+    assert same.shares_teacher == grown.shares_teacher == "lstm"
+    assert str(same.teacher()) == str(grown.teacher())
+
+
 def test_the_teacher_sees_the_first_half_of_what_the_student_sees():
     for task in halves.tasks(TINY, IMAGES):
         splits = task.splits(0)

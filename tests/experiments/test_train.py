@@ -62,7 +62,7 @@ def test_the_seed_alone_decides(blobs):
 
 def test_the_rate_with_the_lowest_validation_loss_is_kept(blobs):
     recipe = Recipe(budget=30, batch_size=16, learning_rates=(1e-6, 1e-2, 1e-5))
-    chosen = tune(model(), *blobs, recipe, seed=0)
+    chosen = tune(model(), *blobs, recipe, seed=0).equal_gradients
     losses = [
         fit(model(), *blobs, recipe, rate, seed=0).curve[-1] for rate in recipe.learning_rates
     ]
@@ -72,16 +72,41 @@ def test_the_rate_with_the_lowest_validation_loss_is_kept(blobs):
 
 def test_what_was_spent_comes_off_the_budget(blobs):
     recipe = Recipe(budget=30, batch_size=16, learning_rates=(1e-3,))
-    chosen = tune(model(), *blobs, recipe, seed=0, spent=20.5)
+    chosen = tune(model(), *blobs, recipe, seed=0, spent=20.5).equal_gradients
     assert [point.gradients for point in chosen.curve] == [20.5, 25.5, 29.5]
     assert recipe.epoch(blobs[0]) == 5
     with pytest.raises(ValueError, match="30 gradient evaluations, 30 spent before"):
         tune(model(), *blobs, recipe, seed=0, spent=30)
 
 
+def test_one_training_gives_both_views(blobs):
+    recipe = Recipe(budget=31, batch_size=16, learning_rates=(1e-3,))
+    ours, longer = tune(model(), *blobs, recipe, seed=0, spent=18)
+    assert [point.gradients for point in ours.curve] == [18, 23, 28, 31]
+    assert [point.gradients for point in longer.curve] == [0, 5, 10, 15, 20, 25, 30, 31]
+    for view, steps in ((ours, 13), (longer, 31)):
+        alone = fit(model(), *blobs, Recipe(steps, 16, ()), 1e-3, seed=0)
+        assert torch.equal(view.model.head.weight, alone.model.head.weight)
+        assert not view.model.training
+        assert view.curve[-1][1:] == alone.curve[-1][1:]
+
+
+def test_the_views_are_one_where_nothing_was_spent(blobs):
+    ours, longer = tune(model(), *blobs, Recipe(12, 16, (1e-3, 1e-2)), seed=0)
+    assert ours == longer
+    assert ours.model is longer.model
+
+
+def test_each_view_has_the_rate_that_is_best_for_its_length(blobs):
+    # The large step is ahead after five and ends behind the small one.
+    recipe = Recipe(budget=400, batch_size=16, learning_rates=(1.0, 1e-2))
+    ours, longer = tune(model(), *blobs, recipe, seed=0, spent=395)
+    assert (ours.learning_rate, longer.learning_rate) == (1.0, 1e-2)
+
+
 def test_divergence_is_skipped_and_an_error_when_nothing_is_left(blobs):
     chosen = tune(model(), *blobs, Recipe(10, 16, (1e30, 1e-3)), seed=0)
-    assert chosen.learning_rate == 1e-3
+    assert {view.learning_rate for view in chosen} == {1e-3}
     with pytest.raises(FloatingPointError, match="diverged at each rate"):
         tune(model(), *blobs, Recipe(10, 16, (1e30,)), seed=0)
 
@@ -105,11 +130,12 @@ def test_another_loss_is_minimised_and_its_cost_comes_off_the_budget(blobs):
     loss = Doubled(cost=2)
     object.__setattr__(loss, "drawn", [])
     recipe = Recipe(budget=21, batch_size=16, learning_rates=(1e-2,))
-    doubled = tune(model(), *blobs, recipe, seed=0, spent=1, loss=loss)
+    doubled = tune(model(), *blobs, recipe, seed=0, spent=1, loss=loss).equal_gradients
     assert [point.gradients for point in doubled.curve] == [1, 11, 21]
-    assert len(set(loss.drawn)) == 10
+    # Ten steps, and on to the 21 of the equal-epoch view.
+    assert len(set(loss.drawn)) == len(loss.drawn) == 21
     # Adam's steps do not depend on the scale of the loss.
     plain = fit(model(), *blobs, Recipe(10, 16, ()), 1e-2, seed=0)
     torch.testing.assert_close(doubled.model.head.weight, plain.model.head.weight)
     fit(model(), *blobs, recipe, 1e-2, seed=0, spent=1, loss=loss)
-    assert loss.drawn[:10] == loss.drawn[10:]
+    assert loss.drawn[:10] == loss.drawn[21:]

@@ -70,6 +70,13 @@ def test_augmentation_is_the_loss_on_neighbours_drawn_afresh(growth):
     assert torch.equal(hooked.student(x), METHODS["default"](growth, 0).student(x))
 
 
+def test_augmentation_draws_in_the_range_of_the_students_data():
+    growth = growth_of("mlp")
+    own = Corruption(0.3, low=-2.0, high=3.0)
+    assert augmentation(growth, 0).loss.neighbourhood == growth.phi.neighbourhood
+    assert augmentation(replace(growth, noise=own), 0).loss.neighbourhood == own
+
+
 def test_several_samples_are_averaged_and_paid_for(growth):
     x, y = growth.data
     loss = Augmentation(Uniform(0.0, samples=3))
