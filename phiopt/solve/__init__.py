@@ -1,5 +1,6 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
+from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.parallel import check_agreement, data_parallel
@@ -21,6 +22,7 @@ __all__ = [
     "Certificate",
     "NewtonCG",
     "Outcome",
+    "Posed",
     "Solution",
     "SolveError",
     "Solver",
@@ -33,5 +35,6 @@ __all__ = [
     "data_parallel",
     "fresh_draws",
     "perturbed",
+    "solve_many",
     "verdict",
 ]
