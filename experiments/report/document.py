@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.errors import UsageError
 from experiments.records import write_text
-from experiments.report import figures, tables
+from experiments.report import figures, sweeps, tables
 from experiments.report.blocks import Block, Code, Figure, Heading, Items, Text, html, markdown
 from experiments.report.stored import Stored, read
 
@@ -51,6 +51,7 @@ def _run(run: Stored, out: Path, label: str) -> list[Block]:
         blocks += [tables.overview(measure, run.records) for measure in tables.MEASURES]
     for task, title in run.titles.items():
         blocks += _task(run, task, title, out, label)
+    blocks += _sizes(run, out, label)
     blocks.append(Heading(3, f"Not run: {run.settings['experiment']}"))
     missing = [f"{t}, {m}, seed {s}: {reason}" for t, m, s, reason in run.missing()]
     tasks = [f"task {task}" for task in _tasks(run) if task not in run.titles]
@@ -70,12 +71,33 @@ def _task(run: Stored, task: str, title: str, out: Path, label: str) -> list[Blo
     )
     figures.learning_curves(found, title, out / learning)
     figures.corruption_curves(found, title, out / corruption)
+    swept = []
+    if sweeps.has_thetas(found):
+        path = Path("figures") / f"{label}-{task}-theta.svg"
+        sweeps.theta_curves(found, title, out / path)
+        swept.append(Figure(path, f"{title}: test accuracy, clean and with noise, against θ"))
     return [
         Heading(3, title),
         *tables.every(title, found, run.variance(task)),
         Figure(learning, f"{title}: validation accuracy and cross-entropy against epochs"),
         Figure(corruption, f"{title}: test accuracy and cross-entropy against corrupted pixels"),
+        *swept,
     ]
+
+
+def _sizes(run: Stored, out: Path, label: str) -> list[Block]:
+    """For each network that learned from several numbers of images, curves against the number."""
+    blocks: list[Block] = []
+    networks = dict.fromkeys(task.rpartition("-")[0] for task in run.titles)
+    for network in networks if run.settings["experiment"].startswith("samples") else ():
+        titles = {t: title for t, title in run.titles.items() if t.rpartition("-")[0] == network}
+        found = [record for task in titles for record in run.of(task)]
+        if len({record["examples"] for record in found}) > 1:
+            title = next(iter(titles.values())).rpartition(", ")[0]
+            path = Path("figures") / f"{label}-{network}-sizes.svg"
+            sweeps.size_curves(found, title, out / path)
+            blocks.append(Figure(path, f"{title}: test measures against |D2|"))
+    return blocks
 
 
 def _absent(stored: Sequence[Stored]) -> list[Block]:

@@ -33,28 +33,28 @@ def learning_curves(found: Sequence[Record], title: str, path: Path) -> None:
 
     φ's curve begins at the start of its solver and reaches the solution after what that cost.
     """
-    figure, axes = _panels(title)
+    figure, axes = panels(title, len(PANELS))
     for axis, measure in zip(axes, PANELS, strict=True):
         for style, (method, records) in zip(STYLES, by_method(found).items(), strict=False):
             curves = [_curve(record, measure) for record in records]
             x = np.unique(np.concatenate([x for x, _ in curves]))
-            _band(axis, x, np.stack([np.interp(x, *curve) for curve in curves]), method, style)
+            band(axis, x, np.stack([np.interp(x, *curve) for curve in curves]), method, style)
         axis.set_xlabel("epochs of gradient evaluations, φ's own included")
         axis.set_ylabel(f"validation {PANELS[measure]}")
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def corruption_curves(found: Sequence[Record], title: str, path: Path) -> None:
     """Test accuracy and loss against the percentage of corrupted pixels, mean ± sd over seeds."""
-    figure, axes = _panels(title)
+    figure, axes = panels(title, len(PANELS))
     for axis, measure in zip(axes, PANELS, strict=True):
         for style, (method, records) in zip(STYLES, by_method(found).items(), strict=False):
             x = np.array(records[0]["corruption"]["percentages"])
             heights = np.array([record["corruption"][measure] for record in records])
-            _band(axis, x, heights, method, style)
+            band(axis, x, heights, method, style)
         axis.set_xlabel("corrupted pixels, %")
         axis.set_ylabel(f"test {PANELS[measure]}")
-    _save(figure, axes, path)
+    save(figure, axes, path)
 
 
 def _curve(record: Record, measure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -63,15 +63,13 @@ def _curve(record: Record, measure: str) -> tuple[np.ndarray, np.ndarray]:
     return x, np.array([point[measure] for point in curve])
 
 
-def _panels(title: str) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+def panels(title: str, count: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(1.5 + 4.5 * count, 3.6), layout="constrained")
     figure.suptitle(title)
-    return figure, list(figure.subplots(1, len(PANELS)))
+    return figure, list(figure.subplots(1, count))
 
 
-def _band(
-    axis: Axes, x: np.ndarray, heights: np.ndarray, label: str, style: dict[str, Any]
-) -> None:
+def band(axis: Axes, x: np.ndarray, heights: np.ndarray, label: str, style: dict[str, Any]) -> None:
     mean = heights.mean(0)
     every = max(1, len(x) // 10)
     axis.plot(x, mean, label=label, markevery=every, markersize=5, linewidth=1.5, **style)
@@ -80,7 +78,7 @@ def _band(
         axis.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
+def save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UsageError
-from experiments.records import FIELDS, LOG, Record
+from experiments.records import FIELDS, FORMAT, LOG, Record
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,16 @@ class Stored:
 
 
 def read(path: Path) -> Stored:
-    """Raises ``UsageError`` if ``path`` is no run directory."""
+    """Raises ``UsageError`` if ``path`` is no run directory, or one of a format this code does not know."""
     try:
         settings = json.loads((path / "settings.json").read_text(encoding="utf-8"))
         lines = (path / LOG).read_text(encoding="utf-8").splitlines()
         log = [json.loads(line) for line in lines]
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"{path}: not a run directory of an experiment ({error})") from error
+    # Before it had a number it was the first.
+    if (found := settings.get("format", 1)) not in range(1, FORMAT + 1):
+        raise UsageError(f"{path}: its records are of format {found}, must be 1 to {FORMAT}")
     asked = {(entry["task"], method) for entry in log for method in entry["methods"]}
     records = [
         record

@@ -2,14 +2,16 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
 from rich.table import Table as RichTable
 
+from experiments.measures import SEVERITIES, steps_to
 from experiments.records import Record
-from experiments.statistics import Difference, Summary, paired_difference, summary
+from experiments.statistics import Difference, holm, paired_difference, paired_p_value, summary
+from experiments.train import Point
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -18,7 +20,20 @@ MEASURES = {
     "accuracy_30": "accuracy, 30 % corrupted",
     "robustness": "robustness L3",
 }
+OTHERS = {
+    "steps": "gradients to target",
+    "fgsm": "accuracy, FGSM",
+    "calibration_error": "calibration error",
+    **{family: f"accuracy, {family}" for family in SEVERITIES},
+}
+"""Beside the paper's measures; ``steps`` is found when the table is made (`with_steps`)."""
+BRIEF = {name: MEASURES[name] for name in ("accuracy", "area", "accuracy_30")}
+"""Of the equal-epoch view."""
 REFERENCE = "default"
+TARGET = 0.98
+"""Of the final validation accuracy of `REFERENCE` with the same seed: the target of ``steps``."""
+ALPHA = 0.05
+HOLDS = "†"
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,14 @@ def by_method(found: Sequence[Record]) -> dict[str, list[Record]]:
 
 def every(title: str, found: Sequence[Record], variance: dict[str, float]) -> list[Table]:
     """The tables of one task that have rows."""
+    paired = (
+        f"paired differences, 95 % bootstrap intervals ({HOLDS}: holds after Holm's correction)"
+    )
     shown = [
         results(f"{title}: mean ± sd over seeds", found, variance),
-        differences(f"{title}: paired differences, 95 % bootstrap intervals", found),
+        differences(f"{title}: {paired}", found),
+        equal_epochs(f"{title}: equal epochs, φ's own not counted, and {paired}", found),
+        others(f"{title}: other measures, mean ± sd over seeds", found),
         solutions(f"{title}: φ, as its solver reports it (terms raw)", found),
     ]
     return [table for table in shown if table.rows]
@@ -64,8 +84,7 @@ def every(title: str, found: Sequence[Record], variance: dict[str, float]) -> li
 def results(title: str, found: Sequence[Record], variance: dict[str, float]) -> Table:
     """Mean ± sd over seeds of each measure, and the prediction variance over seeds."""
     rows = []
-    for method, records in by_method(found).items():
-        cells = [_summary(records, measure).text() for measure in MEASURES]
+    for method, cells in _means(found, MEASURES).items():
         spread = f"{variance[method]:.4f}" if method in variance else "n/a"
         rows.append([method, *cells, spread])
     return Table(title, ["initialisation", *MEASURES.values(), "prediction variance"], rows)
@@ -73,12 +92,43 @@ def results(title: str, found: Sequence[Record], variance: dict[str, float]) -> 
 
 def differences(title: str, found: Sequence[Record]) -> Table:
     """Paired differences against default extension with 95 % intervals; no row without a pair."""
-    groups = by_method(found)
-    rows = []
-    for method, records in groups.items():
-        if method != REFERENCE and REFERENCE in groups:
-            rows.append([method, *(_difference(records, groups[REFERENCE], m) for m in MEASURES)])
+    rows = [[method, *cells] for method, cells in _differences(found, MEASURES).items()]
     return Table(title, [f"against {REFERENCE}", *MEASURES.values()], rows)
+
+
+def equal_epochs(title: str, found: Sequence[Record]) -> Table:
+    """Students after the same number of steps on D2, in brief; records of format 1 have none."""
+    view = [r | {"test": r["equal_epochs"]["test"]} for r in found if "equal_epochs" in r]
+    compared = _differences(view, BRIEF)
+    rows = [
+        [method, *cells, *compared.get(method, ["n/a"] * len(BRIEF))]
+        for method, cells in _means(view, BRIEF).items()
+    ]
+    against = [f"{name} against {REFERENCE}" for name in BRIEF.values()]
+    return Table(title, ["initialisation", *BRIEF.values(), *against], rows)
+
+
+def others(title: str, found: Sequence[Record]) -> Table:
+    """The measures beside the paper's; records of format 1 have none."""
+    view = [record for record in with_steps(found) if "fgsm" in record["test"]]
+    rows = [[method, *cells] for method, cells in _means(view, OTHERS).items()]
+    return Table(title, ["initialisation", *OTHERS.values()], rows)
+
+
+def with_steps(found: Sequence[Record]) -> list[Record]:
+    """Records with the gradient evaluations to the target; None where it is not reached or not known."""
+    target = {
+        (record["task"], record["seed"]): TARGET * record["curve"][-1]["accuracy"]
+        for record in found
+        if record["method"] == REFERENCE
+    }
+    completed = []
+    for record in found:
+        aim = target.get((record["task"], record["seed"]))
+        curve = [Point(**point) for point in record["curve"]]
+        steps = None if aim is None else steps_to(curve, aim)
+        completed.append(record | {"test": record["test"] | {"steps": steps}})
+    return completed
 
 
 def overview(measure: str, found: Sequence[Record]) -> Table:
@@ -87,7 +137,7 @@ def overview(measure: str, found: Sequence[Record]) -> Table:
     rows = []
     for method, records in by_method(found).items():
         of_task = {name: [r for r in records if r["task"] == name] for name in names}
-        cells = [_summary(of, measure).text() if of else "n/a" for of in of_task.values()]
+        cells = [_mean(of, measure) for of in of_task.values()]
         rows.append([method, *cells])
     return Table(f"{MEASURES[measure]}, by task", ["initialisation", *names], rows)
 
@@ -115,13 +165,16 @@ def solutions(title: str, found: Sequence[Record]) -> Table:
 
 
 def csv_text(found: Sequence[Record]) -> str:
-    """One row a record, full precision."""
+    """One row a record, full precision; empty where a record lacks the measure."""
     stream = io.StringIO()
     columns = ["task", "method", "seed", "learning_rate", "initialisation_gradients", "seconds"]
+    measures = [*MEASURES, *OTHERS]
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*columns, *MEASURES])
-    for record in found:
-        writer.writerow([*(record[c] for c in columns), *(record["test"][m] for m in MEASURES)])
+    writer.writerow([*columns, *measures, *(f"{name}, equal epochs" for name in MEASURES)])
+    for record in with_steps(found):
+        longer = record.get("equal_epochs", {"test": {}})["test"]
+        row = [*(record[c] for c in columns), *(record["test"].get(m) for m in measures)]
+        writer.writerow([*row, *(longer.get(m) for m in MEASURES)])
     return stream.getvalue()
 
 
@@ -132,24 +185,63 @@ def curves_csv_text(found: Sequence[Record]) -> str:
     writer.writerow(["task", "method", "seed", "against", "value", "accuracy", "cross_entropy"])
     for record in found:
         cell = [record["task"], record["method"], record["seed"]]
-        for point in record["curve"]:
-            row = [point["gradients"], point["accuracy"], point["cross_entropy"]]
-            writer.writerow([*cell, "gradient evaluations", *row])
+        longer = record.get("equal_epochs", {"curve": []})["curve"]
+        for against, curve in (("gradient evaluations", record["curve"]), ("steps", longer)):
+            for point in curve:
+                row = [point["gradients"], point["accuracy"], point["cross_entropy"]]
+                writer.writerow([*cell, against, *row])
         for noisy in zip(*record["corruption"].values(), strict=True):
             writer.writerow([*cell, "corrupted per cent", *noisy])
     return stream.getvalue()
 
 
-def _summary(records: Sequence[Record], measure: str) -> Summary:
-    return summary([record["test"][measure] for record in records])
+def _means(found: Sequence[Record], measures: Mapping[str, str]) -> dict[str, list[str]]:
+    """A method's cells."""
+    groups = by_method(found)
+    return {method: [_mean(records, m) for m in measures] for method, records in groups.items()}
 
 
-def _difference(ours: Sequence[Record], theirs: Sequence[Record], measure: str) -> str:
-    values = {record["seed"]: record["test"][measure] for record in theirs}
-    pairs = [(r["test"][measure], values[r["seed"]]) for r in ours if r["seed"] in values]
+def _mean(records: Sequence[Record], measure: str) -> str:
+    """Mean ± sd over the records that have the measure, saying how many where these are not all."""
+    values = [v for record in records if (v := record["test"].get(measure)) is not None]
+    if not values:
+        return "n/a"
+    text = summary(values).text(0 if measure == "steps" else 3)
+    return text if len(values) == len(records) else f"{text} ({len(values)} of {len(records)})"
+
+
+def _differences(found: Sequence[Record], measures: Mapping[str, str]) -> dict[str, list[str]]:
+    """A method's cells against `REFERENCE`; Holm's correction is over the cells of all methods."""
+    groups = by_method(found)
+    theirs = {record["seed"]: record["test"] for record in groups.pop(REFERENCE, ())}
+    pairs = {
+        (method, measure): [
+            (record["test"][measure], theirs[record["seed"]][measure])
+            for record in records
+            if record["seed"] in theirs
+        ]
+        for method, records in groups.items()
+        for measure in measures
+    }
+    p_values = {
+        cell: paired_p_value(*zip(*p, strict=True)) for cell, p in pairs.items() if len(p) > 1
+    }
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return {
+        method: [
+            _difference(pairs[method, m], holds=adjusted.get((method, m), 1.0) <= ALPHA)
+            for m in measures
+        ]
+        for method in groups
+        if theirs
+    }
+
+
+def _difference(pairs: Sequence[tuple[float, float]], *, holds: bool) -> str:
     if not pairs:
         return "n/a"
-    return _text(paired_difference(*zip(*pairs, strict=True)))
+    text = _text(paired_difference(*zip(*pairs, strict=True)))
+    return f"{text} {HOLDS}" if holds else text
 
 
 def _text(difference: Difference) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
-from experiments import classes, theta
+from experiments import classes, samples, theta
 from experiments.cli import app
+from experiments.errors import UsageError
 from experiments.report import document
 from experiments.report.blocks import Code, Heading, Items, Text, html, markdown
 from experiments.report.tables import Table
@@ -71,6 +73,32 @@ def test_a_killed_run_has_what_is_finished(runs, tmp_path):
     finally:
         record.write_text(text)
     assert "- mlp, zero, seed 0: not finished" in (tmp_path / "report.md").read_text()
+
+
+def test_sweeps_are_drawn_as_curves(tmp_path):
+    swept = tmp_path / "theta", tmp_path / "samples"
+    methods = ("uniform-0.01", "uniform-0.1", "default")
+    performed(theta.EXPERIMENT, IMAGES, swept[0], names=["mlp"], methods=methods)
+    performed(samples.EXPERIMENT, IMAGES, swept[1], names=["mlp-100", "mlp-all", "cnn-all"])
+    document.write(swept, tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "Fashion-MNIST, MLP: test accuracy, clean and with noise, against θ" in page
+    (sizes,) = re.findall(r"!\[([^]]*against \|D2\|)\]\((.*)\)", page)
+    assert sizes[0] == "Fashion-MNIST, classes 0-4 to 0-9, MLP: test measures against |D2|"
+    assert (tmp_path / "out" / sizes[1]).stat().st_size > 0
+
+
+def test_records_of_another_format_are_refused(runs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs[1], copy)
+    settings = json.loads((copy / "settings.json").read_text())
+    for version in (3, "two"):
+        (copy / "settings.json").write_text(json.dumps(settings | {"format": version}))
+        with pytest.raises(UsageError, match=f"records are of format {version}, must be 1 to 2"):
+            document.write([copy], tmp_path / "out")
+    del settings["format"]
+    (copy / "settings.json").write_text(json.dumps(settings))
+    document.write([copy], tmp_path / "out")
 
 
 def test_wrong_directories_are_named(runs, tmp_path):

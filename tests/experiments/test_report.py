@@ -2,10 +2,13 @@
 
 import csv
 import io
+import re
 
+import numpy as np
 import pytest
 
-from experiments.report import figures, page, tables
+from experiments.report import figures, page, sweeps, tables
+from experiments.statistics import paired_p_value
 
 
 def record(method, seed, accuracy, *, solution=None, spent=0):
@@ -19,9 +22,15 @@ def record(method, seed, accuracy, *, solution=None, spent=0):
         "seed": seed,
         "learning_rate": 0.01,
         "epoch": 5,
+        "examples": 100,
         "initialisation_gradients": spent,
         "curve": curve,
-        "test": dict.fromkeys(tables.MEASURES, accuracy),
+        "test": dict.fromkeys([*tables.MEASURES, *list(tables.OTHERS)[1:]], accuracy),
+        "equal_epochs": {
+            "learning_rate": 0.01,
+            "curve": curve,
+            "test": dict.fromkeys(tables.MEASURES, accuracy + spent / 100),
+        },
         "corruption": {
             "percentages": [0.0, 50.0],
             "accuracy": [accuracy, 0.1],
@@ -66,6 +75,95 @@ def test_differences_are_paired_by_seed(found):
     assert tables.differences("title", found[2:]).rows == []
 
 
+def of_format_1(found):
+    kept = [{k: v for k, v in r.items() if k not in ("equal_epochs", "examples")} for r in found]
+    return [r | {"test": {m: r["test"][m] for m in tables.MEASURES}} for r in kept]
+
+
+def test_equal_epochs_have_their_own_means_and_differences(found):
+    default, phi = tables.equal_epochs("title", found).rows
+    assert default[1:] == ["0.700 ± 0.141"] * 3 + ["n/a"] * 3
+    assert phi[1] == "0.890 ± 0.071"
+    assert phi[4].startswith("+0.190 [")
+
+
+def test_holms_correction_is_over_all_cells_of_a_table():
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(10):
+        found.append(record("default", seed, 0.5))
+        for method, gain in (("much", 0.1), ("little", 0.008), ("none", 0.0)):
+            found.append(record(method, seed, 0.5 + gain + 0.01 * rng.normal()))
+    rows = {row[0]: row[1:] for row in tables.differences("title", found).rows}
+    marked = {method: {cell.endswith("†") for cell in cells} for method, cells in rows.items()}
+    p = {m: _p(found, m) for m in rows}
+    assert p["much"] < p["little"] < 0.05 < p["none"]
+    # Alone it would hold; with the fifteen cells, of which five hold, it has to be below .05 / 10.
+    assert p["little"] > 0.05 / 10
+    assert marked == {"much": {True}, "little": {False}, "none": {False}}
+
+
+def _p(found, method):
+    ours, theirs = (
+        [r["test"]["accuracy"] for r in found if r["method"] == m] for m in (method, "default")
+    )
+    return paired_p_value(ours, theirs)
+
+
+def test_one_seed_has_neither_interval_nor_mark():
+    rows = tables.differences("title", [record("default", 0, 0.5), record("phi", 0, 0.6)]).rows
+    assert rows == [["phi", *["+0.100"] * 5]]
+
+
+def test_the_target_is_98_percent_of_what_default_reaches_with_that_seed():
+    found = [record("default", 0, 0.5), record("default", 1, 0.9), record("phi", 1, 0.87, spent=4)]
+    found.append(record("phi", 0, 0.9, spent=4))
+    steps = [r["test"]["steps"] for r in tables.with_steps(found)]
+    # .5 is there from the start on; .98 · .9 is .882.
+    assert steps == [0, 10, None, 4]
+    assert tables.others("title", found).rows[1][1] == "4 ± 0 (1 of 2)"
+    assert tables.with_steps(found[2:])[0]["test"]["steps"] is None
+    assert tables.others("title", found[2:]).rows[0][1] == "n/a"
+
+
+def test_records_of_format_1_are_shown_without_what_they_lack(found):
+    old = of_format_1(found)
+    titles = [table.title for table in tables.every("t", old, {})]
+    assert len(titles) == 3
+    assert not any("equal epochs" in title or "other measures" in title for title in titles)
+    assert len(tables.every("t", found, {})) == 5
+    (row, *_) = csv.DictReader(io.StringIO(tables.csv_text(old)))
+    assert (row["accuracy"], row["fgsm"], row["area, equal epochs"]) == ("0.6", "", "")
+
+
+def lines_of(path):
+    """Labels of the drawn lines in the order of the legend."""
+    return re.findall(r"<!-- (.*?) -->", path.read_text())
+
+
+def test_theta_is_drawn_as_one_curve_beside_levels(tmp_path):
+    found = [record("zero", s, 0.5) for s in (0, 1)]
+    assert not sweeps.has_thetas(found)
+    for theta in (1, 0.01, 0.1):
+        found += [record(f"uniform-{theta:g}", s, 0.5 + theta / 10) for s in (0, 1)]
+    assert sweeps.has_thetas(found)
+    sweeps.theta_curves(found, "title", tmp_path / "a.svg")
+    drawn = lines_of(tmp_path / "a.svg")
+    assert "U[0, θ]" in drawn
+    assert "zero" in drawn
+    assert not any("uniform" in label for label in drawn)
+
+
+def test_sizes_take_the_seeds_that_every_size_has(tmp_path):
+    found = [record("phi", s, 0.5) | {"examples": n} for n in (10, 100) for s in (0, 1)]
+    found += [record("zero", 0, 0.5) | {"examples": 10}, record("zero", 1, 0.5)]
+    sweeps.size_curves(found, "title", tmp_path / "a.svg")
+    drawn = lines_of(tmp_path / "a.svg")
+    assert "phi" in drawn
+    # It has no seed with both sizes.
+    assert "zero" not in drawn
+
+
 def test_the_solution_is_reported_raw(found):
     (row,) = tables.solutions("title", found).rows
     assert row[:2] == ["phi", "SOLVED ×2"]
@@ -80,7 +178,7 @@ def test_markdown_and_csv_hold_the_same_numbers(found):
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(found))))
     assert [float(row["accuracy"]) for row in rows] == [0.6, 0.8, 0.9, 0.8]
     points = list(csv.DictReader(io.StringIO(tables.curves_csv_text(found))))
-    assert len(points) == 4 * (2 + 2)
+    assert len(points) == 4 * (2 + 2 + 2)
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
