@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import check_modules, check_options, check_start
+from phiopt._arguments import check_modules, check_options
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
-from phiopt.data import Data, Source, preserved_randomness
-from phiopt.derivatives import require_derivatives
-from phiopt.growth import GrowthMap, grow
-from phiopt.objective import (
-    Curvature,
-    Frobenius,
-    Lambdas,
-    Neighbourhood,
-    Objective,
-    Stream,
-    Task,
-    Uniform,
-    pure_model,
-    student_loss,
-)
+from phiopt.data import Source, preserved_randomness
+from phiopt.objective import Curvature, Lambdas, Neighbourhood
+from phiopt.problem import Problem, loaded, problem
 from phiopt.solve import (
     Solution,
     SolveError,
@@ -35,16 +21,10 @@ from phiopt.solve import (
     Status,
     TorchOpt,
     certify,
-    check_agreement,
-    data_parallel,
     fresh_draws,
     perturbed,
     verdict,
 )
-
-REFERENCE_DRAWS = 8
-"""Draws that L_4's value at the start, its unit on the relative scale, is the mean of: one alone,
-with one probe, is off by more than half, and λ4's effect with it."""
 
 
 def initialize(
@@ -147,49 +127,33 @@ def initialize(
     like = check_modules(teacher, student)
     solver = TorchOpt() if solver is None else solver
     with preserved_randomness(data, like.device, seed):
-        examples = None if data is None else Data(data, like.device, like.dtype)
-        inputs = None if examples is None else examples.example[0]
-        growth = GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
-        if examples is not None and loss is None:
-            examples.expect_classes(len(growth.classes))
-        started = _start_module(teacher, student, growth, start, seed)
-        params = {n: p.detach().clone() for n, p in started.named_parameters() if p.requires_grad}
-        if adjoint is not None and isinstance(start, dict):
-            params = {n: start[n] for n in params}
-        model = pure_model(started, growth.lift)
-        example_loss = student_loss(
-            loss, growth.classes.to(like.device), growth.class_axis, restrict_classes
-        )
-        if examples is not None and "curvature" in weights.active:
-            x, y = (part[:2] for part in examples.example)
-            task = Task(model, example_loss, x, y)
-            require_derivatives(started, growth.lift(x), task, params)
-        if process_group is not None:
-            check_agreement(process_group, _to_agree_on(params, teacher, examples, seed, like))
-            model = data_parallel(model, process_group)
-        objective = Objective(
-            model=model,
-            teacher=_state(teacher, detached=adjoint is None),
-            extract=growth.extract,
-            loss=example_loss,
-            lambdas=weights,
-            data=examples,
-            neighbourhood=_noise(neighbourhood, weights, examples),
-            curvature=Frobenius() if curvature is None else curvature,
+        posed = problem(
+            teacher,
+            student,
+            weights,
+            data,
+            lift=lift,
+            classes=classes,
+            loss=loss,
+            neighbourhood=neighbourhood,
+            curvature=curvature,
+            start=start,
+            restrict_classes=restrict_classes,
+            differentiable=adjoint is not None,
             micro_batch=micro_batch,
+            process_group=process_group,
+            seed=seed,
         )
-        solution = _solve(
-            objective, params, started, solver, adjoint, scale, restarts, seed, progress
-        )
+        if scale == "relative":
+            posed = posed.relative(solver.batch_size, seed)
+        solution = _solve(posed, solver, adjoint, scale, restarts, seed, progress)
     if throw and solution.status.failed:
         raise SolveError(solution) from solution.error
     return solution
 
 
 def _solve(
-    objective: Objective,
-    start: Params,
-    module: nn.Module,
+    posed: Problem,
     solver: Solver,
     adjoint: Adjoint | None,
     scale: str,
@@ -197,13 +161,9 @@ def _solve(
     seed: int,
     progress: bool,
 ) -> Solution:
-    size = solver.batch_size
-    if scale == "relative":
-        draws = range(REFERENCE_DRAWS if objective.data is not None else 0)
-        with torch.no_grad():
-            samples = [objective.sample(start, size, seed, Stream.REFERENCE, i) for i in draws]
-            objective = objective.relative(start, samples)
-    fresh = fresh_draws(objective, start, size, seed)  # now, while the data can be read
+    objective, start, module = posed
+    # Now, while the data can be read.
+    fresh = fresh_draws(objective, start, solver.batch_size, seed)
     if adjoint is None:
         outcome = solver.solve(objective, start, seed=seed, progress=progress)
     else:
@@ -224,7 +184,7 @@ def _solve(
         seed=seed,
     )
     return Solution(
-        student=_loaded(module, outcome.params),
+        student=loaded(module, outcome.params),
         params=outcome.params,
         status=verdict(outcome, certificate),
         terms=outcome.terms,
@@ -239,54 +199,3 @@ def _solve(
         stats=outcome.stats,
         error=outcome.error,
     )
-
-
-def _to_agree_on(
-    params: Params, teacher: nn.Module, data: Data | None, seed: int, like: Tensor
-) -> dict[str, Tensor]:
-    """What must be the same in all processes, by a name to complain of."""
-    held = {f"the start's {name}": value for name, value in params.items()}
-    held |= {f"the teacher's {name}": value for name, value in _state(teacher, True).items()}
-    if data is not None:
-        held |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
-    return held | {"the seed": torch.tensor(float(seed), device=like.device)}
-
-
-def _noise(
-    neighbourhood: Neighbourhood | None, lambdas: Lambdas, data: Data | None
-) -> Neighbourhood | None:
-    """U_δ, or None where inputs have no neighbours: tokens."""
-    if data is None or data.example[0].is_floating_point():
-        return Uniform(0.1) if neighbourhood is None else neighbourhood
-    if "noise" in lambdas.active:
-        raise TypeError(
-            f"data: inputs are {data.example[0].dtype}, but lambdas.noise is not 0; "
-            "neighbours x' need floating inputs"
-        )
-    return None
-
-
-def _start_module(
-    teacher: nn.Module, student: nn.Module, growth: GrowthMap, start: str | Params | None, seed: int
-) -> nn.Module:
-    """A new module at w0, in the student's modes."""
-    if start is None or isinstance(start, str):
-        return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
-    check_start(start, student)
-    return _loaded(student, start)
-
-
-def _loaded(module: nn.Module, values: Params) -> nn.Module:
-    """A copy of the module that holds ``values``."""
-    copy = deepcopy(module)
-    held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
-    with torch.no_grad():
-        for name, value in values.items():
-            held[name].copy_(value)
-    return copy
-
-
-def _state(module: nn.Module, detached: bool) -> Params:
-    """Parameters and buffers by name, as copies."""
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {n: value.detach().clone() if detached else value.clone() for n, value in state.items()}

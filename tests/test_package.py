@@ -23,6 +23,7 @@ FLOORS = [
     {"check", "criteria", "solve"},
     {"bilevel"},
     {"_arguments"},
+    {"problem"},
     {"initialize"},
     {"learn"},
     {"__init__"},

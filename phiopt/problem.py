@@ -1,0 +1,166 @@
+"""φ's problem, put together from what a user gives: the objective, the start and the student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from phiopt._arguments import check_modules, check_start
+from phiopt._types import Lift, Loss, Params
+from phiopt.data import Data, Source
+from phiopt.derivatives import require_derivatives
+from phiopt.growth import GrowthMap, grow
+from phiopt.objective import (
+    Curvature,
+    Frobenius,
+    Lambdas,
+    Neighbourhood,
+    Objective,
+    Stream,
+    Task,
+    Uniform,
+    pure_model,
+    student_loss,
+)
+from phiopt.solve import Posed, check_agreement, data_parallel
+
+REFERENCE_DRAWS = 8
+"""Draws that L_4's value at the start, its unit on the relative scale, is the mean of: one alone,
+with one probe, is off by more than half, and λ4's effect with it."""
+
+
+class Problem(NamedTuple):
+    """What a solver needs: L, w0, and a new module that holds w0."""
+
+    objective: Objective
+    start: Params
+    module: nn.Module
+
+    def relative(self, batch_size: int | None, seed: int) -> Problem:
+        """In dimensionless terms; see `Objective.relative`."""
+        objective, start, _ = self
+        draws = range(REFERENCE_DRAWS if objective.data is not None else 0)
+        with torch.no_grad():
+            samples = [
+                objective.sample(start, batch_size, seed, Stream.REFERENCE, i) for i in draws
+            ]
+            return self._replace(objective=objective.relative(start, samples))
+
+    def posed(self, seed: int) -> Posed:
+        """For `solve_many`."""
+        held = _state(self.module, detached=True)
+        constants = {name: value for name, value in held.items() if name not in self.start}
+        return Posed(self.objective, self.start, seed, constants)
+
+
+def problem(
+    teacher: nn.Module,
+    student: nn.Module,
+    lambdas: Lambdas,
+    data: Source | None,
+    *,
+    lift: Lift | None = None,
+    classes: Sequence[int] | Tensor | None = None,
+    loss: Loss | None = None,
+    neighbourhood: Neighbourhood | None = None,
+    curvature: Curvature | None = None,
+    start: str | Params | None = None,
+    restrict_classes: bool = False,
+    differentiable: bool = False,
+    micro_batch: int | None = None,
+    process_group: ProcessGroup | None = None,
+    seed: int = 0,
+) -> Problem:
+    """The problem that `initialize` solves, in the paper's scale; arguments are explained there.
+
+    ``differentiable`` keeps the teacher's parameters and the start attached to the caller's.
+    """
+    like = check_modules(teacher, student)
+    examples = None if data is None else Data(data, like.device, like.dtype)
+    inputs = None if examples is None else examples.example[0]
+    growth = GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
+    if examples is not None and loss is None:
+        examples.expect_classes(len(growth.classes))
+    started = _start_module(teacher, student, growth, start, seed)
+    params = {n: p.detach().clone() for n, p in started.named_parameters() if p.requires_grad}
+    if differentiable and isinstance(start, dict):
+        params = {n: start[n] for n in params}
+    model = pure_model(started, growth.lift)
+    example_loss = student_loss(
+        loss, growth.classes.to(like.device), growth.class_axis, restrict_classes
+    )
+    if examples is not None and "curvature" in lambdas.active:
+        x, y = (part[:2] for part in examples.example)
+        task = Task(model, example_loss, x, y)
+        require_derivatives(started, growth.lift(x), task, params)
+    if process_group is not None:
+        check_agreement(process_group, _to_agree_on(params, teacher, examples, seed, like))
+        model = data_parallel(model, process_group)
+    objective = Objective(
+        model=model,
+        teacher=_state(teacher, detached=not differentiable),
+        extract=growth.extract,
+        loss=example_loss,
+        lambdas=lambdas,
+        data=examples,
+        neighbourhood=_noise(neighbourhood, lambdas, examples),
+        curvature=Frobenius() if curvature is None else curvature,
+        micro_batch=micro_batch,
+    )
+    return Problem(objective, params, started)
+
+
+def _to_agree_on(
+    params: Params, teacher: nn.Module, data: Data | None, seed: int, like: Tensor
+) -> dict[str, Tensor]:
+    """What must be the same in all processes, by a name to complain of."""
+    held = {f"the start's {name}": value for name, value in params.items()}
+    held |= {f"the teacher's {name}": value for name, value in _state(teacher, True).items()}
+    if data is not None:
+        held |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
+    return held | {"the seed": torch.tensor(float(seed), device=like.device)}
+
+
+def _noise(
+    neighbourhood: Neighbourhood | None, lambdas: Lambdas, data: Data | None
+) -> Neighbourhood | None:
+    """U_δ, or None where inputs have no neighbours: tokens."""
+    if data is None or data.example[0].is_floating_point():
+        return Uniform(0.1) if neighbourhood is None else neighbourhood
+    if "noise" in lambdas.active:
+        raise TypeError(
+            f"data: inputs are {data.example[0].dtype}, but lambdas.noise is not 0; "
+            "neighbours x' need floating inputs"
+        )
+    return None
+
+
+def _start_module(
+    teacher: nn.Module, student: nn.Module, growth: GrowthMap, start: str | Params | None, seed: int
+) -> nn.Module:
+    """A new module at w0, in the student's modes."""
+    if start is None or isinstance(start, str):
+        return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
+    check_start(start, student)
+    return loaded(student, start)
+
+
+def loaded(module: nn.Module, values: Params) -> nn.Module:
+    """A copy of the module that holds ``values``."""
+    copy = deepcopy(module)
+    held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
+    with torch.no_grad():
+        for name, value in values.items():
+            held[name].copy_(value)
+    return copy
+
+
+def _state(module: nn.Module, detached: bool) -> Params:
+    """Parameters and buffers by name, as copies."""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {n: value.detach().clone() if detached else value.clone() for n, value in state.items()}
