@@ -21,13 +21,14 @@ from experiments.report import page
 from experiments.rivals import RIVALS
 from experiments.statistics import area_under_curve
 from experiments.train import CROSS_ENTROPY, Point, Recipe, Trained, tune
+from experiments.weights import WEIGHTED
 from phiopt import criteria
 from phiopt._types import Lift
 from phiopt.objective.neighbourhood import Neighbourhood
 
 Method: TypeAlias = Callable[[Growth, int], Initialised]
 
-METHODS: dict[str, Method] = PAPER | RIVALS
+METHODS: dict[str, Method] = PAPER | WEIGHTED | RIVALS
 """Every initialisation by name."""
 
 REFUSALS = (ValueError, NotImplementedError, RuntimeError, ArithmeticError)
@@ -149,7 +150,7 @@ def run(
             bar.set_postfix_str(f"seed {seed}: teacher")
             splits = task.splits(seed).to(device)
             taught = task.taught(seed, splits)
-            teacher = _teacher(task, taught, seed, directory)
+            teacher = trained_teacher(task, taught, seed, directory)
             for method in missing:
                 bar.set_postfix_str(f"seed {seed}: {method}")
                 try:
@@ -171,7 +172,7 @@ def _missing(found: dict[tuple[int, str], Record | None]) -> int:
     return sum(record is None for record in found.values())
 
 
-def _teacher(task: Task, taught: Splits, seed: int, directory: RunDirectory) -> nn.Module:
+def trained_teacher(task: Task, taught: Splits, seed: int, directory: RunDirectory) -> nn.Module:
     """The teacher that all methods of a seed share, kept on disk for a run that is resumed."""
     path = directory.teacher_path(task.shares_teacher or task.name, seed)
     teacher = built(task.teacher, seed).to(taught.train.x.device)
