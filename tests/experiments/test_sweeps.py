@@ -5,7 +5,7 @@ from dataclasses import astuple
 import pytest
 import torch
 
-from experiments import halves, lambdas, samples, theta
+from experiments import basic, halves, lambdas, samples, study, theta, weights
 from experiments.methods import Growth
 from experiments.models import built
 from tests.experiments.cases import TINY, made_up, performed
@@ -31,20 +31,31 @@ def test_each_theta_bounds_the_new_weights():
 def test_the_terms_are_switched_as_their_names_say(monkeypatch):
     seen = {}
 
-    def solved(growth, seed, weights, descent):
-        seen[current] = (astuple(weights), descent)
+    def solved(growth, seed, chosen, descent):
+        seen[current] = (astuple(chosen), descent)
 
-    monkeypatch.setattr(lambdas, "solve_phi", solved)
+    monkeypatch.setattr(weights, "solve_phi", solved)
     task = lambdas.tasks(TINY, IMAGES)[0]
     for current in list(task.methods)[2:]:
         task.methods[current](growth(task), 0)
     assert len(seen) == 8
-    for name, (weights, descent) in seen.items():
+    for name, (chosen, descent) in seen.items():
         on = [term for term in (1, 2, 3, 4) if str(term) in name.removeprefix("phi-")]
         assert 2 in on
         expected = [1 / len(on) if term in on else 0 for term in (1, 2, 3, 4)]
-        assert list(weights) == pytest.approx(expected)
+        assert list(chosen) == pytest.approx(expected)
         assert descent == (task.phi.four_terms if 4 in on else task.phi.three_terms)
+
+
+def test_phi_noise_weighs_the_noise_term_most(monkeypatch):
+    seen = []
+    monkeypatch.setattr(weights, "solve_phi", lambda *arguments: seen.append(arguments))
+    given = growth(basic.tasks(TINY, IMAGES)[0])
+    study.METHODS["phi-noise"](given, 3)
+    ((solved, seed, given_weights, descent),) = seen
+    assert (solved, seed) == (given, 3)
+    assert astuple(given_weights) == (0.1, 0.1, 0.8, 0.0)
+    assert descent == given.phi.three_terms
 
 
 def test_fewer_samples_reach_the_student_and_all_the_teacher():
