@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from phiopt._types import Params
-from phiopt.growth.axes import Term
-from phiopt.growth.correspond import TensorPlace
+from phiopt.growth.axes import Term, find
+from phiopt.growth.correspond import Correspondence, TensorPlace
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.units import FRESH, MEAN, ZERO, Plan, Planner, Units, halves, marks, plain
 
@@ -66,6 +67,32 @@ def register_fill(name: str) -> Callable[[Fill], Fill]:
 def default(start: Start) -> Params:
     """New coordinates as the student was constructed."""
     return start.map.embed(start.teacher, into=start.student)
+
+
+@register_fill("matched")
+def matched(start: Start) -> Params:
+    """As default, but new classes start at the scale of the old: their rows are rescaled to the root mean square of
+    the teacher's rows, as the student holds them."""
+    state = _traced(start.map)
+    output = state.pair(state.teacher.outputs[0], state.student.outputs[0])
+    classes = find(output.axes[start.map.class_axis].term)
+    new = np.setdiff1d(np.arange(classes.s), start.map.classes.numpy())
+    out = default(start)
+    for place in state.places.values():
+        heads = [dim for dim, axis in enumerate(place.axes) if find(axis.term) is classes]
+        if len(new) and len(place.axes) > 1 and heads:
+            out[place.student] = _rescaled(out[place.student], heads[0], start.map.classes, new)
+    return out
+
+
+def _rescaled(weight: Tensor, dim: int, old: Tensor, new: NDArray[np.int64]) -> Tensor:
+    fresh = torch.from_numpy(new).to(weight.device)
+    scale, before = (
+        weight.index_select(dim, rows).square().mean().sqrt()
+        for rows in (old.to(weight.device), fresh)
+    )
+    scaled = weight.index_select(dim, fresh) * torch.where(before > 0, scale / before, 1.0)
+    return weight.index_copy(dim, fresh, scaled)
 
 
 @register_fill("zero")
@@ -144,11 +171,7 @@ def vv_zz(start: Start) -> Params:
 
 def _kept(start: Start, planner: Planner) -> Params:
     """The student that computes the teacher's function, its new units as ``planner`` makes them."""
-    state = start.map.correspondence
-    if state is None:
-        raise ValueError(
-            "this map was loaded from a file; function-preserving fills need GrowthMap.between"
-        )
+    state = _traced(start.map)
     units = Units(state, planner)
     out = start.map.embed(start.teacher, into=start.student)
     for name, place in state.places.items():
@@ -156,6 +179,12 @@ def _kept(start: Start, planner: Planner) -> Params:
         if fresh.is_floating_point():
             out[place.student] = _grown(start.teacher[name].to(fresh), fresh, place, units)
     return out
+
+
+def _traced(map: GrowthMap) -> Correspondence:
+    if map.correspondence is None:
+        raise ValueError("this map was loaded from a file; this fill needs GrowthMap.between")
+    return map.correspondence
 
 
 def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, units: Units) -> Tensor:

@@ -58,9 +58,10 @@ def grow(
         teacher: The trained model. Never modified; the result shares no storage with it.
         student: The larger model. The same holds for it.
         fill: ``"zero"``, ``"uniform"`` (U[0, θ]), ``"uniform-symmetric"`` (U[-θ, θ]), ``"default"`` (as the student was
-            constructed), and the function-preserving ``"zero-out"`` (random incoming, zero outgoing), ``"net2wider"``
-            and ``"vv-zz"``; others by `phiopt.growth.register_fill`. Zeros are faithful to the paper, but new
-            units then stay dead for ever: their incoming and outgoing gradients are both zero.
+            constructed), ``"matched"`` (the same, with the rows of new classes as large as the teacher's), and the
+            function-preserving ``"zero-out"`` (random incoming, zero outgoing), ``"net2wider"`` and ``"vv-zz"``; others
+            by `phiopt.growth.register_fill`. Zeros are faithful to the paper, but new units then stay dead for ever:
+            their incoming and outgoing gradients are both zero.
         theta: θ >= 0 of the uniform fills.
         lift: ψ, as in `GrowthMap.between`; not needed with ``map``, nor are the next two.
         classes: Student output of each teacher class, as there.

@@ -170,6 +170,29 @@ def test_new_coordinates_of_the_paper_fills():
     assert torch.equal(new(grow(teacher, student, "default")), constructed)
 
 
+@pytest.mark.parametrize("classes", [None, [4, 1, 2]])
+def test_matched_gives_the_rows_of_new_classes_the_scale_of_the_old_ones(classes):
+    teacher, student = randomised(mlp(4, 8, 6, 3)), mlp(4, 16, 9, 5)
+    plain = tensors_of(grow(teacher, student, "default", classes=classes))
+    matched = tensors_of(grow(teacher, student, "matched", classes=classes))
+    old = [0, 1, 2] if classes is None else classes
+    new = [row for row in range(5) if row not in old]
+    head = list(plain)[-2]
+    scale = plain[head][old].square().mean().sqrt()
+    assert torch.allclose(matched[head][new].square().mean().sqrt(), scale)
+    assert torch.allclose(
+        matched[head][new] / plain[head][new], (matched[head] / plain[head])[new[0], 0]
+    )
+    assert torch.equal(matched[head][old], plain[head][old])
+    assert all(torch.equal(matched[name], plain[name]) for name in plain if name != head)
+
+
+def test_matched_is_default_where_there_are_no_new_classes():
+    teacher, student = randomised(mlp(4, 8, 6, 3)), mlp(4, 16, 9, 3)
+    plain, matched = (tensors_of(grow(teacher, student, fill)) for fill in ("default", "matched"))
+    assert all(torch.equal(matched[name], plain[name]) for name in plain)
+
+
 def test_zero_leaves_new_statistics_of_batch_norm_usable():
     def net(width):
         return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 3))
