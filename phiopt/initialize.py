@@ -67,8 +67,8 @@ def initialize(
             shape ``(4,)``.
         data: D1 in the teacher's space: ``(inputs, targets)``, a map-style ``Dataset`` of pairs, or
             a ``DataLoader``. None only if λ2 is all the weight.
-        lift: ψ, from a batch of the teacher's inputs to one of the student's. None: inferred from
-            the shapes.
+        lift: ψ, from a batch of the teacher's inputs to one of the student's; a module runs in
+            evaluation mode. None: inferred from the shapes.
         classes: Student output index of each of the teacher's classes. None: the first c1.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``. None: cross-entropy of
             logits.
@@ -83,8 +83,9 @@ def initialize(
         solver: None: ``TorchOpt()``, Adam at 1e-3 for 150 steps of 128 examples.
         adjoint: `Replay`, `Unroll` or `Implicit`: ``solution.params`` are then differentiable in
             those tensors that require grad among ``lambdas``, the neighbourhood's ``delta``, the
-            teacher's parameters (through L_2) and a ``start`` given as Params. The relative scale's
-            divisors, and a start given by name, count as constants. None: no derivative.
+            teacher's parameters (through L_2), the parameters of a ``lift`` that is a module (through
+            L_f, L_3 and L_4 at ψ(x)) and a ``start`` given as Params. The relative scale's divisors,
+            and a start given by name, count as constants. None: no derivative.
         restrict_classes: True: the loss sees only the outputs of the teacher's classes. False: all
             of them.
         restarts: Solve from this many perturbed starts too, and list the objectives they reach in

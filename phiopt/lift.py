@@ -3,6 +3,9 @@
 A lift is any callable on a batch. The lifts of this module also say *where* the teacher's coordinates
 sit in the larger input, which the growth map needs for the columns of a linear layer behind ``flatten``;
 of a plain callable it is assumed that they sit first on each axis.
+
+A lift with parameters to learn is an ``nn.Module``; with methods ``shape`` and ``places`` it says where it puts
+the teacher's coordinates, and can be part of a `Compose`. It runs in evaluation mode.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 
@@ -195,18 +198,21 @@ class Resize:
         )
 
 
-class Compose:
+class Compose(nn.Module):
     """Apply lifts in turn: ``Compose(Channels(3), Pad((32, 32)))`` turns 1x28x28 images into 3x32x32 ones."""
 
     def __init__(self, *lifts: PlacedLift) -> None:
+        super().__init__()
         for i, lift in enumerate(lifts):
             if not isinstance(lift, PlacedLift):
                 raise TypeError(
                     f"lifts[{i}]={lift!r} has no shape() and places(); pass a plain callable as lift= itself"
                 )
+            if isinstance(lift, nn.Module):
+                self.add_module(str(i), lift)
         self.lifts = lifts
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for lift in self.lifts:
             x = lift(x)
         return x

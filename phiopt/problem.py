@@ -78,12 +78,13 @@ def problem(
 ) -> Problem:
     """The problem that `initialize` solves, in the paper's scale; arguments are explained there.
 
-    ``differentiable`` keeps the teacher's parameters and the start attached to the caller's.
+    ``differentiable`` keeps the teacher's parameters, ψ's and the start attached to the caller's.
     """
     like = check_modules(teacher, student)
     examples = None if data is None else Data(data, like.device, like.dtype)
     inputs = None if examples is None else examples.example[0]
-    growth = GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
+    still = deepcopy(lift).eval() if isinstance(lift, nn.Module) else lift
+    growth = GrowthMap.between(teacher, student, lift=still, classes=classes, inputs=inputs)
     if examples is not None and loss is None:
         examples.expect_classes(len(growth.classes))
     started = _start_module(teacher, student, growth, start, seed)
@@ -99,7 +100,7 @@ def problem(
         task = Task(model, example_loss, x, y)
         require_derivatives(started, growth.lift(x), task, params)
     if process_group is not None:
-        check_agreement(process_group, _to_agree_on(params, teacher, examples, seed, like))
+        check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
         model = data_parallel(model, process_group)
     objective = Objective(
         model=model,
@@ -111,19 +112,22 @@ def problem(
         neighbourhood=_noise(neighbourhood, lambdas, examples),
         curvature=Frobenius() if curvature is None else curvature,
         micro_batch=micro_batch,
+        psi=_parameters(lift) if differentiable else {},
     )
     return Problem(objective, params, started)
 
 
 def _to_agree_on(
-    params: Params, teacher: nn.Module, data: Data | None, seed: int, like: Tensor
+    params: Params, teacher: nn.Module, lift: Lift | None, data: Data | None, seed: int
 ) -> dict[str, Tensor]:
     """What must be the same in all processes, by a name to complain of."""
     held = {f"the start's {name}": value for name, value in params.items()}
     held |= {f"the teacher's {name}": value for name, value in _state(teacher, True).items()}
+    held |= {f"the lift's {name}": value for name, value in _parameters(lift).items()}
     if data is not None:
         held |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
-    return held | {"the seed": torch.tensor(float(seed), device=like.device)}
+    device = next(iter(params.values())).device
+    return held | {"the seed": torch.tensor(float(seed), device=device)}
 
 
 def _noise(
@@ -158,6 +162,12 @@ def loaded(module: nn.Module, values: Params) -> nn.Module:
         for name, value in values.items():
             held[name].copy_(value)
     return copy
+
+
+def _parameters(lift: Lift | None) -> Params:
+    """ψ's own, if it is a module, as copies."""
+    held = lift.named_parameters() if isinstance(lift, nn.Module) else ()
+    return {name: value.clone() for name, value in held}
 
 
 def _state(module: nn.Module, detached: bool) -> Params:

@@ -23,7 +23,7 @@ class AdjointError(RuntimeError):
 
 
 class Adjoint(Protocol):
-    """A way to differentiate w1 = φ(u) in λ, δ, u and the start w0."""
+    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0."""
 
     def solve(
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
@@ -36,11 +36,12 @@ class Adjoint(Protocol):
 
 def differentiable_inputs(objective: Objective, start: Params) -> Params:
     """The tensors that require grad, by where they sit: ``lambdas.task``, ``neighbourhood.delta``,
-    ``teacher.NAME`` and ``start.NAME``.
+    ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
     """
     found: dict[str, Any] = {f"lambdas.{n}": value for n, value in objective.lambdas.items()}
     found["neighbourhood.delta"] = getattr(objective.neighbourhood, "delta", None)
     found |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
+    found |= {f"psi.{n}": value for n, value in objective.psi.items()}
     found |= {f"start.{n}": value for n, value in start.items()}
     return {n: v for n, v in found.items() if isinstance(v, Tensor) and v.requires_grad}
 
@@ -58,6 +59,7 @@ def with_inputs(objective: Objective, inputs: Params) -> Objective:
         objective,
         lambdas=changed(objective.lambdas, "lambdas."),
         teacher=objective.teacher | under("teacher."),
+        psi=objective.psi | under("psi."),
         neighbourhood=changed(objective.neighbourhood, "neighbourhood."),
     )
 

@@ -3,13 +3,14 @@
 from phiopt.objective.curvature import Curvature, Frobenius
 from phiopt.objective.lambdas import Lambdas
 from phiopt.objective.loss import student_loss
-from phiopt.objective.model import pure_model
+from phiopt.objective.model import LIFT, pure_model
 from phiopt.objective.neighbourhood import Corruption, Gaussian, Neighbourhood, Uniform
 from phiopt.objective.objective import Objective, Sample, Stream
 from phiopt.objective.spectral import Spectral
 from phiopt.objective.task import Task
 
 __all__ = [
+    "LIFT",
     "Corruption",
     "Curvature",
     "Frobenius",

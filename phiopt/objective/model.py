@@ -1,11 +1,17 @@
 """f(ψ(x), w): a module as a pure function of its parameters."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from phiopt._types import Lift, Model, Params
+
+LIFT = ".lift."
+"""Begins the names of ψ's own parameters where they travel beside w; no parameter of a module has
+such a name."""
 
 
 def pure_model(student: nn.Module, lift: Lift) -> Model:
@@ -13,17 +19,17 @@ def pure_model(student: nn.Module, lift: Lift) -> Model:
 
     The module is copied, so later changes to it do not reach the function, and is in evaluation
     mode: no dropout, and batch normalisation by its stored statistics. What ``params`` does not
-    hold, buffers among them, stays as copied, also where a forward pass writes to it.
+    hold, buffers among them, stays as copied, also where a forward pass writes to it. A lift that
+    is a module is treated alike; its parameters are those that `LIFT` precedes.
     """
-    module = deepcopy(student).eval()
-    for parameter in module.parameters():
-        parameter.requires_grad = False  # not requires_grad_(), which torch.func forbids
-    buffers = dict(module.named_buffers())
+    model = _function(student)
+    lifted = _function(lift) if isinstance(lift, nn.Module) else None
 
     def outputs(params: Params, inputs: Tensor) -> Tensor:
-        lifted = lift(inputs.clone())  # a forward that works in place must not reach the data
-        fresh = {name: buffer.clone() for name, buffer in buffers.items()}
-        result = functional_call(module, fresh | params, (lifted,))
+        psi = {n.removeprefix(LIFT): p for n, p in params.items() if n.startswith(LIFT)}
+        w = {name: p for name, p in params.items() if not name.startswith(LIFT)}
+        inputs = inputs.clone()  # a forward that works in place must not reach the data
+        result = model(w, lifted(psi, inputs) if lifted else lift(inputs))
         if not isinstance(result, Tensor):
             raise TypeError(
                 f"student: its forward returned {type(result).__name__}, "
@@ -32,3 +38,17 @@ def pure_model(student: nn.Module, lift: Lift) -> Model:
         return result
 
     return outputs
+
+
+def _function(module: nn.Module) -> Callable[[Params, Tensor], Any]:
+    """The module's forward pass as a function of its parameters and of an input."""
+    module = deepcopy(module).eval()
+    for parameter in module.parameters():
+        parameter.requires_grad = False  # not requires_grad_(), which torch.func forbids
+    buffers = dict(module.named_buffers())
+
+    def forward(params: Params, inputs: Tensor) -> Any:
+        fresh = {name: buffer.clone() for name, buffer in buffers.items()}
+        return functional_call(module, fresh | params, (inputs,))
+
+    return forward

@@ -15,6 +15,7 @@ from phiopt.data import Data
 from phiopt.objective._numbers import count
 from phiopt.objective.curvature import Curvature, Frobenius
 from phiopt.objective.lambdas import Lambdas
+from phiopt.objective.model import LIFT
 from phiopt.objective.neighbourhood import Draw, Neighbourhood
 from phiopt.objective.noise import noise
 from phiopt.objective.passes import Pass, curvature_passes, gradient_of, gradient_of_sum, spans
@@ -59,7 +60,7 @@ class Objective:
 
     Every method is a pure function of its arguments and of these fields, made of differentiable
     operations: it can go through ``torch.func`` in the parameters and, by ``dataclasses.replace``,
-        in ``lambdas``, ``teacher`` or the
+        in ``lambdas``, ``teacher``, ``psi`` or the
     neighbourhood's ``delta``.
 
     Args:
@@ -75,6 +76,8 @@ class Objective:
             memory of activations; the result is the same to rounding. None: all of the sample.
         divisors: What each term is divided by before it is weighted; 1 where not named. See
             `relative`.
+        psi: ψ's own parameters by name, to differentiate in; empty (default): those that the model
+            holds.
     """
 
     model: Model
@@ -87,6 +90,7 @@ class Objective:
     curvature: Curvature = field(default_factory=Frobenius)
     divisors: Mapping[str, float] = field(default_factory=dict)
     micro_batch: int | None = None
+    psi: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None:
@@ -201,10 +205,13 @@ class Objective:
         terms = self._terms(params, sample, self._counted(sample))
         return self._sum(terms, sample), terms
 
+    def _outputs(self, params: Params, inputs: Tensor) -> Tensor:
+        return self.model({LIFT + name: p for name, p in self.psi.items()} | params, inputs)
+
     def _task(self, sample: Sample) -> Task:
         assert sample.inputs is not None, "this term needs data"
         assert sample.targets is not None
-        return Task(self.model, self.loss, sample.inputs, sample.targets)
+        return Task(self._outputs, self.loss, sample.inputs, sample.targets)
 
     def _in_order(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: terms[name] for name, _ in self.lambdas.items() if name in terms}
@@ -251,7 +258,7 @@ class Objective:
             assert self.neighbourhood is not None
             assert sample.noise is not None
             noisy = self.neighbourhood.perturb(task.inputs, sample.noise)
-            terms["noise"] = noise(self.model, self.loss, params, noisy, task.targets)
+            terms["noise"] = noise(self._outputs, self.loss, params, noisy, task.targets)
         return self._in_order(terms)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from phiopt.objective import pure_model
+from phiopt.objective import LIFT, pure_model
 from tests.cases import mlp, parameters, randn
 
 
@@ -37,6 +37,15 @@ def test_a_forward_that_works_in_place_does_not_reach_the_data():
     before = x.clone()
     pure_model(nn.ReLU(inplace=True), lambda x: x)({}, x)
     assert torch.equal(x, before)
+
+
+def test_a_lift_that_is_a_module_has_parameters_too():
+    net, lift, x = mlp(4, 2), mlp(3, 4, seed=1), randn(5, 3)
+    model = pure_model(net, lift)
+    torch.testing.assert_close(model(parameters(net), x), net(lift(x)))
+    moved = {name: p + 1 for name, p in parameters(lift).items()}
+    expected = net(torch.func.functional_call(lift, moved, (x,)))
+    torch.testing.assert_close(model({LIFT + n: p for n, p in moved.items()}, x), expected)
 
 
 def test_outputs_that_are_no_tensor_are_refused():
