@@ -16,7 +16,7 @@ from phiopt.growth import GrowthMap, carry_optimizer, grow
 from phiopt.initialize import initialize
 from phiopt.learn import Learned, learn
 from phiopt.objective import Corruption, Frobenius, Gaussian, Lambdas, Spectral, Uniform
-from phiopt.solve import LBFGS, NewtonCG, Solution, SolveError, Status, TorchOpt
+from phiopt.solve import LBFGS, NewtonCG, Solution, SolveError, Status, TorchOpt, masked
 
 __version__ = "0.1.0"
 
@@ -50,4 +50,5 @@ __all__ = [
     "initialize",
     "learn",
     "lift",
+    "masked",
 ]
