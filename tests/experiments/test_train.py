@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.data import Examples
-from experiments.models import MLP, built
+from experiments.models import CNN, MLP, built
 from experiments.train import CrossEntropy, Recipe, fit, tune
 from phiopt import criteria
 
@@ -50,6 +50,21 @@ def test_one_full_batch_step_is_adams(blobs):
     F.cross_entropy(expected(train.x), train.y).backward()
     torch.optim.Adam(expected.parameters(), lr=0.01).step()
     for ours, theirs in zip(trained.model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_cnn_trains_as_in_pytorchs_own_memory_format():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 3, 8, 8, generator=generator, dtype=torch.float64)
+    data = Examples(x, torch.arange(40) % 3)
+    net = built(lambda: CNN(3, 8, (4, 5), 6, 3).double(), 0)
+    trained = fit(net, data, data, Recipe(3, 40, ()), 0.01, seed=0).model
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(net(data.x), data.y).backward()
+        optimizer.step()
+    for ours, theirs in zip(trained.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
