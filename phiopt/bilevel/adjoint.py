@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.func import vjp
+from torchopt import pytree
 
 from phiopt._types import Params
+from phiopt.derivatives import in_transform
 from phiopt.objective import Objective, Spectral
 from phiopt.solve import Outcome, Solver
 
@@ -92,6 +95,21 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
 
     values = _Attached.apply(flat, len(inputs), *inputs.values(), *params.values())
     return dict(zip(params, values, strict=True))
+
+
+def vector_jacobian(function: Callable[..., Any], at: tuple[Any, ...], cotangents: Any) -> Any:
+    """(∂function/∂at)ᵀ c, all nested dicts and lists of tensors."""
+    if in_transform():
+        return cast(Any, vjp(function, *at))[1](cotangents)
+    # Plainly recorded, the same costs a small model a third less.
+    values, tree = pytree.tree_flatten(cast(Any, at))
+    leaves = [value.detach().requires_grad_() for value in values]
+    with torch.enable_grad():
+        outputs = pytree.tree_leaves(function(*pytree.tree_unflatten(tree, leaves)))
+    pairs = zip(outputs, pytree.tree_leaves(cotangents), strict=True)
+    ends, given = zip(*((o, c) for o, c in pairs if o.requires_grad), strict=True)
+    found = torch.autograd.grad(ends, leaves, given, materialize_grads=True)
+    return pytree.tree_unflatten(tree, found)
 
 
 class _Attached(torch.autograd.Function):

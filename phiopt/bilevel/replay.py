@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import (
     attach,
     check_smooth,
     differentiable_inputs,
+    vector_jacobian,
     with_inputs,
     without_grad,
 )
 from phiopt.bilevel.trajectory import Path, float_leaves
 from phiopt.objective import Objective
 from phiopt.solve import Outcome, Solver
-
-_Vjp: TypeAlias = tuple[tuple[Params, list[Tensor]], Any]
-"""Of the two results that ``vjp`` may have, the one without auxiliary output."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +92,15 @@ def _through_step(
     step = path.steps[index]
     sample = path.sample(step)
     values, rebuilt = float_leaves(step.state)
+    if state is None:
+        state = [torch.zeros_like(value) for value in values]
 
     def move(w: Params, s: list[Tensor], t: Params) -> tuple[Params, list[Tensor]]:
         w, following = path.advance(with_inputs(path.objective, t), sample, w, rebuilt(s))
+        path.check(index, w)
         return w, float_leaves(following)[0]
 
-    (end, after), pull = cast(_Vjp, vjp(move, step.params, values, theta))
-    path.check(index, end)
-    return pull((cotangent, state or [torch.zeros_like(s) for s in after]))
+    return cast(
+        tuple[Params, list[Tensor], Params],
+        vector_jacobian(move, (step.params, values, theta), (cotangent, state)),
+    )

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from phiopt._types import Params
+from phiopt.derivatives import in_transform
 from phiopt.objective.curvature import Curvature, Product
 from phiopt.objective.probes import each
 from phiopt.objective.task import Task
@@ -22,6 +23,15 @@ _VjpWithTerms: TypeAlias = tuple[Tensor, Callable[..., tuple[Params]], Terms]
 
 def gradient_of(function: Pass, params: Params) -> tuple[Tensor, Terms, Params]:
     """Value, terms and gradient of one pass."""
+    recorded = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
+    if recorded and not in_transform():
+        # All will be differentiated further: a transform would cost a small model half as much again.
+        w = {name: p.view_as(p).requires_grad_() for name, p in params.items()}
+        value, terms = function(w)
+        found = torch.autograd.grad(
+            value, list(w.values()), create_graph=True, materialize_grads=True
+        )
+        return value, terms, dict(zip(w, found, strict=True))
     value, pullback, terms = cast(_VjpWithTerms, vjp(function, params, has_aux=True))
     # Not torch.func.grad, which records its own backward pass even where nobody can ask for more
     # derivatives: without gradient mode this one does not, a tenth of the time.
