@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "theta": "U[0, θ] for several θ, one data set.",
     "lambdas": "φ with its terms switched on and off, one data set.",
     "samples": "Classes 0-4 to all ten with few images of D2.",
+    "variants": "φ with one setting changed at a time, on validation data alone.",
     "halves": "Half of the data first, then all of it.",
 }
 
@@ -111,6 +112,37 @@ def _experiment(name: str) -> Callable[..., None]:
 
 for _name, _help in EXPERIMENTS.items():
     app.command(_name, help=_help)(_experiment(_name))
+
+
+@app.command()
+def ablation(
+    seeds: Seeds = None,
+    tasks: Annotated[
+        str, typer.Option(help="Of digits (no data needed), classes and noise.")
+    ] = "digits,classes,noise",
+    resolution: Annotated[
+        int, typer.Option(help="Parts that the weight 1 is cut into; 4 makes 35 points.")
+    ] = 4,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder in torchvision's layout; else $PHIOPT_DATA.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    out: Out = Path("runs/ablation"),
+) -> None:
+    """φ on a lattice of λ, many points at a time, and `phiopt.learn` against its best point."""
+    with _mistakes_shown(out):
+        from experiments import ablation
+
+        ablation.run(
+            _names(tasks),
+            _seeds(seeds, default=5),
+            resolution,
+            data,
+            _device(device),
+            out,
+            download=download,
+        )
 
 
 @app.command()

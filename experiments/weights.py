@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from experiments.methods import Growth, Initialised, solve_phi
+from experiments.methods import NOISE, Growth, Initialised, solve_phi
 from phiopt import Lambdas
 
 
@@ -16,5 +16,4 @@ def phi_at(lambdas: Lambdas) -> Callable[[Growth, int], Initialised]:
     return solved
 
 
-WEIGHTED = {"phi-noise": phi_at(Lambdas(0.1, 0.1, 0.8, 0.0))}
-"""``phi-noise``: nearly all weight on the term that robustness comes from."""
+WEIGHTED = {"phi-noise": phi_at(NOISE)}

@@ -9,6 +9,7 @@ from experiments.rivals.glorot import glorot
 from experiments.rivals.gradmax import gradmax
 from experiments.rivals.late_reset import late_reset
 from experiments.rivals.ligo import ligo
+from experiments.rivals.matched import matched
 from experiments.rivals.preserving import net2wider, vv_zz, zero_out
 from experiments.rivals.robustified import robustified, robustified4
 from experiments.rivals.shrink_perturb import shrink_perturb
@@ -18,6 +19,7 @@ RIVALS: dict[str, Callable[[Growth, int], Initialised]] = {
     rival.__name__: rival
     for rival in (
         glorot,
+        matched,
         zero_out,
         net2wider,
         vv_zz,

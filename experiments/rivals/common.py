@@ -1,4 +1,4 @@
-"""What several rivals need: the growth map of a comparison, and the task loss on D1* with its batches."""
+"""What several rivals need: the task loss on D1* with its batches, and a hook into training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,17 +22,6 @@ class Hooked(Initialised):
     """A student whose training differs too: ``loss`` goes to `experiments.train.tune`."""
 
     loss: TrainingLoss = CROSS_ENTROPY
-
-
-def mapped(growth: Growth, student: nn.Module) -> GrowthMap:
-    """Where the teacher sits in the student."""
-    return GrowthMap.between(
-        growth.teacher,
-        student,
-        lift=growth.lift,
-        classes=growth.classes,
-        inputs=growth.data.x[:2],
-    )
 
 
 def task_loss(growth: Growth, student: nn.Module, map: GrowthMap) -> Loss:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from experiments.methods import Growth, scratch
-from experiments.rivals.common import Hooked, mapped
+from experiments.methods import Growth, mapped, scratch
+from experiments.rivals.common import Hooked
 from phiopt.lift import Identity
 
 TEMPERATURE = 2.0

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from experiments.methods import Growth, Initialised, extended
-from experiments.rivals.common import batches, mapped, normal, task_loss
+from experiments.methods import Growth, Initialised, extended, mapped
+from experiments.rivals.common import batches, normal, task_loss
 from experiments.rivals.layers import Layer, Weights, grown_layers, silenced
 from phiopt._types import Params
 from phiopt.derivatives import linearise

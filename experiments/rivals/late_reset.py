@@ -4,8 +4,7 @@ general early and specific late).
     w[u_l] = û_l for layers l ≤ ⌈L / 2⌉, every other weight as PyTorch initialises it
 """
 
-from experiments.methods import Growth, Initialised, constructed
-from experiments.rivals.common import mapped
+from experiments.methods import Growth, Initialised, constructed, mapped
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
 from phiopt.growth.grow import with_tensors

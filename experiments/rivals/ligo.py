@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.methods import Growth, Initialised, extended
-from experiments.rivals.common import batches, mapped, task_loss
+from experiments.methods import Growth, Initialised, extended, mapped
+from experiments.rivals.common import batches, task_loss
 from experiments.rivals.layers import grown_axes
 from phiopt._types import Params
 from phiopt.growth import GrowthMap

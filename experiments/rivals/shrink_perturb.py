@@ -5,8 +5,8 @@ w[u] = λ û + ε,  ε ~ N(0, σ²)
 
 from torch import Generator
 
-from experiments.methods import Growth, Initialised, extended
-from experiments.rivals.common import mapped, normal
+from experiments.methods import Growth, Initialised, extended, mapped
+from experiments.rivals.common import normal
 from phiopt.growth.grow import with_tensors
 from phiopt.growth.trace import tensors_of
 

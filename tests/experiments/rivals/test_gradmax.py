@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.methods import extended
+from experiments.methods import extended, mapped
 from experiments.models import built
-from experiments.rivals.common import batches, mapped, task_loss
+from experiments.rivals.common import batches, task_loss
 from experiments.rivals.gradmax import BIAS, SCALE, gradmax
 from experiments.rivals.layers import grown_layers, silenced
 from phiopt.growth.trace import tensors_of

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from experiments.methods import METHODS
+from experiments.methods import METHODS, mapped
 from experiments.models import built
-from experiments.rivals.common import batches, mapped, task_loss
+from experiments.rivals.common import batches, task_loss
 from experiments.rivals.ligo import STEPS, Expansion, ligo
 from phiopt.growth import GrowthMap, grow
 from phiopt.growth.trace import tensors_of
