@@ -70,8 +70,12 @@ def with_inputs(objective: Objective, inputs: Params) -> Objective:
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
     """Both, for a solver: it must not record what it does."""
     inputs = differentiable_inputs(objective, start)
-    plain = with_inputs(objective, {name: value.detach() for name, value in inputs.items()})
-    return plain, {name: value.detach() for name, value in start.items()}
+    return with_inputs(objective, detached(inputs)), detached(start)
+
+
+def detached(values: Params) -> Params:
+    """The same numbers, off the graph."""
+    return {name: value.detach() for name, value in values.items()}
 
 
 def check_smooth(objective: Objective) -> None:

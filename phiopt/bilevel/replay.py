@@ -31,7 +31,7 @@ class Replay:
     for θ = (λ, δ, u), w including the optimiser's state, and w̄_0 the derivative in the start. It is
     the derivative that `Unroll` gives, but no graph outlives its step: memory is that of one step
     and of the iterates (three copies of the parameters a step for Adam, one for SGD), time that of
-    the solve and about two and a half gradients more a step (Franceschi et al. 2017 for
+    `Unroll` and of the solve: every step is taken twice (Franceschi et al. 2017 for
     reverse-mode hypergradients; Maclaurin, Duvenaud & Adams 2015 go back by reversing the dynamics,
     where we store the iterates).
 

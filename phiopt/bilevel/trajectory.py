@@ -13,7 +13,7 @@ from torchopt import pytree
 from torchopt.base import GradientTransformation
 
 from phiopt._types import Params
-from phiopt.bilevel.adjoint import AdjointError
+from phiopt.bilevel.adjoint import AdjointError, detached, without_grad
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve import Outcome, Solver
@@ -51,20 +51,29 @@ class Path:
     and the updates that it asks of the optimiser.
 
     Iterates are kept, batches are not where they can be drawn again: ``steps`` holds a copy of the
-    parameters and of the optimiser's state for each step.
+    parameters and of the optimiser's state for each step. With ``graph`` they are kept with autograd's
+    record of the steps, of which the solver knows nothing.
     """
 
     objective: Objective
     optimizer: Any
+    start: Params
+    graph: bool = False
     steps: list[Step] = field(default_factory=list)
     last: Params = field(default_factory=dict)
-    starts: int = 0
-    asked: dict[int, tuple[Params, Sample]] = field(default_factory=dict)
+    asked: dict[int, tuple[Params, Params, Sample]] = field(default_factory=dict)
     drawn: tuple[Draw, Sample] | None = None
 
     @classmethod
     def of(
-        cls, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
+        cls,
+        solver: Solver,
+        objective: Objective,
+        start: Params,
+        *,
+        seed: int,
+        progress: bool,
+        graph: bool = False,
     ) -> tuple[Outcome, Path]:
         """Solve, and cut the path at the iterate that the solver returned."""
         if not hasattr(solver, "optimizer"):
@@ -73,39 +82,42 @@ class Path:
                 "again; use Implicit, or the solver TorchOpt"
             )
         optimizer = solver.optimizer or torchopt.adam(1e-3, eps_root=EPS_ROOT)
-        path = cls(objective, optimizer)
+        path = cls(objective, optimizer, start, graph)
         both_ends: Any = (path.init, path.update)
         watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*both_ends))
-        outcome = watched.solve(_Watched.of(objective, path), start, seed=seed, progress=progress)
+        plain, origin = without_grad(objective, start)
+        outcome = watched.solve(_Watched.of(plain, path), origin, seed=seed, progress=progress)
         path.cut(outcome.params)
         return outcome, path
 
     def init(self, params: Params) -> Any:
-        self.starts += 1
-        self.last = params
+        if self.last:
+            raise AdjointError(
+                "the solve met a value that was not finite and was rolled back, so its path is no "
+                "smooth function of λ. Lower the learning rate or clip the gradient"
+            )
+        self.last = self.start
         return self.optimizer.init(params)
 
     def update(
         self, gradient: Params, state: Any, *, params: Params | None = None, inplace: bool = True
     ) -> tuple[Params, Any]:
-        _, sample = self.asked.get(id(gradient), (None, None))
-        if sample is None or params is None:
-            raise AdjointError("the solver's update is not by one gradient of the objective")
+        _, recorded, sample = self.asked.get(id(gradient), (None, None, None))
+        if recorded is None or sample is None or params is None:
+            raise AdjointError(
+                "the solver's update is not by one gradient of the objective, at its last iterate"
+            )
         self.asked.clear()
         again = self.objective.data is None or self.objective.data.repeatable
         draw = getattr(sample, "draw", None) if again else None
-        self.steps.append(Step(params, state, draw or Sample(*sample)))
-        updates, state = self.optimizer.update(gradient, state, params=params, inplace=False)
-        self.last = torchopt.apply_updates(params, updates, inplace=False)
-        return updates, state
+        self.steps.append(Step(self.last, state, draw or Sample(*sample)))
+        with torch.set_grad_enabled(self.graph):
+            updates, state = self.optimizer.update(recorded, state, params=self.last, inplace=False)
+            self.last = torchopt.apply_updates(self.last, updates, inplace=False)
+        return detached(updates), state
 
     def cut(self, best: Params) -> None:
         """Forget the steps after ``best`` was reached."""
-        if self.starts > 1:
-            raise AdjointError(
-                "the solve met a value that was not finite and was rolled back, so its path is no "
-                "smooth function of λ. Lower the learning rate or clip the gradient"
-            )
         iterates = [step.params for step in self.steps] + [self.last]
         found = [k for k, iterate in enumerate(iterates) if _same(iterate, best)]
         if not found:
@@ -164,10 +176,14 @@ class _Watched(Objective):
     def value_and_grad(
         self, params: Params, sample: Sample
     ) -> tuple[Tensor, dict[str, Tensor], Params]:
-        value, terms, gradient = super().value_and_grad(params, sample)
-        if self.path is not None:
-            self.path.asked[id(gradient)] = (gradient, sample)
-        return value, terms, gradient
+        path = self.path
+        if path is None or not _same(path.last, params):
+            return super().value_and_grad(params, sample)
+        with torch.set_grad_enabled(path.graph):
+            value, terms, recorded = path.objective.value_and_grad(path.last, sample)
+        gradient = detached(recorded)
+        path.asked[id(gradient)] = (gradient, recorded, sample)
+        return value.detach(), detached(terms), gradient
 
 
 def _same(a: Params, b: Params) -> bool:

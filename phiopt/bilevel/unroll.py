@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from phiopt._types import Params
-from phiopt.bilevel.adjoint import check_smooth, without_grad
+from phiopt.bilevel.adjoint import check_smooth, differentiable_inputs, without_grad
 from phiopt.bilevel.trajectory import Path
 from phiopt.objective import Objective
 from phiopt.objective._numbers import count
@@ -16,18 +16,19 @@ from phiopt.solve import Outcome, Solver
 
 @dataclass(frozen=True)
 class Unroll:
-    """Take the last steps of the solve again with TorchOpt's differentiable updates, recorded.
+    """Record the steps of the solve, with TorchOpt's differentiable updates, as one graph.
 
-    The graph is an ordinary one, so derivatives of any order exist, but its memory grows with every
-    step. With ``last=k`` the iterate k steps before the end is held constant: the derivative is
-    truncated (Shaban et al. 2019), biased, and cheaper.
+    The graph is an ordinary one, so derivatives of any order exist, and it is the fastest adjoint,
+    but its memory grows with every step. With ``last=k`` the last k steps alone are recorded, taken
+    again after the solve, and the iterate before them is held constant: the derivative is truncated
+    (Shaban et al. 2019), biased, and of bounded memory.
 
     Args:
         last: Number of steps to differentiate; None (default) for all, which is the derivative that
             `Replay` gives.
 
     Raises:
-        AdjointError: The solve was rolled back, or a step taken again ends elsewhere.
+        AdjointError: The solve was rolled back, or with ``last`` a step taken again ends elsewhere.
         ValueError: ``last`` < 1, or the curvature is `Spectral`.
         TypeError: The solver takes no steps of an optimiser.
 
@@ -46,18 +47,27 @@ class Unroll:
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
     ) -> Outcome:
         check_smooth(objective)
-        outcome, path = Path.of(
-            solver, *without_grad(objective, start), seed=seed, progress=progress
-        )
-        steps = range(len(path.steps))[-self.last if self.last else None :]
-        params = start
-        if steps and steps[0] > 0:
-            params = path.steps[steps[0]].params
-        with torch.enable_grad():
-            if steps:
-                state = path.steps[steps[0]].state
-            for index in steps:
-                sample = path.sample(path.steps[index])
-                params, state = path.advance(objective, sample, params, state)
-                path.check(index, params)
+        if self.last is None:
+            graph = bool(differentiable_inputs(objective, start))
+            outcome, path = Path.of(
+                solver, objective, start, seed=seed, progress=progress, graph=graph
+            )
+            params = path.last
+        else:
+            plain = without_grad(objective, start)
+            outcome, path = Path.of(solver, *plain, seed=seed, progress=progress)
+            params = _again(path, objective, start, self.last)
         return replace(outcome, params={n: params[n].clone() for n in outcome.params})
+
+
+@torch.enable_grad()
+def _again(path: Path, objective: Objective, start: Params, last: int) -> Params:
+    """The end of the path, its last steps taken once more and recorded."""
+    first = max(0, len(path.steps) - last)
+    params = path.steps[first].params if first else start
+    state = path.steps[first].state if path.steps else None
+    for index in range(first, len(path.steps)):
+        sample = path.sample(path.steps[index])
+        params, state = path.advance(objective, sample, params, state)
+        path.check(index, params)
+    return params

@@ -80,12 +80,16 @@ def test_a_roll_back_is_no_smooth_path(adjoint):
         solved(adjoint, replace(objective, loss=loss), start, replace(STEPS, steps=40))
 
 
-@BOTH
-def test_an_impure_optimizer_is_found_out(adjoint):
+def impure():
     """TorchOpt's dampening remembers its first call outside of the state."""
+    return replace(STEPS, optimizer=torchopt.sgd(0.02, momentum=0.9, dampening=0.8))
+
+
+@pytest.mark.parametrize("adjoint", [Replay(), Unroll(last=4)], ids=str)
+def test_an_impure_optimizer_is_found_out_where_steps_are_taken_again(adjoint):
     objective, start = regression()
     theta = inputs(objective)
-    solver = replace(STEPS, optimizer=torchopt.sgd(0.02, momentum=0.9, dampening=0.8))
+    solver = impure()
     with pytest.raises(AdjointError, match="taken again, ends elsewhere"):
         outer(solved(adjoint, at(objective, theta), start, solver).params).backward()
 

@@ -7,7 +7,7 @@ import torchopt
 from phiopt.bilevel import Unroll
 from phiopt.objective import Lambdas
 from phiopt.solve import TorchOpt
-from tests.bilevel.problems import at, inputs, outer, regression
+from tests.bilevel.problems import at, claimed, inputs, outer, regression, slopes
 from tests.cases import randn, ridge
 
 SOLVER = TorchOpt(torchopt.adam(1e-2, eps_root=1e-16), steps=6, batch_size=16, check_every=6)
@@ -58,6 +58,31 @@ def test_second_derivatives_against_differences_of_first_ones():
     second = torch.autograd.grad(first, point)[0] @ tangent
     h = 1e-5
     assert float(second) == pytest.approx(float(slope(h)[0] - slope(-h)[0]) / (2 * h), rel=1e-6)
+
+
+def test_steps_that_could_not_be_taken_again():
+    """They are recorded as the solve takes them."""
+    objective, start = regression()
+    theta = inputs(objective)
+
+    def solve(t):
+        sgd = torchopt.sgd(0.02, momentum=0.9, dampening=0.8)  # remembers its first call
+        solver = replace(SOLVER, optimizer=sgd)
+        return Unroll().solve(solver, at(objective, t), start, seed=0, progress=False).params
+
+    assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 1e-5), rel=1e-5)
+
+
+def test_the_solve_is_the_plain_one():
+    objective, start = regression()
+    plain = SOLVER.solve(objective, start)
+    outcome = Unroll().solve(
+        SOLVER, at(objective, inputs(objective)), start, seed=0, progress=False
+    )
+    assert outcome.stats.steps == plain.stats.steps
+    assert not any(isinstance(v, torch.Tensor) for row in outcome.history for v in row.values())
+    for name, value in plain.params.items():
+        torch.testing.assert_close(outcome.params[name].detach(), value, rtol=1e-12, atol=1e-14)
 
 
 def test_the_result_does_not_share_the_start():
