@@ -25,9 +25,9 @@ from phiopt.objective import (
 
 LIMITS = {"exact": 6.5, "two batches": 3.5, "two batches, every 4th step": 2.6}
 CURVATURES = {
-    "exact": Frobenius(),
-    "two batches": Frobenius(batch=0.25),
-    "two batches, every 4th step": Frobenius(batch=0.25, every=4),
+    "exact": Frobenius(batch=None),
+    "two batches": Frobenius(),
+    "two batches, every 4th step": Frobenius(every=4),
 }
 BATCH = 128
 

@@ -74,13 +74,13 @@ def initialize(
             logits.
         neighbourhood: U_δ, in the teacher's input space. None: ``Uniform(0.1)``, which suits inputs
             scaled to [0, 1].
-        curvature: The estimator of the curvature term. None: ``Frobenius(probes=1)``.
+        curvature: The estimator of the curvature term. None: ``Frobenius()``.
         scale: "relative" divides L_2 by ‖u‖² and L_4 by its value at the start, so that λ weighs
             numbers of order one; "paper" is the formula as printed, with L_f and L_3 as means over
             D1.
         start: A fill's name, such as "default" (None), "zero" or "zero-out", or the student's
             parameters by name.
-        solver: None: ``TorchOpt()``, Adam at 1e-3 for 150 steps of 128 examples.
+        solver: None: ``TorchOpt()``, Adam for 150 steps of 128 examples.
         adjoint: `Replay`, `Unroll` or `Implicit`: ``solution.params`` are then differentiable in
             those tensors that require grad among ``lambdas``, the neighbourhood's ``delta``, the
             teacher's parameters (through L_2), the parameters of a ``lift`` that is a module (through

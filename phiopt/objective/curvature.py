@@ -1,10 +1,10 @@
 """The fourth term: the size of the Hessian of the loss on the teacher's data.
 
 Every estimate is a product ⟨a, b⟩ of two Hessian-vector products, a = H_A v and b = H_B v' on two
-parts A and B of the batch, which may be the same. That serves three ends: with A and B disjoint it
-has no bias; with b held fixed, 2 ⟨∂a/∂w, b⟩ is its gradient (where A and B are exchangeable, in
-expectation) at half the price; and as a and b are linear in the Hessian, a large batch can go
-through in several small ones.
+parts A and B of the batch, which may be the batch itself. That serves three ends: with A and B
+independent it has no bias; with b held fixed, 2 ⟨∂a/∂w, b⟩ is its gradient (where A and B are
+exchangeable, in expectation) at half the price; and as a and b are linear in the Hessian, a large
+batch can go through in several small ones.
 """
 
 from abc import ABC, abstractmethod
@@ -21,6 +21,9 @@ from phiopt.objective._numbers import count, one_of
 from phiopt.objective.probes import Distribution, draw_probes, each, with_layer_signs
 from phiopt.objective.task import Task
 
+SMALLEST = 16
+"""Examples in a part: fewer cost hardly less."""
+
 Matrix = Literal["hessian", "layers", "gauss-newton"]
 
 Product: TypeAlias = Callable[[Params], Params]
@@ -30,18 +33,21 @@ Product: TypeAlias = Callable[[Params], Params]
 class Curvature(ABC):
     """An estimate of ‖H‖² from products H v with random probes v."""
 
+    batch: float | None = None
+    """Share of a stochastic step's batch that goes into A and B together; None: all of it into
+    each."""
     every: int = 1
     """Steps of a stochastic solver to an evaluation, which then counts so many times."""
 
     @property
     def split(self) -> bool:
-        """Whether a and b are independent, so that a stochastic step may hold b fixed."""
+        """Whether v and v' differ, so that a stochastic step may hold b fixed."""
         return False
 
     @property
     @abstractmethod
     def products(self) -> int:
-        """Number of Hessian-vector products of one evaluation."""
+        """Number of Hessian-vector products of one evaluation on the whole batch."""
 
     @abstractmethod
     def draw(self, params: Params, generator: Generator) -> Params:
@@ -55,11 +61,17 @@ class Curvature(ABC):
         """v and v': by default the same."""
         return probes, probes
 
-    def parts(self, task: Task) -> tuple[Task, Task]:
-        """A and B for a step of a stochastic solver: by default the batch. Elsewhere it always is,
-        where a minimiser could exploit a difference of A and B, and a judge of iterates be misled.
+    def part(self, size: int) -> int | None:
+        """Examples of A, and of B, in a stochastic step whose batch has this size; None: the batch
+        itself.
+
+        Elsewhere it always is, where a minimiser could exploit a difference of A and B, and a judge
+        of iterates be misled.
         """
-        return task, task
+        if self.batch is None:
+            return None
+        part = max(SMALLEST, int(size * self.batch / 2))
+        return part if 2 * part < size else None
 
     def linearise(self, task: Callable[[Params], Tensor], params: Params) -> Linearised:
         """L_f and the products of its matrix."""
@@ -94,22 +106,22 @@ class Frobenius(Curvature):
         ‖H‖_F² = E_v ‖H v‖²,   E v vᵀ = I        (Hutchinson 1990)
 
     Unbiased with any number of probes, for the Hessian H of the mean loss over the batch at hand.
-    As an estimate for all of D1 it is high on a mini-batch, by the variance of H. With ``batch``
-    a step of a stochastic solver takes instead
+    As an estimate for all of D1 it is high on a mini-batch, by the variance of H. A step of a
+    stochastic solver takes instead of ‖H v‖²
 
-        ⟨H_A v, H_B v⟩,   A and B disjoint parts of its batch, in random order,
+        ⟨H_A v, H_B v⟩,   A and B independent weighted samples of its batch, drawn by `influence`,
 
-    unbiased for the distribution that D1 is a sample of (on D1 itself low by a share of order
-    1 / |D1|), and differentiates 2 ⟨H_A v, b⟩ with b = H_B v held fixed, the same gradient in
-    expectation. Cheap and noisy: docs/cost.md has both in figures. A batch of one example has no
-    parts: there, and wherever a value is judged or reported or a sample frozen, it is ‖H v‖².
+    which has the same expectation, and differentiates 2 ⟨H_A v, b⟩ with b = H_B v held fixed: the
+    gradient's expectation is the same too, at a third of the price (docs/cost.md). A and B have 16
+    examples or more each; where that is half the batch, and wherever a value is judged or reported
+    or a sample frozen, it is ‖H v‖².
 
     Args:
         probes: Vectors v to a draw; default 1, whose relative standard deviation is below √2. They
             are multiplied together, by ``torch.vmap``.
         distribution: "rademacher" (default), independent signs; or "gaussian", of larger variance.
-        batch: None (default): the whole batch, exactly. A fraction in (0, 1]: how much of its batch
-            a stochastic step spends on A and B together.
+        batch: How much of its batch a stochastic step spends on A and B together, a fraction in
+            (0, 1]; default 0.25. None: ‖H v‖² of the whole batch in every step.
         every: A stochastic step in so many includes the term, that many times; default 1.
         matrix: "hessian" (default). Or an approximation: "layers" drops the blocks between
             different layers, Σ_l ‖H_ll‖², from two products with independent signs to a layer,
@@ -121,15 +133,15 @@ class Frobenius(Curvature):
             ``distribution`` or ``matrix``.
 
     Examples:
-        >>> Frobenius(probes=4).products
-        4
-        >>> Frobenius(batch=0.25, every=4).every
+        >>> Frobenius(probes=4).part(128), Frobenius().part(32)
+        (16, None)
+        >>> Frobenius(batch=None, every=4).every
         4
     """
 
     probes: int = 1
     distribution: Distribution = "rademacher"
-    batch: float | None = None
+    batch: float | None = 0.25
     every: int = 1
     matrix: Matrix = "hessian"
 
@@ -143,7 +155,7 @@ class Frobenius(Curvature):
 
     @property
     def split(self) -> bool:
-        return self.batch is not None or self.matrix == "layers"
+        return self.matrix == "layers"
 
     @property
     def products(self) -> int:
@@ -161,12 +173,6 @@ class Frobenius(Curvature):
             return probes, probes
         left = {name: probe[: self.probes] for name, probe in probes.items()}
         return left, {name: probe[self.probes :] for name, probe in probes.items()}
-
-    def parts(self, task: Task) -> tuple[Task, Task]:
-        if self.batch is None or len(task) < 2:
-            return task, task
-        size = max(1, int(len(task) * self.batch / 2))
-        return task.part(0, size), task.part(size, 2 * size)
 
     def linearise(self, task: Callable[[Params], Tensor], params: Params) -> Linearised:
         if self.matrix != "gauss-newton":

@@ -9,16 +9,26 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
 from phiopt._types import Loss, Model, Params
 from phiopt.data import Data
 from phiopt.objective._numbers import count
 from phiopt.objective.curvature import Curvature, Frobenius
+from phiopt.objective.importance import chosen, influence
 from phiopt.objective.lambdas import Lambdas
 from phiopt.objective.model import LIFT
 from phiopt.objective.neighbourhood import Draw, Neighbourhood
 from phiopt.objective.noise import noise
-from phiopt.objective.passes import Pass, curvature_passes, gradient_of, gradient_of_sum, spans
+from phiopt.objective.passes import (
+    Pass,
+    added,
+    chunks,
+    curvature_passes,
+    gradient_of,
+    gradient_of_sum,
+    spans,
+)
 from phiopt.objective.proximity import proximity
 from phiopt.objective.task import Task
 
@@ -28,7 +38,8 @@ class Sample(NamedTuple):
 
     ``probes`` are None too in a step that leaves the curvature out. ``repeat`` is None where value
     and gradient are those of one function of w. In a step of a stochastic solver, of which only the
-    gradient's expectation counts, it is how many times the curvature counts, if it does.
+    gradient's expectation counts, it is how many times the curvature counts, if it does, and
+    ``offsets`` ``(2,)`` are the random numbers by which its two parts of the batch are chosen.
     """
 
     inputs: Tensor | None = None
@@ -36,6 +47,7 @@ class Sample(NamedTuple):
     noise: Draw | None = None
     probes: Params | None = None
     repeat: int | None = None
+    offsets: Tensor | None = None
 
 
 class Stream(IntEnum):
@@ -110,15 +122,18 @@ class Objective:
         entropy = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)
         generator = Generator(device).manual_seed(int(entropy[0]))
         inputs, targets = self.data.batch(size, generator)
-        if self.curvature.split and stream is Stream.STEP:  # its two parts are random ones
-            order = torch.randperm(len(inputs), generator=generator, device=device)
-            inputs, targets = inputs[order], targets[order]
         noise = None if self.neighbourhood is None else self.neighbourhood.draw(inputs, generator)
         every = self.curvature.every
         if stream is Stream.STEP and step % every:
             return Sample(inputs, targets, noise, repeat=every)
         probes = self.curvature.draw(params, generator)
-        return Sample(inputs, targets, noise, probes, every if stream is Stream.STEP else None)
+        if stream is not Stream.STEP:
+            return Sample(inputs, targets, noise, probes)
+        offsets = None
+        if self.curvature.part(len(inputs)):
+            like = next(iter(params.values()))
+            offsets = torch.rand(2, generator=generator, device=device, dtype=like.dtype)
+        return Sample(inputs, targets, noise, probes, every, offsets)
 
     def aimed(self, params: Params, sample: Sample) -> Sample:
         """The sample with its probes turned to where the curvature's estimator would look at
@@ -157,11 +172,17 @@ class Objective:
         backward. Several, with sums for a result, if there is a ``micro_batch``, or if in a
         stochastic step half of the curvature's product can be held fixed.
         """
-        cheaper = sample.repeat is not None and self.curvature.split
-        if self.micro_batch is None and not (cheaper and "curvature" in self._counted(sample)):
+        counted = self._counted(sample)
+        halved = sample.repeat is not None and self.curvature.split
+        cheaper = "curvature" in counted and (halved or sample.offsets is not None)
+        if self.micro_batch is None and not cheaper:
             return gradient_of(lambda w: self._weighted(w, sample), params)
         terms, gradient = gradient_of_sum(self._passes(params, sample), params)
-        terms = self._in_order(terms)
+        if "curvature" in counted:
+            parts = self._halves(params, sample, terms.get("influence"))
+            more, rest = gradient_of_sum(self._curvature_passes(params, sample, parts), params)
+            terms, gradient = terms | more, added(gradient, rest)
+        terms = self._in_order({n: t for n, t in terms.items() if n != "influence"})
         return self._sum(terms, sample), terms, gradient
 
     def weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -214,33 +235,61 @@ class Objective:
         return Task(self._outputs, self.loss, sample.inputs, sample.targets)
 
     def _in_order(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: terms[name] for name, _ in self.lambdas.items() if name in terms}
+        names = [*(name for name, _ in self.lambdas.items()), "influence"]
+        return {name: terms[name] for name in names if name in terms}
 
     def _passes(self, params: Params, sample: Sample) -> Iterator[Pass]:
-        """Shares of the weighted sum: of each part of the batch, then of its curvature."""
+        """Shares of the weighted sum of all terms but the curvature, of each part of the batch.
+
+        Where the curvature is to choose examples by their ``influence``, the pass of L_f has it as
+        one more term: a vector over the batch, zero outside of its part.
+        """
         names = [name for name in self._counted(sample) if name != "curvature"]
-        for number, (part, share) in enumerate(_parts(sample, self.micro_batch)):
+        for (a, b), part, share in _parts(sample, self.micro_batch):
             # Each term is a mean over the batch but the proximity, which is counted once.
-            wanted = [name for name in names if number == 0 or name != "proximity"]
+            wanted = [name for name in names if a == 0 or name != "proximity"]
+            around = (a, 0 if sample.inputs is None else len(sample.inputs) - b)
 
             def one(
-                w: Params, part: Sample = part, share: float = share, wanted: list[str] = wanted
+                w: Params,
+                part: Sample = part,
+                share: float = share,
+                wanted: list[str] = wanted,
+                around: tuple[int, int] = around,
             ) -> tuple[Tensor, dict[str, Tensor]]:
                 terms = {
                     n: t if n == "proximity" else share * t
                     for n, t in self._terms(w, part, wanted).items()
                 }
-                return torch.stack([self._weight(n) * t for n, t in terms.items()]).sum(), terms
+                total = torch.stack([self._weight(n) * terms[n] for n in wanted]).sum()
+                if "influence" in terms:
+                    terms["influence"] = pad(terms["influence"], around)
+                return total, terms
 
             if wanted:
                 yield one
-        if "curvature" in self._counted(sample):
-            assert sample.probes is not None
-            weight = self._weight("curvature", sample)
-            task, size, step = self._task(sample), self.micro_batch, sample.repeat is not None
-            yield from curvature_passes(
-                self.curvature, task, params, sample.probes, weight, size, step
-            )
+
+    def _curvature_passes(
+        self, params: Params, sample: Sample, parts: tuple[Task, Task]
+    ) -> Iterator[Pass]:
+        assert sample.probes is not None
+        weight = self._weight("curvature", sample)
+        return curvature_passes(
+            self.curvature, parts, params, sample.probes, weight, self.micro_batch
+        )
+
+    def _halves(self, params: Params, sample: Sample, scores: Tensor | None) -> tuple[Task, Task]:
+        """A and B; ``scores`` is the influence of each example, None if no pass had it."""
+        task = self._task(sample)
+        size = self.curvature.part(len(task))
+        if sample.offsets is None or size is None:
+            return task, task
+        if scores is None:
+            pieces = chunks(task, self.micro_batch)
+            found = [share * influence(part, part.outputs(params)) for part, share in pieces]
+            scores = torch.cat(found)
+        first, second = sample.offsets.unbind()
+        return chosen(task, scores, size, first), chosen(task, scores, size, second)
 
     def _terms(self, params: Params, sample: Sample, names: list[str]) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
@@ -253,7 +302,10 @@ class Objective:
             assert sample.probes is not None
             terms["task"], terms["curvature"] = self.curvature(task, params, sample.probes)
         elif "task" in names:
-            terms["task"] = task(params)
+            outputs = task.outputs(params)
+            terms["task"] = task.of_outputs(outputs)
+            if sample.offsets is not None and "curvature" in self.lambdas.active:
+                terms["influence"] = influence(task, outputs)
         if "noise" in names:
             assert self.neighbourhood is not None
             assert sample.noise is not None
@@ -262,13 +314,15 @@ class Objective:
         return self._in_order(terms)
 
 
-def _parts(sample: Sample, size: int | None) -> list[tuple[Sample, float]]:
-    """The sample in parts of ``size`` examples, each with its share of the whole."""
+def _parts(sample: Sample, size: int | None) -> list[tuple[tuple[int, int], Sample, float]]:
+    """The sample in parts of ``size`` examples: where they lie, they themselves, and each one's
+    share of the whole.
+    """
     if sample.inputs is None or sample.targets is None:
-        return [(sample, 1.0)]
+        return [((0, 0), sample, 1.0)]
     parts = []
     for a, b in spans(len(sample.inputs), size):
         noise = None if sample.noise is None else tuple(draw[:, a:b] for draw in sample.noise)
-        part = Sample(sample.inputs[a:b], sample.targets[a:b], noise)
-        parts.append((part, (b - a) / len(sample.inputs)))
+        part = Sample(sample.inputs[a:b], sample.targets[a:b], noise, offsets=sample.offsets)
+        parts.append(((a, b), part, (b - a) / len(sample.inputs)))
     return parts

@@ -52,24 +52,23 @@ def gradient_of_sum(passes: Iterable[Pass], params: Params) -> tuple[Terms, Para
 
 def curvature_passes(
     curvature: Curvature,
-    task: Task,
+    parts: tuple[Task, Task],
     params: Params,
     probes: Params,
     weight: Tensor | float,
     size: int | None,
-    step: bool,
 ) -> Iterator[Pass]:
     """``weight`` ‖H‖² on batches of ``size``: b = H_B v' at ``params`` first, then the passes of
-    2 ⟨H_A v, b⟩ with b fixed, whose gradient is that of ‖H‖² (see `curvature`).
+    2 ⟨H_A v, b⟩ with b fixed, whose gradient is that of ‖H‖² (see `curvature`); ``parts`` are A and
+    B.
 
     b is fixed within a pass only: an outer derivative of the gradient sees it move.
     """
-    ours, theirs = curvature.parts(task) if step else (task, task)
-
+    ours, theirs = parts
     probes = curvature.aim(lambda: _operator(curvature, ours, params, size), probes)
     left, right = curvature.sides(probes)
     b = each(_operator(curvature, theirs, params, size), right)
-    for chunk, share in _chunks(ours, size):
+    for chunk, share in chunks(ours, size):
 
         def one(w: Params, chunk: Task = chunk, share: float = share) -> tuple[Tensor, Terms]:
             a = each(curvature.linearise(chunk, w).hvp, left)
@@ -86,7 +85,7 @@ def _operator(curvature: Curvature, task: Task, params: Params, size: int | None
 
     def product(vector: Params) -> Params:
         total: Params = {}
-        for chunk, share in _chunks(task, size):
+        for chunk, share in chunks(task, size):
             h = curvature.linearise(chunk, params).hvp(vector)
             total = added(total, {name: share * value for name, value in h.items()})
         return total
@@ -105,6 +104,6 @@ def spans(length: int, size: int | None) -> list[tuple[int, int]]:
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _chunks(task: Task, size: int | None) -> list[tuple[Task, float]]:
+def chunks(task: Task, size: int | None) -> list[tuple[Task, float]]:
     """Parts of the batch, each with its share of the mean."""
     return [(task.part(a, b), (b - a) / len(task)) for a, b in spans(len(task), size)]

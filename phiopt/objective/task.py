@@ -17,14 +17,16 @@ class Task:
 
     The paper sums over D1; a mean does not change with the batch. ``model(params, inputs)`` is
     f(ψ(x), w), ``inputs`` are x of shape ``(batch, ...)``, ``targets`` y of shape ``(batch, ...)``;
-    the result is a scalar, differentiable to fourth order in ``params``. Raises ``ValueError`` if
-    ``loss`` does not give one value per example.
+    the result is a scalar, differentiable to fourth order in ``params``. With ``weights`` of shape
+    ``(batch,)`` each loss is multiplied by its own. Raises ``ValueError`` if ``loss`` does not give
+    one value per example.
     """
 
     model: Model
     loss: Loss
     inputs: Tensor
     targets: Tensor
+    weights: Tensor | None = None
 
     def __call__(self, params: Params) -> Tensor:
         return self.of_outputs(self.outputs(params))
@@ -35,7 +37,13 @@ class Task:
     def part(self, start: int, stop: int) -> "Task":
         """The same on the examples from ``start`` to ``stop``."""
         inputs, targets = self.inputs[start:stop], self.targets[start:stop]
-        return replace(self, inputs=inputs, targets=targets)
+        weights = None if self.weights is None else self.weights[start:stop]
+        return replace(self, inputs=inputs, targets=targets, weights=weights)
+
+    def chosen(self, places: Tensor, weights: Tensor) -> "Task":
+        """The same on the examples at ``places``, each with its weight."""
+        inputs, targets = self.inputs[places], self.targets[places]
+        return replace(self, inputs=inputs, targets=targets, weights=weights)
 
     def outputs(self, params: Params) -> Tensor:
         """f(ψ(x), w) on the batch."""
@@ -51,7 +59,7 @@ class Task:
                 f"loss: returned shape {tuple(losses.shape)}, must give one loss per example, "
                 f"shape ({len(self)},) (reduction='none')"
             )
-        return losses.mean()
+        return losses.mean() if self.weights is None else (losses * self.weights).mean()
 
 
 def task(model: Model, loss: Loss, params: Params, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from phiopt.solve.solution import (
     Status,
 )
 from phiopt.solve.solver import Solver
-from phiopt.solve.torchopt_loop import TorchOpt
+from phiopt.solve.torchopt_loop import TorchOpt, decaying_adam
 
 __all__ = [
     "LBFGS",
@@ -34,6 +34,7 @@ __all__ = [
     "certify",
     "check_agreement",
     "data_parallel",
+    "decaying_adam",
     "fresh_draws",
     "masked",
     "perturbed",

@@ -74,7 +74,8 @@ class Stats:
         steps: Updates made.
         gradient: Gradients of the objective.
         forward: Forward passes of the student over a batch, one for each noise sample.
-        hvp: Hessian-vector products, those inside gradients included.
+        hvp: Hessian-vector products, those inside gradients included. One on a part of a batch
+            counts as that part.
         rollbacks: Returns to the best iterate after a non-finite value.
         seconds: Wall-clock time.
     """
@@ -82,7 +83,7 @@ class Stats:
     steps: int
     gradient: int
     forward: int
-    hvp: int
+    hvp: float
     rollbacks: int
     seconds: float
 
@@ -250,7 +251,7 @@ class Solution:
             lines.append(row)
         lines += [
             *_stationarity(c),
-            f"{s.steps} steps, {s.gradient} gradients, {s.forward} forward passes, {s.hvp} HVPs, "
+            f"{s.steps} steps, {s.gradient} gradients, {s.forward} forward passes, {s.hvp:g} HVPs, "
             f"{s.rollbacks} roll-backs, {s.seconds:.1f} s",
         ]
         return "\n".join(lines)

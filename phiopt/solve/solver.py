@@ -35,7 +35,8 @@ class Counted:
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self.gradient = self.forward = self.hvp = 0
+        self.gradient = self.forward = 0
+        self.hvp = 0.0
 
     def value_and_grad(
         self, params: Params, sample: Sample
@@ -85,4 +86,13 @@ class Counted:
         if "noise" in terms and sample.noise is not None:
             self.forward += len(sample.noise[0])
         if curved:
-            self.hvp += self.objective.curvature.products
+            self.hvp += self._products(sample)
+
+    def _products(self, sample: Sample) -> float:
+        """In products with the Hessian of the whole batch."""
+        curvature = self.objective.curvature
+        if sample.offsets is None or sample.inputs is None:
+            return curvature.products
+        n = len(sample.inputs)
+        share = (curvature.part(n) or n) / n
+        return share * curvature.products * (1 if curvature.split else 2)

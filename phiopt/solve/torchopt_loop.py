@@ -26,6 +26,16 @@ JUDGES = 8
 Fewer, and one unlucky curvature probe can decide."""
 
 
+def decaying_adam(steps: int, eps_root: float = 0.0) -> Any:
+    """The default optimiser of so many steps: Adam at 2e-3, kept for the first half of them, so
+    that it gets somewhere, and falling linearly to 0 over the second, so that it averages the noise
+    of the gradients.
+    """
+    falling = (steps + 1) // 2
+    rate = torchopt.schedule.linear_schedule(2e-3, 0.0, falling, steps - falling)
+    return torchopt.adam(rate, eps_root=eps_root)
+
+
 @dataclass(frozen=True)
 class TorchOpt:
     """Minimise φ's objective with any optimiser of TorchOpt.
@@ -33,7 +43,7 @@ class TorchOpt:
     Args:
         optimizer: A functional gradient transformation, such as ``torchopt.adam(1e-3)`` or
             ``torchopt.chain(torchopt.clip.clip_grad_norm(1.0), torchopt.sgd(schedule))``; None is
-            Adam at 1e-3.
+            `decaying_adam`: Adam at 2e-3, which falls to 0 over the second half of the steps.
         steps: Updates at most; default 150.
         batch_size: Examples of D1 to a step, drawn without repeats; None is all of D1. Default 128.
             A ``DataLoader`` gives batches of its own size.
@@ -103,7 +113,7 @@ class _Run:
     def __init__(self, solver: TorchOpt, objective: Objective, start: Params, seed: int) -> None:
         self.solver, self.start, self.seed = solver, start, seed
         self.objective = Counted(objective)
-        self.optimizer = solver.optimizer or torchopt.adam(1e-3)
+        self.optimizer = solver.optimizer or decaying_adam(solver.steps)
         self.params = self.best = start
         self.state = self.optimizer.init(start)
         self.history: list[dict[str, float]] = []

@@ -70,14 +70,14 @@ def test_a_net_against_central_differences(adjoint, fresh):
         Frobenius(matrix="layers"),
         Frobenius(matrix="gauss-newton"),
     ],
-    ids=["split", "every", "layers", "gauss-newton"],
+    ids=["two batches", "every", "layers", "gauss-newton"],
 )
 def test_cheap_gradients_are_differentiated_as_the_steps_they_make(curvature, micro_batch):
     """A step may hold a part of the curvature fixed; that part moves with w from step to step."""
-    objective, start = regression()
+    objective, start = regression(count=60)
     objective = replace(objective, curvature=curvature, micro_batch=micro_batch)
     theta = inputs(objective)
-    solver = replace(FRESH, steps=5, check_every=5)
+    solver = replace(FRESH, steps=5, check_every=5, batch_size=40)
 
     def solve(t):
         return solved(Replay(), solver, at(objective, t), start).params

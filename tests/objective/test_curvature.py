@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from phiopt.derivatives import gauss_newton, square_norm
 from phiopt.objective import Frobenius, Spectral, Stream, Uniform
+from phiopt.objective.importance import chosen, influence
 from phiopt.objective.probes import draw_probes
 from phiopt.solve import TorchOpt
 from tests.cases import (
@@ -79,11 +80,13 @@ def test_no_curvature_is_zero_with_a_zero_gradient(term):
     assert square_norm(gradient) == 0
 
 
-def parts(objective, sample, size):
+def parts(objective, params, sample):
     """A and B as a step takes them, and their Hessians."""
-    x, y = sample.inputs, sample.targets
-    spans = (slice(0, size), slice(size, 2 * size))
-    return [lambda w, s=s: dense_hessian(lambda p: plain_loss(p, x[s], y[s]), w) for s in spans]
+    task = objective._task(sample)
+    scores = influence(task, task.outputs(params))
+    size = objective.curvature.part(len(task))
+    found = [chosen(task, scores, size, offset) for offset in sample.offsets]
+    return [lambda w, t=t: dense_hessian(t, w) for t in found]
 
 
 def step_and_probe(objective, params, **key):
@@ -96,9 +99,9 @@ ONLY = (0, 1e-9, 0, 1 - 1e-9)  # λ2 must be positive
 
 @pytest.mark.parametrize("stream", [Stream.TRAIN, Stream.HELD_OUT, Stream.FRESH, Stream.REFERENCE])
 def test_the_whole_batch_where_values_are_judged(stream):
-    objective, params = classification(ONLY, curvature=Frobenius(batch=0.5))
+    objective, params = classification(ONLY, curvature=Frobenius(batch=0.5), count=40)
     exact = replace(objective, curvature=Frobenius())
-    samples = [o.sample(params, 8, 0, stream, 1) for o in (objective, exact)]
+    samples = [o.sample(params, 36, 0, stream, 1) for o in (objective, exact)]
     found, expected = (exact.value_and_grad(params, sample) for sample in samples)
     torch.testing.assert_close(objective.value_and_grad(params, samples[0]), expected)
     torch.testing.assert_close(found, expected)
@@ -106,16 +109,15 @@ def test_the_whole_batch_where_values_are_judged(stream):
 
 def test_a_step_differentiates_one_side():
     """Two small parts; and with A and B exchanged the two gradients' mean is the two-sided one."""
-    objective, params = classification(ONLY, curvature=Frobenius(batch=0.5))
+    objective, params = classification(ONLY, curvature=Frobenius(batch=0.8), count=50)
     sample, v = step_and_probe(objective, params, stream=Stream.STEP)
-    first, second = parts(objective, sample, 3)
+    first, second = parts(objective, params, sample)
     _, terms, gradient = objective.value_and_grad(params, sample)
     torch.testing.assert_close(terms["curvature"], (first(params) @ v) @ (second(params) @ v))
     b = second(params) @ v
     expected = grad(lambda w: 2 * (first(w) @ v) @ b)(params)
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
-    order = [3, 4, 5, 0, 1, 2, *range(6, 12)]
-    turned = sample._replace(inputs=sample.inputs[order], targets=sample.targets[order])
+    turned = sample._replace(offsets=sample.offsets.flip(0))
     other = objective.value_and_grad(params, turned)[2]
     both = grad(lambda w: (first(w) @ v) @ (second(w) @ v))(params)
     torch.testing.assert_close(
@@ -123,35 +125,39 @@ def test_a_step_differentiates_one_side():
     )
 
 
-def test_two_batches_are_unbiased_where_one_is_not():
-    """Over pairs of different examples E ⟨h_i v, h_j v⟩ = (‖Σ h‖² - Σ ‖h‖²) / (m (m - 1))."""
-    objective, params = classification(ONLY, curvature=Frobenius(batch=1.0))
-    x, y = objective.data.example
-    m = len(x)
-    single = torch.stack(
-        [
-            dense_hessian(lambda w, i=i: plain_loss(w, x[i : i + 1], y[i : i + 1]), params)
-            for i in range(m)
-        ]
-    )
-    squares = single.square().sum((1, 2))
-    truth = (single.sum(0).square().sum() - squares.sum()) / (m * (m - 1))
+@pytest.mark.parametrize("lambdas", [ONLY, (0.3, 0.2, 0.2, 0.3)])
+def test_a_step_has_the_expectation_of_an_exact_one(lambdas):
+    """Over the offsets, with everything else of the sample kept."""
+    objective, params = classification(lambdas, count=40)
+    sample, _ = step_and_probe(objective, params, stream=Stream.STEP)
+    _, terms, expected = objective.value_and_grad(params, sample._replace(offsets=None))
+    offsets = torch.rand(400, 2, generator=generator(7), dtype=torch.float64)
+    values, gradients = [], []
+    for pair in offsets:
+        _, found, gradient = objective.value_and_grad(params, sample._replace(offsets=pair))
+        values.append(found["curvature"])
+        gradients.append(flatten(gradient))
+    for draws, truth in (
+        (torch.stack(values), terms["curvature"]),
+        (torch.stack(gradients), flatten(expected)),
+    ):
+        error = (draws.mean(0) - truth).norm()
+        assert error < 2 * draws.std(0).norm() / 20
+        assert error < 0.2 * truth.norm()
 
-    def draws(curvature):
-        changed = replace(objective, curvature=curvature)
-        samples = [changed.sample(params, 4, 0, Stream.STEP, i) for i in range(400)]
-        values = [changed.value_and_grad(params, s)[1]["curvature"] for s in samples]
-        return torch.stack(values)
 
-    two = draws(Frobenius(batch=1.0))
-    assert abs(two.mean() - truth) < 4 * two.std() / 20
-    one = draws(Frobenius())
-    assert one.mean() - 8 * one.std() / 20 > truth
+def test_small_batches_and_no_share_are_exact():
+    assert Frobenius().part(32) is None
+    assert Frobenius().part(33) == 16
+    assert Frobenius(batch=None).part(1000) is None
+    assert Spectral().part(1000) is None
+    objective, params = classification(ONLY, count=12)
+    assert step_and_probe(objective, params, stream=Stream.STEP)[0].offsets is None
 
 
 def test_the_jacobian_of_a_steps_gradient_sees_both_sides_move():
     """What an adjoint differentiates: the gradient as a function of w, b included."""
-    objective, params = classification((0.3, 0.2, 0.2, 0.3), curvature=Frobenius(batch=0.5))
+    objective, params = classification((0.3, 0.2, 0.2, 0.3), count=40)
     sample, _ = step_and_probe(objective, params, stream=Stream.STEP)
     weight, d = (randn(len(flatten(params)), seed=s) for s in (5, 6))
 
@@ -165,7 +171,7 @@ def test_the_jacobian_of_a_steps_gradient_sees_both_sides_move():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("curvature", [Frobenius(batch=0.25), Frobenius(batch=0.25, every=4)])
+@pytest.mark.parametrize("curvature", [Frobenius(), Frobenius(every=4)])
 def test_cheap_steps_reach_what_exact_ones_reach(curvature):
     """Within 1 % on fresh draws, in as many steps, once the rate has decayed."""
     equal = (0.25, 0.25, 0.25, 0.25)
@@ -182,15 +188,7 @@ def test_cheap_steps_reach_what_exact_ones_reach(curvature):
         params = solver.solve(changed, start, seed=0).params
         return torch.stack([judge.value(params, draw) for draw in draws]).mean()
 
-    assert reached(curvature) < 1.01 * reached(Frobenius())
-
-
-def test_one_example_has_no_halves():
-    objective, params = classification(ONLY, curvature=Frobenius(batch=1.0), count=1)
-    sample, v = step_and_probe(objective, params, stream=Stream.STEP)
-    product = dense_hessian(lambda w: plain_loss(w, sample.inputs, sample.targets), params) @ v
-    found = objective.value_and_grad(params, sample)[1]["curvature"]
-    torch.testing.assert_close(found, product.square().sum())
+    assert reached(curvature) < 1.01 * reached(Frobenius(batch=None))
 
 
 def test_the_blocks_of_layers():
@@ -219,7 +217,7 @@ def test_gauss_newton_against_its_products():
 
 def test_the_products_are_counted():
     assert Frobenius(probes=4).products == 4
-    assert Frobenius(probes=4, batch=0.5).products == 8
+    assert Frobenius(probes=4, matrix="layers").products == 8
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import torch
 
-from phiopt.objective import Gaussian, Spectral, Stream
+from phiopt.objective import Frobenius, Gaussian, Spectral, Stream
 from phiopt.solve.solver import Counted
 from tests.cases import classification
 
@@ -34,3 +34,12 @@ def test_terms_without_weight_cost_only_where_they_are_reported():
     each = [objective.terms(params, sample) for sample in samples]
     for name, value in terms.items():
         torch.testing.assert_close(value, (each[0][name] + each[1][name]) / 2)
+
+
+def test_products_on_a_part_of_the_batch_count_as_that_part():
+    objective, params = classification(curvature=Frobenius(), count=40)
+    counted = Counted(objective)
+    counted.value_and_grad(params, objective.sample(params, None, 0, Stream.STEP, 0))
+    assert counts(counted) == (1, 3, 2 * 16 / 40)
+    counted.value_and_grad(params, objective.sample(params, None, 0, Stream.TRAIN, 0))
+    assert counts(counted) == (2, 6, 2 * 16 / 40 + 1)
