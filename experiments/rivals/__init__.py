@@ -7,11 +7,11 @@ from experiments.rivals.augmentation import augmentation
 from experiments.rivals.distillation import distillation
 from experiments.rivals.glorot import glorot
 from experiments.rivals.gradmax import gradmax
-from experiments.rivals.late_reset import late_reset
+from experiments.rivals.late_reset import late_reset, phi_early
 from experiments.rivals.ligo import ligo
 from experiments.rivals.matched import matched
 from experiments.rivals.preserving import net2wider, vv_zz, zero_out
-from experiments.rivals.robustified import robustified, robustified4
+from experiments.rivals.robustified import robustified, robustified4, robustified_slice
 from experiments.rivals.shrink_perturb import shrink_perturb
 from experiments.rivals.shuffled import shuffled
 
@@ -28,8 +28,10 @@ RIVALS: dict[str, Callable[[Growth, int], Initialised]] = {
         shrink_perturb,
         shuffled,
         late_reset,
+        phi_early,
         robustified,
         robustified4,
+        robustified_slice,
         distillation,
         augmentation,
     )

@@ -2,9 +2,13 @@
 general early and specific late).
 
     w[u_l] = û_l for layers l ≤ ⌈L / 2⌉, every other weight as PyTorch initialises it
+
+and the same of φ(û): its early layers, new units included, with late ones afresh.
 """
 
-from experiments.methods import Growth, Initialised, constructed, mapped
+from dataclasses import replace
+
+from experiments.methods import Growth, Initialised, constructed, mapped, phi_slice
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
 from phiopt.growth.grow import with_tensors
@@ -16,10 +20,23 @@ def late_reset(growth: Growth, seed: int) -> Initialised:
     student = constructed(growth, seed)
     map = mapped(growth, student)
     u = tensors_of(growth.teacher)
-    layers = _layers(map, u)
-    kept = [name for layer in layers[: (len(layers) + 1) // 2] for name in layer]
-    early = {name: u[name].detach() for name in kept}
+    early = {name: u[name].detach() for name in _early(map, u)}
     return Initialised(with_tensors(student, map.embed(early, into=tensors_of(student))))
+
+
+def phi_early(growth: Growth, seed: int) -> Initialised:
+    """The first half of the layers, rounded up, comes from `phi_slice`."""
+    solved = phi_slice(growth, seed)
+    fresh = constructed(growth, seed)
+    map, w1 = mapped(growth, fresh), tensors_of(solved.student)
+    places = {map.placements[name].student for name in _early(map, tensors_of(growth.teacher))}
+    early = {name: w1[name].detach() for name in places}
+    return replace(solved, student=with_tensors(fresh, tensors_of(fresh) | early))
+
+
+def _early(map: GrowthMap, u: Params) -> list[str]:
+    layers = _layers(map, u)
+    return [name for layer in layers[: (len(layers) + 1) // 2] for name in layer]
 
 
 def _layers(map: GrowthMap, u: Params) -> list[list[str]]:

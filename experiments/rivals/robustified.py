@@ -9,7 +9,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
-from experiments.methods import Growth, Initialised, extended, phi, phi4
+from experiments.methods import Growth, Initialised, extended, phi, phi4, phi_slice
 
 
 def robustified(growth: Growth, seed: int) -> Initialised:
@@ -22,12 +22,22 @@ def robustified4(growth: Growth, seed: int) -> Initialised:
     return _copied(growth, seed, phi4)
 
 
-def _copied(growth: Growth, seed: int, solve: Callable[[Growth, int], Initialised]) -> Initialised:
+def robustified_slice(growth: Growth, seed: int) -> Initialised:
+    """With `phi_slice`, which moves all coordinates of the teacher itself, and its start for the others."""
+    return _copied(growth, seed, phi_slice, "matched")
+
+
+def _copied(
+    growth: Growth,
+    seed: int,
+    solve: Callable[[Growth, int], Initialised],
+    fill: str = "default",
+) -> Initialised:
     small = replace(growth, student=lambda: deepcopy(growth.teacher), lift=None, classes=None)
     solved = solve(small, seed)
     return Initialised(
-        extended(replace(growth, teacher=solved.student), seed, "default"),
+        extended(replace(growth, teacher=solved.student), seed, fill),
         solved.gradients,
-        extended(growth, seed, "default"),
+        extended(growth, seed, fill),
         solved.report,
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.methods import METHODS, Initialised
+from experiments.methods import METHODS, Initialised, extended
 from experiments.rivals import RIVALS
 from experiments.train import Recipe, fit
 from phiopt.growth.grow import tensors_of
@@ -105,11 +105,14 @@ def test_shuffled_has_the_teachers_weights_in_another_order():
         assert not torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("rival", "early"), [("late_reset", "default"), ("phi_early", "phi_slice")]
+)
 @pytest.mark.parametrize(("net", "kept"), [("mlp", 2), ("cnn", 2)])
-def test_late_reset_keeps_the_first_half_of_the_layers(net, kept):
+def test_the_first_half_of_the_layers_is_kept(rival, early, net, kept):
     growth = growth_of(net)
-    student = RIVALS["late_reset"](growth, 0).student
-    copy, fresh = METHODS["default"](growth, 0).student, METHODS["scratch"](growth, 0).student
+    student = RIVALS[rival](growth, 0).student
+    copy, fresh = METHODS[early](growth, 0).student, METHODS["scratch"](growth, 0).student
     layers = dict.fromkeys(name.rpartition(".")[0] for name in tensors_of(student))
     for number, layer in enumerate(layers):
         source = copy if number < kept else fresh
@@ -119,14 +122,21 @@ def test_late_reset_keeps_the_first_half_of_the_layers(net, kept):
     assert not torch.equal(copy.head.weight, fresh.head.weight)
 
 
-@pytest.mark.parametrize(("rival", "phi"), [("robustified", "phi"), ("robustified4", "phi4")])
-def test_robustified_is_phi_of_the_small_teacher_extended(rival, phi, growth):
+@pytest.mark.parametrize(
+    ("rival", "phi", "fill"),
+    [
+        ("robustified", "phi", "default"),
+        ("robustified4", "phi4", "default"),
+        ("robustified_slice", "phi_slice", "matched"),
+    ],
+)
+def test_robustified_is_phi_of_the_small_teacher_extended(rival, phi, fill, growth):
     ours = RIVALS[rival](growth, 0)
     small = replace(growth, student=lambda: deepcopy(growth.teacher), classes=None)
     solved = METHODS[phi](small, 0)
-    expected = METHODS["default"](replace(growth, teacher=solved.student), 0).student
+    expected = extended(replace(growth, teacher=solved.student), 0, fill)
     for name, value in ours.student.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name]), name
     assert ours.gradients == solved.gradients > 0
     assert not torch.equal(solved.student.head.weight, growth.teacher.head.weight)
-    assert torch.equal(ours.start.head.weight, METHODS["default"](growth, 0).student.head.weight)
+    assert torch.equal(ours.start.head.weight, extended(growth, 0, fill).head.weight)
