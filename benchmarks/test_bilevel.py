@@ -1,13 +1,17 @@
-"""Hypergradients in λ through 5 and 20 inner steps: agreement, time and memory, beside TorchOpt and
-higher.
+"""Hypergradients in λ beside TorchOpt, higher and Betty: agreement, time and memory.
 
 python -m pytest benchmarks/test_bilevel.py --benchmark-json=bilevel.json -s
 
-One problem for all: the four terms of the CNN of `test_gradient_cost` on one frozen batch, plain
-SGD, the outer loss ‖w1‖². A peer is skipped where it is not installed.
+Through 5 and 20 inner steps: the four terms of the CNN of `test_gradient_cost`, or of a small MLP,
+on one frozen batch, plain SGD, the outer loss ‖w1‖². At a minimiser: ridge regression, whose
+derivative has a closed form. higher (0.2.1) and Betty (betty-ml 0.1.1, the last for Python 3.11) are
+no longer developed and no dependencies: each is skipped where it is not installed.
 """
 
+import warnings
 from dataclasses import replace
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,25 +19,27 @@ import torchopt
 from torch import nn
 
 from benchmarks.conftest import interleaved
-from benchmarks.test_gradient_cost import Peak, cnn, setting
-from phiopt.bilevel import Replay, Unroll
+from benchmarks.test_gradient_cost import Peak, cnn, mlp, setting
+from phiopt.bilevel import CG, Implicit, Replay, Unroll
 from phiopt.objective import Lambdas, Stream
-from phiopt.solve import TorchOpt
+from phiopt.solve import LBFGS, TorchOpt
+from tests.cases import Ridge, randn
 
 RATE = 1e-3
 BATCH = 32
 LONG, SHORT = 20, 5
-TIME_LIMIT = 1.6
-"""Replay takes the plain solve, 0.4 of an unroll's time, on top of one: flat memory has a price."""
+TIME_LIMITS = {"Unroll": 1.25, "Replay": 1.9}
+"""Over the fastest unroll. Replay takes every step twice, the first time without a graph, at .4 to .7
+of an unroll's time: flat memory has a price."""
 MEMORY_LIMIT = 1.2
 
 
 class Problem:
     """∂‖w_k‖²/∂λ after k steps, by several means."""
 
-    def __init__(self) -> None:
-        self.module = cnn()
-        self.objective, self.params, _ = setting(self.module, batch=BATCH)
+    def __init__(self, make=cnn) -> None:
+        self.make = make
+        self.objective, self.params, _ = setting(make(), batch=BATCH)
         self.sample = self.objective.sample(self.params, None, 0, Stream.TRAIN, 0)
         self.point = torch.full((4,), 0.25, requires_grad=True)
 
@@ -62,7 +68,7 @@ class Problem:
         return self.slopes(params.values())
 
     def copy(self) -> nn.Module:
-        module = cnn()
+        module = self.make()
         module.load_state_dict(self.params)
         return module
 
@@ -74,7 +80,9 @@ class Problem:
         return self.slopes(dict(module.named_parameters()).values())
 
     def higher(self, steps):
-        higher = pytest.importorskip("higher")
+        with warnings.catch_warnings():  # of escapes in its docstrings, when first compiled
+            warnings.simplefilter("ignore")
+            import higher
         objective, module = self.moved(), self.copy()
         names = [name for name, _ in module.named_parameters()]
         optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
@@ -90,34 +98,29 @@ class Problem:
             "Unroll": lambda steps: self.adjoint(Unroll(), steps),
             "TorchOpt, functional": self.torchopt_functional,
             "TorchOpt, MetaSGD": self.torchopt_meta,
-            **({"higher": self.higher} if _installed("higher") else {}),
+            **({"higher": self.higher} if find_spec("higher") else {}),
         }
 
 
-def _installed(name):
-    try:
-        __import__(name)
-    except ImportError:
-        return False
-    return True
-
-
-def test_all_agree_and_none_is_faster_by_much(benchmark):
-    problem = Problem()
+@pytest.mark.parametrize("make", [cnn, lambda: mlp(64)], ids=["cnn", "mlp"])
+def test_all_agree_and_none_is_faster_by_much(benchmark, make):
+    problem = Problem(make)
     calls = problem.calls()
     values = {name: call(LONG) for name, call in calls.items()}
     expected = values["TorchOpt, functional"]
     gaps = {n: float((v - expected).norm() / expected.norm()) for n, v in values.items()}
-    seconds = interleaved({n: lambda c=c: c(LONG) for n, c in calls.items()}, rounds=3)
-    fastest = min(s for n, s in seconds.items() if n not in ("Replay", "Unroll"))
-    ratios = {name: s / fastest for name, s in seconds.items()}
-    benchmark.extra_info |= {"seconds": seconds, "ratios": ratios, "gaps": gaps}
+    timed = {name: lambda call=call: call(LONG) for name, call in calls.items()}
+    series = [interleaved(timed, rounds=2 if make is cnn else 9) for _ in range(3)]
+    fastest = [min(v for n, v in seconds.items() if n not in TIME_LIMITS) for seconds in series]
+    # The least of three: other programs on the machine take more from the larger working set.
+    ratios = {n: min(s[n] / f for s, f in zip(series, fastest, strict=True)) for n in calls}
+    benchmark.extra_info |= {"seconds": series, "ratios": ratios, "gaps": gaps}
     benchmark.pedantic(lambda: calls["Replay"](LONG), rounds=1)
     for name, ratio in ratios.items():
-        print(f"\n{name}: {seconds[name]:.2f} s, {ratio:.2f} x, {gaps[name]:.1e} off", end="")
+        print(f"\n{name}: {ratio:.2f} x the fastest unroll, {gaps[name]:.1e} off", end="")
     print()
     assert max(gaps.values()) < 1e-4
-    assert ratios["Replay"] <= TIME_LIMIT
+    assert all(ratios[name] <= limit for name, limit in TIME_LIMITS.items())
 
 
 def test_memory_does_not_grow_with_the_steps(benchmark):
@@ -135,3 +138,82 @@ def test_memory_does_not_grow_with_the_steps(benchmark):
         print(f"\n{name}: {short:.0f} MiB at {SHORT} steps, {long:.0f} at {LONG}", end="")
     print()
     assert growth["Replay"] <= MEMORY_LIMIT
+
+
+class Minimum:
+    """∂‖w*‖²/∂λ at the minimiser of a ridge regression of 200 weights, by several means."""
+
+    ITERATIONS = 160
+    """Enough for all but Betty's cg: its directions are built on the residual of one iteration
+    earlier, so that it diverges. 20 are its best."""
+
+    def __init__(self) -> None:
+        width, count = 200, 400
+        x, y, u = randn(count, width), randn(count, seed=1), randn(100, seed=2)
+        self.point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
+        self.case = Ridge(Lambdas.of(self.point), 0.5, 1, x, y, u, width)
+        self.objective, self.solver = self.case.objective(), LBFGS(tol=1e-9, draws=1)
+        self.outcome = Implicit(CG(1e-10), tol=1e-6).solve(
+            self.solver, self.objective, self.case.start, seed=0, progress=False
+        )
+        self.sample = self.outcome.frozen[0]
+        self.w = self.outcome.params["weight"].detach()
+
+    def implicit(self):
+        loss = self.outcome.params["weight"].square().sum()
+        return torch.autograd.grad(loss, self.point, retain_graph=True)[0]
+
+    def truth(self):
+        w = self.case.argmin(self.sample.noise[0])
+        return torch.autograd.grad(w.square().sum(), self.point)[0]
+
+    def torchopt(self):
+        def stationarity(w, point):
+            changed = replace(self.objective, lambdas=Lambdas.of(point))
+            return changed.value_and_grad({"weight": w}, self.sample)[2]["weight"]
+
+        solve = torchopt.linear_solve.solve_normal_cg(maxiter=self.ITERATIONS, rtol=0, atol=1e-10)
+        root = torchopt.diff.implicit.custom_root(stationarity, argnums=1, solve=solve)
+        w = root(lambda w, point: self.w)(self.w, self.point)
+        return torch.autograd.grad(w.square().sum(), self.point)[0]
+
+    def betty(self, kind):
+        from betty import hypergradient
+
+        w = self.w.clone().requires_grad_()
+        config = SimpleNamespace(
+            cg_iterations=20,
+            cg_alpha=1.0,
+            neumann_iterations=self.ITERATIONS,
+            neumann_alpha=0.3,
+        )
+        inner = SimpleNamespace(
+            paths=[],
+            config=config,
+            cur_batch=None,
+            parameters=lambda: [w],
+            trainable_parameters=lambda: [w],
+            training_step_exec=lambda _: self.objective.value({"weight": w}, self.sample),
+        )
+        outer = SimpleNamespace(trainable_parameters=lambda: [self.point])
+        return getattr(hypergradient, kind)([2 * self.w], inner, outer)[0]
+
+    def calls(self):
+        betty = {f"Betty, {kind}": lambda kind=kind: self.betty(kind) for kind in ("cg", "neumann")}
+        ours = {"Implicit": self.implicit, "TorchOpt, custom_root": self.torchopt}
+        return ours | (betty if find_spec("betty") else {})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # TorchOpt's, at every backward pass
+def test_none_is_more_accurate_at_a_minimum(benchmark):
+    problem = Minimum()
+    truth, calls = problem.truth(), problem.calls()
+    gaps = {n: float((call() - truth).norm() / truth.norm()) for n, call in calls.items()}
+    seconds = interleaved(calls, rounds=15)
+    benchmark.extra_info |= {"seconds": seconds, "gaps": gaps}
+    benchmark.pedantic(calls["Implicit"], rounds=1)
+    for name, gap in gaps.items():
+        print(f"\n{name}: {1e3 * seconds[name]:.0f} ms, {gap:.1e} off", end="")
+    print()
+    assert gaps["Implicit"] < 1e-7
+    assert gaps["Implicit"] < 10 * min(gaps.values())
