@@ -135,17 +135,6 @@ class Objective:
             offsets = torch.rand(2, generator=generator, device=device, dtype=like.dtype)
         return Sample(inputs, targets, noise, probes, every, offsets)
 
-    def aimed(self, params: Params, sample: Sample) -> Sample:
-        """The sample with its probes turned to where the curvature's estimator would look at
-        ``params``: a warm start for evaluations nearby (see `Spectral`).
-        """
-        if sample.probes is None:
-            return sample
-        task = self._task(sample)
-        operator = self.curvature.linearise
-        probes = self.curvature.aim(lambda: operator(task, params).hvp, sample.probes)
-        return sample._replace(probes=probes)
-
     def terms(
         self, params: Params, sample: Sample, names: Collection[str] | None = None
     ) -> dict[str, Tensor]:

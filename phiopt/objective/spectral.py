@@ -24,8 +24,7 @@ class Spectral(Curvature):
     orthogonalisation, which holds ``iterations`` vectors of the parameters' size. The
     value is ‖H v‖² at that v, a lower bound that tightens with ``iterations``; its gradient in w
     holds v fixed, which is exact at the maximiser while the largest eigenvalue is simple (Danskin;
-    Hellmann-Feynman). Derivatives beyond the gradient leave out v's own motion. The start need not
-    be random: `Objective.aimed` replaces a sample's probe by the v found, for evaluations nearby.
+    Hellmann-Feynman). Derivatives beyond the gradient leave out v's own motion.
 
     Args:
         iterations: Products H v spent on finding v; default 8. One more is differentiated.

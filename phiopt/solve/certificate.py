@@ -133,14 +133,18 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     if outcome.status.failed:
         return outcome.status
     if outcome.frozen is not None:
-        fitted = outcome.start_objective - outcome.objective
-        holds = certificate.start_objective - certificate.objective
-        if holds < fitted / 2:
+        fresh = certificate.start_objective - certificate.objective
+        if not holds(outcome, fresh):
             return Status.SAMPLE_TOO_SMALL  # whatever the shape of a function that is not L
     ends = certificate.spectrum
     if ends is not None and ends.least < -flat(ends, outcome.params):
         return Status.SADDLE
     return outcome.status
+
+
+def holds(outcome: Outcome, decrease: float) -> bool:
+    """Whether at least half of the decrease on a frozen sample is there on other draws."""
+    return decrease >= (outcome.start_objective - outcome.objective) / 2
 
 
 def _mean_value(objective: Counted, params: Params, draws: list[Sample]) -> float:

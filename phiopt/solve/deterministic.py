@@ -10,9 +10,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from phiopt._types import Params
-from phiopt.objective import Objective, Sample, Stream
+from phiopt.objective import Objective
 from phiopt.objective._numbers import count
-from phiopt.solve.frozen import Frozen, solve_frozen
+from phiopt.solve.frozen import Frozen
+from phiopt.solve.growing import solve_growing
 from phiopt.solve.solution import Outcome
 
 METHODS = {
@@ -39,8 +40,10 @@ class LBFGS:
         steps: Iterations at most; default 500.
         batch_size: Examples of D1 to a draw; None, or no fewer than there are: all of D1. Default
             1024.
-        draws: Draws in the frozen sample; default 8. They are evaluated one after the other, so the
-            memory for activations is that of one. Without data there is one.
+        draws: Draws in the frozen sample. None (default): 8 to begin with, doubled while the
+            decrease does not hold on held-out draws, to 64 at most; each time the solve goes on
+            from the minimiser so far. Draws are evaluated one after the other, so the memory for
+            activations is that of one. Without data there is one.
         tol: Solved once the gradient norm is at most ``tol`` times the start's; default 1e-4.
         memory: Pairs of steps and gradient changes that model the curvature; default 10.
 
@@ -58,7 +61,7 @@ class LBFGS:
 
     steps: int = 500
     batch_size: int | None = 1024
-    draws: int = 8
+    draws: int | None = None
     tol: float = 1e-4
     memory: int = 10
 
@@ -84,9 +87,16 @@ class LBFGS:
                 options={"maxiter": steps, **options},
             )
 
-        samples = _draws(objective, start, self.batch_size, self.draws, seed)
-        return solve_frozen(
-            minimise, objective, start, samples, tol=self.tol, steps=self.steps, progress=progress
+        return solve_growing(
+            minimise,
+            objective,
+            start,
+            draws=self.draws,
+            batch_size=self.batch_size,
+            tol=self.tol,
+            steps=self.steps,
+            seed=seed,
+            progress=progress,
         )
 
 
@@ -106,7 +116,7 @@ class NewtonCG:
             Numerical Optimization, algorithm 7.1).
         steps: Newton steps at most; default 100.
         batch_size: See `LBFGS`; default 1024.
-        draws: See `LBFGS`; default 8. With ``draws=1`` one graph serves all products at an iterate.
+        draws: See `LBFGS`; default None. With ``draws=1`` one graph serves all products at an iterate.
         tol: Solved once the gradient norm is at most ``tol`` times the start's; default 1e-6.
 
     Raises:
@@ -122,7 +132,7 @@ class NewtonCG:
     method: Literal["trust-krylov", "newton-cg"] = "trust-krylov"
     steps: int = 100
     batch_size: int | None = 1024
-    draws: int = 8
+    draws: int | None = None
     tol: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -146,32 +156,26 @@ class NewtonCG:
                 options={"maxiter": steps, **METHODS[self.method]},
             )
 
-        samples = _draws(objective, start, self.batch_size, self.draws, seed)
         with warnings.catch_warnings():
             # A line search that fails ends as Status.STALLED.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
-            return solve_frozen(
+            return solve_growing(
                 minimise,
                 objective,
                 start,
-                samples,
+                draws=self.draws,
+                batch_size=self.batch_size,
                 tol=self.tol,
                 steps=self.steps,
+                seed=seed,
                 progress=progress,
             )
 
 
-def _draws(
-    objective: Objective, start: Params, batch_size: int | None, draws: int, seed: int
-) -> list[Sample]:
-    if objective.data is None:
-        draws = 1
-    return [objective.sample(start, batch_size, seed, Stream.TRAIN, i) for i in range(draws)]
-
-
-def _check(steps: int, batch_size: int | None, draws: int, tol: float) -> None:
+def _check(steps: int, batch_size: int | None, draws: int | None, tol: float) -> None:
     count("steps", steps)
-    count("draws", draws)
+    if draws is not None:
+        count("draws", draws)
     if batch_size is not None:
         count("batch_size", batch_size)
     if isinstance(tol, bool) or not isinstance(tol, (int, float)):

@@ -93,11 +93,21 @@ class Frozen:
     """
 
     def __init__(
-        self, objective: Objective, start: Params, samples: list[Sample], tol: float, steps: int
+        self,
+        objective: Objective,
+        start: Params,
+        samples: list[Sample],
+        tol: float,
+        steps: int,
+        begin: Params | None = None,
     ) -> None:
         self.objective = Counted(objective)
         self.samples, self.tol, self.steps = samples, tol, steps
         self.start = self.best = Point.of(start, moments(self.objective, start, samples))
+        if begin is not None:
+            there = Point.of(begin, moments(self.objective, begin, samples))
+            if there.value < self.start.value:  # False for NaN
+                self.best = there
         self.scale = 1.0
         self.idle = self.rollbacks = 0
         self.history: list[dict[str, float]] = []
@@ -197,11 +207,14 @@ def solve_frozen(
     tol: float,
     steps: int,
     progress: bool,
+    begin: Params | None = None,
 ) -> Outcome:
-    """Run ``minimise`` on the mean of the objective over the samples."""
+    """Run ``minimise`` on the mean of the objective over the samples, from ``begin`` if that is
+    better than the start.
+    """
     began = perf_counter()
     with torch.no_grad():
-        run = Frozen(objective, start, samples, tol, steps)
+        run = Frozen(objective, start, samples, tol, steps, begin)
         with tqdm(total=steps, desc="φ", disable=None if progress else True) as bar:
             status = run.through(minimise, bar)
         return run.outcome(status, perf_counter() - began)

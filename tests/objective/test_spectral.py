@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.func import grad
 
-from phiopt.objective import Spectral, Stream
+from phiopt.objective import Spectral
 from phiopt.objective.probes import draw_probes
 from phiopt.objective.spectral import lanczos
 from tests.cases import classification, dense_hessian, generator, plain_loss, randn
@@ -60,20 +60,6 @@ def test_lanczos_needs_fewer_products_than_power_iteration():
         v = matrix @ v / (matrix @ v).norm()
     by_power = (matrix @ v).square().sum()
     assert (top - found) < 0.5 * (top - by_power)
-
-
-def test_an_aimed_sample_starts_where_the_last_search_ended():
-    objective, params = classification(curvature=Spectral(iterations=2))
-    x, y = objective.data.example
-    top = torch.linalg.eigvalsh(dense_hessian(lambda w: plain_loss(w, x, y), params)).abs().max()
-    sample = objective.sample(params, None, 0, Stream.TRAIN, 0)
-    values = []
-    for _ in range(4):
-        values.append(float(objective.terms(params, sample, ["curvature"])["curvature"]))
-        sample = objective.aimed(params, sample)
-    assert values == sorted(values)
-    assert values[-1] > values[0]
-    assert values[-1] <= float(top) ** 2 * (1 + 1e-12)
 
 
 def test_products_are_counted_and_bad_arguments_named():

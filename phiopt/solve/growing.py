@@ -1,0 +1,91 @@
+"""A frozen sample that grows until its minimiser is one elsewhere too."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from phiopt._types import Params
+from phiopt.objective import Objective, Sample, Stream
+from phiopt.solve.certificate import holds
+from phiopt.solve.frozen import Frozen, solve_frozen
+from phiopt.solve.solution import Outcome, Stats, Status
+from phiopt.solve.solver import Counted
+
+FIRST, LARGEST = 8, 64
+"""Draws in the sample to begin with, and at most."""
+CHECKS = 8
+"""Held-out draws on which the decrease has to hold."""
+
+
+def solve_growing(
+    minimise: Callable[[Frozen, int], None],
+    objective: Objective,
+    start: Params,
+    *,
+    draws: int | None,
+    batch_size: int | None,
+    tol: float,
+    steps: int,
+    seed: int,
+    progress: bool,
+) -> Outcome:
+    """Run ``minimise`` on the mean of the objective over ``draws`` draws.
+
+    None: over as many as it takes, of which the verdict on fresh draws remains the certificate's.
+    The sample is doubled, and the solve goes on from the minimiser of the smaller one, until half
+    of the decrease holds on held-out draws, which choose nothing else (a sample average
+    approximation of growing size; Shapiro, Dentcheva and Ruszczyński, section 5.3, choose it by
+    such a test).
+    """
+    auto = draws is None and objective.data is not None
+    size = (draws or FIRST) if objective.data is not None else 1
+    total, begin = None, None
+    samples: list[Sample] = []
+    while True:
+        new = range(len(samples), size)
+        samples += [objective.sample(start, batch_size, seed, Stream.TRAIN, i) for i in new]
+        found = solve_frozen(
+            minimise,
+            objective,
+            start,
+            list(samples),
+            tol=tol,
+            steps=steps - (total.stats.steps if total else 0),
+            progress=progress,
+            begin=begin,
+        )
+        total = _after(total, found)
+        if not auto or found.status is not Status.SOLVED:
+            return total
+        total, held = _checked(objective, start, total, batch_size, seed)
+        if held or size == LARGEST or total.stats.steps >= steps:
+            return total
+        size, begin = 2 * size, found.params
+
+
+@torch.no_grad()
+def _checked(
+    objective: Objective, start: Params, found: Outcome, batch_size: int | None, seed: int
+) -> tuple[Outcome, bool]:
+    """The outcome with this check's work, and whether its decrease holds on held-out draws."""
+    counted = Counted(objective)
+    draws = [objective.sample(start, batch_size, seed, Stream.HELD_OUT, i) for i in range(CHECKS)]
+    values = []
+    for params in (start, found.params):
+        terms = counted.mean_terms(params, draws, objective.lambdas.active)
+        values.append(float(objective.weigh(terms)))
+    work = counted.stats(0, 0, 0.0)
+    return replace(found, stats=_sum(found.stats, work)), holds(found, values[0] - values[1])
+
+
+def _after(before: Outcome | None, found: Outcome) -> Outcome:
+    """The later outcome, with the work of both."""
+    if before is None:
+        return found
+    stats, history = _sum(before.stats, found.stats), before.history + found.history
+    return replace(found, stats=stats, history=history)
+
+
+def _sum(a: Stats, b: Stats) -> Stats:
+    return Stats(**{name: getattr(a, name) + getattr(b, name) for name in vars(a)})

@@ -1,0 +1,92 @@
+"""The frozen sample's size: chosen so that the decrease holds elsewhere."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from phiopt.objective import Stream
+from phiopt.solve import LBFGS, NewtonCG, Status, growing
+from phiopt.solve.certificate import certify, fresh_draws, holds
+from tests.cases import classification, flatten, ridge
+
+
+@pytest.fixture
+def _small(monkeypatch):
+    """Samples of 1 to 16 draws: the same rules, at less work."""
+    monkeypatch.setattr(growing, "FIRST", 1)
+    monkeypatch.setattr(growing, "LARGEST", 16)
+
+
+def problem():
+    """One batch of 24 of its random labels is learned by heart."""
+    return classification((0.8, 0.05, 0.15, 0), count=200)
+
+
+SOLVER = LBFGS(batch_size=24, tol=3e-2)
+
+
+def decrease(objective, start, params):
+    found = certify(objective, start, params, fresh_draws(objective, start, None, 0))
+    return found.start_objective - found.objective
+
+
+@pytest.mark.usefixtures("_small")
+def test_the_sample_grows_until_its_decrease_holds():
+    objective, start = problem()
+    small = replace(SOLVER, draws=1).solve(objective, start)
+    grown = SOLVER.solve(objective, start)
+    assert not holds(small, decrease(objective, start, small.params))
+    assert 1 < len(grown.frozen) < 16
+    assert holds(grown, decrease(objective, start, grown.params))
+    assert grown.status is Status.SOLVED
+    assert grown.stats.steps == len(grown.history) > small.stats.steps
+    assert grown.stats.gradient > small.stats.gradient
+
+
+@pytest.mark.usefixtures("_small")
+def test_the_solution_is_the_minimiser_of_the_last_sample():
+    objective, start = problem()
+    grown = SOLVER.solve(objective, start)
+    draws = [objective.sample(start, 24, 0, Stream.TRAIN, i) for i in range(len(grown.frozen))]
+    for ours, theirs in zip(grown.frozen, draws, strict=True):
+        assert torch.equal(ours.inputs, theirs.inputs)
+
+    def slope(params):
+        each = [flatten(objective.value_and_grad(params, draw)[2]) for draw in draws]
+        return torch.stack(each).mean(0).norm()
+
+    assert slope(grown.params) <= 3e-2 * slope(start)
+    values = torch.stack([objective.value(grown.params, draw) for draw in draws])
+    assert grown.objective == pytest.approx(float(values.mean()))
+
+
+@pytest.mark.usefixtures("_small")
+def test_growth_ends_at_the_limit(monkeypatch):
+    objective, start = problem()
+    monkeypatch.setattr(growing, "LARGEST", 2)
+    assert len(replace(SOLVER, batch_size=6).solve(objective, start).frozen) == 2
+
+
+@pytest.mark.usefixtures("_small")
+def test_growth_ends_with_the_steps():
+    objective, start = problem()
+    alone = replace(SOLVER, draws=1).solve(objective, start).stats.steps
+    found = replace(SOLVER, steps=alone + 2).solve(objective, start)
+    assert found.status is Status.STEP_LIMIT
+    assert found.stats.steps == alone + 2
+
+
+@pytest.mark.parametrize("solver", [LBFGS(), NewtonCG(tol=1e-4)], ids=["lbfgs", "newton-cg"])
+def test_a_sample_that_holds_at_once_is_left_alone(solver):
+    case = ridge()
+    found = solver.solve(case.objective(), case.start, seed=3)
+    fixed = replace(solver, draws=growing.FIRST).solve(case.objective(), case.start, seed=3)
+    assert len(found.frozen) == growing.FIRST
+    assert torch.equal(flatten(found.params), flatten(fixed.params))
+    assert found.stats.forward > fixed.stats.forward  # the check is counted
+
+
+def test_without_data_there_is_one_draw():
+    objective, start = classification((0, 1, 0, 0))
+    assert len(LBFGS().solve(replace(objective, data=None), start).frozen) == 1
