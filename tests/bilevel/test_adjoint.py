@@ -6,7 +6,7 @@ import torch
 import torchopt
 from torch import nn
 
-from phiopt import Gaussian, NewtonCG, initialize
+from phiopt import Gaussian, GrowthMap, NewtonCG, grow, initialize
 from phiopt.bilevel import CG, AdjointError, Implicit, Replay, Unroll
 from phiopt.bilevel.adjoint import differentiable_inputs, with_inputs, without_grad
 from phiopt.lift import Compose, Pad
@@ -123,6 +123,67 @@ def test_a_spectral_curvature_is_refused_where_it_counts(adjoint):
     objective, start = regression()
     with pytest.raises(ValueError, match="Spectral"):
         solved(adjoint, replace(objective, curvature=Spectral()), start)
+
+
+@BOTH
+@pytest.mark.parametrize("zero", ["task", "noise", "curvature"])
+def test_a_weight_of_zero_has_a_derivative(adjoint, zero):
+    """Into the simplex: a one-sided difference of second order, as there is no point beyond."""
+    objective, start = regression()
+    names = [name for name, _ in objective.lambdas.items()]
+    inward = torch.tensor([1.0 if name == zero else -1 / 3 for name in names], dtype=torch.float64)
+    edge = torch.tensor([0.0 if name == zero else 1 / 3 for name in names], dtype=torch.float64)
+
+    def loss(by):
+        point = (edge + by * inward).requires_grad_()
+        theta = inputs(objective) | {"lambdas": point}
+        return outer(solved(adjoint, at(objective, theta), start).params), point
+
+    h = 1e-4
+    value, point = loss(0.0)
+    claimed = float(torch.autograd.grad(value, point)[0] @ inward)
+    f0, f1, f2 = (loss(k * h)[0].item() for k in range(3))
+    assert claimed == pytest.approx((4 * f1 - 3 * f0 - f2) / (2 * h), rel=1e-5)
+
+
+def test_jacobians_by_torch_func():
+    objective, start = regression()
+    theta = inputs(objective)
+
+    def w1(point, adjoint):
+        moved = at(objective, {n: v.detach() for n, v in theta.items()} | {"lambdas": point})
+        return solved(adjoint, moved, start).params["2.bias"]
+
+    point = torch.tensor(LAMBDAS, dtype=torch.float64)
+    whole = torch.func.jacrev(w1)(point, Unroll())
+    assert whole.shape == (2, 4)
+    replayed = torch.func.jacrev(w1, chunk_size=1)(point, Replay())
+    torch.testing.assert_close(replayed, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("fill", ["uniform", "uniform-symmetric"])
+def test_theta_of_the_fill(fill):
+    """U[0, θ] is θ U[0, 1]: the start is a function of θ, and w1 through it."""
+    teacher, student = mlp(3, 2, 2, seed=1), mlp(3, 4, 3, seed=2)
+    data = randn(30, 3, seed=3), torch.arange(30) % 2
+    growth = GrowthMap.between(teacher, student, inputs=data[0])
+    unit = dict(grow(teacher, student, fill=fill, theta=1.0, seed=4).named_parameters())
+    old = growth.mask()
+    theta = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+
+    def begin(theta):
+        return {n: torch.where(old[n], p.detach(), theta * p.detach()) for n, p in unit.items()}
+
+    def w1(start):
+        options = {"scale": "paper", "solver": STEPS, "adjoint": Replay()}
+        return outer(initialize(teacher, student, LAMBDAS, data, start=start, **options).params)
+
+    by_fill = dict(grow(teacher, student, fill=fill, theta=0.1, seed=4).named_parameters())
+    torch.testing.assert_close(begin(theta), by_fill)
+    h = 1e-5
+    numeric = (w1(begin(theta.detach() + h)) - w1(begin(theta.detach() - h))).item() / (2 * h)
+    (found,) = torch.autograd.grad(w1(begin(theta)), theta)
+    assert float(found) == pytest.approx(numeric, rel=1e-6)
 
 
 def test_corruption_has_a_derivative_in_lambda_alone():

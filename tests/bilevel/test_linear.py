@@ -132,6 +132,41 @@ def test_rounding_that_stops_a_method_is_told():
     assert found.status is not LinearStatus.SOLVED
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+@given(
+    eigenvalues=st.lists(
+        st.floats(-10, 10).map(lambda x: round(x, 3)) | st.just(0.0), min_size=1, max_size=8
+    ),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_status_is_honest_for_any_symmetric_matrix(solver, eigenvalues, scale, dtype, seed):
+    """Definite or not, singular or not: solved is what a product of its own confirms."""
+    a = (scale * matrix(eigenvalues, seed)[0]).to(dtype)
+    a, b = (a + a.T) / 2, randn(len(eigenvalues), seed=seed + 1).to(dtype)
+    found = solver(lambda v: a @ v, b)
+    shift = getattr(solver, "damping", 0.0)
+    if found.status is LinearStatus.SOLVED:
+        left = float((b - a @ found.x - shift * found.x).norm() / b.norm())
+        tol = getattr(solver, "solver", solver).tol
+        assert left <= tol * (1 + 1e-3) + 10 * torch.finfo(dtype).eps
+    elif found.status is LinearStatus.INDEFINITE:
+        assert min(eigenvalues) * scale + shift <= 1e-5 * scale * max(map(abs, eigenvalues))
+
+
+@given(seed=st.integers(0, 2**16), power=st.integers(-8, 8))
+@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("solver", [CG(1e-10), MINRES(1e-10)], ids=lambda s: type(s).__name__)
+def test_units_do_not_matter(solver, seed, power):
+    a, _ = matrix(POSITIVE, seed)
+    b, unit = randn(6, seed=seed + 1), 10.0**power
+    found, scaled = solver(lambda v: a @ v, b), solver(lambda v: unit * (a @ v), b)
+    assert (scaled.status, scaled.iterations) == (found.status, found.iterations)
+    torch.testing.assert_close(unit * scaled.x, found.x, rtol=1e-8, atol=1e-10)
+
+
 def test_a_step_beyond_the_bound_diverges():
     a, _ = matrix(POSITIVE)
     assert solved(Neumann(0.6), a, randn(6, seed=1)).status is LinearStatus.DIVERGED
