@@ -27,7 +27,7 @@ TASK = study.Task(
     phi=Phi(
         Corruption(0.3),
         batch_size=64,
-        three_terms=Descent(150, 3e-3),
+        three_terms=Descent(60, 3e-3),
         four_terms=Descent(60, 1e-3),
         restrict_classes=True,
     ),

@@ -42,7 +42,7 @@ class Phi:
     three_terms: Descent
     """With λ4 = 0."""
     four_terms: Descent
-    """With λ4 > 0: a step costs 3.5 times as much, so fewer fit in the same budget."""
+    """With λ4 > 0, where a step costs half as much again."""
     restrict_classes: bool = False
     """Class growth: L_f on D1* over the outputs of the teacher's classes only."""
 
@@ -168,7 +168,11 @@ def solve_phi(
         seed=seed,
         throw=False,
     )
-    spent = gradients(solution.stats, growth.phi.neighbourhood.samples, bool(lambdas.curvature))
+    spent = gradients(
+        solution.stats,
+        growth.phi.neighbourhood.samples,
+        _products(curvature or phiopt.Frobenius(), growth) if lambdas.curvature else None,
+    )
     return Initialised(solution.student, spent, start, _report(solution))
 
 
@@ -183,19 +187,27 @@ def mapped(growth: Growth, student: nn.Module) -> GrowthMap:
     )
 
 
-def gradients(stats: Stats, samples: int, curvature: bool) -> float:
+def gradients(stats: Stats, samples: int, products: float | None) -> float:
     """The solver's work in plain gradient evaluations (a forward and a backward pass of a batch).
 
     A forward pass alone is a third of one. A Hessian-vector product alone was measured at 2.5, with
     the gradient of its square at 5 (benchmarks/test_gradient_cost.py times the sum of all terms).
-    Without ``curvature`` in the objective the products only report L_4, and nobody needs them for w1.
+    ``products`` are those of one gradient of the objective; None: there is no curvature in it, and
+    they only report L_4, which nobody needs for w1.
     """
     passes = stats.gradient * (1 + samples)
     plain = passes + (stats.forward - passes) / 3
-    if not curvature:
+    if products is None:
         return plain
-    products = min(stats.hvp, stats.gradient)
-    return plain + 5 * products + 2.5 * (stats.hvp - products)
+    differentiated = products * stats.gradient
+    return plain + 5 * differentiated + 2.5 * (stats.hvp - differentiated)
+
+
+def _products(curvature: Curvature, growth: Growth) -> float:
+    """Of a solver's step, in products with the Hessian of its whole batch."""
+    size = min(growth.phi.batch_size, len(growth.data.x))
+    part = curvature.part(size)
+    return curvature.products if part is None else 2 * curvature.products * part / size
 
 
 def _report(solution: phiopt.Solution) -> dict[str, Any]:

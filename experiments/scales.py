@@ -21,7 +21,7 @@ PHI = Phi(
     Corruption(0.3),
     batch_size=128,
     three_terms=Descent(60, 3e-3),
-    four_terms=Descent(40, 1e-3),
+    four_terms=Descent(60, 1e-3),
 )
 
 

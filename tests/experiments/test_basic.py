@@ -34,7 +34,7 @@ def test_students_are_larger_and_the_budgets_hold_phi(scale):
             larger = student[name].shape
             assert all(n <= m for n, m in zip(value.shape, larger, strict=True))
         phi = task.phi
-        spent = max(2 * phi.three_terms.steps, 7 * phi.four_terms.steps)
+        spent = max(2 * phi.three_terms.steps, 4 * phi.four_terms.steps)
         assert spent < task.student_recipe.budget / 2
 
 

@@ -82,9 +82,10 @@ def test_all_four_terms_cost_more_than_three(found):
 def test_gradient_evaluations_price_each_kind_of_pass():
     # 10 gradients of two passes, six passes alone, ten products with their gradient, two without.
     stats = Stats(steps=10, gradient=10, forward=26, hvp=12, rollbacks=0, seconds=0.0)
-    assert gradients(stats, samples=1, curvature=True) == 20 + 6 / 3 + 10 * 5 + 2 * 2.5
-    assert gradients(replace(stats, hvp=0), samples=1, curvature=True) == 22
-    assert gradients(stats, samples=1, curvature=False) == 22
+    assert gradients(stats, samples=1, products=1) == 20 + 6 / 3 + 10 * 5 + 2 * 2.5
+    on_parts = replace(stats, hvp=4.5)
+    assert gradients(on_parts, samples=1, products=0.25) == 20 + 6 / 3 + 2.5 * 5 + 2 * 2.5
+    assert gradients(stats, samples=1, products=None) == 22
 
 
 def test_the_record_is_what_the_stored_student_does(found):
