@@ -15,7 +15,7 @@ from tqdm import tqdm
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import AdjointError
 from phiopt.bilevel.outer import OuterLoss, check_disjoint
-from phiopt.bilevel.search import Evaluation, Mirror, Search, SearchStatus, Space
+from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, Search, SearchStatus, Space
 from phiopt.data import Source, preserved_randomness
 from phiopt.growth import grow
 from phiopt.initialize import initialize
@@ -35,8 +35,8 @@ class Trial:
         theta: θ, if it is learned.
         outer: E; infinite if φ could not be solved there.
         status: Of the inner solve.
-        gradients: Gradients of φ's objective that the inner solve took; a replay takes as many
-            again, with their derivatives.
+        gradients: Gradients of φ's objective that the inner solve took.
+        slopes: Whether the derivative of E was taken there: see `Learned.gradients`.
     """
 
     lambdas: tuple[float, ...]
@@ -45,6 +45,7 @@ class Trial:
     outer: float
     status: Status | None
     gradients: int
+    slopes: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,13 @@ class Learned:
     path: list[Trial]
     status: SearchStatus
     error: AdjointError | None = None
+
+    @property
+    def gradients(self) -> int:
+        """What the search cost in gradients of φ's objective: those of every solve, and for each
+        derivative of E `DERIVATIVE` times as many.
+        """
+        return sum(t.gradients * (1 + DERIVATIVE * t.slopes) for t in self.path)
 
     def __str__(self) -> str:
         lines = [
@@ -246,7 +254,10 @@ class _Run:
         with torch.set_grad_enabled(self.differentiable):
             value = self._loss(solution)(solution.params)
 
+        index = len(self.path)
+
         def slopes() -> Params:
+            self.path[index] = replace(self.path[index], slopes=True)
             found = torch.autograd.grad(
                 value, list(tensors.values()), allow_unused=True, materialize_grads=True
             )

@@ -23,6 +23,11 @@ LONGEST = 3.0
 """Of a step's exponents, in units of its rate."""
 
 
+DERIVATIVE = 3
+"""Price of a derivative of E in inner solves: each step is taken again with its graph, and
+differentiated."""
+
+
 class SearchStatus(Enum):
     """How a search ended; the member's value says what to do about it."""
 
@@ -130,34 +135,40 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Mirror:
-    """Mirror descent: exponentiated gradient on the simplex, with backtracking.
+    """Mirror descent: exponentiated gradient on the simplex, with a line search by values alone.
 
     E is one function of the point (all draws are made once), so a step is taken only if it lowers
-    E; if not it is halved. Each accepted step lengthens the next by a half.
+    E. A derivative of E costs three times its value: along the path that it points out, steps are
+    doubled as long as E falls (quartered if the first does not lower it), and the next derivative
+    is taken at the lowest point. A descent that ends early, as where φ leaves its start unmoved and
+    E is flat, leaves what it has not spent to the next.
 
     Args:
-        steps: Evaluations of E to a descent, the first included; default 12.
-        rate: Length of the first step, in logarithms; default 1. Those of λ count by √p.
-        restarts: Descents; the first is from the start, the others from random points. Default 1.
-        patience: Halvings in a row before a descent ends; default 3.
+        budget: Work in inner solves: E counts one, its derivative three more. Default 11, below a
+            third of the 35 points of a lattice with quarters.
+        rate: Length of a descent's first step, in logarithms; default 2. Those of λ count by √p.
+        restarts: Descents at most; the first is from the start, others are from random points.
+            Default 3.
+        patience: Steps in a row, each a quarter of the one before, that do not lower E before a
+            descent ends; default 3.
         adjoint: Default `Replay`.
 
     Raises:
-        ValueError: ``steps``, ``restarts`` or ``patience`` < 1, or ``rate`` not positive.
+        ValueError: ``budget``, ``restarts`` or ``patience`` < 1, or ``rate`` not positive.
 
     Examples:
-        >>> Mirror(steps=20, restarts=3).rate
-        1.0
+        >>> Mirror(budget=20).rate
+        2.0
     """
 
-    steps: int = 12
-    rate: float = 1.0
-    restarts: int = 1
+    budget: int = 11
+    rate: float = 2.0
+    restarts: int = 3
     patience: int = 3
     adjoint: Adjoint = field(default_factory=Replay)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "patience"):
+        for name in ("budget", "restarts", "patience"):
             count(name, getattr(self, name))
         if not 0 < self.rate < inf:
             raise ValueError(f"rate: got {self.rate}, must be positive and finite")
@@ -165,25 +176,39 @@ class Mirror:
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
         generator = Generator().manual_seed(seed)
         starts = [space.start, *(space.random(generator) for _ in range(self.restarts - 1))]
-        ends = [self._descend(evaluate, start, space) for start in starts]
+        left, ends = self.budget, []
+        for start in starts:
+            if left:
+                end, left = self._descend(evaluate, start, space, left)
+                ends.append(end)
         return max(ends, key=[*SearchStatus].index) if len(set(ends)) > 1 else ends[0]
 
-    def _descend(self, evaluate: Evaluate, point: Params, space: Space) -> SearchStatus:
-        here = evaluate(point)
+    def _descend(
+        self, evaluate: Evaluate, point: Params, space: Space, left: int
+    ) -> tuple[SearchStatus, int]:
+        """How it ended, and what is left of the budget."""
+        here, left, rate = evaluate(point), left - 1, self.rate
         if not isfinite(here.value):
-            return SearchStatus.NOT_FINITE
-        slopes, rate, misses = here.slopes(), self.rate, 0
-        for _ in range(self.steps - 1):
-            target = space.moved(point, slopes, rate)
-            if target is None or misses == self.patience:
-                return SearchStatus.STATIONARY
-            there = evaluate(target)
-            if there.value < here.value:  # False for NaN
-                point, here, slopes = target, there, there.slopes()
-                rate, misses = 1.5 * rate, 0
-            else:
-                rate, misses = rate / 2, misses + 1
-        return SearchStatus.BUDGET_SPENT
+            return SearchStatus.NOT_FINITE, left
+        while left > DERIVATIVE:  # one that no step can follow is of no use
+            slopes, left = here.slopes(), left - DERIVATIVE
+            origin, lowered, misses = point, False, 0
+            while left and misses < self.patience:
+                target = space.moved(origin, slopes, rate)
+                if target is None:
+                    return SearchStatus.STATIONARY, left
+                there, left = evaluate(target), left - 1
+                if there.value < here.value:  # False for NaN
+                    point, here, lowered, rate = target, there, True, 2 * rate
+                elif lowered:
+                    break
+                else:
+                    rate, misses = rate / 4, misses + 1
+            if misses == self.patience:
+                return SearchStatus.STATIONARY, left
+            if lowered:
+                rate /= 4  # half of what led here
+        return SearchStatus.BUDGET_SPENT, 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,164 @@
+"""A lattice on the simplex of λ, and `phiopt.learn` from the simplex's centre against its best point.
+
+Three tasks: ``digits`` (the demo's class growth), ``classes`` (the same on Fashion-MNIST) and
+``noise`` (one data set, the students judged on noisy images alone).  Both sides have the same draws
+and the same outer loss, on the validation part of D2; their work is counted in gradients of φ's
+objective.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import phiopt
+from experiments import basic, classes, demo, lattice, study
+from experiments.ablation_report import show_and_write
+from experiments.data import data_root, fashion_mnist
+from experiments.errors import UsageError
+from experiments.lattice import CHUNK, FLOOR, HORIZON, Case, Point, Scene, finite
+from experiments.records import RunDirectory, environment, write_text
+from experiments.scales import SCALES, Scale
+
+TASKS = ("digits", "classes", "noise")
+CENTRE = (0.25, 0.25, 0.25, 0.25)
+
+
+def cases(names: Sequence[str], scale: Scale, data: Path | None, *, download: bool) -> list[Case]:
+    """Those of these names, on MLPs; Fashion-MNIST is read only where it is needed."""
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise UsageError(f"--tasks: unknown {', '.join(unknown)!r}; choose from {', '.join(TASKS)}")
+    found = {"digits": Case(demo.TASK, HORIZON, 0.5)}
+    if set(names) - {"digits"}:
+        images = fashion_mnist(data_root(data), download=download)
+        grown, same = (module.tasks(scale, images)[0] for module in (classes, basic))
+        found["classes"] = Case(replace(grown, name="classes"), HORIZON, 0.5)
+        found["noise"] = Case(replace(same, name="noise"), 0, 1.0)
+    return [found[name] for name in names]
+
+
+def run(
+    names: Sequence[str],
+    seeds: Sequence[int],
+    resolution: int,
+    data: Path | None,
+    device: torch.device,
+    out: Path,
+    *,
+    download: bool = False,
+) -> None:
+    """Solve and learn what is missing in ``out``, print the tables, write them and the figures."""
+    if resolution < 1:
+        raise UsageError(f"--resolution {resolution}: at least 1")
+    for case in cases(names, SCALES["quick"], data, download=download):
+        name = case.task.name
+        directory = RunDirectory(out / name, settings(case))
+        directory.log(name, case.task.title, [f"resolution {resolution}", "learn"], seeds)
+        points = lattice.points(resolution)
+        _fill(case, points, seeds, directory, device)
+        solved = [_read(directory, name, label(p), s) for p in points for s in seeds]
+        learned = [_read(directory, name, "learn", s) for s in seeds]
+        title = f"{case.task.title}: E {describe(case)}"
+        show_and_write(directory.path, title, solved, learned)
+
+
+def describe(case: Case) -> str:
+    when = f"after {case.horizon} training steps" if case.horizon else "at w1"
+    return f"{when}, noisy share {case.robust:g}"
+
+
+def settings(case: Case) -> dict[str, Any]:
+    """What the records of one directory must have in common."""
+    return {
+        **study.settings("ablation", [case.task]),
+        "floor": FLOOR,
+        "horizon": case.horizon,
+        "robust": case.robust,
+        "steps": case.solver.steps,
+        "search": str(phiopt.Mirror()),
+    }
+
+
+def label(point: Point) -> str:
+    return "-".join(map(str, point))
+
+
+def _fill(
+    case: Case,
+    points: Sequence[Point],
+    seeds: Sequence[int],
+    directory: RunDirectory,
+    device: torch.device,
+) -> None:
+    """Make the records that are missing: on a GPU all seeds together, which its size invites."""
+    name = case.task.name
+    groups = [list(seeds)] if device.type == "cuda" else [[seed] for seed in seeds]
+    total = len(seeds) * (len(points) + 1)
+    with tqdm(total=total, desc=name, disable=None) as bar:
+        for group in groups:
+            missing = [
+                p for p in points if any(not _read(directory, name, label(p), s) for s in group)
+            ]
+            unlearned = [s for s in group if not _read(directory, name, "learn", s)]
+            bar.update(len(group) * (len(points) - len(missing) + 1) - len(unlearned))
+            if not missing and not unlearned:
+                continue
+            scenes = [lattice.scene(case, seed, directory, device) for seed in group]
+            for first in range(0, len(missing), CHUNK):
+                for record in lattice.solved(scenes, missing[first : first + CHUNK]):
+                    _write(directory, name, label(record["point"]), record)
+                    bar.update()
+            for scene in scenes:
+                if scene.seed in unlearned:
+                    _write(directory, name, "learn", learned(scene))
+                    bar.update()
+
+
+def learned(scene: Scene) -> dict[str, Any]:
+    """The record of one search from the centre."""
+    began = time.perf_counter()
+    found = phiopt.learn(
+        scene.teacher,
+        scene.student,
+        scene.data,
+        scene.case.outer(scene.splits),
+        lambdas=CENTRE,
+        floor=FLOOR,
+        solver=scene.case.solver,
+        **scene.options,
+    )
+    path = [{**asdict(t), "outer": finite(t.outer)} for t in found.path]
+    return {
+        "task": scene.case.task.name,
+        "seed": scene.seed,
+        "lambdas": [float(weight) for _, weight in found.lambdas.items()],
+        "outer": found.outer,
+        "start_outer": found.start_outer,
+        "status": found.status.name,
+        "gradients": found.gradients,
+        "path": [{**t, "status": t["status"].name if t["status"] else None} for t in path],
+        "seconds": time.perf_counter() - began,
+        "environment": environment(scene.splits.train.x.device),
+    }
+
+
+def _write(directory: RunDirectory, task: str, name: str, record: Mapping[str, Any]) -> None:
+    path = directory.record_path(task, name, record["seed"])
+    write_text(path, json.dumps(record, indent=1, allow_nan=False))
+
+
+def _read(directory: RunDirectory, task: str, name: str, seed: int) -> dict[str, Any]:
+    """The record; empty where there is no valid one and the work is to be done."""
+    try:
+        text = directory.record_path(task, name, seed).read_text(encoding="utf-8")
+        record = json.loads(text)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    complete = isinstance(record, dict) and {"task", "seed", "outer", "lambdas"} <= record.keys()
+    return record if complete and (record["task"], record["seed"]) == (task, seed) else {}

@@ -1,0 +1,90 @@
+"""The simplex of λ drawn: ternary slices at fixed λ4, and a tetrahedron."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import mpltern  # noqa: F401  registers the projection "ternary"
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.records import atomic
+
+MAP = "cividis"  # its luminance grows all along: it reads in grey
+CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0.5, 3**0.5 / 2, 0], [0.5, 3**0.5 / 6, (2 / 3) ** 0.5]])
+NAMES = ("λ1 task", "λ2 proximity", "λ3 noise", "λ4 curvature")
+
+
+def slices(
+    solved: Sequence[dict[str, Any]], learned: Sequence[dict[str, Any]], title: str, path: Path
+) -> None:
+    """One triangle for each λ4 of the lattice: the mean outer loss as shade and as number."""
+    lambdas, values = _means(solved)
+    levels = [level for level in np.unique(lambdas[:, 3]) if (lambdas[:, 3] == level).sum() >= 3]
+    figure = Figure(figsize=(4.2 * len(levels), 4.2), layout="constrained")
+    figure.suptitle(title)
+    shade: dict[str, Any] = {"cmap": MAP, "vmin": values.min(), "vmax": values.max()}
+    for number, level in enumerate(levels, 1):
+        axis: Any = figure.add_subplot(
+            1, len(levels), number, projection="ternary", ternary_sum=1 - level
+        )
+        here = lambdas[:, 3] == level
+        corners, heights = lambdas[here, :3].T, values[here]
+        drawn = axis.tripcolor(*corners, heights, shading="gouraud", rasterized=True, **shade)
+        for *place, height in zip(*corners, heights, strict=True):
+            box = {"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0}
+            axis.text(*place, f"{height:.3f}", ha="center", va="center", fontsize=7, bbox=box)
+        axis.set_tlabel(NAMES[0])
+        axis.set_llabel(NAMES[1])
+        axis.set_rlabel(NAMES[2])
+        axis.set_title(f"λ4 = {level:.3g}", pad=28)
+        if level == 0:
+            for found in learned:
+                end = np.array(found["lambdas"])
+                axis.plot(*(end[:3, None] / end[:3].sum()), "kx", markersize=7)
+    figure.colorbar(drawn, ax=figure.axes, label="outer loss E, mean over seeds", shrink=0.7)
+    _save(figure, path)
+
+
+def tetrahedron(
+    solved: Sequence[dict[str, Any]], learned: Sequence[dict[str, Any]], title: str, path: Path
+) -> None:
+    """The whole simplex: better points are larger and darker; lines are the paths of searches."""
+    lambdas, values = _means(solved)
+    figure = Figure(figsize=(6.5, 5.5), layout="constrained")
+    axis: Any = figure.add_subplot(projection="3d")
+    axis.set_title(title, fontsize="medium")
+    for i in range(4):
+        for j in range(i):
+            axis.plot(*CORNERS[[i, j]].T, color="0.7", linewidth=0.8)
+        axis.text(*(1.08 * CORNERS[i] - 0.08 * CORNERS.mean(0)), NAMES[i], ha="center")
+    good = (values.max() - values) / max(np.ptp(values), 1e-12)
+    drawn = axis.scatter(
+        *(lambdas @ CORNERS).T, c=values, s=15 + 150 * good**3, cmap=MAP, edgecolors="0.3"
+    )
+    for found in learned:
+        best, way = np.inf, []
+        for trial in found["path"]:
+            if trial["outer"] is not None and trial["outer"] < best:
+                best = trial["outer"]
+                way.append(np.array(trial["lambdas"]) @ CORNERS)
+        axis.plot(*np.array(way).T, "k--", marker=".", linewidth=0.8)
+    axis.set_axis_off()
+    figure.colorbar(drawn, ax=axis, label="outer loss E, mean over seeds", shrink=0.6)
+    _save(figure, path)
+
+
+def _means(solved: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Points that are finite for every seed, ``(points, 4)``, and their mean outer losses."""
+    groups: dict[tuple[float, ...], list[float | None]] = {}
+    for record in solved:
+        groups.setdefault(tuple(record["lambdas"]), []).append(record["outer"])
+    kept = {point: values for point, values in groups.items() if None not in values}
+    means = [np.mean([value for value in values if value is not None]) for values in kept.values()]
+    return np.array(list(kept)), np.array(means)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with matplotlib.rc_context({"svg.hashsalt": "phiopt"}), atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Date": None})
