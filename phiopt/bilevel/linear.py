@@ -170,7 +170,9 @@ class MINRES:
             delta, diagonal = c * upper + s * alpha, c * alpha - s * upper
             gamma = hypot(diagonal, following)
             largest = max(largest, hypot(alpha, following))
-            if gamma <= torch.finfo(b.dtype).eps * largest:
+            # ‖A r‖ / ‖r‖ of the residual r so far: where it is nothing, r is out of A's range.
+            slope = hypot(diagonal, c * following)
+            if min(gamma, slope) <= 10 * torch.finfo(b.dtype).eps * largest:
                 status = LinearStatus.SINGULAR
                 break
             (c_old, s_old), (c, s) = (c, s), (diagonal / gamma, following / gamma)

@@ -83,6 +83,17 @@ def test_a_singular_system_with_the_right_side_outside_its_range():
     torch.testing.assert_close(damped.x, torch.linalg.solve(a + 0.1 * eye, b))
 
 
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None)
+def test_minres_tells_a_singular_system_from_an_ill_conditioned_one(seed):
+    singular, q = matrix((0.0, -1.0, 2.0, 5.0), seed)
+    ill, p = matrix((1e-5, -1.0, 2.0, 5.0), seed)
+    assert solved(MINRES(1e-9), singular, q.sum(1)).status is LinearStatus.SINGULAR
+    found = solved(MINRES(1e-8), ill, p.sum(1))
+    assert found.status is LinearStatus.SOLVED
+    torch.testing.assert_close(ill @ found.x, p.sum(1), rtol=1e-7, atol=1e-7)
+
+
 def test_a_singular_system_with_the_right_side_in_its_range():
     a, q = matrix(SINGULAR)
     wanted = q[:, 1:].sum(1)
