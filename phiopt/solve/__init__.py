@@ -3,7 +3,7 @@
 from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
-from phiopt.solve.masked import masked
+from phiopt.solve.mask import masked
 from phiopt.solve.parallel import check_agreement, data_parallel
 from phiopt.solve.restarts import perturbed
 from phiopt.solve.solution import (
