@@ -18,8 +18,10 @@ from phiopt.solve.spectrum import MeanHessian
 from tests.cases import classification, flatten, generator, mlp, randn
 
 PROCESSES = 2
-X, Y = randn(21, 4, seed=3), torch.randint(2, (21,), generator=generator(4))  # odd: uneven shares
+# An odd number: uneven shares; and enough of them for a step to choose examples.
+X, Y = randn(41, 4, seed=3), torch.randint(2, (41,), generator=generator(4))
 PROBLEMS = {
+    "default": {"solver": TorchOpt(steps=4, batch_size=37)},
     "stochastic": {"solver": TorchOpt(torchopt.adam(5e-3), steps=6, batch_size=15)},
     "frozen": {"solver": LBFGS(draws=2, steps=3), "curvature": Frobenius(probes=2)},
     "newton": {"solver": NewtonCG(draws=1, steps=2)},
@@ -72,16 +74,21 @@ def disagreement(rank, group):
     return ""
 
 
-def work(rank, folder):
+def joined(rank, folder, size):
+    """The group of all processes."""
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
         rank=rank,
-        world_size=PROCESSES,
+        world_size=size,
         timeout=timedelta(seconds=60),
     )
     torch.set_num_threads(1)
-    group = dist.group.WORLD
+    return dist.group.WORLD
+
+
+def work(rank, folder):
+    group = joined(rank, folder, PROCESSES)
     found = {name: solve(name, group) for name in PROBLEMS}
     found |= {"derivatives": derivatives(group), "forward mode": forward_mode(group)}
     torch.save({**found, "error": disagreement(rank, group)}, f"{folder}/{rank}.pt")
@@ -120,3 +127,17 @@ def test_forward_mode_and_vmap_go_through(found):
 def test_processes_that_disagree_are_refused_everywhere(found):
     for rank in range(PROCESSES):
         assert "process_group: the start's w differs between the processes" in found[rank]["error"]
+
+
+def work_of_one_in_four(rank, folder):
+    torch.save(solve("default", joined(rank, folder, 4)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_four_processes_find_what_one_finds(tmp_path):
+    mp.spawn(work_of_one_in_four, args=(str(tmp_path),), nprocs=4)
+    alone = solve("default")
+    for rank in range(4):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-9)

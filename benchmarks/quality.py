@@ -1,0 +1,127 @@
+"""What cheap steps cost in quality: the objective that they reach, paired with exact ones.
+
+python -m benchmarks.quality [--seeds 4] [--first 0] [--steps 150] [--regimes fitted ...]
+
+Digits 0 to 4, a teacher grown to a student twice as wide with ten classes, λ = (¼, ¼, ¼, ¼),
+batches of 128. Every seed has a teacher, a student and draws of its own; all settings of a seed share
+them. What is judged is the solver's result, on all of D1 with fresh noise and probes. "log ratio" is
+the mean of log(objective / that of exact steps) ± its standard error, so 0.01 is 1 %.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+from math import log
+
+import torch
+import torchopt
+from sklearn.datasets import load_digits
+from torch import nn
+
+from phiopt.objective import Frobenius, Lambdas, Stream
+from phiopt.problem import problem
+from phiopt.solve import TorchOpt
+
+EXACT = Frobenius(batch=None)
+SAME_COST = 270 / 150
+"""An exact step costs so many default ones (benchmarks/test_gradient_cost.py: 6.2 / 3.4)."""
+
+
+def mlp(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, classes),
+    )
+
+
+def cnn(width: int, classes: int) -> nn.Module:
+    w = width // 8
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, w, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(w, 2 * w, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * w, 4 * w),
+        nn.ReLU(),
+        nn.Linear(4 * w, classes),
+    )
+
+
+REGIMES = {"fitted": (mlp, 150), "half fitted": (mlp, 25), "convolutional": (cnn, 150)}
+"""The net, and the epochs of the teacher's training."""
+
+
+def settings(steps: int) -> dict[str, tuple[Frobenius, TorchOpt]]:
+    constant = TorchOpt(torchopt.adam(1e-3), steps=steps)
+    given = TorchOpt(steps=steps)
+    return {
+        "exact": (EXACT, given),
+        "default": (Frobenius(), given),
+        "default, same cost": (Frobenius(), replace(given, steps=round(SAME_COST * steps))),
+        "default, every 4th": (Frobenius(every=4), given),
+        "exact, Adam at 1e-3": (EXACT, constant),
+    }
+
+
+def posed(regime: str, seed: int):
+    """The problem of a seed, in relative terms."""
+    net, epochs = REGIMES[regime]
+    pixels, labels = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
+    x, y = (pixels[labels < 5] / 16).float(), labels[labels < 5]
+    torch.manual_seed(seed)
+    teacher, student = net(32, 5), net(64, 10)
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(teacher(x), y).backward()
+        optimizer.step()
+    return problem(teacher, student, Lambdas(0.25, 0.25, 0.25, 0.25), (x, y), seed=seed).relative(
+        128, seed
+    )
+
+
+@torch.no_grad()
+def judged(objective, params) -> float:
+    judge = replace(objective, curvature=Frobenius(probes=8))
+    draws = [judge.sample(params, None, 9, Stream.FRESH, i) for i in range(4)]
+    return float(torch.stack([judge.value(params, draw) for draw in draws]).mean())
+
+
+def row(name: str, values: list[float], exact: list[float]) -> str:
+    logs = [log(value / base) for value, base in zip(values, exact, strict=True)]
+    error = statistics.stdev(logs) / len(logs) ** 0.5 if len(logs) > 1 else 0.0
+    mean = statistics.mean(logs)
+    return f"| {name} | {statistics.mean(values):.4f} | {mean:+.3f} ± {error:.3f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
+    chosen = parser.parse_args()
+    tried = settings(chosen.steps)
+    for regime in chosen.regimes:
+        found: dict[str, list[float]] = {name: [] for name in ("start", *tried)}
+        for seed in range(chosen.first, chosen.first + chosen.seeds):
+            objective, start, _ = posed(regime, seed)
+            found["start"].append(judged(objective, start))
+            for name, (curvature, solver) in tried.items():
+                changed = replace(objective, curvature=curvature)
+                outcome = solver.solve(changed, start, seed=seed)
+                found[name].append(judged(objective, outcome.params))
+        print(f"\n| {regime} | objective | log ratio |\n| --- | --- | --- |")
+        for name, values in found.items():
+            print(row(name, values, found["exact"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
