@@ -86,13 +86,13 @@ def test_the_minimum_and_its_price(benchmark, problem, name):
 
 
 def test_a_larger_frozen_sample_holds_better_on_fresh_draws(benchmark, problem):
-    """The gap between fitted and fresh value shrinks with the number of draws."""
+    """The gap between fitted and fresh value shrinks with the number of draws; None chooses it."""
     gaps = {}
-    for draws in (1, 16):
+    for draws in (1, 16, None):
         solver = phiopt.LBFGS(draws=draws, batch_size=64, tol=1e-3)
         found = solve(problem, solver)
         gaps[draws] = found.certificate.objective - found.objective
         report(f"LBFGS, {draws} draws of 64", found, benchmark)
     benchmark.extra_info["gaps"] = gaps
     benchmark.pedantic(lambda: None, rounds=1)
-    assert gaps[16] < gaps[1]
+    assert max(gaps[16], gaps[None]) < gaps[1]
