@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments.records import Record, atomic
 from experiments.report.tables import by_method
 
-COLOURS = ("#999999", "#d9a441", "#3aa6a6", "#2f6db3", "#8c1c4a", "#111111")
+COLOURS = ("#999999", "#d9a441", "#3aa6a6", "#2f6db3", "#8c1c4a", "#111111", "#5a8f3c")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 MARKERS = "os^D*vPX<>h"
 # Luminance, dashes and markers all differ between neighbours, and no two lines share dashes and
