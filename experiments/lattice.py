@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import phiopt
 from experiments import records
 from experiments.data import Splits
+from experiments.methods import Descent
 from experiments.models import built
 from experiments.records import RunDirectory
 from experiments.study import Task, trained_teacher
@@ -46,9 +47,10 @@ def weights(point: Point) -> list[float]:
 
 @dataclass(frozen=True)
 class Case:
-    """A task, how long φ is solved in it, and what its students are judged by."""
+    """A task, how φ is solved in it, and what its students are judged by."""
 
     task: Task
+    descent: Descent
     horizon: int
     """Training steps on D2 after which the outer loss is taken; 0: right at w1."""
     robust: float
@@ -56,7 +58,7 @@ class Case:
 
     @property
     def solver(self) -> phiopt.TorchOpt:
-        steps, rate = self.task.phi.four_terms
+        steps, rate = self.descent
         optimizer = torchopt.adam(rate, eps_root=1e-8)  # for the derivative, see docs/ablation.md
         return phiopt.TorchOpt(optimizer, steps, self.task.phi.batch_size)
 

@@ -16,6 +16,12 @@ from phiopt.bilevel.adjoint import Adjoint
 from phiopt.bilevel.replay import Replay
 from phiopt.objective._numbers import count
 
+TERMS = 4
+"""Weights in λ."""
+
+WORTH = 1e-4
+"""A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""
+
 SPREAD = 3.0
 """Restarts and searches without derivatives draw δ and θ within this factor of their starts."""
 
@@ -114,6 +120,12 @@ class Space:
     def coordinates(self) -> list[str]:
         return [*(f"u{i}" for i in range(4)), *(n for n in self.start if n != "lambdas")]
 
+    def without(self, term: int) -> Params:
+        """The start with one term's weight switched off, as far as the floor lets it."""
+        weights = self.free(self.start["lambdas"]).clone()
+        weights[term] = 0
+        return {**self.start, "lambdas": self.bound(weights.log())}
+
     def random(self, generator: Generator) -> Params:
         values = torch.rand(len(self.coordinates), generator=generator, dtype=torch.float64)
         values = values.clamp(1e-6, 1 - 1e-6)
@@ -138,17 +150,20 @@ class Mirror:
     """Mirror descent: exponentiated gradient on the simplex, with a line search by values alone.
 
     E is one function of the point (all draws are made once), so a step is taken only if it lowers
-    E. A derivative of E costs three times its value: along the path that it points out, steps are
+    E. Slopes say little of what lies far away, where E has plateaus: so the search first looks at
+    the start and at the four points that switch one term off each, and descends from the lowest (if
+    the budget allows a step after that: 9 or more).
+
+    A derivative of E costs three times its value: along the path that it points out, steps are
     doubled as long as E falls (quartered if the first does not lower it), and the next derivative
-    is taken at the lowest point. A descent that ends early, as where φ leaves its start unmoved and
-    E is flat, leaves what it has not spent to the next.
+    is taken at the lowest point. A descent that ends early leaves what it has not spent to another,
+    from the start itself and then from random points.
 
     Args:
         budget: Work in inner solves: E counts one, its derivative three more. Default 11, below a
             third of the 35 points of a lattice with quarters.
-        rate: Length of a descent's first step, in logarithms; default 2. Those of λ count by √p.
-        restarts: Descents at most; the first is from the start, others are from random points.
-            Default 3.
+        rate: Length of a descent's first step, in logarithms; default 1. Those of λ count by √p.
+        restarts: Descents at most; default 3.
         patience: Steps in a row, each a quarter of the one before, that do not lower E before a
             descent ends; default 3.
         adjoint: Default `Replay`.
@@ -158,11 +173,11 @@ class Mirror:
 
     Examples:
         >>> Mirror(budget=20).rate
-        2.0
+        1.0
     """
 
     budget: int = 11
-    rate: float = 2.0
+    rate: float = 1.0
     restarts: int = 3
     patience: int = 3
     adjoint: Adjoint = field(default_factory=Replay)
@@ -175,24 +190,32 @@ class Mirror:
 
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
         generator = Generator().manual_seed(seed)
-        starts = [space.start, *(space.random(generator) for _ in range(self.restarts - 1))]
-        left, ends = self.budget, []
-        for start in starts:
-            if left:
-                end, left = self._descend(evaluate, start, space, left)
+        points = [space.start]
+        if self.budget > 1 + TERMS + DERIVATIVE:
+            points += [space.without(term) for term in range(TERMS)]
+        found = [(evaluate(point), point) for point in points]
+        left, ends = self.budget - len(found), []
+        lowest = min(found, key=lambda pair: pair[0].value if isfinite(pair[0].value) else inf)
+        starts = [lowest] if lowest is found[0] else [lowest, found[0]]
+        for number in range(self.restarts):
+            if number >= len(starts) and left:
+                point, left = space.random(generator), left - 1
+                starts.append((evaluate(point), point))
+            if number == 0 or left:
+                end, left = self._descend(evaluate, *starts[number], space, left)
                 ends.append(end)
         return max(ends, key=[*SearchStatus].index) if len(set(ends)) > 1 else ends[0]
 
     def _descend(
-        self, evaluate: Evaluate, point: Params, space: Space, left: int
+        self, evaluate: Evaluate, here: Evaluation, point: Params, space: Space, left: int
     ) -> tuple[SearchStatus, int]:
         """How it ended, and what is left of the budget."""
-        here, left, rate = evaluate(point), left - 1, self.rate
+        rate = self.rate
         if not isfinite(here.value):
             return SearchStatus.NOT_FINITE, left
         while left > DERIVATIVE:  # one that no step can follow is of no use
             slopes, left = here.slopes(), left - DERIVATIVE
-            origin, lowered, misses = point, False, 0
+            origin, before, lowered, misses = point, here.value, False, 0
             while left and misses < self.patience:
                 target = space.moved(origin, slopes, rate)
                 if target is None:
@@ -204,7 +227,8 @@ class Mirror:
                     break
                 else:
                     rate, misses = rate / 4, misses + 1
-            if misses == self.patience:
+            gain = before - here.value
+            if misses == self.patience or (lowered and gain < WORTH * abs(before)):
                 return SearchStatus.STATIONARY, left
             if lowered:
                 rate /= 4  # half of what led here

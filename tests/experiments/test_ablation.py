@@ -22,8 +22,9 @@ IMAGES = made_up(200, 0), made_up(40, 1)
 def case():
     task = classes.tasks(TINY, IMAGES)[0]
     recipe = Recipe(task.teacher_recipe.budget, 32, (1e-3,))
-    phi = replace(task.phi, four_terms=Descent(3, 1e-2), batch_size=16)
-    return Case(replace(task, name="small", teacher_recipe=recipe, phi=phi), 2, 0.5)
+    phi = replace(task.phi, batch_size=16)
+    small = replace(task, name="small", teacher_recipe=recipe, phi=phi)
+    return Case(small, Descent(3, 1e-2), 2, 0.5)
 
 
 @pytest.fixture
