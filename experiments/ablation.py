@@ -7,6 +7,7 @@ objective.
 """
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -64,9 +65,9 @@ def run(
         points = lattice.points(resolution)
         _fill(case, points, seeds, directory, device)
         solved = [_read(directory, name, label(p), s) for p in points for s in seeds]
-        learned = [_read(directory, name, "learn", s) for s in seeds]
+        searched = [_read(directory, name, "learn", s) for s in seeds]
         title = f"{case.task.title}: E {describe(case)}"
-        show_and_write(directory.path, title, solved, learned)
+        show_and_write(directory.path, title, solved, [found for found in searched if found])
 
 
 def describe(case: Case) -> str:
@@ -117,7 +118,13 @@ def _fill(
                     bar.update()
             for scene in scenes:
                 if scene.seed in unlearned:
-                    _write(directory, name, "learn", learned(scene))
+                    try:
+                        _write(directory, name, "learn", learned(scene))
+                    except (phiopt.AdjointError, FloatingPointError) as error:
+                        directory.refuse(name, "learn", scene.seed, str(error))
+                        tqdm.write(
+                            f"{name}, seed {scene.seed}: nothing learned: {error}", file=sys.stderr
+                        )
                     bar.update()
 
 

@@ -68,6 +68,8 @@ def comparison(title: str, solved: Sequence[Record], learned: Sequence[Record]) 
     rows, pairs = [], []
     for found in learned:
         mine = [r for r in solved if r["seed"] == found["seed"] and r["outer"] is not None]
+        if not mine:
+            continue
         best = min(mine, key=lambda record: record["outer"])
         spent = sum(r["stats"]["gradient"] for r in solved if r["seed"] == found["seed"])
         pairs.append((found["outer"], best["outer"]))
@@ -83,8 +85,9 @@ def comparison(title: str, solved: Sequence[Record], learned: Sequence[Record]) 
                 f"{found['gradients'] / spent:.2f}",
             ]
         )
-    d = paired_difference(*zip(*pairs, strict=True))
-    mean_row = ["mean", "", "", "", "", "", f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]", ""]
+    if len(pairs) > 1:
+        d = paired_difference(*zip(*pairs, strict=True))
+        rows.append(["mean", *[""] * 5, f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]", ""])
     columns = [
         "seed",
         "centre",
@@ -95,7 +98,7 @@ def comparison(title: str, solved: Sequence[Record], learned: Sequence[Record]) 
         "Δ",
         "gradients, ratio",
     ]
-    return Table(f"{title}: learned against the lattice", columns, [*rows, mean_row])
+    return Table(f"{title}: learned against the lattice", columns, rows)
 
 
 def csv_text(solved: Sequence[Record], learned: Sequence[Record]) -> str:

@@ -13,7 +13,7 @@ from experiments.lattice import Case
 from experiments.methods import Descent
 from experiments.train import Recipe
 from phiopt import initialize
-from phiopt.bilevel import Mirror
+from phiopt.bilevel import AdjointError, Mirror
 from tests.experiments.cases import CPU, TINY, made_up
 
 IMAGES = made_up(200, 0), made_up(40, 1)
@@ -118,6 +118,20 @@ def test_a_point_that_is_not_finite_is_reported_and_harms_no_table(tmp_path, cap
     assert "not finite ×1" in (tmp_path / "ablation.md").read_text()
     last = ablation_report.by_point([broken, *solved[1:]])
     assert list(last)[-1] == tuple(broken["lambdas"])
+
+
+def test_a_search_without_a_derivative_is_reported_and_the_lattice_kept(
+    tmp_path, small, monkeypatch, capsys
+):
+    def failing(scene):
+        raise AdjointError("no derivative here")
+
+    monkeypatch.setattr(ablation, "learned", failing)
+    small(tmp_path, seeds=(0,))
+    assert "seed 0: nothing learned: no derivative here" in capsys.readouterr().err
+    note = json.loads((tmp_path / "small" / "refusals" / "small-learn-0.json").read_text())
+    assert note["reason"] == "no derivative here"
+    assert "the lattice" in (tmp_path / "small" / "ablation.md").read_text()
 
 
 def test_unknown_tasks_and_resolutions_are_refused(tmp_path):
