@@ -139,7 +139,7 @@ def _finite(name: str, value: Tensor) -> Tensor:
     if not torch._C._functorch.is_batchedtensor(value) and not value.isfinite().all():
         raise AdjointError(
             f"the derivative in {name} is not finite. Adam, RMSProp and Adagrad have none at a "
-            "gradient of zero: give them eps_root=1e-16. Otherwise the solve itself is unstable: "
+            "gradient of zero: give them eps_root=1e-8. Otherwise the solve itself is unstable: "
             "lower its learning rate"
         )
     return value

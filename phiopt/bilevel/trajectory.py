@@ -18,9 +18,10 @@ from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve import Outcome, Solver, decaying_adam
 
-EPS_ROOT = 1e-16
+EPS_ROOT = 1e-8
 """Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
-dead unit has, and moves no step that is not as small as Adam's own ε."""
+dead unit has. Steps are shorter where a gradient is below 1e-4; much less, and derivatives overflow
+in float32."""
 
 
 Draw: TypeAlias = tuple[int | None, int, Stream, int]
