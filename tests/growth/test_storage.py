@@ -56,7 +56,7 @@ def test_a_loaded_map_refuses_fills_that_need_the_trace(pair, tmp_path):
     teacher, student, growth = pair
     growth.save(tmp_path / "map.safetensors")
     loaded = GrowthMap.load(tmp_path / "map.safetensors", teacher, student)
-    with pytest.raises(ValueError, match=r"need GrowthMap\.between"):
+    with pytest.raises(ValueError, match=r"needs GrowthMap\.between"):
         grow(teacher, student, "zero-out", map=loaded)
 
 
