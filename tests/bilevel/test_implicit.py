@@ -56,7 +56,8 @@ def test_a_net_against_central_differences():
     def solve(t):
         return solved(TIGHT, solver, at(objective, t), start).params
 
-    assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 1e-4), rel=1e-4)
+    # At 1e-4 what the solver's tolerance leaves open could reach the bound, by the threads' luck.
+    assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 5e-4), rel=1e-4)
 
 
 def test_torchopts_implicit_differentiation_agrees():
