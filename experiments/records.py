@@ -112,6 +112,13 @@ class RunDirectory:
         note = {"task": task, "method": method, "seed": seed, "reason": reason}
         write_text(self.refusal_path(task, method, seed), json.dumps(note, indent=1))
 
+    def refused_at(self, task: str, method: str, seed: int) -> int:
+        """When it was noted, to tell whether it was again; 0: never."""
+        try:
+            return self.refusal_path(task, method, seed).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def log(self, task: str, title: str, methods: Sequence[str], seeds: Sequence[int]) -> None:
         """Note the command and what it is to run; one line, so that processes can share the file."""
         note = {

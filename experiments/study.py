@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 import phiopt
 from experiments import measures, records
+from experiments.claims import claimed, divide
 from experiments.data import Examples, Splits
 from experiments.methods import METHODS as PAPER
 from experiments.methods import Growth, Initialised, Phi
@@ -135,53 +137,78 @@ def run(
 ) -> list[Record]:
     """All records of the task; those that are on disk are not made again.
 
-    An initialisation that raises one of `REFUSALS` is left out, with a line on stderr and a note in
-    the directory; the next run tries it again.
+    Processes that run at the same time divide what is missing, and each returns all of it.  An
+    initialisation that raises one of `REFUSALS` is left out, with a line on stderr and a note in the
+    directory; the next run tries it again.
     """
-    cells = [(seed, method) for seed in seeds for method in methods]
-    found = {cell: directory.read(task.name, cell[1], cell[0]) for cell in cells}
+    cells = [(method, seed) for seed in seeds for method in methods]
+    found = {cell: directory.read(task.name, *cell) for cell in cells}
+    missing = [cell for cell, record in found.items() if record is None]
+    refusals = {cell: directory.refused_at(task.name, *cell) for cell in missing}
+
+    @lru_cache(maxsize=1)
+    def data(seed: int) -> tuple[Splits, Splits]:
+        splits = task.splits(seed).to(device)
+        return splits, task.taught(seed, splits)
+
+    @lru_cache(maxsize=1)
+    def teacher(seed: int, wait: bool) -> nn.Module:
+        return trained_teacher(task, data(seed)[1], seed, directory, wait=wait)
+
+    def settle(cell: tuple[str, int], wait: bool) -> None:
+        method, seed = cell
+        bar.set_postfix_str(f"seed {seed}: {'waiting for another process' if wait else method}")
+        with claimed(directory.record_path(task.name, method, seed), wait=wait):
+            # Another process may have been here since.
+            refused = directory.refused_at(task.name, method, seed) != refusals[cell]
+            if not refused and directory.read(task.name, method, seed) is None:
+                _make(task, method, seed, teacher(seed, wait), *data(seed), directory)
+            # As the disk has it, so that every process and a resumed run report the same.
+            found[cell] = directory.read(task.name, method, seed)
+        bar.update()
+
     with tqdm(
-        total=len(cells), initial=len(cells) - _missing(found), desc=task.name, disable=None
+        total=len(cells), initial=len(cells) - len(missing), desc=task.name, disable=None
     ) as bar:
-        for seed in seeds:
-            missing = [method for method in methods if found[seed, method] is None]
-            if not missing:
-                continue
-            bar.set_postfix_str(f"seed {seed}: teacher")
-            splits = task.splits(seed).to(device)
-            taught = task.taught(seed, splits)
-            teacher = trained_teacher(task, taught, seed, directory)
-            for method in missing:
-                bar.set_postfix_str(f"seed {seed}: {method}")
-                try:
-                    record, student = _cell(task, method, seed, teacher, taught, splits)
-                except REFUSALS as error:
-                    directory.refuse(task.name, method, seed, f"{type(error).__name__}: {error}")
-                    tqdm.write(
-                        f"{task.name}, seed {seed}: {method} left out: {error}", file=sys.stderr
-                    )
-                else:
-                    directory.write(record, student)
-                    # As the disk has it, so that a resumed run reports the same.
-                    found[seed, method] = directory.read(task.name, method, seed)
-                bar.update()
+        divide(missing, settle)
     return [record for record in found.values() if record is not None]
 
 
-def _missing(found: dict[tuple[int, str], Record | None]) -> int:
-    return sum(record is None for record in found.values())
+def trained_teacher(
+    task: Task, taught: Splits, seed: int, directory: RunDirectory, *, wait: bool = True
+) -> nn.Module:
+    """The teacher that all methods of a seed share, kept on disk for other processes and later runs.
 
-
-def trained_teacher(task: Task, taught: Splits, seed: int, directory: RunDirectory) -> nn.Module:
-    """The teacher that all methods of a seed share, kept on disk for a run that is resumed."""
+    Raises ``filelock.Timeout`` if another process is training it and ``wait`` is false.
+    """
     path = directory.teacher_path(task.shares_teacher or task.name, seed)
     teacher = built(task.teacher, seed).to(taught.train.x.device)
-    if path.exists():
-        return records.load_module(teacher, path)
-    views = tune(teacher, taught.train, taught.validation, task.teacher_recipe, seed=seed)
-    trained = views.equal_gradients.model
-    records.save_module(trained, path)
-    return trained
+    if not path.exists():
+        with claimed(path, wait=wait):
+            if not path.exists():
+                recipe = task.teacher_recipe
+                views = tune(teacher, taught.train, taught.validation, recipe, seed=seed)
+                records.save_module(views.equal_gradients.model, path)
+    return records.load_module(teacher, path)
+
+
+def _make(
+    task: Task,
+    method: str,
+    seed: int,
+    teacher: nn.Module,
+    splits: Splits,
+    taught: Splits,
+    directory: RunDirectory,
+) -> None:
+    """Write one record, or why there is none."""
+    try:
+        record, student = _cell(task, method, seed, teacher, taught, splits)
+    except REFUSALS as error:
+        directory.refuse(task.name, method, seed, f"{type(error).__name__}: {error}")
+        tqdm.write(f"{task.name}, seed {seed}: {method} left out: {error}", file=sys.stderr)
+    else:
+        directory.write(record, student)
 
 
 def _cell(
