@@ -66,11 +66,7 @@ def _task(run: Stored, task: str, title: str, out: Path, label: str) -> list[Blo
     found = run.of(task)
     if not found:
         return []
-    learning, corruption = (
-        Path("figures") / f"{label}-{task}-{kind}.svg" for kind in ("learning", "corruption")
-    )
-    figures.learning_curves(found, title, out / learning)
-    figures.corruption_curves(found, title, out / corruption)
+    drawn = figures.every(title, found, out / "figures" / f"{label}-{task}", ".svg")
     swept = []
     if sweeps.has_thetas(found):
         path = Path("figures") / f"{label}-{task}-theta.svg"
@@ -79,8 +75,7 @@ def _task(run: Stored, task: str, title: str, out: Path, label: str) -> list[Blo
     return [
         Heading(3, title),
         *tables.every(title, found, run.variance(task)),
-        Figure(learning, f"{title}: validation accuracy and cross-entropy against epochs"),
-        Figure(corruption, f"{title}: test accuracy and cross-entropy against corrupted pixels"),
+        *(Figure(path.relative_to(out), caption) for path, caption in drawn.items()),
         *swept,
     ]
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.records import Record, atomic
-from experiments.report.tables import by_method
+from experiments.report.tables import by_method, in_equal_epochs
 
 COLOURS = ("#999999", "#d9a441", "#3aa6a6", "#2f6db3", "#8c1c4a", "#111111", "#5a8f3c")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
@@ -28,10 +28,35 @@ STYLES: tuple[dict[str, Any], ...] = tuple(
 PANELS = {"accuracy": "accuracy", "cross_entropy": "cross-entropy"}
 
 
-def learning_curves(found: Sequence[Record], title: str, path: Path) -> None:
-    """Validation accuracy and loss against epochs of gradient evaluations, mean ± sd over seeds.
+def every(title: str, found: Sequence[Record], stem: Path, suffix: str) -> dict[Path, str]:
+    """Draw the figures of one task beside ``stem``; their captions."""
+    drawn = {}
 
-    φ's curve begins at the start of its solver and reaches the solution after what that cost.
+    def add(kind: str, caption: str) -> Path:
+        path = stem.with_name(f"{stem.name}-{kind}{suffix}")
+        drawn[path] = f"{title}: {caption}"
+        return path
+
+    caption = "validation accuracy and cross-entropy against epochs"
+    learning_curves(found, title, add("learning", caption))
+    if view := in_equal_epochs(found):
+        path = add("equal-epochs", f"{caption}, φ's own not counted")
+        learning_curves(view, f"{title}, equal epochs", path, "epochs of training on D2")
+    path = add("corruption", "test accuracy and cross-entropy against corrupted pixels")
+    corruption_curves(found, title, path)
+    return drawn
+
+
+def learning_curves(
+    found: Sequence[Record],
+    title: str,
+    path: Path,
+    against: str = "epochs of gradient evaluations, φ's own included",
+) -> None:
+    """Validation accuracy and loss, mean ± sd over seeds.
+
+    Where φ's evaluations count, its curve begins at the start of its solver and reaches the solution
+    after what that cost.
     """
     figure, axes = panels(title, len(PANELS))
     for axis, measure in zip(axes, PANELS, strict=True):
@@ -39,7 +64,7 @@ def learning_curves(found: Sequence[Record], title: str, path: Path) -> None:
             curves = [_curve(record, measure) for record in records]
             x = np.unique(np.concatenate([x for x, _ in curves]))
             band(axis, x, np.stack([np.interp(x, *curve) for curve in curves]), method, style)
-        axis.set_xlabel("epochs of gradient evaluations, φ's own included")
+        axis.set_xlabel(against)
         axis.set_ylabel(f"validation {PANELS[measure]}")
     save(figure, axes, path)
 

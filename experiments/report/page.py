@@ -35,8 +35,7 @@ def write(
     suffix: str,
 ) -> None:
     """Write the figures (``suffix``: ``.svg`` or ``.png``), tables and records of one task."""
-    figures.learning_curves(found, title, out / f"{task}-learning{suffix}")
-    figures.corruption_curves(found, title, out / f"{task}-corruption{suffix}")
+    figures.every(title, found, out / task, suffix)
     write_text(out / f"{task}.csv", tables.csv_text(found))
     write_text(out / f"{task}-curves.csv", tables.curves_csv_text(found))
     write_text(out / f"{task}.md", "\n".join(table.markdown() for table in shown))

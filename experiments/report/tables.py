@@ -98,7 +98,7 @@ def differences(title: str, found: Sequence[Record]) -> Table:
 
 def equal_epochs(title: str, found: Sequence[Record]) -> Table:
     """Students after the same number of steps on D2, in brief; records of format 1 have none."""
-    view = [r | {"test": r["equal_epochs"]["test"]} for r in found if "equal_epochs" in r]
+    view = in_equal_epochs(found)
     compared = _differences(view, BRIEF)
     rows = [
         [method, *cells, *compared.get(method, ["n/a"] * len(BRIEF))]
@@ -106,6 +106,11 @@ def equal_epochs(title: str, found: Sequence[Record]) -> Table:
     ]
     against = [f"{name} against {REFERENCE}" for name in BRIEF.values()]
     return Table(title, ["initialisation", *BRIEF.values(), *against], rows)
+
+
+def in_equal_epochs(found: Sequence[Record]) -> list[Record]:
+    """Records with that view's curve and measures in place of the main ones, where there is one."""
+    return [record | record["equal_epochs"] for record in found if "equal_epochs" in record]
 
 
 def others(title: str, found: Sequence[Record]) -> Table:

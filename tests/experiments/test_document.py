@@ -45,9 +45,9 @@ def test_the_page_holds_every_table_figure_and_number(runs, tmp_path):
         table = (run / f"{task}.md").read_text()
         assert table.split("\n\n**")[0] in page
     drawn = re.findall(r"!\[[^]]*\]\((figures/[^)]*\.svg)\)", page)
-    assert len(drawn) == len(set(drawn)) == 6
+    assert len(drawn) == len(set(drawn)) == 9
     assert all((tmp_path / name).stat().st_size > 0 for name in drawn)
-    assert web.count("data:image/svg+xml;base64,") == 6
+    assert web.count("data:image/svg+xml;base64,") == 9
     assert web.count("<table>") == page.count("\n| ---")
     assert "seeds: 0, 1" in page
     assert "torch" in page

@@ -136,6 +136,36 @@ def test_records_of_format_1_are_shown_without_what_they_lack(found):
     assert (row["accuracy"], row["fgsm"], row["area, equal epochs"]) == ("0.6", "", "")
 
 
+def test_the_equal_epoch_figure_is_of_that_views_curve(tmp_path, monkeypatch, found):
+    drawn = []
+    monkeypatch.setattr(figures, "band", lambda axis, x, y, label, style: drawn.append((x, y)))
+    monkeypatch.setattr(figures, "save", lambda *arguments: None)
+    longer = [
+        {"gradients": 0, "accuracy": 0.3, "cross_entropy": 1.5},
+        {"gradients": 20, "accuracy": 0.9, "cross_entropy": 0.25},
+    ]
+    phi = found[2] | {"equal_epochs": found[2]["equal_epochs"] | {"curve": longer}}
+    # A record of format 1 is left out.
+    view = tables.in_equal_epochs([*of_format_1(found[3:]), phi])
+    figures.learning_curves(view, "title", tmp_path / "a.svg")
+    for (x, heights), measure in zip(drawn, ("accuracy", "cross_entropy"), strict=True):
+        assert list(x) == [0, 4]
+        assert heights.tolist() == [[point[measure] for point in longer]]
+
+
+def test_without_the_equal_epoch_view_there_is_no_figure_of_it(tmp_path, found):
+    both = figures.every("t", found, tmp_path / "new", ".svg")
+    old = figures.every("t", of_format_1(found), tmp_path / "old", ".svg")
+    assert set(tmp_path.iterdir()) == both.keys() | old.keys()
+    assert [path.name for path in both] == [
+        "new-learning.svg",
+        "new-equal-epochs.svg",
+        "new-corruption.svg",
+    ]
+    assert both[tmp_path / "new-equal-epochs.svg"].startswith("t: validation accuracy")
+    assert [path.name for path in old] == ["old-learning.svg", "old-corruption.svg"]
+
+
 def lines_of(path):
     """Labels of the drawn lines in the order of the legend."""
     return re.findall(r"<!-- (.*?) -->", path.read_text())
@@ -187,7 +217,7 @@ def test_the_report_is_written_whole_and_twice_the_same(tmp_path, capsys, found,
     assert "0.850 ± 0.071" in capsys.readouterr().out.replace("\n", " ")
     page.write(tmp_path, "t", "title", found, {"phi": 0.125}, shown, suffix)
     names = {path.name for path in tmp_path.iterdir()}
-    drawn = {f"t-learning{suffix}", f"t-corruption{suffix}"}
+    drawn = {f"t-{kind}{suffix}" for kind in ("learning", "equal-epochs", "corruption")}
     assert names == drawn | {"t.csv", "t-curves.csv", "t.md", "t.json", "t-variance.json"}
     first = {name: (tmp_path / name).read_bytes() for name in names}
     page.write(tmp_path, "t", "title", found, {"phi": 0.125}, shown, suffix)
