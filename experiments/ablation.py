@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 import phiopt
 from experiments import basic, classes, demo, lattice, study
-from experiments.ablation_report import show_and_write
 from experiments.data import data_root, fashion_mnist
 from experiments.errors import UsageError
 from experiments.lattice import CHUNK, FLOOR, HORIZON, Case, Point, Scene, finite
 from experiments.methods import Descent
-from experiments.records import RunDirectory, environment, write_text
+from experiments.records import LATTICE_FIELDS, RunDirectory, environment, write_text
+from experiments.report.ablation import described, show_and_write
 from experiments.scales import SCALES, Scale
 
 TASKS = ("digits", "classes", "noise")
@@ -66,13 +66,8 @@ def run(
         _fill(case, points, seeds, directory, device)
         solved = [_read(directory, name, label(p), s) for p in points for s in seeds]
         searched = [_read(directory, name, "learn", s) for s in seeds]
-        title = f"{case.task.title}: E {describe(case)}"
+        title = f"{case.task.title}: E {described(settings(case))}"
         show_and_write(directory.path, title, solved, [found for found in searched if found])
-
-
-def describe(case: Case) -> str:
-    when = f"after {case.horizon} training steps" if case.horizon else "at w1"
-    return f"{when}, noisy share {case.robust:g}"
 
 
 def settings(case: Case) -> dict[str, Any]:
@@ -168,5 +163,5 @@ def _read(directory: RunDirectory, task: str, name: str, seed: int) -> dict[str,
         record = json.loads(text)
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    complete = isinstance(record, dict) and {"task", "seed", "outer", "lambdas"} <= record.keys()
+    complete = isinstance(record, dict) and record.keys() >= LATTICE_FIELDS
     return record if complete and (record["task"], record["seed"]) == (task, seed) else {}

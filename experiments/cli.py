@@ -147,7 +147,7 @@ def ablation(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Where the pages and figures go.")] = Path("report"),
 ) -> None:
     """One Markdown and one HTML page with all figures and tables of the runs."""

@@ -20,6 +20,7 @@ Record: TypeAlias = dict[str, Any]
 FORMAT = 2
 """Of records: 2 holds the measures beside the paper's and the equal-epoch view."""
 LOG = "log.jsonl"
+SETTINGS = "settings.json"
 FIELDS = (
     "task",
     "method",
@@ -31,6 +32,8 @@ FIELDS = (
     "environment",
     "epoch",
 )
+LATTICE_FIELDS = frozenset({"task", "seed", "lambdas", "outer"})
+"""Of the points and searches of an ablation."""
 
 
 @contextmanager
@@ -61,7 +64,7 @@ class RunDirectory:
         self.path = path
         # Through JSON, so that tuples compare equal to what is read back.
         settings = json.loads(json.dumps(settings))
-        stored = path / "settings.json"
+        stored = path / SETTINGS
         try:
             before = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
             if before is None:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import UsageError
-from experiments.records import write_text
-from experiments.report import figures, sweeps, tables
+from experiments.records import Record, write_text
+from experiments.report import ablation, figures, sweeps, tables
 from experiments.report.blocks import Block, Code, Figure, Heading, Items, Text, html, markdown
-from experiments.report.stored import Stored, read
+from experiments.report.stored import Stored, read, runs_in
 
 TITLE = "Experiments on Anti-Distillation"
 
@@ -15,47 +15,69 @@ TITLE = "Experiments on Anti-Distillation"
 def write(runs: Sequence[Path], out: Path) -> None:
     """Write ``report.md``, ``report.html`` and their figures to ``out``.
 
-    Raises ``UsageError`` if one of ``runs`` is no run directory or is named twice.
+    Raises ``UsageError`` if one of ``runs`` neither is nor holds a run directory, or is named twice.
     """
-    if len({run.resolve() for run in runs}) < len(runs):
+    paths = [path for run in runs for path in runs_in(run)]
+    if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError(f"RUNS {', '.join(map(str, runs))}: repeated; each may be named once")
-    stored = [read(run) for run in runs]
+    stored = [read(path) for path in paths]
     blocks: list[Block] = [Heading(1, TITLE)]
     for number, run in enumerate(stored, 1):
-        blocks += _run(run, out, f"{number}-{run.path.resolve().name}")
+        part = _ablation if run.settings["experiment"] == "ablation" else _run
+        blocks += part(run, out, f"{number}-{run.path.resolve().name}")
     blocks += _absent(stored)
     write_text(out / "report.md", markdown(blocks))
     write_text(out / "report.html", html(blocks, TITLE, out))
 
 
 def _run(run: Stored, out: Path, label: str) -> list[Block]:
+    name = run.settings["experiment"]
+    blocks = _head(run, name, run.records, "students")
+    if len({record["task"] for record in run.records}) > 1:
+        blocks += [tables.overview(measure, run.records) for measure in tables.MEASURES]
+    for task, title in run.titles.items():
+        blocks += _task(run, task, title, out, label)
+    blocks += _sizes(run, out, label)
+    missing = [f"{t}, {m}, seed {s}: {reason}" for t, m, s, reason in run.missing()]
+    tasks = [f"task {task}" for task in _tasks(run) if task not in run.titles]
+    return [*blocks, *_not_run(name, [*missing, *tasks])]
+
+
+def _ablation(run: Stored, out: Path, label: str) -> list[Block]:
+    name = ", ".join(["ablation", *run.titles])
+    return [
+        *_head(run, name, run.lattice, "points and searches"),
+        *ablation.section(run, out, label),
+        *_not_run(name, ablation.missing(run)),
+    ]
+
+
+def _head(run: Stored, name: str, records: Sequence[Record], counted: str) -> list[Block]:
     environments = {
         ", ".join(f"{key} {value}" for key, value in sorted(record["environment"].items()))
-        for record in run.records
+        for record in records
     }
-    seeds = sorted({record["seed"] for record in run.records})
-    hours = sum(record["seconds"] for record in run.records) / 3600
-    blocks: list[Block] = [
-        Heading(2, run.settings["experiment"]),
+    seeds = sorted({record["seed"] for record in records})
+    hours = sum(record["seconds"] for record in records) / 3600
+    return [
+        Heading(2, name),
         Code("\n".join(dict.fromkeys(entry["command"] for entry in run.log))),
         Items(
             [
                 f"phiopt {run.settings['phiopt']}; "
                 + ("; ".join(sorted(environments)) or "no record, no environment"),
                 f"seeds: {', '.join(map(str, seeds)) or 'none finished'}",
-                f"{len(run.records)} students, {hours:.2f} hours of work in all",
+                f"{len(records)} {counted}, {hours:.2f} hours of work in all",
             ]
         ),
     ]
-    if len({record["task"] for record in run.records}) > 1:
-        blocks += [tables.overview(measure, run.records) for measure in tables.MEASURES]
-    for task, title in run.titles.items():
-        blocks += _task(run, task, title, out, label)
-    blocks += _sizes(run, out, label)
-    blocks.append(Heading(3, f"Not run: {run.settings['experiment']}"))
-    missing = [f"{t}, {m}, seed {s}: {reason}" for t, m, s, reason in run.missing()]
-    tasks = [f"task {task}" for task in _tasks(run) if task not in run.titles]
-    return [*blocks, Items([*missing, *tasks] or ["nothing of what was asked for"])]
+
+
+def _not_run(name: str, lines: Sequence[str]) -> list[Block]:
+    return [
+        Heading(3, f"Not run: {name}"),
+        Items(lines or ["nothing of what was asked for"]),
+    ]
 
 
 def _tasks(run: Stored) -> list[str]:

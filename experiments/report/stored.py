@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UsageError
-from experiments.records import FIELDS, FORMAT, LOG, Record
+from experiments.records import FIELDS, FORMAT, LATTICE_FIELDS, LOG, SETTINGS, Record
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Stored:
     log: list[dict[str, Any]]
     """Each command that worked on a task, in order."""
     records: list[Record]
+    lattice: list[Record]
+    """Points and searches of an ablation."""
     reasons: dict[tuple[str, str, int], str]
     """Of the (task, method, seed) that could not be had."""
 
@@ -53,25 +55,33 @@ class Stored:
 def read(path: Path) -> Stored:
     """Raises ``UsageError`` if ``path`` is no run directory, or one of a format this code does not know."""
     try:
-        settings = json.loads((path / "settings.json").read_text(encoding="utf-8"))
+        settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
         lines = (path / LOG).read_text(encoding="utf-8").splitlines()
         log = [json.loads(line) for line in lines]
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"{path}: not a run directory of an experiment ({error})") from error
     # Before it had a number it was the first.
-    if (found := settings.get("format", 1)) not in range(1, FORMAT + 1):
-        raise UsageError(f"{path}: its records are of format {found}, must be 1 to {FORMAT}")
+    if (version := settings.get("format", 1)) not in range(1, FORMAT + 1):
+        raise UsageError(f"{path}: its records are of format {version}, must be 1 to {FORMAT}")
     asked = {(entry["task"], method) for entry in log for method in entry["methods"]}
+    found = _objects(path / "records")
     records = [
         record
-        for record in _objects(path / "records")
+        for record in found
         if all(field in record for field in FIELDS) and (record["task"], record["method"]) in asked
     ]
     reasons = {
         (note["task"], note["method"], note["seed"]): note["reason"]
         for note in _objects(path / "refusals")
     }
-    return Stored(path, settings, log, records, reasons)
+    lattice = [record for record in found if record.keys() >= LATTICE_FIELDS]
+    return Stored(path, settings, log, records, lattice, reasons)
+
+
+def runs_in(path: Path) -> list[Path]:
+    """``path``, or the run directories in it where it is none itself but holds some."""
+    inside = sorted(settings.parent for settings in path.glob(f"*/{SETTINGS}"))
+    return inside if inside and not (path / SETTINGS).exists() else [path]
 
 
 def _objects(folder: Path) -> Sequence[dict[str, Any]]:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import ablation, ablation_report, classes, lattice
+from experiments import ablation, classes, lattice
 from experiments.errors import UsageError
 from experiments.lattice import Case
 from experiments.methods import Descent
+from experiments.report import ablation as reported
 from experiments.train import Recipe
 from phiopt import initialize
 from phiopt.bilevel import AdjointError, Mirror
@@ -114,9 +115,9 @@ def test_a_point_that_is_not_finite_is_reported_and_harms_no_table(tmp_path, cap
     solved = list(lattice.solved([scene], lattice.points(1)))
     broken = {**solved[0], "outer": None, "status": "NON_FINITE"}
     found = ablation.learned(scene)
-    ablation_report.show_and_write(tmp_path, "small", [broken, *solved[1:]], [found])
+    reported.show_and_write(tmp_path, "small", [broken, *solved[1:]], [found])
     assert "not finite ×1" in (tmp_path / "ablation.md").read_text()
-    last = ablation_report.by_point([broken, *solved[1:]])
+    last = reported.by_point([broken, *solved[1:]])
     assert list(last)[-1] == tuple(broken["lambdas"])
 
 

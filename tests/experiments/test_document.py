@@ -3,17 +3,21 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from experiments import classes, samples, theta
+from experiments import ablation, classes, demo, samples, theta
 from experiments.cli import app
 from experiments.errors import UsageError
+from experiments.lattice import Case
+from experiments.methods import Descent
 from experiments.report import document
 from experiments.report.blocks import Code, Heading, Items, Text, html, markdown
 from experiments.report.tables import Table
-from tests.experiments.cases import made_up, performed
+from experiments.train import Recipe
+from tests.experiments.cases import CPU, made_up, performed
 
 IMAGES = made_up(200, 0), made_up(40, 1)
 
@@ -86,6 +90,55 @@ def test_sweeps_are_drawn_as_curves(tmp_path):
     (sizes,) = re.findall(r"!\[([^]]*against \|D2\|)\]\((.*)\)", page)
     assert sizes[0] == "Fashion-MNIST, classes 0-4 to 0-9, MLP: test measures against |D2|"
     assert (tmp_path / "out" / sizes[1]).stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def lattices(tmp_path_factory):
+    """Of the digits, at two resolutions; the seed 0 of the finer one is unfinished, as is a search."""
+    out = tmp_path_factory.mktemp("lattices")
+    task = replace(demo.TASK, teacher_recipe=Recipe(20, 32, (1e-3,)))
+    case = Case(task, Descent(3, 1e-3), 2, 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "cases", lambda *arguments, **options: [case])
+        patch.setattr(ablation, "learned", searched)
+        for resolution, seeds in ((1, [0, 1]), (2, [0])):
+            ablation.run(["digits"], seeds, resolution, None, CPU, out)
+            shutil.copy(out / "digits" / "ablation.md", out / f"resolution-{resolution}.md")
+    (out / "digits" / "records" / "digits-1-0-0-1-0.json").write_text("{")
+    (out / "digits" / "records" / "digits-learn-1.json").unlink()
+    return out
+
+
+def searched(scene):
+    """A record as a search leaves it, without its price."""
+    path = [{"lambdas": [0.25] * 4, "outer": 3.0, "status": None, "gradients": 1}]
+    best = {"lambdas": [0.1, 0.2, 0.3, 0.4], "outer": 2.0, "gradients": 1, "start_outer": 3.0}
+    rest = {"task": "digits", "seed": scene.seed, "seconds": 1.0, "environment": {"torch": "2"}}
+    return {**best, **rest, "path": [*path, {**path[0], **best}]}
+
+
+def test_an_ablation_has_its_tables_and_figures_of_whole_lattices(lattices, tmp_path):
+    document.write([lattices], tmp_path)
+    page, web = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert page.count("\n## ablation, digits\n") == 1
+    for resolution, whole in ((1, True), (2, False)):
+        table = (lattices / f"resolution-{resolution}.md").read_text().split("\n\n**")[1]
+        assert (table in page) == whole
+    drawn = re.findall(r"!\[[^]]*\]\((figures/[^)]*\.svg)\)", page)
+    assert drawn == [f"figures/1-digits-1-{kind}.svg" for kind in ("slices", "tetrahedron")]
+    assert web.count("data:image/svg+xml;base64,") == 2
+    assert "- digits, resolution 2, seed 0: 1 of 10 points not finished" in page
+    assert "- digits, learn, seed 1: not finished" in page
+    assert "18 points and searches" in page
+
+
+def test_an_ablation_is_found_by_its_own_directory_and_beside_others(lattices, runs, tmp_path):
+    document.write([runs[1], lattices / "digits"], tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "## theta, tiny" in page
+    assert "learned against the lattice" in page
+    with pytest.raises(UsageError, match="repeated"):
+        document.write([lattices, lattices / "digits"], tmp_path)
 
 
 def test_records_of_another_format_are_refused(runs, tmp_path):

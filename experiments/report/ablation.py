@@ -1,15 +1,18 @@
-"""Tables of a lattice of λ and of what was learned, on the terminal, in Markdown and in CSV."""
+"""A lattice of λ and what was learned: on the terminal, in Markdown and CSV, and in a page of runs."""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich.console import Console
 
-from experiments import ablation_figures
 from experiments.records import write_text
+from experiments.report import simplex
+from experiments.report.blocks import Block, Figure, Heading
+from experiments.report.stored import Stored
 from experiments.report.tables import Table
 from experiments.statistics import paired_difference, summary
 
@@ -22,7 +25,7 @@ def show_and_write(
     out: Path, title: str, solved: Sequence[Record], learned: Sequence[Record]
 ) -> None:
     """Print the tables, and write them and the figures to ``out``."""
-    tables = [comparison(title, solved, learned), points(title, solved)]
+    tables = every(title, solved, learned)
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -30,9 +33,78 @@ def show_and_write(
         console.print(table.rich())
     write_text(out / "ablation.md", "\n".join(table.markdown() for table in tables))
     write_text(out / "ablation.csv", csv_text(solved, learned))
-    ablation_figures.slices(solved, learned, title, out / "ablation-slices.svg")
-    ablation_figures.tetrahedron(solved, learned, title, out / "ablation-tetrahedron.svg")
+    simplex.every(title, solved, learned, out / "ablation")
     print(f"tables, figures and records: {out}")
+
+
+def every(title: str, solved: Sequence[Record], learned: Sequence[Record]) -> list[Table]:
+    return [comparison(title, solved, learned), points(title, solved)]
+
+
+def described(settings: Mapping[str, Any]) -> str:
+    """The outer loss of a run with these settings."""
+    steps = settings["horizon"]
+    when = f"after {steps} training steps" if steps else "at w1"
+    return f"{when}, noisy share {settings['robust']:g}"
+
+
+def section(run: Stored, out: Path, label: str) -> list[Block]:
+    """Tables and figures of each resolution that was asked for, of the seeds with a whole lattice."""
+    blocks: list[Block] = []
+    learned = sorted((r for r in run.lattice if "path" in r), key=lambda r: r["seed"])
+    for name in run.titles.values():
+        title = f"{name}: E {described(run.settings)}"
+        for resolution, seeds in _asked(run).items():
+            whole = [seed for seed in seeds if not _unsolved(run, resolution, seed)]
+            solved = [r for seed in whole for r in _solved(run, resolution, seed)]
+            if solved:
+                found = [record for record in learned if record["seed"] in whole]
+                stem = out / "figures" / f"{label}-{resolution}"
+                drawn = simplex.every(title, solved, found, stem)
+                blocks.append(Heading(3, f"{title}, resolution {resolution}"))
+                blocks += every(title, solved, found)
+                blocks += [Figure(path.relative_to(out), text) for path, text in drawn.items()]
+    return blocks
+
+
+def missing(run: Stored) -> list[str]:
+    """What was asked for and is not there, a line each."""
+    searched = {record["seed"] for record in run.lattice if "path" in record}
+    lines = []
+    for task in run.titles:
+        for resolution, seeds in _asked(run).items():
+            for seed in seeds:
+                if count := _unsolved(run, resolution, seed):
+                    of = f"{task}, resolution {resolution}, seed {seed}"
+                    lines.append(f"{of}: {count} of {_count(resolution)} points not finished")
+        for seed in dict.fromkeys(seed for entry in run.log for seed in entry["seeds"]):
+            if seed not in searched:
+                reason = run.reasons.get((task, "learn", seed), "not finished")
+                lines.append(f"{task}, learn, seed {seed}: {reason}")
+    return lines
+
+
+def _asked(run: Stored) -> dict[int, list[int]]:
+    """The seeds of each resolution, as the log has them."""
+    asked: dict[int, list[int]] = {}
+    for entry in run.log:
+        seeds = asked.setdefault(int(entry["methods"][0].removeprefix("resolution ")), [])
+        seeds += [seed for seed in entry["seeds"] if seed not in seeds]
+    return asked
+
+
+def _solved(run: Stored, resolution: int, seed: int) -> list[Record]:
+    mine = (record for record in run.lattice if record["seed"] == seed and "point" in record)
+    return [record for record in mine if sum(record["point"]) == resolution]
+
+
+def _unsolved(run: Stored, resolution: int, seed: int) -> int:
+    return _count(resolution) - len(_solved(run, resolution, seed))
+
+
+def _count(resolution: int) -> int:
+    """Points of the lattice: four whole numbers that sum to ``resolution``."""
+    return comb(resolution + 3, 3)
 
 
 def by_point(solved: Sequence[Record]) -> dict[tuple[float, ...], list[Record]]:

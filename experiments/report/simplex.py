@@ -16,6 +16,21 @@ CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0.5, 3**0.5 / 2, 0], [0.5, 3**0.5 / 6
 NAMES = ("λ1 task", "λ2 proximity", "λ3 noise", "λ4 curvature")
 
 
+def every(
+    title: str, solved: Sequence[dict[str, Any]], learned: Sequence[dict[str, Any]], stem: Path
+) -> dict[Path, str]:
+    """Draw both beside ``stem``; their captions."""
+    triangles, solid = (
+        stem.with_name(f"{stem.name}-{kind}.svg") for kind in ("slices", "tetrahedron")
+    )
+    slices(solved, learned, title, triangles)
+    tetrahedron(solved, learned, title, solid)
+    return {
+        triangles: f"{title}: ternary slices of the simplex of λ at fixed λ4",
+        solid: f"{title}: the simplex of λ, and the paths of the searches",
+    }
+
+
 def slices(
     solved: Sequence[dict[str, Any]], learned: Sequence[dict[str, Any]], title: str, path: Path
 ) -> None:
