@@ -106,7 +106,9 @@ def band(axis: Axes, x: np.ndarray, heights: np.ndarray, label: str, style: dict
 def save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
-    axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
+    legend = axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
+    # So that many methods neither leave the page nor press the curves together.
+    figure.set_figheight(max(figure.get_figheight(), 0.22 * len(legend.get_texts()) + 0.8))
     # A fixed salt and no date: the same records give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "phiopt"}), atomic(path) as temporary:
         metadata = {"Date": None} if path.suffix == ".svg" else None

@@ -166,6 +166,18 @@ def test_without_the_equal_epoch_view_there_is_no_figure_of_it(tmp_path, found):
     assert [path.name for path in old] == ["old-learning.svg", "old-corruption.svg"]
 
 
+def test_the_legend_of_many_methods_stays_on_the_page(tmp_path):
+    for count in (3, len(figures.STYLES)):
+        figure, axes = figures.panels("title", 2)
+        for number, style in enumerate(figures.STYLES[:count]):
+            figures.band(axes[-1], np.arange(2), np.zeros((1, 2)), f"phi-{number}", style)
+        figures.save(figure, axes, tmp_path / "a.svg")
+        figure.draw_without_rendering()
+        legend = axes[-1].get_legend().get_window_extent()
+        assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1
+        assert (figure.get_figheight() == pytest.approx(3.6)) == (count == 3)
+
+
 def lines_of(path):
     """Labels of the drawn lines in the order of the legend."""
     return re.findall(r"<!-- (.*?) -->", path.read_text())
