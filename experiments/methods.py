@@ -6,7 +6,7 @@ that comparisons are paired.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torchopt
@@ -57,6 +57,8 @@ class Growth:
     classes: tuple[int, ...] | None
     theta: float
     phi: Phi
+    batch_size: int
+    """Of the student's training: a gradient evaluation is that of so many examples."""
     lift: Lift | None = None
     """ψ; None: inferred."""
     noise: Neighbourhood | None = None
@@ -106,9 +108,11 @@ def phi4(growth: Growth, seed: int) -> Initialised:
 def phi_slice(growth: Growth, seed: int) -> Initialised:
     """φ(û) on the teacher's coordinates alone, λ = (.1, .1, .8, 0); the new ones stay as `matched` has them.
 
-    An affine slice of the paper's problem, and the best that was found for new classes (`variants`).
+    An affine slice of the paper's problem, and the best that was found for new classes (`variants`). Its
+    losses are over all classes: new rows that do not move cannot learn that theirs never occur.
     """
-    return solve_phi(growth, seed, NOISE, growth.phi.three_terms, fill="matched", old_only=True)
+    free = replace(growth, phi=replace(growth.phi, restrict_classes=False))
+    return solve_phi(free, seed, NOISE, growth.phi.three_terms, fill="matched", old_only=True)
 
 
 METHODS: dict[str, Callable[[Growth, int], Initialised]] = {
@@ -168,11 +172,12 @@ def solve_phi(
         seed=seed,
         throw=False,
     )
-    spent = gradients(
+    passes = gradients(
         solution.stats,
         growth.phi.neighbourhood.samples,
         _products(curvature or phiopt.Frobenius(), growth) if lambdas.curvature else None,
     )
+    spent = passes * growth.phi.batch_size / growth.batch_size
     return Initialised(solution.student, spent, start, _report(solution))
 
 
@@ -188,7 +193,7 @@ def mapped(growth: Growth, student: nn.Module) -> GrowthMap:
 
 
 def gradients(stats: Stats, samples: int, products: float | None) -> float:
-    """The solver's work in plain gradient evaluations (a forward and a backward pass of a batch).
+    """The solver's work in plain gradient evaluations (a forward and a backward pass of its batch).
 
     A forward pass alone is a third of one. A Hessian-vector product alone was measured at 2.5, with
     the gradient of its square at 5 (benchmarks/test_gradient_cost.py times the sum of all terms).

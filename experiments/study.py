@@ -223,6 +223,7 @@ def _cell(
         classes=task.classes,
         theta=task.theta,
         phi=task.phi,
+        batch_size=task.student_recipe.batch_size,
         lift=task.lift,
         noise=task.noise,
     )

@@ -37,7 +37,8 @@ def changed(
     descent: Descent | None = None,
     *,
     delta: float | None = None,
-    restrict: bool | None = None,
+    batch_size: int | None = None,
+    restrict: bool = False,
     fill: str = "matched",
     old_only: bool = True,
     curvature: Frobenius | Spectral | None = None,
@@ -45,11 +46,11 @@ def changed(
     """`phi_slice` with these settings; None: the task's own."""
 
     def variant(growth: Growth, seed: int) -> Initialised:
-        settings = growth.phi
+        settings = replace(growth.phi, restrict_classes=restrict)
         if delta is not None:
             settings = replace(settings, neighbourhood=Corruption(delta))
-        if restrict is not None:
-            settings = replace(settings, restrict_classes=restrict)
+        if batch_size is not None:
+            settings = replace(settings, batch_size=batch_size)
         return solve_phi(
             replace(growth, phi=settings),
             seed,
@@ -72,15 +73,16 @@ VARIANTS: dict[str, Method] = {
     "all-coordinates": changed(old_only=False),
     "default-start": changed(fill="default"),
     "zero-out-start": changed(fill="zero-out"),
-    "all-classes": changed(restrict=False),
+    "known-classes": changed(restrict=True),
     "equal-three": changed(Lambdas(0.34, 0.33, 0.33, 0.0)),
-    "equal-four": changed(EQUAL, Descent(60, 1e-3)),
-    "equal-four-spectral": changed(EQUAL, Descent(20, 1e-3), curvature=Spectral()),
+    "equal-four": changed(EQUAL, Descent(120, 1e-3)),
+    "equal-four-spectral": changed(EQUAL, Descent(40, 1e-3), curvature=Spectral()),
     "delta-0.1": changed(delta=0.1),
     "delta-0.6": changed(delta=0.6),
-    "20-steps": changed(descent=Descent(20, 3e-3)),
-    "150-steps": changed(descent=Descent(150, 3e-3)),
-    "150-slow-steps": changed(descent=Descent(150, 1e-3)),
+    "40-steps": changed(descent=Descent(40, 3e-3)),
+    "360-steps": changed(descent=Descent(360, 3e-3)),
+    "360-slow-steps": changed(descent=Descent(360, 1e-3)),
+    "batches-of-128": changed(descent=Descent(60, 3e-3), batch_size=128),
 }
 
 

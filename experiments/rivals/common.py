@@ -33,10 +33,10 @@ def task_loss(growth: Growth, student: nn.Module, map: GrowthMap) -> Loss:
 
 
 def batches(growth: Growth, seed: int) -> Callable[[], Batch]:
-    """Draws of φ's batch size from D1."""
+    """Draws from D1, as many examples as the student's training takes at a time."""
     generator = Generator(growth.data.x.device).manual_seed(seed)
     data = Data((growth.data.x, growth.data.y), growth.data.x.device, growth.data.x.dtype)
-    return lambda: data.batch(growth.phi.batch_size, generator)
+    return lambda: data.batch(growth.batch_size, generator)
 
 
 def normal(like: Tensor, generator: Generator) -> Tensor:

@@ -30,7 +30,7 @@ STEPS = 100
 
 
 def ligo(growth: Growth, seed: int) -> Initialised:
-    """B is trained for 100 steps at φ's learning rate and batch size, over the same classes.
+    """B is trained for 100 steps at φ's learning rate, over the same classes.
 
     New classes and pixels, which are no combination of old ones, stay as constructed, as do layers that
     the teacher lacks.

@@ -47,7 +47,9 @@ NO_SOLVING = ("scratch", "zero", "uniform", "default", "zero_out", "net2wider", 
 def test_every_network_can_start_so(method):
     for task in cifar.tasks(TINY, IMAGES):
         data = task.taught(0, task.splits(0)).train
-        growth = Growth(built(task.teacher, 0), task.student, data, None, 0.01, task.phi, task.lift)
+        growth = Growth(
+            built(task.teacher, 0), task.student, data, None, 0.01, task.phi, 128, task.lift
+        )
         student = METHODS[method](growth, 0).student
         assert student(torch.rand(2, 3, 32, 32)).shape == (2, 10)
         bias = growth.teacher.head.bias

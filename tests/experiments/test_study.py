@@ -88,6 +88,13 @@ def test_gradient_evaluations_price_each_kind_of_pass():
     assert gradients(stats, samples=1, products=None) == 22
 
 
+def test_phi_is_paid_for_in_evaluations_of_the_students_batches():
+    growth, _ = grown("scratch")
+    price = METHODS["phi"](growth, 0).gradients
+    larger = replace(growth, batch_size=2 * growth.batch_size)
+    assert METHODS["phi"](larger, 0).gradients == price / 2 > 0
+
+
 def test_the_record_is_what_the_stored_student_does(found):
     path, records = found
     test = digits(0).test
@@ -201,6 +208,7 @@ def grown(method):
         classes=TASK.classes,
         theta=TASK.theta,
         phi=TASK.phi,
+        batch_size=TASK.student_recipe.batch_size,
     )
     return growth, METHODS[method](growth, 3).student
 

@@ -15,7 +15,9 @@ IMAGES = made_up(200, 0), made_up(40, 1)
 
 def growth(task):
     data = task.taught(0, task.splits(0)).train
-    return Growth(built(task.teacher, 0), task.student, data, task.classes, task.theta, task.phi)
+    return Growth(
+        built(task.teacher, 0), task.student, data, task.classes, task.theta, task.phi, 128
+    )
 
 
 def test_each_theta_bounds_the_new_weights():

@@ -19,7 +19,9 @@ IMAGES = made_up(200, 0), made_up(40, 1)
 def growth():
     task = known_classes(TINY, "mlp", "made up", TINY.splits(IMAGES))
     data = task.taught(0, task.splits(0)).train
-    return Growth(built(task.teacher, 0), task.student, data, task.classes, task.theta, task.phi)
+    return Growth(
+        built(task.teacher, 0), task.student, data, task.classes, task.theta, task.phi, 128
+    )
 
 
 def test_the_slice_leaves_the_new_coordinates_at_the_control():

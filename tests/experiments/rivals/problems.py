@@ -35,4 +35,5 @@ def growth_of(name, *, classes=(1, 3, 4)):
         classes=classes,
         theta=0.05,
         phi=Phi(Corruption(0.3), 40, Descent(4, 1e-2), Descent(2, 1e-2), restrict_classes=True),
+        batch_size=40,
     )
