@@ -78,6 +78,12 @@ def detached(values: Params) -> Params:
     return {name: value.detach() for name, value in values.items()}
 
 
+@torch.enable_grad()
+def guarded(inputs: Params) -> Params:
+    """The same tensors, whose derivatives are refused where they are not finite."""
+    return {name: _Guarded.apply(name, value) for name, value in inputs.items()}
+
+
 def check_smooth(objective: Objective) -> None:
     """Refuse estimators whose gradient is right but not what follows from it."""
     if isinstance(objective.curvature, Spectral) and "curvature" in objective.lambdas.active:
@@ -133,6 +139,24 @@ class _Attached(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.flat(ctx.saved_tensors, cotangents), *[None] * ctx.rest
+
+
+class _Guarded(torch.autograd.Function):
+    """The identity, with a derivative that is looked at."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(name: str, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[None, Tensor]:
+        return None, _finite(ctx.name, cotangent)
 
 
 def _finite(name: str, value: Tensor) -> Tensor:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from phiopt._types import Params
-from phiopt.bilevel.adjoint import check_smooth, differentiable_inputs, without_grad
+from phiopt.bilevel.adjoint import (
+    check_smooth,
+    differentiable_inputs,
+    guarded,
+    with_inputs,
+    without_grad,
+)
 from phiopt.bilevel.trajectory import Path
 from phiopt.objective import Objective
 from phiopt.objective._numbers import count
@@ -28,7 +34,8 @@ class Unroll:
             `Replay` gives.
 
     Raises:
-        AdjointError: The solve was rolled back, or with ``last`` a step taken again ends elsewhere.
+        AdjointError: The solve was rolled back, or with ``last`` a step taken again ends elsewhere;
+            in the backward pass, a derivative that is not finite.
         ValueError: ``last`` < 1, or the curvature is `Spectral`.
         TypeError: The solver takes no steps of an optimiser.
 
@@ -47,10 +54,12 @@ class Unroll:
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
     ) -> Outcome:
         check_smooth(objective)
+        inputs = guarded(differentiable_inputs(objective, start))
+        objective = with_inputs(objective, inputs)
+        start = {name: inputs.get(f"start.{name}", value) for name, value in start.items()}
         if self.last is None:
-            graph = bool(differentiable_inputs(objective, start))
             outcome, path = Path.of(
-                solver, objective, start, seed=seed, progress=progress, graph=graph
+                solver, objective, start, seed=seed, progress=progress, graph=bool(inputs)
             )
             params = path.last
         else:
