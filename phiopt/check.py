@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from phiopt._modules import copied
 from phiopt._types import Lift, Loss
 from phiopt.data import Data, Source, preserved_randomness
 from phiopt.derivatives import differentiable
@@ -69,7 +69,7 @@ def check(
     if not isinstance(student, nn.Module):
         raise TypeError(f"student: got {type(student).__name__}, must be an nn.Module")
     count("examples", examples)
-    model = deepcopy(student).to("cpu", torch.float64).eval().requires_grad_(True)
+    model = copied(student).to("cpu", torch.float64).eval().requires_grad_(True)
     with preserved_randomness(data, torch.device("cpu"), seed):
         generator = torch.Generator().manual_seed(seed)
         source = Data(data, torch.device("cpu"), torch.float64)

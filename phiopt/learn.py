@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import AdjointError
 from phiopt.bilevel.outer import OuterLoss, check_disjoint
@@ -185,7 +185,7 @@ def learn(
         "seed": seed,
         "throw": False,
     }
-    fixed = deepcopy(teacher).requires_grad_(False)  # û is given, not learned
+    fixed = copied(teacher).requires_grad_(False)  # û is given, not learned
 
     origin = None
     if "theta" in space.start:

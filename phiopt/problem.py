@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_modules, check_start
+from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
 from phiopt.derivatives import require_derivatives
@@ -83,7 +83,7 @@ def problem(
     like = check_modules(teacher, student)
     examples = None if data is None else Data(data, like.device, like.dtype)
     inputs = None if examples is None else examples.example[0]
-    still = deepcopy(lift).eval() if isinstance(lift, nn.Module) else lift
+    still = copied(lift).eval() if isinstance(lift, nn.Module) else lift
     growth = GrowthMap.between(teacher, student, lift=still, classes=classes, inputs=inputs)
     if examples is not None and loss is None:
         examples.expect_classes(len(growth.classes))
@@ -156,7 +156,7 @@ def _start_module(
 
 def loaded(module: nn.Module, values: Params) -> nn.Module:
     """A copy of the module that holds ``values``."""
-    copy = deepcopy(module)
+    copy = copied(module)
     held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
     with torch.no_grad():
         for name, value in values.items():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from phiopt._modules import copied
 from phiopt._types import Params
 from phiopt.derivatives.calls import Call, recorded
 from phiopt.derivatives.composite import differentiable
@@ -45,7 +45,7 @@ def require_derivatives(
         if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
             kind = type(part).__name__
             raise TypeError(f"student: {_path(name)} is a {kind}, must be a plain module; {advice}")
-    model = deepcopy(module).eval().requires_grad_(True)
+    model = copied(module).eval().requires_grad_(True)
     with torch.enable_grad(), differentiable(), recorded(model) as calls:
         outputs = model(inputs.clone())
     for call in calls:

@@ -234,23 +234,30 @@ def _match_unused(
     small: Mapping[str, tuple[int, ...]],
     large: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Placement]:
-    """Tensors outside the forward pass, such as step counters, follow the module that they belong to."""
+    """Tensors outside the forward pass, such as step counters and auxiliary heads, follow the module that they belong
+    to, the teacher's coordinates first."""
     modules = {t.rpartition(".")[0]: p.student.rpartition(".")[0] for t, p in state.places.items()}
     taken = {p.student for p in state.places.values()}
     out: dict[str, Placement] = {}
+    homeless = []
     for name, shape in small.items():
         if name in state.places:
             continue
         module, _, leaf = name.rpartition(".")
         partner = f"{modules.get(module, module)}.{leaf}".lstrip(".")
-        if large.get(partner) != shape or partner in taken:
-            warnings.warn(
-                f"{name} is not used in evaluation mode and has no counterpart of its shape; it is left out of the map",
-                stacklevel=3,
-            )
+        there = large.get(partner, ())
+        fits = len(there) == len(shape) and all(s >= t for t, s in zip(shape, there, strict=True))
+        if partner not in large or not fits or partner in taken:
+            homeless.append(name)
             continue
         taken.add(partner)
-        out[name] = Placement(partner, shape, tuple(torch.arange(n) for n in shape))
+        out[name] = Placement(partner, there, tuple(torch.arange(n) for n in shape))
+    if homeless:
+        warnings.warn(
+            f"{', '.join(homeless)}: not used in evaluation mode and without a counterpart that holds it; left out of "
+            "the map",
+            stacklevel=3,
+        )
     return out
 
 

@@ -27,7 +27,7 @@ class Start:
 
     Attributes:
         map: Where the teacher's coordinates sit.
-        teacher: The teacher's parameters and buffers.
+        teacher: The teacher's parameters and buffers that have a place in the student.
         student: The student's, as constructed.
         buffers: Names of the student's buffers.
         theta: Width of the uniform fills.

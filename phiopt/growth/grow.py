@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import warnings
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from phiopt._modules import copied
 from phiopt._types import Lift, Params
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
@@ -95,7 +95,7 @@ def grow(
                 raise ValueError(f"{role}'s {name} has values that are not finite")
     start = Start(
         map,
-        u,
+        {name: value for name, value in u.items() if name in map.placements},
         w,
         frozenset(dict(student.named_buffers())),
         theta,
@@ -118,7 +118,7 @@ def grow(
 
 def with_tensors(module: nn.Module, tensors: Params) -> nn.Module:
     """A copy of ``module`` that holds copies of ``tensors``."""
-    out = copy.deepcopy(module)
+    out = copied(module)
     with torch.no_grad():
         for name, value in tensors_of(out).items():
             value.copy_(tensors[name])
@@ -142,7 +142,7 @@ def compare(
     """
     x = map.example(seed) if inputs is None else inputs[:8]
     device = next(teacher.parameters()).device
-    small, large = copy.deepcopy(teacher).eval(), copy.deepcopy(student).eval()
+    small, large = copied(teacher).eval(), copied(student).eval()
     a = _first(small(x.to(device)))
     b = _first(large(map.lift(x.to(device)))).index_select(map.class_axis, map.classes.to(device))
     b = b[tuple(slice(0, n) for n in a.shape)]

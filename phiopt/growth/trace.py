@@ -78,7 +78,8 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
     """Record the forward pass of ``module`` on inputs of these shapes and dtypes.
 
     Args:
-        module: Run as it is, in evaluation mode; its mode is restored and its tensors are never touched.
+        module: Run in evaluation mode; its tensors are never touched, and its mode and whatever the
+            forward pass assigns to its attributes, such as a kept activation, are put back.
         inputs: Example inputs; with ``values=False`` only their shapes and dtypes matter.
         values: Compute with real values, for modules whose control flow depends on them.
     """
@@ -98,7 +99,7 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
     for x in (*given, *state_in.values()):
         recorder.taint(x)
     with (
-        _evaluation_mode(module),
+        _in_evaluation_mode(module),
         torch.no_grad(),
         recorder.follow(module),
         _plain_kernels(),
@@ -123,15 +124,16 @@ def tensors_of(module: nn.Module) -> Params:
 
 
 @contextlib.contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    training = [m for m in module.modules() if m.training]
+def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    before = [(m, dict(vars(m))) for m in module.modules()]
     try:
-        for m in training:
+        for m, _ in before:
             m.training = False
         yield
     finally:
-        for m in training:
-            m.training = True
+        for m, attributes in before:
+            vars(m).clear()
+            vars(m).update(attributes)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 """f(ψ(x), w): a module as a pure function of its parameters."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from phiopt._modules import copied
 from phiopt._types import Lift, Model, Params
 
 LIFT = ".lift."
@@ -42,7 +42,7 @@ def pure_model(student: nn.Module, lift: Lift) -> Model:
 
 def _function(module: nn.Module) -> Callable[[Params, Tensor], Any]:
     """The module's forward pass as a function of its parameters and of an input."""
-    module = deepcopy(module).eval()
+    module = copied(module).eval()
     for parameter in module.parameters():
         parameter.requires_grad = False  # not requires_grad_(), which torch.func forbids
     buffers = dict(module.named_buffers())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from phiopt import _files
+from phiopt._modules import copied
 from phiopt.solve import solution as kinds
 from phiopt.solve.solution import Solution, Status
 
@@ -32,7 +32,7 @@ def save(solution: Solution, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
     """Read a solution into a copy of ``student``, which is checked against it."""
     tensors, about = _files.read(path, _KIND)
-    loaded = copy.deepcopy(student)
+    loaded = copied(student)
     held = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
     found = {name: tuple(value.shape) for name, value in held.items()}
     expected = {name: tuple(value.shape) for name, value in tensors.items()}

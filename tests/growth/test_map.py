@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from phiopt import lift as lifts
-from phiopt.growth import AlignmentError, GrowthMap, register_rule
+from phiopt.growth import AlignmentError, GrowthMap, grow, register_rule
 from phiopt.growth.trace import tensors_of
 from tests.growth.nets import KINDS, Attention, Tagger, Wired, randomised
 
@@ -404,3 +404,42 @@ def test_a_sum_that_the_student_does_not_have_is_remarked():
     check_injective(growth, Optional(6, 6), Optional(8, 10))
     other = GrowthMap.between(Optional(4, 6), Optional(8, 8))
     assert "a sum that the teacher does not have" in str(other)
+
+
+class Auxiliary(nn.Module):
+    """A head that evaluation mode leaves out, and an activation kept for whoever asks."""
+
+    def __init__(self, width, aux=True):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, width), nn.Linear(width, 3)
+        if aux:
+            self.aux = nn.Linear(width, 3)
+
+    def forward(self, x):
+        self.kept = self.body(x).relu()
+        return self.head(self.kept)
+
+
+def test_a_head_that_evaluation_leaves_out_grows_with_the_teachers_coordinates_first():
+    teacher, student = Auxiliary(5), Auxiliary(8)
+    check_injective(GrowthMap.between(teacher, student), teacher, student)
+    grown = grow(teacher, student, "net2wider")
+    assert torch.equal(grown.aux.weight[:, :5], teacher.aux.weight)
+
+
+def test_a_head_that_the_student_lacks_is_left_out_with_a_warning():
+    teacher, student = Auxiliary(5), Auxiliary(8, aux=False)
+    with pytest.warns(UserWarning, match=r"aux\.weight, aux\.bias: not used"):
+        grown = grow(teacher, student, "zero-out")
+    x = torch.randn(2, 4)
+    assert torch.allclose(grown(x), teacher(x), atol=1e-6)
+
+
+def test_what_a_forward_pass_keeps_as_an_attribute_is_put_back_and_may_be_copied():
+    teacher, student = Auxiliary(5), Auxiliary(8)
+    x = torch.randn(2, 4)
+    kept = [(model(x), model.kept)[1] for model in (teacher, student)]
+    grown = grow(teacher, student, "zero-out")
+    assert teacher.kept is kept[0]
+    assert student.kept is kept[1]
+    assert not grown.kept.requires_grad
