@@ -31,6 +31,10 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
                     f"{name}: {key} is {value.dtype} on {value.device}, the student's first "
                     f"parameter is {like.dtype} on {like.device}; all must agree"
                 )
+            if value.is_inference():
+                raise ValueError(
+                    f"{name}: {key} was made under torch.inference_mode(), must be made outside it"
+                )
             if value.is_meta:
                 raise ValueError(f"{name}: {key} is on meta, must hold numbers")
             if not value.isfinite().all():
@@ -48,6 +52,8 @@ def check_options(
 ) -> None:
     """``parts`` are pluggable objects by name, each with the attribute that makes it one."""
     for name, (value, attribute) in parts.items():
+        if isinstance(value, type):
+            raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
         if value is not None and not hasattr(value, attribute):
             raise TypeError(f"{name}: got {value!r}, which has no {attribute}()")
     if scale not in ("relative", "paper"):

@@ -16,7 +16,7 @@ from phiopt.derivatives.calls import Call
 from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
 from phiopt.derivatives.orders import Order, derivative_orders
 from phiopt.derivatives.report import WHOLE, DerivativeReport, LayerReport
-from phiopt.objective import student_loss
+from phiopt.objective import Task, student_loss
 from phiopt.objective._numbers import count
 
 EXAMPLES = 4
@@ -69,15 +69,17 @@ def check(
     if not isinstance(student, nn.Module):
         raise TypeError(f"student: got {type(student).__name__}, must be an nn.Module")
     count("examples", examples)
-    model = copied(student).to("cpu", torch.float64).eval().requires_grad_(True)
-    with preserved_randomness(data, torch.device("cpu"), seed):
+    with torch.inference_mode(False), preserved_randomness(data, torch.device("cpu"), seed):
+        model = copied(student).to("cpu", torch.float64).eval().requires_grad_(True)
         generator = torch.Generator().manual_seed(seed)
         source = Data(data, torch.device("cpu"), torch.float64)
         x, y = (part[:examples] for part in source.batch(examples, generator))
         x = x if lift is None else lift(x)
+        plain = student_loss(None, torch.arange(0), 1, restrict=False) if loss is None else loss
+        # An error of the arguments' own: below it would count as a derivative that fails.
+        Task(lambda _, inputs: model(inputs.clone()), plain, x, y)({})
         calls = layer_calls(model, x.clone())
         layers = tuple(_layer(call, seed) for call in calls if not call.inner)
-        plain = student_loss(None, torch.arange(0), 1, restrict=False) if loss is None else loss
         return DerivativeReport(layers, _whole(model, plain, x, y, calls, seed))
 
 

@@ -186,7 +186,8 @@ class Data:
 
     def _placed(self, part: Tensor) -> Tensor:
         dtype = self._dtype if part.is_floating_point() else part.dtype
-        return part.detach().to(self._device, dtype)
+        placed = part.detach().to(self._device, dtype)
+        return placed.clone() if placed.is_inference() else placed  # autograd refuses those
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -71,7 +72,7 @@ def initialize(
             evaluation mode. None: inferred from the shapes.
         classes: Student output index of each of the teacher's classes. None: the first c1.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``. None: cross-entropy of
-            logits.
+            logits. Integer targets are class indices, floating ones are handed on as they are.
         neighbourhood: U_δ, in the teacher's input space. None: ``Uniform(0.1)``, which suits inputs
             scaled to [0, 1].
         curvature: The estimator of the curvature term. None: ``Frobenius()``.
@@ -127,7 +128,7 @@ def initialize(
     check_options(weights, data, scale, seed, restarts, parts)
     like = check_modules(teacher, student)
     solver = TorchOpt() if solver is None else solver
-    with preserved_randomness(data, like.device, seed):
+    with torch.inference_mode(False), preserved_randomness(data, like.device, seed):
         posed = problem(
             teacher,
             student,

@@ -13,7 +13,7 @@ from phiopt._arguments import check_modules, check_start
 from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
-from phiopt.derivatives import require_derivatives
+from phiopt.derivatives import in_transform, require_derivatives
 from phiopt.growth import GrowthMap, grow
 from phiopt.objective import (
     Curvature,
@@ -85,7 +85,7 @@ def problem(
     inputs = None if examples is None else examples.example[0]
     still = copied(lift).eval() if isinstance(lift, nn.Module) else lift
     growth = GrowthMap.between(teacher, student, lift=still, classes=classes, inputs=inputs)
-    if examples is not None and loss is None:
+    if examples is not None and (loss is None or _relabelled(growth, examples, restrict_classes)):
         examples.expect_classes(len(growth.classes))
     started = _start_module(teacher, student, growth, start, seed)
     params = {n: p.detach().clone() for n, p in started.named_parameters() if p.requires_grad}
@@ -95,10 +95,12 @@ def problem(
     example_loss = student_loss(
         loss, growth.classes.to(like.device), growth.class_axis, restrict_classes
     )
-    if examples is not None and "curvature" in lambdas.active:
+    if examples is not None and lambdas.active != ["proximity"]:
         x, y = (part[:2] for part in examples.example)
         task = Task(model, example_loss, x, y)
-        require_derivatives(started, growth.lift(x), task, params)
+        _check_derivative(task, params)
+        if "curvature" in lambdas.active:
+            require_derivatives(started, growth.lift(x), task, params)
     if process_group is not None:
         check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
         model = data_parallel(model, process_group)
@@ -128,6 +130,25 @@ def _to_agree_on(
         held |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
     device = next(iter(params.values())).device
     return held | {"the seed": torch.tensor(float(seed), device=device)}
+
+
+def _relabelled(growth: GrowthMap, data: Data, restrict_classes: bool) -> bool:
+    """Whether the student's loss sees other targets than the data's: they are class indices then."""
+    first = growth.classes.tolist() == list(range(len(growth.classes)))
+    return not (first or restrict_classes or data.example[1].is_floating_point())
+
+
+def _check_derivative(task: Task, params: Params) -> None:
+    """A loss without a derivative would leave every start as it is, and call it stationary."""
+    if in_transform():
+        return
+    with torch.enable_grad():
+        value = task({name: p.detach().requires_grad_() for name, p in params.items()})
+    if not value.requires_grad:
+        raise ValueError(
+            "loss: has no derivative in the student's parameters; neither it nor the student's forward "
+            "may detach or round what it computes, or run under torch.no_grad()"
+        )
 
 
 def _noise(

@@ -153,5 +153,9 @@ def test_nothing_is_modified():
 def test_bad_arguments_are_named():
     with pytest.raises(TypeError, match="student: got str"):
         check("net", data(4))
+    with pytest.raises(ValueError, match="must give one loss per example"):
+        check(nn.Linear(4, 3), data(4), loss=nn.CrossEntropyLoss())
+    with pytest.raises(IndexError, match="out of bounds"):  # not a derivative that fails
+        check(nn.Linear(4, 1), data(4))
     with pytest.raises(ValueError, match="examples: got 0"):
         check(nn.Linear(4, 3), data(4), examples=0)

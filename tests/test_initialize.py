@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.cases import generator, mlp, parameters, randn
 
 QUARTERS = (0.25, 0.25, 0.25, 0.25)
 QUICK = TorchOpt(torchopt.adam(5e-3), steps=10, batch_size=16, check_every=5)
+CROSS_ENTROPY = partial(nn.functional.cross_entropy, reduction="none")
 X, Y = randn(40, 4, seed=3), torch.randint(2, (40,), generator=generator(4))
 
 
@@ -60,6 +62,15 @@ class TestTheSolution:
         copy.deepcopy(found.student)
         moved = dict(found.student.named_parameters())["0.weight"]
         assert not torch.equal(moved, found.params["0.weight"])
+
+    def test_is_the_same_in_inference_mode(self):
+        outside, small, large = solved(), teacher(), student()
+        with torch.inference_mode():
+            data = X.clone(), Y.clone()
+            inside = initialize(small, large, QUARTERS, data, solver=QUICK)
+        for name, value in outside.params.items():
+            assert torch.equal(value, inside.params[name])
+        nn.functional.cross_entropy(inside.student(X), Y).backward()
 
     def test_repeats_bit_by_bit_and_depends_on_the_seed(self):
         first, again, other = solved(seed=7), solved(seed=7), solved(seed=8)
@@ -313,6 +324,17 @@ def broken(module):
     return module
 
 
+class Constant(nn.Sequential):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+@torch.inference_mode()
+def inferring():
+    return teacher()
+
+
 def frozen(module):
     return module.requires_grad_(False)
 
@@ -326,6 +348,7 @@ BAD = {
     "labels": ({"data": (X, Y + 1)}, ValueError, "labels from 1 to 2"),
     "targets": ({"data": (X, X)}, TypeError, "must be integer class indices"),
     "teacher": ({"teacher": None}, TypeError, "teacher: got NoneType, must be an nn.Module"),
+    "inference": ({"teacher": inferring()}, ValueError, "teacher: 0.weight was made under torch.i"),
     "broken teacher": ({"teacher": broken(teacher())}, ValueError, "teacher: 0.weight holds NaN"),
     "broken student": ({"student": broken(student())}, ValueError, "student: 0.weight holds NaN"),
     "dtypes": ({"teacher": teacher().float()}, ValueError, "teacher: 0.weight is torch.float32"),
@@ -341,6 +364,14 @@ BAD = {
     "neighbourhood": ({"neighbourhood": 0.1}, TypeError, "neighbourhood: got 0.1"),
     "curvature": ({"curvature": "frobenius"}, TypeError, "curvature: got 'frobenius'"),
     "loss": ({"loss": "l1"}, TypeError, "loss: got 'l1'"),
+    "a class": ({"solver": TorchOpt}, TypeError, "solver: got the class TorchOpt, must be an inst"),
+    "flat loss": ({"loss": lambda o, _: o.argmax(1).double()}, ValueError, "loss: has no derivat"),
+    "no gradient": ({"student": Constant(student())}, ValueError, "loss: has no derivative"),
+    "relabelled": (
+        {"data": (X, Y - 1), "classes": [2, 0], "loss": CROSS_ENTROPY},
+        ValueError,
+        "labels from -1 to 0, must lie in 0 ... 1",
+    ),
     "start": ({"start": 3}, TypeError, "start: got int"),
     "start lacks": ({"start": {}}, ValueError, "start: lacks 0.weight, 0.bias, 2.weight, 2.bias"),
 }

@@ -2,10 +2,10 @@
 
 ∇‖H v‖² is a third derivative. PyTorch's fused kernels of ``layer_norm``, ``instance_norm`` and
 train-mode ``batch_norm`` get it silently wrong; its fused attention and the recurrent kernels of
-cuDNN and mkldnn have no second one; dropout is another function at each call. Inside
-`differentiable` each is replaced by a composite of
-elementary operations, or the plain kernel is chosen, or the mask seeded, for the calls made there;
-no module is touched, and values agree to rounding.
+cuDNN and mkldnn have no second one, ``hardsigmoid`` has no third; dropout is another function at
+each call. Inside `differentiable` each is replaced by a composite of elementary operations, or the
+plain kernel is chosen, or the mask seeded, for the calls made there; no module is touched, and
+values agree to rounding.
 """
 
 import inspect
@@ -151,6 +151,11 @@ def _torch_instance_norm(
     )
 
 
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    result = F.relu6(input + 3) / 6
+    return input.copy_(result) if inplace else result
+
+
 def _mse_loss(
     input: Tensor,
     target: Tensor,
@@ -205,6 +210,7 @@ _COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.batch_norm: _torch_batch_norm,
     F.instance_norm: _instance_norm,
     torch.instance_norm: _torch_instance_norm,
+    F.hardsigmoid: _hardsigmoid,
     F.mse_loss: _mse_loss,
     **{
         f: partial(_plain_recurrent, f)

@@ -63,8 +63,8 @@ def require_derivatives(
             )
     reason = _failure(lambda w: loss(w), params)
     if reason is not None:
-        guilty = [c for c in calls if not c.inner and _failure(*_layer(c)) is not None]
-        where = ", ".join(_path(c.name) for c in guilty) or "its loss"
+        guilty = _innermost(calls, lambda call: _failure(*_layer(call)) is not None)
+        where = ", ".join(map(_path, guilty)) or "its loss"
         raise TypeError(f"student: {where} has no third derivative ({reason}); {advice}")
     if isinstance(outputs, Tensor) and _has_custom_backward(outputs):
         wrong = _wrong_layers(model.double(), inputs)
@@ -91,17 +91,25 @@ def _has_custom_backward(outputs: Tensor) -> bool:
 
 def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     """The innermost modules not of PyTorch whose derivatives differ from finite differences."""
-    inputs = inputs.double() if inputs.is_floating_point() else inputs.clone()
-    wrong: list[str] = []
-    for call in reversed(layer_calls(model, inputs)):  # inner ones were called last
+
+    def wrong(call: Call) -> bool:
         if type(call.module).__module__.startswith("torch.nn"):
-            continue
-        if any(name.startswith(f"{call.name}.") or not call.name for name in wrong):
-            continue
+            return False
         orders = derivative_orders(*as_scalar(call, composite=True))
-        if not (orders[2].holds and orders[3].holds):
-            wrong.append(call.name)
-    return wrong
+        return not (orders[2].holds and orders[3].holds)
+
+    inputs = inputs.double() if inputs.is_floating_point() else inputs.clone()
+    return _innermost(layer_calls(model, inputs), wrong)
+
+
+def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
+    """Names of the guilty calls that ran no other guilty one."""
+    names: list[str] = []
+    for call in reversed(calls):  # inner ones were called last
+        ran_one = any(name.startswith(f"{call.name}.") or not call.name for name in names)
+        if not ran_one and guilty(call):
+            names.append(call.name)
+    return names[::-1]
 
 
 def _failure(function: Callable[[Params], Tensor], params: Params) -> str | None:

@@ -100,6 +100,7 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
         recorder.taint(x)
     with (
         _in_evaluation_mode(module),
+        torch.inference_mode(False),  # which would keep composite operations whole
         torch.no_grad(),
         recorder.follow(module),
         _plain_kernels(),

@@ -62,6 +62,10 @@ MODULES = {
     "LSTM": (lambda: Outputs(nn.LSTM(4, 3, batch_first=True)), SEQUENCE),
     "GRU": (lambda: Outputs(nn.GRU(4, 3, batch_first=True)), SEQUENCE),
     "RNN": (lambda: Outputs(nn.RNN(4, 3, batch_first=True)), SEQUENCE),
+    "hard sigmoid": (  # between its kinks
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Hardsigmoid()),
+        FLAT,
+    ),
     "squared error": (lambda: SquaredError(4, 3), FLAT),
 }
 
@@ -151,6 +155,8 @@ CALLS = {
     "torch.instance_norm": lambda x: torch.instance_norm(
         x, randn(3), None, None, None, True, 0.1, 1e-5, False
     ),
+    "F.hardsigmoid": lambda x: F.hardsigmoid(4 * x),
+    "F.hardsigmoid, in place": lambda x: (F.hardsigmoid(x.mul_(4), inplace=True), x),
     "F.mse_loss, none": lambda x: F.mse_loss(x, x.flip(0), reduction="none"),
     "F.mse_loss, sum": lambda x: F.mse_loss(x, x.flip(0), reduction="sum"),
     "F.mse_loss, weighted": lambda x: F.mse_loss(x, x.flip(0), weight=x.abs()),
@@ -161,7 +167,7 @@ CALLS = {
 def test_values_are_those_of_the_kernels(call):
     x = randn(4, 3, 5, 2, seed=3)
     with differentiable():
-        composite = call(x)
+        composite = call(x.clone())
     torch.testing.assert_close(composite, call(x), rtol=1e-12, atol=1e-12)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from phiopt import TorchOpt, initialize
 from phiopt.derivatives.require import require_derivatives
@@ -82,7 +83,14 @@ def test_dropout_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Calling(OldStyle.apply), "has no third derivative"),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), Calling(OldStyle.apply))),
+            r"student: 1\.1 has no third derivative",
+        ),
+        (
+            Calling(lambda x: checkpoint(torch.tanh, x, use_reentrant=False)),
+            "the module itself has no third derivative .*saved tensor hooks",
+        ),
         (nn.Sequential(nn.Linear(4, 4), Calling(OnlyOnce.apply)), "backward of 1 disagrees"),
         (Calling(lambda x: x + torch.rand_like(x)), "two passes over one batch differ"),
         (
@@ -90,7 +98,7 @@ def test_dropout_leaves_the_global_generator_alone():
             "the module itself calls native_layer_norm, whose third derivative is wrong",
         ),
     ],
-    ids=["raising", "once", "random", "kernel"],
+    ids=["raising", "checkpoint", "once", "random", "kernel"],
 )
 def test_what_cannot_is_named(module, message):
     with pytest.raises(TypeError, match=message):
