@@ -36,12 +36,12 @@ def cases(names: Sequence[str], scale: Scale, data: Path | None, *, download: bo
     unknown = [name for name in names if name not in TASKS]
     if unknown:
         raise UsageError(f"--tasks: unknown {', '.join(unknown)!r}; choose from {', '.join(TASKS)}")
-    found = {"digits": Case(demo.TASK, Descent(60, 1e-3), HORIZON, 0.5)}
+    found = {"digits": Case(demo.TASK, 64, Descent(60, 1e-3), HORIZON, 0.5)}
     if set(names) - {"digits"}:
         images = fashion_mnist(data_root(data), download=download)
         grown, same = (module.tasks(scale, images)[0] for module in (classes, basic))
-        found["classes"] = Case(replace(grown, name="classes"), Descent(40, 1e-3), HORIZON, 0.5)
-        found["noise"] = Case(replace(same, name="noise"), Descent(40, 1e-3), 0, 1.0)
+        found["classes"] = Case(replace(grown, name="classes"), 128, Descent(40, 1e-3), HORIZON, 0.5)
+        found["noise"] = Case(replace(same, name="noise"), 128, Descent(40, 1e-3), 0, 1.0)
     return [found[name] for name in names]
 
 
@@ -77,6 +77,7 @@ def settings(case: Case) -> dict[str, Any]:
         "floor": FLOOR,
         "horizon": case.horizon,
         "robust": case.robust,
+        "batch_size": case.batch_size,
         "descent": case.descent,
         "search": str(phiopt.Mirror()),
     }

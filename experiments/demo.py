@@ -1,6 +1,7 @@
 """The demo: a teacher of the digits 0 to 4 grows into a larger student of all ten."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,11 +9,10 @@ import torch
 
 from experiments import study
 from experiments.data import digits
-from experiments.methods import Descent, Phi
 from experiments.models import MLP
 from experiments.records import RunDirectory
+from experiments.scales import PHI
 from experiments.train import Recipe
-from phiopt import Corruption
 
 RATES = (3e-3, 1e-2)
 TASK = study.Task(
@@ -24,13 +24,7 @@ TASK = study.Task(
     classes=(0, 1, 2, 3, 4),
     teacher_recipe=Recipe(budget=400, batch_size=64, learning_rates=RATES),
     student_recipe=Recipe(budget=1000, batch_size=64, learning_rates=RATES),
-    phi=Phi(
-        Corruption(0.3),
-        batch_size=64,
-        three_terms=Descent(60, 3e-3),
-        four_terms=Descent(60, 1e-3),
-        restrict_classes=True,
-    ),
+    phi=replace(PHI, restrict_classes=True),
     theta=0.05,
 )
 

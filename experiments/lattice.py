@@ -50,6 +50,7 @@ class Case:
     """A task, how φ is solved in it, and what its students are judged by."""
 
     task: Task
+    batch_size: int
     descent: Descent
     horizon: int
     """Training steps on D2 after which the outer loss is taken; 0: right at w1."""
@@ -60,7 +61,7 @@ class Case:
     def solver(self) -> phiopt.TorchOpt:
         steps, rate = self.descent
         optimizer = torchopt.adam(rate, eps_root=1e-8)  # for the derivative, see docs/ablation.md
-        return phiopt.TorchOpt(optimizer, steps, self.task.phi.batch_size)
+        return phiopt.TorchOpt(optimizer, steps, self.batch_size)
 
     def outer(self, splits: Splits, *, horizon: int | None = None) -> phiopt.OuterLoss:
         """The outer loss of `phiopt.learn` on the validation part of D2."""
@@ -124,7 +125,7 @@ def solved(scenes: Sequence[Scene], wanted: Sequence[Point]) -> Iterator[dict[st
     problems = []
     for each in scenes:
         posed = problem(each.teacher, each.student, centre, each.data, **each.options)
-        posed = posed.relative(case.task.phi.batch_size, each.seed)
+        posed = posed.relative(case.batch_size, each.seed)
         problems.append(posed.posed(each.seed))
     lambdas = torch.tensor([weights(point) for point in wanted], dtype=torch.float64)
     found = solve_many(case.solver, problems, lambdas)

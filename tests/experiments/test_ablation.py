@@ -25,7 +25,7 @@ def case():
     recipe = Recipe(task.teacher_recipe.budget, 32, (1e-3,))
     phi = replace(task.phi, batch_size=16)
     small = replace(task, name="small", teacher_recipe=recipe, phi=phi)
-    return Case(small, Descent(3, 1e-2), 2, 0.5)
+    return Case(small, 16, Descent(3, 1e-2), 2, 0.5)
 
 
 @pytest.fixture

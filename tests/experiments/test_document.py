@@ -97,7 +97,7 @@ def lattices(tmp_path_factory):
     """Of the digits, at two resolutions; the seed 0 of the finer one is unfinished, as is a search."""
     out = tmp_path_factory.mktemp("lattices")
     task = replace(demo.TASK, teacher_recipe=Recipe(20, 32, (1e-3,)))
-    case = Case(task, Descent(3, 1e-3), 2, 0.5)
+    case = Case(task, 16, Descent(3, 1e-3), 2, 0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "cases", lambda *arguments, **options: [case])
         patch.setattr(ablation, "learned", searched)
