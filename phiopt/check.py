@@ -75,7 +75,11 @@ def check(
         source = Data(data, torch.device("cpu"), torch.float64)
         x, y = (part[:examples] for part in source.batch(examples, generator))
         x = x if lift is None else lift(x)
-        plain = student_loss(None, torch.arange(0), 1, restrict=False) if loss is None else loss
+        plain = (
+            student_loss(None, torch.arange(0, device="cpu"), 1, restrict=False)
+            if loss is None
+            else loss
+        )
         # An error of the arguments' own: below it would count as a derivative that fails.
         Task(lambda _, inputs: model(inputs.clone()), plain, x, y)({})
         calls = layer_calls(model, x.clone())
@@ -88,7 +92,9 @@ def _layer(call: Call, seed: int) -> LayerReport:
         function, at = as_scalar(call, composite=composite)
         if call.kinks:  # off them: a ReLU hands a pooling layer ties at exactly zero
             generator = torch.Generator().manual_seed(seed)
-            at = at + 0.01 * torch.randn(at.shape, generator=generator, dtype=at.dtype)
+            at = at + 0.01 * torch.randn(
+                at.shape, generator=generator, dtype=at.dtype, device="cpu"
+            )
         return derivative_orders(function, at, seed) if len(at) else {}
 
     kind = type(call.module).__name__

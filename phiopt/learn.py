@@ -316,7 +316,9 @@ def _space(
         raise ValueError(
             f"parameters: got {tuple(parameters)}, must be 'lambdas' and any of 'delta', 'theta'"
         )
-    weights = torch.tensor([float(w) for _, w in Lambdas.of(lambdas).items()], dtype=torch.float64)
+    weights = torch.tensor(
+        [float(w) for _, w in Lambdas.of(lambdas).items()], dtype=torch.float64, device="cpu"
+    )
     if not (weights > 0).all() or weights[1] <= floor:
         raise ValueError(
             f"lambdas: got {tuple(weights.tolist())}, at the simplex's edge (λ2 ends at floor="
@@ -327,7 +329,7 @@ def _space(
         delta = getattr(neighbourhood, "delta", 0.0)
         if not float(delta) > 0:
             raise ValueError(f"neighbourhood: δ is {delta}, must be positive to be learned")
-        point["delta"] = torch.tensor(float(delta), dtype=torch.float64)
+        point["delta"] = torch.tensor(float(delta), dtype=torch.float64, device="cpu")
     if "theta" in parameters:
         if start not in ("uniform", "uniform-symmetric"):
             raise ValueError(
@@ -335,7 +337,7 @@ def _space(
             )
         if not 0 < theta < inf:
             raise ValueError(f"theta: got {theta}, must be positive and finite")
-        point["theta"] = torch.tensor(float(theta), dtype=torch.float64)
+        point["theta"] = torch.tensor(float(theta), dtype=torch.float64, device="cpu")
     return Space(point, floor)
 
 

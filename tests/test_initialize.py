@@ -72,6 +72,13 @@ class TestTheSolution:
             assert torch.equal(value, inside.params[name])
         nn.functional.cross_entropy(inside.student(X), Y).backward()
 
+    def test_does_not_follow_the_default_device(self):
+        outside, small, large = solved(classes=[2, 0]), teacher(), student()
+        with torch.device("meta"):
+            inside = initialize(small, large, QUARTERS, (X, Y), classes=[2, 0], solver=QUICK)
+        for name, value in outside.params.items():
+            assert torch.equal(value, inside.params[name])
+
     def test_repeats_bit_by_bit_and_depends_on_the_seed(self):
         first, again, other = solved(seed=7), solved(seed=7), solved(seed=8)
         for name, value in first.params.items():

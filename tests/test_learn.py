@@ -211,6 +211,15 @@ def test_bad_arguments_are_named(options, error, message):
         learned(**options)
 
 
+@pytest.mark.parametrize("search", [FEW, Optuna(trials=2)], ids=["mirror", "optuna"])
+def test_the_default_device_does_not_matter(search):
+    small, large = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
+    options = {"solver": QUICK, "search": search}
+    with torch.device("meta"):  # stands for any other device
+        there = learn(small, large, (X, Y), OuterLoss(V), **options)
+    assert there.path == learned(search=search).path
+
+
 def test_test_data_that_share_nothing_are_welcome():
     assert learned(test=(V[0] + 1e-9, V[1])).outer == learned().outer
 

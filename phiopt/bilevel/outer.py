@@ -112,7 +112,7 @@ class OuterLoss:
             w = trained(w)
             clean = plain(w, x, y) if self.robust < 1 else 0.0
             rough = noise(model, loss, w, noisy, y) if self.robust else 0.0
-            return torch.as_tensor((1 - self.robust) * clean + self.robust * rough)
+            return torch.as_tensor((1 - self.robust) * clean + self.robust * rough, device=device)
 
         return value
 
@@ -124,7 +124,7 @@ class OuterLoss:
         with torch.no_grad():
             classes = model(params, held_out.example[0]).shape[1]
         held_out.expect_classes(classes)
-        return student_loss(None, torch.arange(classes), 1, restrict=False)
+        return student_loss(None, torch.arange(classes, device="cpu"), 1, restrict=False)
 
 
 def _trained(

@@ -108,7 +108,8 @@ class Space:
         θ log-uniform around their starts.
         """
         exponentials = [
-            -torch.log(torch.tensor(unit[f"u{i}"], dtype=torch.float64)) for i in range(4)
+            -torch.log(torch.tensor(unit[f"u{i}"], dtype=torch.float64, device="cpu"))
+            for i in range(4)
         ]
         found = {"lambdas": self.bound(torch.stack(exponentials).log())}
         for name in self.start:
@@ -127,7 +128,9 @@ class Space:
         return {**self.start, "lambdas": self.bound(weights.log())}
 
     def random(self, generator: Generator) -> Params:
-        values = torch.rand(len(self.coordinates), generator=generator, dtype=torch.float64)
+        values = torch.rand(
+            len(self.coordinates), generator=generator, dtype=torch.float64, device="cpu"
+        )
         values = values.clamp(1e-6, 1 - 1e-6)
         return self.at(dict(zip(self.coordinates, values.tolist(), strict=True)))
 
@@ -287,4 +290,4 @@ class Optuna:
 
 def _proximity() -> Tensor:
     """e2."""
-    return torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    return torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64, device="cpu")

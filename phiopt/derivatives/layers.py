@@ -50,7 +50,11 @@ def as_scalar(call: Call, *, composite: bool) -> tuple[Callable[[Tensor], Tensor
 
 def joined(params: Params) -> Tensor:
     """All values in one vector."""
-    return torch.cat([p.reshape(-1) for p in params.values()]) if params else torch.zeros(0)
+    return (
+        torch.cat([p.reshape(-1) for p in params.values()])
+        if params
+        else torch.zeros(0, device="cpu")
+    )
 
 
 def split(vector: Tensor, like: Params) -> Params:

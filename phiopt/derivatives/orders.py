@@ -85,5 +85,5 @@ def _relative(value: Tensor, numeric: Tensor) -> float:
 
 
 def _direction(like: Tensor, generator: Generator) -> Tensor:
-    direction = torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    direction = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
     return direction / direction.norm()

@@ -185,15 +185,14 @@ def _match_classes(
     if len(t.shape) != len(s.shape):
         raise AlignmentError(f"the outputs have shapes {t.shape} and {s.shape}")
     axes = state.pair(t, s).axes
-    grown = [d for d, a in enumerate(axes) if a.grown and d > 0]
-    axis = grown[0] if grown else min(1, len(axes) - 1)
+    axis = _class_axis(state, axes)
     old, new = axes[axis].size if axes else (1, 1)
     if classes is None:
         term = axes[axis].term if axes else Term(1, 1)
         if find(term).kind == "free":  # new classes are no copies of old ones
             unify(term, fixed(np.arange(old), new, external=True))
         return torch.from_numpy(places(term).copy()), axis
-    chosen = torch.as_tensor(classes).detach().cpu()
+    chosen = torch.as_tensor(classes, device="cpu").detach()
     if chosen.dtype.is_floating_point or chosen.ndim != 1 or len(chosen) != old:
         raise ValueError(
             f"classes={classes!r} must be {old} integers, the student's output of each teacher class"
@@ -209,6 +208,18 @@ def _match_classes(
             f"classes={chosen.tolist()} do not fit the output of {new} classes: {error}"
         ) from error
     return chosen.to(torch.int64), axis
+
+
+def _class_axis(state: Correspondence, axes: Sequence[Axis]) -> int:
+    """The axis of the output that the last parameter makes, whether it grew or not: time or pixels come from the
+    input. Where parameters make none, the first that grew."""
+    for place in reversed(state.places.values()):
+        made = {id(find(axis.term)) for axis in place.axes}
+        for d, axis in enumerate(axes):
+            if d > 0 and id(find(axis.term)) in made:
+                return d
+    grown = [d for d, a in enumerate(axes) if a.grown and d > 0]
+    return grown[0] if grown else min(1, len(axes) - 1)
 
 
 def _settle_norms(state: Correspondence) -> None:
@@ -251,7 +262,7 @@ def _match_unused(
             homeless.append(name)
             continue
         taken.add(partner)
-        out[name] = Placement(partner, there, tuple(torch.arange(n) for n in shape))
+        out[name] = Placement(partner, there, tuple(torch.arange(n, device="cpu") for n in shape))
     if homeless:
         warnings.warn(
             f"{', '.join(homeless)}: not used in evaluation mode and without a counterpart that holds it; left out of "

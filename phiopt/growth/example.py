@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -25,7 +24,8 @@ def recorded(module: nn.Module, example: Tensor, role: str) -> Trace:
             return trace(module, example, values=True)
         except Exception:
             raise ValueError(
-                f"the {role}'s forward pass fails on an input of shape {tuple(example.shape)}: {without_values}"
+                f"the {role}'s forward pass fails on a {example.dtype} input of shape {tuple(example.shape)}: "
+                f"{without_values}"
             ) from without_values
 
 
@@ -35,15 +35,20 @@ def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
     Raises:
         ValueError: No shape tried was accepted; ``inputs=`` settles it.
     """
+    refusal: Exception | None = None
     for example in _candidates(module, like):
         for values in (False, True) if example is like else (False,):
-            with contextlib.suppress(Exception):
+            try:
                 trace(module, example, values=values)
+            except Exception as error:
+                refusal = error if example is like else refusal
+            else:
                 return example
     near = "" if like is None else f" near the teacher's {tuple(like.shape)}"
+    why = "" if refusal is None else f"; on that shape its forward pass fails: {refusal}"
     raise ValueError(
-        f"no input shape{near} that the {role} accepts could be found; pass inputs=, a batch, or lift="
-    )
+        f"no input shape{near} that the {role} accepts could be found; pass inputs=, a batch, or lift={why}"
+    ) from refusal
 
 
 def _candidates(module: nn.Module, like: Tensor | None) -> Iterator[Tensor]:
@@ -51,13 +56,13 @@ def _candidates(module: nn.Module, like: Tensor | None) -> Iterator[Tensor]:
     if like is not None:
         yield like
     if isinstance(first, nn.Embedding) or (like is not None and not like.is_floating_point()):
-        yield torch.zeros(_BATCH, 5, dtype=torch.long)
-        yield torch.zeros(_BATCH, dtype=torch.long)
+        yield torch.zeros(_BATCH, 5, dtype=torch.long, device="cpu")
+        yield torch.zeros(_BATCH, dtype=torch.long, device="cpu")
         return
     width = None if first is None else _width(first)
     dtype = _dtype(module) if like is None else like.dtype
     for shape in _guesses(first, width) if like is None else _near(like, width):
-        yield torch.zeros(shape, dtype=dtype)
+        yield torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

@@ -124,7 +124,7 @@ def _drawn(start: Start, draw: Callable[[Tensor], Tensor]) -> Params:
 
 
 def _rand(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
+    return torch.rand(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like)
 
 
 @register_fill("zero-out")
@@ -140,7 +140,9 @@ def net2wider(start: Start) -> Params:
     Net2Wider (Chen et al., 2015, section 3.2) with the unequal shares of LEMON (Wang et al., 2023), which sum to one
     and let copies learn differently: ``W1'[j] = W1[g(j)]``, ``W2'[:, j] = a_j W2[:, g(j)]``, ``Σ_{g(j) = i} a_j = 1``.
     """
-    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=start.generator)))
+    rng = np.random.default_rng(
+        int(torch.randint(2**31, (1,), generator=start.generator, device="cpu"))
+    )
 
     def copied(leaf: Term, demand: int) -> Plan:
         plan = plain(leaf, demand)

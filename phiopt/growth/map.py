@@ -140,9 +140,12 @@ class GrowthMap:
 
     def mask(self) -> dict[str, Tensor]:
         """By the student's names, boolean tensors that are True where a coordinate comes from the teacher."""
-        out = {p.student: torch.zeros(p.shape, dtype=torch.bool) for p in self.placements.values()}
+        out = {
+            p.student: torch.zeros(p.shape, dtype=torch.bool, device="cpu")
+            for p in self.placements.values()
+        }
         for name, shape in self.fresh.items():
-            out[name] = torch.zeros(shape, dtype=torch.bool)
+            out[name] = torch.zeros(shape, dtype=torch.bool, device="cpu")
         for place in self.placements.values():
             out[place.student][place.index() if place.shape else ...] = True
         return out
@@ -154,8 +157,8 @@ class GrowthMap:
         shape, dtype = self.traced
         generator = torch.Generator().manual_seed(seed)
         if dtype.is_floating_point:
-            return torch.randn(8, *shape[1:], generator=generator, dtype=dtype)
-        return torch.randint(2, (8, *shape[1:]), generator=generator).to(dtype)
+            return torch.randn(8, *shape[1:], generator=generator, dtype=dtype, device="cpu")
+        return torch.randint(2, (8, *shape[1:]), generator=generator, device="cpu").to(dtype)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """A figure of each matrix's blocks: the teacher's, new rows and new columns, readable in grey.

@@ -44,7 +44,9 @@ class Placement:
 
 def _index(places: Sequence[Tensor]) -> Index:
     """Slices where every axis is a run, else an open mesh."""
-    if all(len(p) == 0 or bool((p == p[0] + torch.arange(len(p))).all()) for p in places):
+    if all(
+        len(p) == 0 or bool((p == p[0] + torch.arange(len(p), device="cpu")).all()) for p in places
+    ):
         return tuple(
             slice(int(p[0]), int(p[0]) + len(p)) if len(p) else slice(0, 0) for p in places
         )

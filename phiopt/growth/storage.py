@@ -75,7 +75,7 @@ def load(
             p["student"],
             tuple(p["shape"]),
             tuple(
-                tensors.get(f"{name}/{axis}", torch.arange(n))
+                tensors.get(f"{name}/{axis}", torch.arange(n, device="cpu"))
                 for axis, n in enumerate(p["teacher_shape"])
             ),
             frozenset(p["contracted"]),
@@ -97,7 +97,7 @@ def load(
 
 
 def _plain(places: Tensor) -> bool:
-    return bool((places == torch.arange(len(places))).all())
+    return bool((places == torch.arange(len(places), device="cpu")).all())
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -41,7 +41,7 @@ class Moments:
 def moments(objective: Counted, params: Params, samples: list[Sample]) -> Moments:
     """One gradient a draw; a single draw has standard errors 0."""
     mean: Params = {}
-    spread = torch.zeros(())
+    spread = torch.zeros((), device="cpu")
     values, records = [], []
     for n, sample in enumerate(samples, start=1):
         value, terms, gradient = objective.value_and_grad(params, sample)

@@ -186,7 +186,7 @@ class Frozen:
         )
 
     def _all_terms(self, point: Point) -> dict[str, float]:
-        known = {name: torch.tensor(value) for name, value in point.at.terms.items()}
+        known = {name: torch.tensor(value, device="cpu") for name, value in point.at.terms.items()}
         return self.objective.all_terms(point.params, self.samples, known)
 
     def _centre(self) -> None:

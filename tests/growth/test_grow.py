@@ -214,6 +214,15 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_state_stays():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("fill", FILLS)
+def test_the_default_device_does_not_matter(fill):
+    teacher, student = randomised(mlp(4, 8, 3)), mlp(4, 16, 5)
+    here = grow(teacher, student, fill)
+    with torch.device("meta"):  # stands for any other device
+        there = grow(teacher, student, fill, classes=[0, 1, 2], verify=True)
+    assert all(map(torch.equal, here.parameters(), there.parameters()))
+
+
 def test_nothing_is_modified_and_no_storage_is_shared():
     teacher, student = randomised(mlp(4, 8, 3)), mlp(4, 16, 5)
     old = [v.clone() for m in (teacher, student) for v in tensors_of(m).values()]

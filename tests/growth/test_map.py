@@ -56,6 +56,27 @@ def test_classes_say_where_the_teachers_outputs_sit():
     assert torch.equal(head[[4, 0, 2], :8], u["2.weight"])
 
 
+class EachStep(nn.Module):
+    """Logits (batch, steps, classes), after learned positions."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(1, 4, width))
+        self.body, self.head = nn.Linear(3, width), nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.head((self.body(x) + self.positions).relu())
+
+
+@pytest.mark.parametrize("classes", [4, 6])
+def test_the_axis_of_the_classes_is_the_heads_whether_it_grew_or_not(classes):
+    growth = GrowthMap.between(EachStep(2, 4), EachStep(5, classes), inputs=torch.zeros(2, 4, 3))
+    assert growth.class_axis == 2
+    image = torch.zeros(2, 3, 4, 4)
+    growth = GrowthMap.between(nn.Conv2d(3, 4, 1), nn.Conv2d(3, classes, 1), inputs=image)
+    assert growth.class_axis == 1
+
+
 def test_flattened_images_map_columns_by_channel_row_and_column():
     def net(channels, size):
         return nn.Sequential(
@@ -314,6 +335,12 @@ def test_modules_without_parameters_or_no_modules_are_refused():
 def test_inputs_that_the_teacher_refuses_are_named():
     with pytest.raises(ValueError, match=r"teacher's forward pass fails .* \(2, 5\)"):
         GrowthMap.between(mlp(4, 8, 3), mlp(4, 8, 3), inputs=torch.zeros(2, 5))
+
+
+def test_a_student_that_fails_for_its_own_reason_says_it():
+    broken = nn.Sequential(nn.Linear(4, 8), nn.Linear(7, 3))
+    with pytest.raises(ValueError, match="that the student accepts .*forward pass fails: .*8"):
+        GrowthMap.between(mlp(4, 8, 3), broken)
 
 
 def test_a_lift_must_be_callable_and_keep_the_batch():
