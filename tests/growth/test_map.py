@@ -339,7 +339,7 @@ def test_inputs_that_the_teacher_refuses_are_named():
 
 def test_a_student_that_fails_for_its_own_reason_says_it():
     broken = nn.Sequential(nn.Linear(4, 8), nn.Linear(7, 3))
-    with pytest.raises(ValueError, match="that the student accepts .*forward pass fails: .*8"):
+    with pytest.raises(ValueError, match=r"that the student accepts .*forward pass fails: .*8"):
         GrowthMap.between(mlp(4, 8, 3), broken)
 
 
