@@ -40,7 +40,9 @@ def cases(names: Sequence[str], scale: Scale, data: Path | None, *, download: bo
     if set(names) - {"digits"}:
         images = fashion_mnist(data_root(data), download=download)
         grown, same = (module.tasks(scale, images)[0] for module in (classes, basic))
-        found["classes"] = Case(replace(grown, name="classes"), 128, Descent(40, 1e-3), HORIZON, 0.5)
+        found["classes"] = Case(
+            replace(grown, name="classes"), 128, Descent(40, 1e-3), HORIZON, 0.5
+        )
         found["noise"] = Case(replace(same, name="noise"), 128, Descent(40, 1e-3), 0, 1.0)
     return [found[name] for name in names]
 
