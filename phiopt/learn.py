@@ -135,8 +135,9 @@ def learn(
         student: The larger model.
         data: D1.
         outer: E, with data held out from D2.
-        lambdas: Where the search starts; default the simplex's centre. No weight may be 0: a weight
-            of 0 stays 0 under multiplicative updates.
+        lambdas: Where the search starts; default the simplex's centre. A weight of 0 stays 0, under
+            multiplicative updates, and its term is not computed: (⅓, ⅓, ⅓, 0) learns the other three
+            for the price of no curvature.
         parameters: Which of "lambdas", "delta" and "theta" are learned; δ and θ in log space.
         theta: Where the search for θ starts; ``start`` must then be "uniform" or
             "uniform-symmetric". Default 0.01.
@@ -192,12 +193,13 @@ def learn(
         origin = _uniform_start(fixed, student, start, data, lift, classes, seed)
 
     def solve(point: Params) -> Solution:
+        learned = [weight if i in space.terms else 0.0 for i, weight in enumerate(point["lambdas"])]
         around: Any = neighbourhood
         if "delta" in point:
             around = replace(around, delta=point["delta"])
         begin = start if origin is None else origin(point["theta"])
         return initialize(
-            fixed, student, point["lambdas"], data, neighbourhood=around, start=begin, **options
+            fixed, student, Lambdas(*learned), data, neighbourhood=around, start=begin, **options
         )
 
     with tqdm(desc="learn", disable=None if progress else True) as bar:
@@ -319,10 +321,10 @@ def _space(
     weights = torch.tensor(
         [float(w) for _, w in Lambdas.of(lambdas).items()], dtype=torch.float64, device="cpu"
     )
-    if not (weights > 0).all() or weights[1] <= floor:
+    if (weights > 0).sum() < 2 or weights[1] <= floor:
         raise ValueError(
-            f"lambdas: got {tuple(weights.tolist())}, at the simplex's edge (λ2 ends at floor="
-            f"{floor}), which multiplicative updates never leave; start inside"
+            f"lambdas: got {tuple(weights.tolist())}, at a vertex or with λ2 at most floor={floor}: "
+            "multiplicative updates never leave there; start with two weights or more, λ2 above floor"
         )
     point = {"lambdas": weights}
     if "delta" in parameters:

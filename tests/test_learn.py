@@ -167,6 +167,20 @@ def test_a_search_that_loses_its_derivative_says_so_and_keeps_the_best():
     assert found.outer == min(trial.outer for trial in found.path)
 
 
+@pytest.mark.parametrize("search", [Mirror(budget=12), Optuna(trials=6)], ids=["mirror", "optuna"])
+def test_a_term_whose_weight_is_zero_is_neither_learned_nor_computed(search):
+    found = learned(lambdas=(0.4, 0.3, 0.3, 0), search=search)
+    assert {trial.lambdas[3] for trial in found.path} == {0}
+    assert len({trial.lambdas for trial in found.path}) == len(found.path)
+    assert found.outer < found.start_outer
+    for trial in found.path:
+        assert sum(trial.lambdas) == pytest.approx(1)
+        assert min(trial.lambdas[:3]) > 0
+    # Two products a judgement to report L4 at w0 and w1, and none in the steps.
+    full = learned(search=search)
+    assert found.solution.stats.hvp < full.solution.stats.hvp
+
+
 def test_an_outer_loss_that_is_not_finite_is_an_error():
     def loss(outputs, targets):
         return outputs.sum(1) * torch.nan
@@ -176,9 +190,8 @@ def test_an_outer_loss_that_is_not_finite_is_an_error():
 
 
 BAD = {
-    "vertex": ({"lambdas": (0, 1, 0, 0)}, ValueError, "lambdas: .*at the simplex's edge"),
-    "zero weight": ({"lambdas": (0.5, 0.5, 0, 0)}, ValueError, "lambdas: .*start inside"),
-    "below floor": ({"floor": 0.3}, ValueError, r"λ2 ends at floor=0\.3"),
+    "vertex": ({"lambdas": (0, 1, 0, 0)}, ValueError, "lambdas: .*at a vertex"),
+    "below floor": ({"floor": 0.3}, ValueError, r"λ2 at most floor=0\.3"),
     "floor": ({"floor": 0.0}, ValueError, "floor: got 0"),
     "unknown": ({"parameters": ("lambdas", "psi")}, ValueError, "parameters: got .*psi"),
     "no lambdas": ({"parameters": ("delta",)}, ValueError, "parameters: got"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from math import inf, isfinite
+from math import inf, isfinite, log
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -15,9 +15,6 @@ from phiopt._types import Params
 from phiopt.bilevel.adjoint import Adjoint
 from phiopt.bilevel.replay import Replay
 from phiopt.objective._numbers import count
-
-TERMS = 4
-"""Weights in λ."""
 
 WORTH = 1e-4
 """A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""
@@ -65,12 +62,17 @@ class Space:
 
     Args:
         start: ``lambdas`` of shape ``(4,)``, and ``delta`` and ``theta`` if they are learned;
-            float64 on the CPU.
+            float64 on the CPU. A weight that is 0 stays so: the search is on that face of the simplex.
         floor: Least λ2; the other weights are kept positive by the update itself.
     """
 
     start: Params
     floor: float
+
+    @property
+    def terms(self) -> list[int]:
+        """Indices of the terms whose weights are learned."""
+        return [i for i, weight in enumerate(self.start["lambdas"].tolist()) if weight]
 
     def moved(self, point: Params, slopes: Params, rate: float) -> Params | None:
         """The exponentiated-gradient step (Kivinen & Warmuth 1997) in p of λ = floor·e2 +
@@ -100,18 +102,18 @@ class Space:
     def bound(self, logits: Tensor) -> Tensor:
         """λ of log p, which need not be normalised."""
         tiny = torch.finfo(logits.dtype).eps  # 0 would stay 0
-        weights = torch.softmax(logits, 0).clamp_min(tiny)
+        weights = torch.softmax(logits, 0)
+        weights[self.terms] = weights[self.terms].clamp_min(tiny)
         return self.floor * _proximity() + (1 - self.floor) * weights / weights.sum()
 
     def at(self, unit: dict[str, float]) -> Params:
-        """The point at coordinates in (0, 1): uniform ones give λ uniform on the simplex, and δ and
-        θ log-uniform around their starts.
+        """The point at coordinates in (0, 1): uniform ones give λ uniform on the simplex or its face, and
+        δ and θ log-uniform around their starts.
         """
-        exponentials = [
-            -torch.log(torch.tensor(unit[f"u{i}"], dtype=torch.float64, device="cpu"))
-            for i in range(4)
-        ]
-        found = {"lambdas": self.bound(torch.stack(exponentials).log())}
+        exponentials = torch.zeros(4, dtype=torch.float64, device="cpu")
+        for i in self.terms:
+            exponentials[i] = -log(unit[f"u{i}"])
+        found = {"lambdas": self.bound(exponentials.log())}
         for name in self.start:
             if name != "lambdas":
                 found[name] = self.start[name] * SPREAD ** (2 * unit[name] - 1)
@@ -119,7 +121,7 @@ class Space:
 
     @property
     def coordinates(self) -> list[str]:
-        return [*(f"u{i}" for i in range(4)), *(n for n in self.start if n != "lambdas")]
+        return [*(f"u{i}" for i in self.terms), *(n for n in self.start if n != "lambdas")]
 
     def without(self, term: int) -> Params:
         """The start with one term's weight switched off, as far as the floor lets it."""
@@ -154,8 +156,8 @@ class Mirror:
 
     E is one function of the point (all draws are made once), so a step is taken only if it lowers
     E. Slopes say little of what lies far away, where E has plateaus: so the search first looks at
-    the start and at the four points that switch one term off each, and descends from the lowest (if
-    the budget allows a step after that: 9 or more).
+    the start and at the points that switch one term off each, and descends from the lowest (if
+    the budget allows a step after that: 9 or more with all four terms).
 
     A derivative of E costs three times its value: along the path that it points out, steps are
     doubled as long as E falls (quartered if the first does not lower it), and the next derivative
@@ -194,8 +196,8 @@ class Mirror:
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
         generator = Generator().manual_seed(seed)
         points = [space.start]
-        if self.budget > 1 + TERMS + DERIVATIVE:
-            points += [space.without(term) for term in range(TERMS)]
+        if self.budget > 1 + len(space.terms) + DERIVATIVE:
+            points += [space.without(term) for term in space.terms]
         found = [(evaluate(point), point) for point in points]
         left, ends = self.budget - len(found), []
         lowest = min(found, key=lambda pair: pair[0].value if isfinite(pair[0].value) else inf)

@@ -60,6 +60,17 @@ def test_a_minimum_at_a_vertex_is_reached_within_the_default_budget(corner):
     assert outer.best[1] >= 0.01 - 1e-12
 
 
+def test_a_search_on_a_face_stays_there_and_finds_its_minimum():
+    face = Space({"lambdas": torch.tensor([0.4, 0.4, 0.2, 0], dtype=torch.float64)}, floor=0.01)
+    target = torch.tensor([0.15, 0.3, 0.55, 0], dtype=torch.float64)
+    outer = Outer(lambda weights: ((weights - target) ** 2).sum() - weights[3])
+    Mirror(budget=120).run(outer, face, 0)
+    torch.testing.assert_close(outer.best, target, rtol=0, atol=5e-3)
+    assert all(point[3] == 0 and (point[:3] > 0).all() for _, point in outer.points)
+    random = face.random(torch.Generator().manual_seed(0))["lambdas"]
+    assert random[3] == 0 and float(random.sum()) == pytest.approx(1)
+
+
 def test_each_term_is_switched_off_once_before_the_first_descent():
     outer = Outer(bowl)
     Mirror().run(outer, CENTRE, 0)
