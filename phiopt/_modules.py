@@ -1,5 +1,7 @@
-"""Copies of modules."""
+"""Modules copied, and left as they were."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar
 
@@ -18,3 +20,20 @@ def copied(module: Module) -> Module:
     held = tree_leaves([vars(part) for part in module.modules()])
     results = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
     return deepcopy(module, {id(value): value.detach().clone() for value in results})
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Afterwards all attributes are what they were: modes, kept activations, and tables, of buffers
+    too, that a forward pass fills. Filled on tensors without storage, or within a transform, they
+    would be of no use outside.
+    """
+    owned = [vars(part) for part in module.modules()]
+    owned += [value for held in owned for value in held.values() if isinstance(value, dict)]
+    before = [(held, dict(held)) for held in owned]
+    try:
+        yield
+    finally:
+        for held, content in before:
+            held.clear()
+            held.update(content)

@@ -67,7 +67,8 @@ class OuterLoss:
         robust: ρ in [0, 1]; default 0.5.
         neighbourhood: U_δ of the criterion, in the student's input space; None: ``Uniform(0.1)``.
         training: T^k; None: E is taken right at w1.
-        loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``; None: cross-entropy.
+        loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``; None: cross-entropy
+            of logits ``(batch, classes, ...)``.
         batch_size: Examples of V that are drawn once and used; None (default) for all.
 
     Raises:

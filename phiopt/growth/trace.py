@@ -24,6 +24,7 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from phiopt._modules import unchanged
 from phiopt._types import Params
 
 _CREATION = {"empty", "new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like",
@@ -126,15 +127,10 @@ def tensors_of(module: nn.Module) -> Params:
 
 @contextlib.contextmanager
 def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    before = [(m, dict(vars(m))) for m in module.modules()]
-    try:
-        for m, _ in before:
-            m.training = False
+    with unchanged(module):
+        for part in module.modules():
+            part.training = False
         yield
-    finally:
-        for m, attributes in before:
-            vars(m).clear()
-            vars(m).update(attributes)
 
 
 @contextlib.contextmanager

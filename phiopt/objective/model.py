@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from phiopt._modules import copied
+from phiopt._modules import copied, unchanged
 from phiopt._types import Lift, Model, Params
 
 LIFT = ".lift."
@@ -49,6 +49,7 @@ def _function(module: nn.Module) -> Callable[[Params, Tensor], Any]:
 
     def forward(params: Params, inputs: Tensor) -> Any:
         fresh = {name: buffer.clone() for name, buffer in buffers.items()}
-        return functional_call(module, fresh | params, (inputs,))
+        with unchanged(module):
+            return functional_call(module, fresh | params, (inputs,))
 
     return forward

@@ -442,8 +442,13 @@ class Auxiliary(nn.Module):
         if aux:
             self.aux = nn.Linear(width, 3)
 
+        self.tables = {}
+
     def forward(self, x):
-        self.kept = self.body(x).relu()
+        if len(x) not in self.tables:
+            self.tables[len(x)] = torch.ones(len(x), 1)
+            self.register_buffer("table", torch.ones(1), persistent=False)
+        self.kept = self.body(x * self.tables[len(x)]).relu()
         return self.head(self.kept)
 
 
@@ -470,3 +475,12 @@ def test_what_a_forward_pass_keeps_as_an_attribute_is_put_back_and_may_be_copied
     assert teacher.kept is kept[0]
     assert student.kept is kept[1]
     assert not grown.kept.requires_grad
+
+
+def test_tables_that_a_forward_pass_fills_are_put_back():
+    teacher, student = Auxiliary(5), Auxiliary(8)
+    GrowthMap.between(teacher, student, inputs=torch.zeros(2, 4))
+    for model in (teacher, student):
+        assert not model.tables
+        assert not dict(model.named_buffers())
+        assert model(torch.zeros(2, 4)).device.type == "cpu"

@@ -39,6 +39,23 @@ def test_a_forward_that_works_in_place_does_not_reach_the_data():
     assert torch.equal(x, before)
 
 
+class Remembering(nn.Linear):
+    """Fills a table at its first call, which a transform would leave of no use to the next."""
+
+    def forward(self, x):
+        self.table = getattr(self, "table", torch.ones(len(x), 1, dtype=x.dtype))
+        return super().forward(x * self.table)
+
+
+def test_a_forward_that_keeps_what_it_computes_begins_anew_each_time():
+    net, x = Remembering(4, 2).double(), randn(5, 4)
+    model = pure_model(net, lambda x: x)
+    slope = torch.func.grad(lambda w: model(w, x).square().sum())
+    first, second = slope(parameters(net)), slope(parameters(net))
+    assert torch.equal(first["weight"], second["weight"])
+    assert model(parameters(net), x[:3]).shape == (3, 2)
+
+
 def test_a_lift_that_is_a_module_has_parameters_too():
     net, lift, x = mlp(4, 2), mlp(3, 4, seed=1), randn(5, 3)
     model = pure_model(net, lift)
