@@ -63,6 +63,8 @@ class Growth:
     """ψ; None: inferred."""
     noise: Neighbourhood | None = None
     """U_δ around D2's inputs; None: φ's, which is around D1's."""
+    d2: tuple[Examples, Examples] | None = None
+    """D2's training and validation parts, for what learns from them before the student is trained."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def solve_phi(
         _products(curvature or phiopt.Frobenius(), growth) if lambdas.curvature else None,
     )
     spent = passes * growth.phi.batch_size / growth.batch_size
-    return Initialised(solution.student, spent, start, _report(solution))
+    return Initialised(solution.student, spent, start, report(solution))
 
 
 def mapped(growth: Growth, student: nn.Module) -> GrowthMap:
@@ -215,8 +217,10 @@ def _products(curvature: Curvature, growth: Growth) -> float:
     return curvature.products if part is None else 2 * curvature.products * part / size
 
 
-def _report(solution: phiopt.Solution) -> dict[str, Any]:
+def report(solution: phiopt.Solution) -> dict[str, Any]:
+    """What a record keeps of it."""
     return {
+        "lambdas": [float(weight) for _, weight in solution.lambdas.items()],
         "status": solution.status.name,
         "advice": solution.status.value,
         "scale": solution.scale,

@@ -226,6 +226,7 @@ def _cell(
         batch_size=task.student_recipe.batch_size,
         lift=task.lift,
         noise=task.noise,
+        d2=(splits.train, splits.validation),
     )
     initial = task.registry[method](growth, seed)
     ours, longer = tune(

@@ -1,9 +1,17 @@
-"""φ at other λ than the paper's named ones."""
+"""φ at other λ than the paper's named ones, and at learned ones."""
 
 from collections.abc import Callable
 
-from experiments.methods import NOISE, Growth, Initialised, solve_phi
+import torchopt
+
+import phiopt
+from experiments.methods import NOISE, Growth, Initialised, constructed, extended, report, solve_phi
 from phiopt import Lambdas
+
+HORIZON = 10
+"""Training steps on D2 after which a λ is judged."""
+HELD_OUT = 512
+"""Validation images that judge it."""
 
 
 def phi_at(lambdas: Lambdas) -> Callable[[Growth, int], Initialised]:
@@ -16,4 +24,58 @@ def phi_at(lambdas: Lambdas) -> Callable[[Growth, int], Initialised]:
     return solved
 
 
-WEIGHTED = {"phi-noise": phi_at(NOISE)}
+def phi_learned(growth: Growth, seed: int) -> Initialised:
+    """φ(û) at the λ that `phiopt.learn` finds from (⅓, ⅓, ⅓, 0), λ4 = 0 for its price.
+
+    The outer loss is half clean, half in U_δ, after `HORIZON` steps on D2's training part, on images of its
+    validation part.
+    """
+    if growth.d2 is None:
+        raise ValueError("phi-learned: needs D2 before the student is trained")
+    train, held_out = growth.d2
+    steps, rate = growth.phi.three_terms
+    outer = phiopt.OuterLoss(
+        (held_out.x, held_out.y),
+        neighbourhood=growth.noise or growth.phi.neighbourhood,
+        training=phiopt.Training((train.x, train.y), steps=HORIZON, batch_size=growth.batch_size),
+        batch_size=HELD_OUT,
+    )
+    found = phiopt.learn(
+        growth.teacher,
+        constructed(growth, seed),
+        (growth.data.x, growth.data.y),
+        outer,
+        lambdas=(1 / 3, 1 / 3, 1 / 3, 0),
+        lift=growth.lift,
+        classes=growth.classes,
+        neighbourhood=growth.phi.neighbourhood,
+        # A derivative of Adam's needs its root away from zero.
+        solver=phiopt.TorchOpt(
+            torchopt.adam(rate, eps_root=1e-8), steps, growth.phi.batch_size, check_every=steps
+        ),
+        restrict_classes=growth.phi.restrict_classes,
+        seed=seed,
+    )
+    return Initialised(
+        found.solution.student,
+        _price(found, growth),
+        extended(growth, seed, "default"),
+        report(found.solution),
+    )
+
+
+def _price(found: phiopt.Learned, growth: Growth) -> float:
+    """In evaluations of the student's batches: φ's solves and the outer losses, a derivative of either three
+    more; the solver's judgements on held-out draws are forward passes, a third of an evaluation each.
+    """
+    terms, share = 2, growth.phi.batch_size / growth.batch_size
+    judged = found.solution.stats.forward - terms * found.solution.stats.gradient
+    looked = 2 * HELD_OUT / growth.batch_size / 3
+    return sum(
+        share * (terms * trial.gradients * (1 + 3 * trial.slopes) + judged / 3)
+        + (HORIZON + looked) * (1 + 3 * trial.slopes)
+        for trial in found.path
+    )
+
+
+WEIGHTED = {"phi-noise": phi_at(NOISE), "phi-learned": phi_learned}

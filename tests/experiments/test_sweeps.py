@@ -1,14 +1,15 @@
 """θ, λ, |D2| and the halves: what differs between the things that are compared."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
 
-from experiments import basic, halves, lambdas, samples, study, theta, weights
-from experiments.methods import Growth
+from experiments import basic, classes, halves, lambdas, samples, study, theta, weights
+from experiments.methods import Descent, Growth
 from experiments.models import built
-from tests.experiments.cases import TINY, made_up, performed
+from experiments.records import RunDirectory
+from tests.experiments.cases import CPU, TINY, made_up, performed
 
 IMAGES = made_up(200, 0), made_up(40, 1)
 
@@ -18,6 +19,22 @@ def growth(task):
     return Growth(
         built(task.teacher, 0), task.student, data, task.classes, task.theta, task.phi, 128
     )
+
+
+def test_learned_weights_are_paid_for_and_leave_the_curvature_out(tmp_path):
+    task = classes.tasks(TINY, IMAGES)[0]
+    descent = Descent(4, 1e-2)
+    phi = replace(task.phi, batch_size=4, three_terms=descent, four_terms=descent)
+    task = replace(task, phi=phi, student_recipe=replace(task.student_recipe, budget=2000))
+    directory = RunDirectory(tmp_path, {})
+    learned, equal = study.run(task, ("phi-learned", "phi"), (0,), directory, CPU)
+    weights = learned["solution"]["lambdas"]
+    assert weights[3] == 0
+    assert sum(weights) == pytest.approx(1)
+    assert weights != equal["solution"]["lambdas"]
+    # Every point that was tried has its solve and its steps on D2.
+    assert learned["initialisation_gradients"] > 5 * equal["initialisation_gradients"]
+    assert learned["curve"][-1]["gradients"] <= 2000
 
 
 def test_each_theta_bounds_the_new_weights():
