@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -15,11 +16,13 @@ def copied(module: Module) -> Module:
     """A deep copy of ``module``.
 
     ``deepcopy`` alone refuses the results of a computation, such as an activation that a forward
-    pass kept as an attribute; here they are copied off the graph.
+    pass kept as an attribute; here they are copied off the graph. Copies made in inference mode can
+    be trained all the same.
     """
     held = tree_leaves([vars(part) for part in module.modules()])
     results = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
-    return deepcopy(module, {id(value): value.detach().clone() for value in results})
+    with torch.inference_mode(False):
+        return deepcopy(module, {id(value): value.detach().clone() for value in results})
 
 
 @contextmanager

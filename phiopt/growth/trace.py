@@ -75,6 +75,7 @@ class Trace:
     """Shape of each parameter and buffer, used in the forward pass or not; a tied one appears once."""
 
 
+@torch.inference_mode(False)  # inference tensors keep composite operations whole
 def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
     """Record the forward pass of ``module`` on inputs of these shapes and dtypes.
 
@@ -101,7 +102,6 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
         recorder.taint(x)
     with (
         _in_evaluation_mode(module),
-        torch.inference_mode(False),  # which would keep composite operations whole
         torch.no_grad(),
         recorder.follow(module),
         _plain_kernels(),

@@ -235,6 +235,13 @@ def test_nothing_is_modified_and_no_storage_is_shared():
     assert all(torch.equal(a, b) for a, b in zip(old, now, strict=True))
 
 
+def test_a_student_grown_in_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        grown = grow(randomised(mlp(4, 8, 3)), mlp(4, 16, 5), "zero-out", verify=True)
+    grown(torch.ones(2, 4)).sum().backward()
+    torch.optim.SGD(grown.parameters(), lr=0.1).step()
+
+
 def test_verify_reports_the_change(caplog):
     with caplog.at_level(logging.INFO, logger="phiopt"):
         grown = grow(randomised(mlp(4, 8, 3)), mlp(4, 16, 5), "zero-out", verify=True)
