@@ -75,14 +75,15 @@ VARIANTS: dict[str, Method] = {
     "zero-out-start": changed(fill="zero-out"),
     "known-classes": changed(restrict=True),
     "equal-three": changed(Lambdas(0.34, 0.33, 0.33, 0.0)),
-    "equal-four": changed(EQUAL, Descent(120, 1e-3)),
-    "equal-four-spectral": changed(EQUAL, Descent(40, 1e-3), curvature=Spectral()),
+    "equal-four": changed(EQUAL, Descent(120, 3e-3)),
+    "equal-four-spectral": changed(EQUAL, Descent(40, 3e-3), curvature=Spectral()),
     "delta-0.1": changed(delta=0.1),
     "delta-0.6": changed(delta=0.6),
-    "40-steps": changed(descent=Descent(40, 3e-3)),
-    "360-steps": changed(descent=Descent(360, 3e-3)),
-    "360-slow-steps": changed(descent=Descent(360, 1e-3)),
-    "batches-of-128": changed(descent=Descent(60, 3e-3), batch_size=128),
+    "40-steps": changed(descent=Descent(40, 5e-3)),
+    "360-steps": changed(descent=Descent(360, 5e-3)),
+    "rate-0.002": changed(descent=Descent(120, 2e-3)),
+    "rate-0.01": changed(descent=Descent(120, 1e-2)),
+    "batches-of-128": changed(descent=Descent(60, 5e-3), batch_size=128),
 }
 
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import torchopt
-
 import phiopt
 from experiments.methods import NOISE, Growth, Initialised, constructed, extended, report, solve_phi
 from phiopt import Lambdas
+from phiopt.solve import decaying_adam
 
 HORIZON = 10
 """Training steps on D2 after which a λ is judged."""
@@ -51,7 +50,7 @@ def phi_learned(growth: Growth, seed: int) -> Initialised:
         neighbourhood=growth.phi.neighbourhood,
         # A derivative of Adam's needs its root away from zero.
         solver=phiopt.TorchOpt(
-            torchopt.adam(rate, eps_root=1e-8), steps, growth.phi.batch_size, check_every=steps
+            decaying_adam(steps, rate, eps_root=1e-8), steps, growth.phi.batch_size, check_every=steps
         ),
         restrict_classes=growth.phi.restrict_classes,
         seed=seed,

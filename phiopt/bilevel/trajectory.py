@@ -82,7 +82,7 @@ class Path:
                 f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken "
                 "again; use Implicit, or the solver TorchOpt"
             )
-        optimizer = solver.optimizer or decaying_adam(cast(Any, solver).steps, EPS_ROOT)
+        optimizer = solver.optimizer or decaying_adam(cast(Any, solver).steps, eps_root=EPS_ROOT)
         path = cls(objective, optimizer, start, graph)
         both_ends: Any = (path.init, path.update)
         watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*both_ends))

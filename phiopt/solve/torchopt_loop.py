@@ -26,13 +26,13 @@ JUDGES = 8
 Fewer, and one unlucky curvature probe can decide."""
 
 
-def decaying_adam(steps: int, eps_root: float = 0.0) -> Any:
-    """The default optimiser of so many steps: Adam at 2e-3, kept for the first half of them, so
+def decaying_adam(steps: int, learning_rate: float = 2e-3, eps_root: float = 0.0) -> Any:
+    """The default optimiser of so many steps: Adam, its rate kept for the first half of them, so
     that it gets somewhere, and falling linearly to 0 over the second, so that it averages the noise
     of the gradients.
     """
     falling = (steps + 1) // 2
-    rate = torchopt.schedule.linear_schedule(2e-3, 0.0, falling, steps - falling)
+    rate = torchopt.schedule.linear_schedule(learning_rate, 0.0, falling, steps - falling)
     return torchopt.adam(rate, eps_root=eps_root)
 
 
