@@ -50,7 +50,10 @@ def phi_learned(growth: Growth, seed: int) -> Initialised:
         neighbourhood=growth.phi.neighbourhood,
         # A derivative of Adam's needs its root away from zero.
         solver=phiopt.TorchOpt(
-            decaying_adam(steps, rate, eps_root=1e-8), steps, growth.phi.batch_size, check_every=steps
+            decaying_adam(steps, rate, eps_root=1e-8),
+            steps,
+            growth.phi.batch_size,
+            check_every=steps,
         ),
         restrict_classes=growth.phi.restrict_classes,
         seed=seed,

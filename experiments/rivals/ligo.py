@@ -25,9 +25,8 @@ from phiopt.growth.grow import with_tensors
 from phiopt.growth.places import places, positions
 from phiopt.growth.trace import tensors_of
 
-STEPS = 100
-RATE = 3e-3
-"""As published; the 300 gradient evaluations that φ takes there were no better spent."""
+STEPS, RATE = 100, 3e-3
+"""Of Adam. As many steps as published; 300 were no better spent."""
 
 
 def ligo(growth: Growth, seed: int) -> Initialised:
