@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
+from typing import Any
 
 from rich.table import Table as RichTable
 
@@ -148,7 +149,7 @@ def overview(measure: str, found: Sequence[Record]) -> Table:
 
 
 def solutions(title: str, found: Sequence[Record]) -> Table:
-    """What the solver reports of each φ, seeds averaged: status, raw terms, objective, cost."""
+    """What the solver reports of each φ, seeds averaged: status, λ, raw terms, objective, cost."""
     rows = []
     for method, records in by_method(found).items():
         reports = [record["solution"] for record in records if record["solution"] is not None]
@@ -164,9 +165,19 @@ def solutions(title: str, found: Sequence[Record]) -> Table:
             start = summary([report["start_objective"] for report in reports]).mean
             end = summary([report["objective"] for report in reports]).mean
             spent = summary([record["initialisation_gradients"] for record in records]).mean
-            rows.append([method, counts, *terms, f"{start:.4f} → {end:.4f}", f"{spent:.0f}"])
-    columns = ["solution", "status", "L_f", "L2", "L3", "L4", "objective", "gradient evaluations"]
+            change = f"{start:.4f} → {end:.4f}"
+            rows.append([method, counts, _weights(reports), *terms, change, f"{spent:.0f}"])
+    terms = ["L_f", "L2", "L3", "L4"]
+    columns = ["solution", "status", "λ", *terms, "objective", "gradient evaluations"]
     return Table(title, columns, rows)
+
+
+def _weights(reports: Sequence[dict[str, Any]]) -> str:
+    """λ, seeds averaged; records made before it could be learned do not hold it."""
+    if not all("lambdas" in report for report in reports):
+        return "not recorded"
+    weights = zip(*(report["lambdas"] for report in reports), strict=True)
+    return ", ".join(f"{summary(weight).mean:.2g}" for weight in weights)
 
 
 def csv_text(found: Sequence[Record]) -> str:

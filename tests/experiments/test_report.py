@@ -45,6 +45,7 @@ def record(method, seed, accuracy, *, solution=None, spent=0):
 @pytest.fixture
 def found():
     solution = {
+        "lambdas": [0.1, 0.2, 0.7, 0.0],
         "status": "SOLVED",
         "terms": {"task": 0.25, "proximity": 1.0, "noise": 0.5, "curvature": None},
         "objective": 1.0,
@@ -54,7 +55,7 @@ def found():
         record("default", 0, 0.6),
         record("default", 1, 0.8),
         record("phi", 1, 0.9, solution=solution, spent=4),
-        record("phi", 0, 0.8, solution=solution, spent=4),
+        record("phi", 0, 0.8, solution=solution | {"lambdas": [0.3, 0.2, 0.5, 0.0]}, spent=4),
     ]
 
 
@@ -208,9 +209,11 @@ def test_sizes_take_the_seeds_that_every_size_has(tmp_path):
 
 def test_the_solution_is_reported_raw(found):
     (row,) = tables.solutions("title", found).rows
-    assert row[:2] == ["phi", "SOLVED ×2"]
-    assert row[2:6] == ["0.25", "1", "0.5", "not computed"]
-    assert row[6:] == ["2.0000 → 1.0000", "4"]
+    assert row[:3] == ["phi", "SOLVED ×2", "0.2, 0.2, 0.6, 0"]
+    assert row[3:7] == ["0.25", "1", "0.5", "not computed"]
+    assert row[7:] == ["2.0000 → 1.0000", "4"]
+    del found[-1]["solution"]["lambdas"]
+    assert tables.solutions("title", found).rows[0][2] == "not recorded"
 
 
 def test_markdown_and_csv_hold_the_same_numbers(found):
