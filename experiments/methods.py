@@ -112,8 +112,7 @@ def phi_slice(growth: Growth, seed: int) -> Initialised:
     An affine slice of the paper's problem, and the best that was found for new classes (`variants`). Its
     losses are over all classes: new rows that do not move cannot learn that theirs never occur.
     """
-    free = replace(growth, phi=replace(growth.phi, restrict_classes=False))
-    return solve_phi(free, seed, NOISE, growth.phi.three_terms, fill="matched", old_only=True)
+    return solve_slice(growth, seed, NOISE, growth.phi.three_terms)
 
 
 METHODS: dict[str, Callable[[Growth, int], Initialised]] = {
@@ -180,6 +179,14 @@ def solve_phi(
     )
     spent = passes * growth.phi.batch_size / growth.batch_size
     return Initialised(solution.student, spent, start, report(solution))
+
+
+def solve_slice(
+    growth: Growth, seed: int, lambdas: phiopt.Lambdas, descent: Descent
+) -> Initialised:
+    """`phi_slice` at these λ."""
+    free = replace(growth, phi=replace(growth.phi, restrict_classes=False))
+    return solve_phi(free, seed, lambdas, descent, fill="matched", old_only=True)
 
 
 def mapped(growth: Growth, student: nn.Module) -> GrowthMap:

@@ -3,7 +3,16 @@
 from collections.abc import Callable
 
 import phiopt
-from experiments.methods import NOISE, Growth, Initialised, constructed, extended, report, solve_phi
+from experiments.methods import (
+    NOISE,
+    Growth,
+    Initialised,
+    constructed,
+    extended,
+    report,
+    solve_phi,
+    solve_slice,
+)
 from phiopt import Lambdas
 from phiopt.solve import decaying_adam
 
@@ -21,6 +30,11 @@ def phi_at(lambdas: Lambdas) -> Callable[[Growth, int], Initialised]:
         return solve_phi(growth, seed, lambdas, descent)
 
     return solved
+
+
+def phi4_slice(growth: Growth, seed: int) -> Initialised:
+    """`phi_slice` with all four terms, λ = (¼, ¼, ¼, ¼)."""
+    return solve_slice(growth, seed, Lambdas(0.25, 0.25, 0.25, 0.25), growth.phi.four_terms)
 
 
 def phi_learned(growth: Growth, seed: int) -> Initialised:
@@ -80,4 +94,4 @@ def _price(found: phiopt.Learned, growth: Growth) -> float:
     )
 
 
-WEIGHTED = {"phi-noise": phi_at(NOISE), "phi-learned": phi_learned}
+WEIGHTED = {"phi-noise": phi_at(NOISE), "phi-learned": phi_learned, "phi4_slice": phi4_slice}
