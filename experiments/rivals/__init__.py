@@ -11,7 +11,12 @@ from experiments.rivals.late_reset import late_reset, phi_early
 from experiments.rivals.ligo import ligo
 from experiments.rivals.matched import matched
 from experiments.rivals.preserving import net2wider, vv_zz, zero_out
-from experiments.rivals.robustified import robustified, robustified4, robustified_slice
+from experiments.rivals.robustified import (
+    robustified,
+    robustified4,
+    robustified4_slice,
+    robustified_slice,
+)
 from experiments.rivals.shrink_perturb import shrink_perturb
 from experiments.rivals.shuffled import shuffled
 
@@ -32,6 +37,7 @@ RIVALS: dict[str, Callable[[Growth, int], Initialised]] = {
         robustified,
         robustified4,
         robustified_slice,
+        robustified4_slice,
         distillation,
         augmentation,
     )

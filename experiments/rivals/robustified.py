@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 from experiments.methods import Growth, Initialised, extended, phi, phi4, phi_slice
+from experiments.weights import phi4_slice
 
 
 def robustified(growth: Growth, seed: int) -> Initialised:
@@ -25,6 +26,11 @@ def robustified4(growth: Growth, seed: int) -> Initialised:
 def robustified_slice(growth: Growth, seed: int) -> Initialised:
     """With `phi_slice`, which moves all coordinates of the teacher itself, and its start for the others."""
     return _copied(growth, seed, phi_slice, "matched")
+
+
+def robustified4_slice(growth: Growth, seed: int) -> Initialised:
+    """With `phi4_slice`, likewise."""
+    return _copied(growth, seed, phi4_slice, "matched")
 
 
 def _copied(

@@ -9,6 +9,7 @@ import torch
 from experiments.methods import METHODS, Initialised, extended
 from experiments.rivals import RIVALS
 from experiments.train import Recipe, fit
+from experiments.weights import WEIGHTED
 from phiopt.growth.grow import tensors_of
 from tests.experiments.rivals.problems import growth_of
 
@@ -128,12 +129,13 @@ def test_the_first_half_of_the_layers_is_kept(rival, early, net, kept):
         ("robustified", "phi", "default"),
         ("robustified4", "phi4", "default"),
         ("robustified_slice", "phi_slice", "matched"),
+        ("robustified4_slice", "phi4_slice", "matched"),
     ],
 )
 def test_robustified_is_phi_of_the_small_teacher_extended(rival, phi, fill, growth):
     ours = RIVALS[rival](growth, 0)
     small = replace(growth, student=lambda: deepcopy(growth.teacher), classes=None)
-    solved = METHODS[phi](small, 0)
+    solved = (METHODS | WEIGHTED)[phi](small, 0)
     expected = extended(replace(growth, teacher=solved.student), 0, fill)
     for name, value in ours.student.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name]), name
