@@ -309,6 +309,14 @@ def register_rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
+def _acts_on_each_coordinate(node: Node) -> bool:
+    """Whether the operation or, as the tag is often missing in place, its functional twin says so."""
+    operator = node.target
+    twin = getattr(torch.ops.aten, node.name, operator.overloadpacket)
+    same = getattr(twin, operator._overloadname, operator)
+    return any(torch.Tag.pointwise in x.tags for x in (operator, same))
+
+
 def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     """Apply the rule of one aligned pair of operations.
 
@@ -317,7 +325,7 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     """
     call = Call(state, teacher, student)
     rule = RULES.get(teacher.name)
-    if rule is None and torch.Tag.pointwise in teacher.target.tags:
+    if rule is None and _acts_on_each_coordinate(teacher):
         rule = RULES["pointwise"]
     where = f"at {student} (the teacher's {teacher})"
     try:

@@ -56,6 +56,34 @@ def test_classes_say_where_the_teachers_outputs_sit():
     assert torch.equal(head[[4, 0, 2], :8], u["2.weight"])
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        nn.Mish(inplace=True),
+        nn.ELU(inplace=True),
+        nn.ReLU6(inplace=True),
+        nn.Hardswish(inplace=True),
+        nn.Threshold(0.1, 0.0, inplace=True),
+        torch.Tensor.abs_,
+        torch.ops.aten.gelu_.default,
+    ],
+    ids=str,
+)
+def test_what_acts_on_each_coordinate_may_do_so_in_place(act):
+    class Net(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, width), nn.Linear(width, 3)
+
+        def forward(self, x):
+            return self.head(act(self.body(x)))
+
+    teacher, student = randomised(Net(5)), randomised(Net(8))
+    check_injective(GrowthMap.between(teacher, student), teacher, student)
+    x = torch.randn(6, 4)
+    assert torch.allclose(grow(teacher, student, "zero-out")(x), teacher(x), atol=1e-6)
+
+
 class EachStep(nn.Module):
     """Logits (batch, steps, classes), after learned positions."""
 
