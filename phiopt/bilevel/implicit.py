@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.func import vjp
-from torch.nn.utils import parameters_to_vector
 
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import (
@@ -21,17 +20,19 @@ from phiopt.bilevel.adjoint import (
 )
 from phiopt.bilevel.linear import CG, LinearSolver, LinearStatus
 from phiopt.objective import Objective, Sample
+from phiopt.objective._numbers import part
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.certificate import moments
 from phiopt.solve.solver import Counted
 from phiopt.solve.spectrum import MeanHessian
+from phiopt.solve.vector import to_params, to_vector
 
 
 @dataclass(frozen=True)
 class Implicit:
     """Differentiate the minimiser itself, whatever path led to it.
 
-    Where ∇_w L(w, θ) = 0 and H = ∂²L/∂w² is invertible, w is a function of θ = (λ, δ, u) with
+    Where ∇_w L(w, θ) = 0 and H = ∂²L/∂w² is invertible, w is a function of θ = (λ, δ, u, ψ) with
 
         dw/dθ = −H⁻¹ ∂²L/∂w∂θ,   so   θ̄ = −(∂²L/∂w∂θ)ᵀ H⁻¹ w̄
 
@@ -50,8 +51,10 @@ class Implicit:
     Raises:
         ValueError: The solver draws afresh at each step, the curvature is `Spectral`, or ``tol`` is
             not in (0, 1).
+        TypeError: ``linear_solver`` cannot be called, or is a class.
         AdjointError: From the solve, if the solution is not stationary to ``tol``; from the
-            backward pass, if the linear system is not solved. The message holds its status.
+            backward pass, if the linear system is not solved (the message holds its status) or the
+            data have been changed in place.
 
     Examples:
         >>> Implicit(CG(tol=1e-8), tol=1e-6).tol
@@ -62,8 +65,7 @@ class Implicit:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not callable(self.linear_solver):
-            raise TypeError(f"linear_solver: got {self.linear_solver!r}, must be callable")
+        part("linear_solver", self.linear_solver, "__call__")
         if not 0 < self.tol < 1:
             raise ValueError(f"tol: got {self.tol}, must lie between 0 and 1")
 
@@ -83,8 +85,14 @@ class Implicit:
         if frozen is None:
             raise ValueError(f"adjoint: {type(solver).__name__} reports no frozen sample")
         self._certify(plain, origin, outcome.params, frozen)
+        versions = _versions(frozen)
 
         def pull_back(given: Params, cotangent: Params) -> Params:
+            if _versions(frozen) != versions:
+                raise AdjointError(
+                    "the data have been changed in place since the solve, so that the solution is "
+                    "no minimiser on them. Give the solve a copy"
+                )
             found = self._cotangents(plain, outcome.params, frozen, given, cotangent)
             return {name: found.get(name, torch.zeros_like(v)) for name, v in given.items()}
 
@@ -116,11 +124,9 @@ class Implicit:
         hessian = MeanHessian(Counted(with_inputs(objective, theta)), params, frozen)
 
         def product(vector: Tensor) -> Tensor:
-            return parameters_to_vector(hessian(_shaped(vector, params)).values())
+            return to_vector(hessian(to_params(vector, params)))
 
-        solved = self.linear_solver(
-            product, parameters_to_vector(cotangent[name] for name in params)
-        )
+        solved = self.linear_solver(product, to_vector({n: cotangent[n] for n in params}))
         if solved.status is not LinearStatus.SOLVED:
             raise AdjointError(
                 f"H x = w̄ is not solved after {solved.iterations} iterations, relative residual "
@@ -133,11 +139,12 @@ class Implicit:
                 return with_inputs(objective, t).value_and_grad(params, sample)[2]
 
             pull = cast(Any, vjp(gradient, theta))[1]
-            (partial,) = pull(_shaped(solved.x, params))
+            (partial,) = pull(to_params(solved.x, params))
             total = {name: sum_ - partial[name] / len(frozen) for name, sum_ in total.items()}
         return total
 
 
-def _shaped(vector: Tensor, like: Params) -> Params:
-    pieces = vector.split([value.numel() for value in like.values()])
-    return {k: piece.view_as(v) for (k, v), piece in zip(like.items(), pieces, strict=True)}
+def _versions(samples: list[Sample]) -> list[int]:
+    """How often the examples of each have been written to; they may be the caller's own tensors."""
+    held = [tensor for sample in samples for tensor in (sample.inputs, sample.targets)]
+    return [tensor._version for tensor in held if tensor is not None]

@@ -7,16 +7,17 @@ measured and a `LinearStatus` that says what they are worth.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from math import hypot, inf, isfinite
+from math import frexp, hypot, inf, isfinite, nan
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from phiopt.objective._numbers import count
+from phiopt.objective._numbers import count, part
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
 """v ↦ A v for a symmetric A; vectors of shape ``(n,)``."""
@@ -74,8 +75,27 @@ class LinearSolver(Protocol):
         ...
 
 
+class _Scaled(ABC):
+    """A method that is given b at a size of about one: squares of its entries neither overflow nor
+    vanish, as those of a float32 cotangent of 1e-25 would, and a zero be called the answer.
+    """
+
+    def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
+        largest = float(b.abs().max()) if len(b) else 0.0
+        if largest == 0:
+            return LinearSolution(torch.zeros_like(b), 0.0, 0, LinearStatus.SOLVED)
+        if not isfinite(largest):
+            return LinearSolution(torch.zeros_like(b), nan, 0, LinearStatus.NON_FINITE)
+        size = 2.0 ** (frexp(largest)[1] - 1)  # a power of two rounds nothing
+        found = self._solve(operator, b / size)
+        return replace(found, x=size * found.x)
+
+    @abstractmethod
+    def _solve(self, operator: Operator, b: Tensor) -> LinearSolution: ...
+
+
 @dataclass(frozen=True)
-class CG:
+class CG(_Scaled):
     """Conjugate gradients (Hestenes & Stiefel 1952), for positive definite A.
 
     Stops at the first direction p with pᵀA p ≤ 0, as in truncated Newton methods (Steihaug 1983),
@@ -100,7 +120,7 @@ class CG:
     def __post_init__(self) -> None:
         _check(self.tol, self.max_iterations)
 
-    def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
+    def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         x, residual, direction = torch.zeros_like(b), b, b
         square = size = float(b @ b)
         status, k = LinearStatus.ITERATION_LIMIT, 0
@@ -126,7 +146,7 @@ class CG:
 
 
 @dataclass(frozen=True)
-class MINRES:
+class MINRES(_Scaled):
     """Minimum residuals (Paige & Saunders 1975), for symmetric A of any sign.
 
     Args:
@@ -148,10 +168,10 @@ class MINRES:
     def __post_init__(self) -> None:
         _check(self.tol, self.max_iterations)
 
-    def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
+    def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         size = float(b.norm())
         x = old = older = before = torch.zeros_like(b)
-        v, rest, beta, largest = b / (size or 1.0), size, 0.0, 0.0
+        v, rest, beta, largest = b / size, size, 0.0, 0.0
         (c_old, s_old), (c, s) = (1.0, 0.0), (1.0, 0.0)  # the last two Givens rotations
         status, k = LinearStatus.ITERATION_LIMIT, 0
         for k in range(self.max_iterations):
@@ -198,6 +218,7 @@ class Damped:
 
     Raises:
         ValueError: ``damping`` is not positive and finite.
+        TypeError: ``solver`` cannot be called, or is a class.
 
     Examples:
         >>> A = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
@@ -211,13 +232,14 @@ class Damped:
     def __post_init__(self) -> None:
         if not 0 < self.damping < inf:
             raise ValueError(f"damping: got {self.damping}, must be positive and finite")
+        part("solver", self.solver, "__call__")
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
         return self.solver(lambda v: operator(v) + self.damping * v, b)
 
 
 @dataclass(frozen=True)
-class Neumann:
+class Neumann(_Scaled):
     """The Neumann series x = η Σ_i (I − η A)^i b (Lorraine, Vicol & Duvenaud 2020, section 2.2).
 
     Converges where all eigenvalues of A lie in (0, 2/η); there the residual never grows, so growth
@@ -247,7 +269,7 @@ class Neumann:
         if not 0 < self.step < inf:
             raise ValueError(f"step: got {self.step}, must be positive and finite")
 
-    def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
+    def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         x, residual = torch.zeros_like(b), b
         size = last = float(b.norm())
         growth = 1 + 100 * torch.finfo(b.dtype).eps
@@ -273,10 +295,7 @@ def _measured(
     operator: Operator, b: Tensor, x: Tensor, iterations: int, status: LinearStatus, tol: float
 ) -> LinearSolution:
     """The verdict is by the residual itself, not by the recurrence that the method kept."""
-    size = float(b.norm())
-    if size == 0:
-        return LinearSolution(x, 0.0, iterations, LinearStatus.SOLVED)
-    residual = float((b - operator(x)).norm()) / size
+    residual = float((b - operator(x)).norm() / b.norm())
     if not isfinite(residual):
         status = LinearStatus.NON_FINITE
     elif residual <= tol:

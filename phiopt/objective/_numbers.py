@@ -1,4 +1,5 @@
-"""Numbers a user may give as a float, or as a tensor to differentiate in."""
+"""What a user may give to the objects of the library: numbers, as floats or as tensors to differentiate
+in, counts, names, and other objects."""
 
 from numbers import Real
 
@@ -33,12 +34,12 @@ def known(value: Scalar) -> float | None:
     return value
 
 
-def count(name: str, value: object) -> int:
-    """``value`` if it is a whole number of at least 1; else an error by ``name``."""
+def count(name: str, value: object, least: int = 1) -> int:
+    """``value`` if it is a whole number of at least ``least``; else an error by ``name``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: got {value!r}, must be a whole number")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, must be at least 1")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, must be at least {least}")
     return value
 
 
@@ -46,3 +47,11 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """An error by ``name`` unless ``value`` is among the names ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}, must be one of {', '.join(allowed)}")
+
+
+def part(name: str, value: object, method: str) -> None:
+    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method; a class is none."""
+    if isinstance(value, type):
+        raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
+    if not hasattr(value, method):
+        raise TypeError(f"{name}: got {value!r}, which has no {method}()")

@@ -24,6 +24,7 @@ from phiopt.solve.certificate import Moments, moments
 from phiopt.solve.solution import Outcome, Status
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.spectrum import MeanHessian
+from phiopt.solve.vector import to_params, to_vector
 
 PATIENCE = 30
 """Evaluations without a lower value before a solve has stalled; SciPy's line searches take 20."""
@@ -54,7 +55,7 @@ class Point:
 
     @classmethod
     def of(cls, params: Params, at: Moments) -> Point:
-        return cls(params, at, to_vector(params), to_vector(at.gradient), at.value)
+        return cls(params, at, _numpy(params), _numpy(at.gradient), at.value)
 
     def measured_from(self, other: Point) -> Point:
         """This point with L(w) from the other's by the trapezoid rule, if they are so close that
@@ -159,7 +160,7 @@ class Frozen:
         if self._hessian is None or not np.array_equal(self._hessian[0], z):
             params = self._like(self.centre.w + self.scale * z)
             self._hessian = (z.copy(), MeanHessian(self.objective, params, self.samples))
-        product = to_vector(self._hessian[1](self._like(direction)))
+        product = _numpy(self._hessian[1](self._like(direction)))
         if not np.isfinite(product).all():
             raise Stop(Status.NON_FINITE)
         return self.scale**2 / self.unit * product
@@ -195,7 +196,8 @@ class Frozen:
         self._hessian = None
 
     def _like(self, vector: Vector) -> Params:
-        return to_params(vector, self.start.params)
+        first = next(iter(self.start.params.values()))
+        return to_params(torch.from_numpy(vector).to(first.device, first.dtype), self.start.params)
 
 
 def solve_frozen(
@@ -220,18 +222,8 @@ def solve_frozen(
         return run.outcome(status, perf_counter() - began)
 
 
-def to_vector(params: Params) -> Vector:
-    """All entries as one float64 vector."""
-    flat = torch.cat([value.detach().reshape(-1) for value in params.values()])
-    return flat.double().cpu().numpy()
-
-
-def to_params(vector: Vector, like: Params) -> Params:
-    """The inverse of `to_vector`, in the shapes, dtype and device of ``like``."""
-    first = next(iter(like.values()))
-    flat = torch.from_numpy(vector).to(first.device, first.dtype)
-    pieces = flat.split([value.numel() for value in like.values()])
-    return {k: piece.view_as(v) for (k, v), piece in zip(like.items(), pieces, strict=True)}
+def _numpy(params: Params) -> Vector:
+    return to_vector(params).detach().double().cpu().numpy()
 
 
 def _finite(found: Moments) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt._types import Model, Params
+from phiopt.solve.vector import to_params, to_vector
 
 
 class _Sum(torch.autograd.Function):
@@ -97,9 +98,7 @@ def data_parallel(model: Model, group: ProcessGroup) -> Model:
 
 def _shared(params: Params, group: ProcessGroup) -> Params:
     """One vector through `_Same`, so that a backward pass has one all-reduce."""
-    flat = _Same.apply(torch.cat([value.reshape(-1) for value in params.values()]), group)
-    pieces = flat.split([value.numel() for value in params.values()])
-    return {k: piece.view(v.shape) for (k, v), piece in zip(params.items(), pieces, strict=True)}
+    return to_params(_Same.apply(to_vector(params), group), params)
 
 
 def check_agreement(group: ProcessGroup, held: dict[str, Tensor]) -> None:

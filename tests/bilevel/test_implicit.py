@@ -7,7 +7,7 @@ import torchopt
 from phiopt.bilevel import CG, MINRES, AdjointError, Damped, Implicit, Neumann
 from phiopt.objective import Lambdas, Spectral
 from phiopt.solve import LBFGS, NewtonCG, TorchOpt
-from tests.bilevel.problems import at, claimed, inputs, outer, regression, slopes
+from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
 from tests.cases import randn, ridge
 
 TIGHT = Implicit(CG(1e-10), tol=1e-7)
@@ -107,6 +107,26 @@ def test_without_weight_on_the_proximity_the_teacher_has_no_influence():
     assert sizes[1] == pytest.approx(sizes[0] / 100, rel=0.1)
 
 
+def test_a_cotangent_of_any_layout_will_do():
+    """That of a sum over rows is expanded, that of a transpose turned."""
+    case = ridge()
+    point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
+    objective = replace(case.objective(), lambdas=Lambdas.of(point))
+    weight = solved(TIGHT, DESCENT, objective, case.start).params["weight"]
+    scale = randn(weight.shape[1], seed=0)
+    plain, summed, turned = (
+        torch.autograd.grad(value, point, retain_graph=True)[0]
+        for value in (
+            (weight * scale).sum(),
+            (weight.sum(0) * scale).sum(),
+            (weight.T.reshape(-1) * scale.repeat_interleave(len(weight))).sum(),
+        )
+    )
+    assert plain.any()
+    torch.testing.assert_close(summed, plain)
+    torch.testing.assert_close(turned, plain)
+
+
 def test_the_start_has_no_influence():
     case = ridge()
     start = {"weight": case.start["weight"].requires_grad_()}
@@ -153,9 +173,21 @@ class TestRefusals:
         with pytest.raises(ValueError, match="curvature=Spectral holds its eigenvector fixed"):
             solved(TIGHT, DESCENT, objective, start)
 
+    def test_data_that_have_changed_since(self):
+        """A frozen sample of all of D1 is the caller's own tensor."""
+        objective, start = regression()
+        point = torch.tensor(LAMBDAS, dtype=torch.float64, requires_grad=True)
+        objective = replace(objective, lambdas=Lambdas.of(point))
+        found = solved(TIGHT, LBFGS(steps=2000, tol=1e-8, draws=1), objective, start).params
+        objective.data.example[0].mul_(2)
+        with pytest.raises(AdjointError, match="changed in place since the solve"):
+            outer(found).backward()
+
     @pytest.mark.parametrize("tol", [0.0, 1.0, float("nan")])
     def test_bad_arguments(self, tol):
         with pytest.raises(ValueError, match="tol: got"):
             Implicit(tol=tol)
         with pytest.raises(TypeError, match="linear_solver: got 3"):
             Implicit(3)
+        with pytest.raises(TypeError, match="linear_solver: got the class CG"):
+            Implicit(CG)

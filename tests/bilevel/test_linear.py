@@ -178,6 +178,24 @@ def test_units_do_not_matter(solver, seed, power):
     torch.testing.assert_close(unit * scaled.x, found.x, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [1e-44, 1e-40, 1e-25, 1e20, 3e38])
+@pytest.mark.parametrize(
+    "solver", [CG(), MINRES(), Neumann(0.4), Damped(1.0)], ids=lambda s: type(s).__name__
+)
+def test_squares_that_vanish_or_overflow_in_float32_are_not_taken(solver, size):
+    """Of 1e-25 the square is 0, and so was the answer, as solved."""
+    a, b = torch.tensor([2.0, 4.0]).diag(), torch.full((2,), size)
+    found = solver(lambda v: a @ v, b)
+    shift = solver.damping if isinstance(solver, Damped) else 0.0
+    assert found.status is LinearStatus.SOLVED
+    torch.testing.assert_close(found.x, b / (a.diagonal() + shift), rtol=1e-5, atol=2e-45)
+
+
+def test_a_class_is_no_solver_of_the_damped_system():
+    with pytest.raises(TypeError, match=r"^solver: got the class CG"):
+        Damped(1.0, CG)
+
+
 def test_a_step_beyond_the_bound_diverges():
     a, _ = matrix(POSITIVE)
     assert solved(Neumann(0.6), a, randn(6, seed=1)).status is LinearStatus.DIVERGED

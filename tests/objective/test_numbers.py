@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from phiopt.objective._numbers import count, known, scalar
+from phiopt.objective._numbers import count, known, part, scalar
 
 
 def test_a_scalar_is_a_float_or_the_tensor_itself():
@@ -30,3 +30,18 @@ def test_a_count_is_a_positive_whole_number(value, error):
     assert count("steps", 3) == 3
     with pytest.raises(error, match=r"^steps: got"):
         count("steps", value)
+
+
+def test_a_count_may_begin_elsewhere():
+    assert count("seed", 0, least=0) == 0
+    with pytest.raises(ValueError, match=r"^seed: got -1, must be at least 0$"):
+        count("seed", -1, least=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"), [(dict, "the class dict"), ("u", "'u'"), (None, "None")]
+)
+def test_a_part_is_an_object_with_its_method(value, complaint):
+    part("mapping", {}, "keys")
+    with pytest.raises(TypeError, match=f"^mapping: got {complaint}"):
+        part("mapping", value, "keys")

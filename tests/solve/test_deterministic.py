@@ -10,7 +10,7 @@ from torch.func import functional_call
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Gaussian, Objective, Spectral, Stream
 from phiopt.solve import LBFGS, NewtonCG, Status
-from phiopt.solve.frozen import PATIENCE, to_params, to_vector
+from phiopt.solve.frozen import PATIENCE
 from tests.cases import (
     CPU,
     classification,
@@ -222,16 +222,6 @@ def test_more_noise_samples_come_nearer_to_the_expectation():
         for n in (2, 200)
     ]
     assert errors[1] < 0.3 * errors[0]
-
-
-def test_vectors_and_parameters_convert_both_ways():
-    like = {"a": torch.zeros(2, 3), "b": torch.zeros(()), "c": torch.zeros(4)}
-    vector = np.arange(11.0)
-    params = to_params(vector, like)
-    assert params["a"].shape == (2, 3)
-    assert float(params["b"]) == 6
-    assert params["c"].dtype == torch.float32
-    assert np.array_equal(to_vector(params), vector)
 
 
 def test_progress_is_quiet_in_a_pipe(capsys):

@@ -1,0 +1,22 @@
+"""Parameters as one vector, for methods that know nothing of their names and shapes."""
+
+import torch
+from torch import Tensor
+
+from phiopt._types import Params
+
+
+def to_vector(params: Params) -> Tensor:
+    """All entries, ``(n,)``.
+
+    Examples:
+        >>> to_vector({"w": torch.ones(2, 2), "b": torch.zeros(1)})
+        tensor([1., 1., 1., 1., 0.])
+    """
+    return torch.cat([value.reshape(-1) for value in params.values()])
+
+
+def to_params(vector: Tensor, like: Params) -> Params:
+    """The inverse of `to_vector`, by the names and in the shapes of ``like``."""
+    pieces = vector.split([value.numel() for value in like.values()])
+    return {k: piece.view(v.shape) for (k, v), piece in zip(like.items(), pieces, strict=True)}
