@@ -71,7 +71,8 @@ def lanczos(product: Product, start: Params, iterations: int) -> Params:
                 fresh = {name: value - overlap * vector[name] for name, value in fresh.items()}
         basis.append(_unit(fresh, square_norm(images[-1]).sqrt()))
     projected = torch.stack([torch.stack([dot(u, h) for h in images]) for u in basis[:-1]])
-    values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+    # eigh raises at NaN; without them here, those of the images still reach the result.
+    values, vectors = torch.linalg.eigh(((projected + projected.mT) / 2).nan_to_num(0, 0, 0))
     weights = vectors.gather(1, values.abs().argmax(keepdim=True).expand(iterations, 1))[:, 0]
     # H times the Ritz vector: one more step towards the largest eigenvalue, at no product.
     return _unit({n: sum(c * h[n] for c, h in zip(weights, images, strict=True)) for n in start})

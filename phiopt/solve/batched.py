@@ -65,7 +65,8 @@ def solve_many(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> 
     Raises:
         ValueError: ``solver`` has a ``tol`` or frozen draws, ``problems`` is empty or has batches
             of different sizes, ``lambdas`` is not ``(N, 4)`` or has a point off the simplex.
-        TypeError: ``solver`` is no `TorchOpt`, or its optimiser cannot be batched.
+        TypeError: ``solver`` is no `TorchOpt`, its optimiser cannot be batched, or ``lambdas`` is no
+            tensor.
     """
     _check(solver, problems, lambdas)
     found: list[dict[int, Outcome]] = [{} for _ in problems]
@@ -87,6 +88,8 @@ def _check(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> None
         raise ValueError(f"solver: got {solver}, must have fresh draws and no tol to be batched")
     if not problems:
         raise ValueError("problems: got none, at least one is needed")
+    if not isinstance(lambdas, Tensor):
+        raise TypeError(f"lambdas: got {type(lambdas).__name__}, must be a tensor (N, 4)")
     if lambdas.dim() != 2 or lambdas.shape[1] != 4 or len(lambdas) == 0:
         raise ValueError(f"lambdas: got shape {tuple(lambdas.shape)}, must be (N, 4)")
     for point in lambdas.tolist():
@@ -130,9 +133,10 @@ class _Run:
         self.start_terms = self.each_point(self.mean_terms(start, TERMS))
         self.start_value = self.weigh(self.start_terms)
         self.best_value = self.last_value = self.start_value
+        self.finite = self.start_value.isfinite()
 
     def through(self) -> None:
-        self.stop(~self.start_value.isfinite(), Status.NON_FINITE)
+        self.stop(~self.finite, Status.NON_FINITE)
         for step in range(self.solver.steps):
             if not bool(self.running.any()):
                 return
@@ -140,10 +144,10 @@ class _Run:
             norm = vmap(square_norm)(gradient).sqrt()
             record = {"objective": value, **terms, "gradient_norm": norm}
             self.history.append(record)
-            finite = torch.stack([v.isfinite() for v in record.values()]).all(0)
-            self.roll_back(self.running & ~finite)
+            self.finite = torch.stack([v.isfinite() for v in record.values()]).all(0)
+            self.roll_back(self.running & ~self.finite)
             self.accept(self.running & (norm == 0))
-            moved = self.running & finite
+            moved = self.running & self.finite
             self.update(gradient, moved)
             if (step + 1) % self.solver.check_every == 0 or step + 1 == self.solver.steps:
                 record["held_out"] = self.consider(moved)
@@ -271,7 +275,9 @@ class _Run:
         )
         if not last <= start:  # NaN, too
             return Status.DIVERGED
-        return Status.STALLED if best == start else Status.BUDGET_SPENT
+        if best < start:
+            return Status.BUDGET_SPENT
+        return Status.STALLED if self.finite[index] else Status.NON_FINITE
 
     def outcomes(self, began: float) -> list[Outcome]:
         terms = self.mean_terms(self.best, TERMS)

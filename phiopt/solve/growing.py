@@ -41,15 +41,17 @@ def solve_growing(
     auto = draws is None and objective.data is not None
     size = (draws or FIRST) if objective.data is not None else 1
     total, begin = None, None
-    samples: list[Sample] = []
+
+    def read(stream: Stream, numbers: range) -> list[Sample]:
+        return [objective.sample(start, batch_size, seed, stream, i) for i in numbers]
+
+    samples = read(Stream.TRAIN, range(size))
     while True:
-        new = range(len(samples), size)
-        samples += [objective.sample(start, batch_size, seed, Stream.TRAIN, i) for i in new]
         found = solve_frozen(
             minimise,
             objective,
             start,
-            list(samples),
+            samples,
             tol=tol,
             steps=steps - (total.stats.steps if total else 0),
             progress=progress,
@@ -58,19 +60,26 @@ def solve_growing(
         total = _after(total, found)
         if not auto or found.status is not Status.SOLVED:
             return total
-        total, held = _checked(objective, start, total, batch_size, seed)
+        try:
+            held_out = read(Stream.HELD_OUT, range(CHECKS))
+        except Exception as error:
+            return replace(total, status=Status.DATA_FAILED, error=error)
+        total, held = _checked(objective, start, total, held_out)
         if held or size == LARGEST or total.stats.steps >= steps:
             return total
+        try:
+            samples = samples + read(Stream.TRAIN, range(size, 2 * size))
+        except Exception as error:
+            return replace(total, status=Status.DATA_FAILED, error=error)
         size, begin = 2 * size, found.params
 
 
 @torch.no_grad()
 def _checked(
-    objective: Objective, start: Params, found: Outcome, batch_size: int | None, seed: int
+    objective: Objective, start: Params, found: Outcome, draws: list[Sample]
 ) -> tuple[Outcome, bool]:
-    """The outcome with this check's work, and whether its decrease holds on held-out draws."""
+    """The outcome with this check's work, and whether its decrease holds on these draws."""
     counted = Counted(objective)
-    draws = [objective.sample(start, batch_size, seed, Stream.HELD_OUT, i) for i in range(CHECKS)]
     values = []
     for params in (start, found.params):
         terms = counted.mean_terms(params, draws, objective.lambdas.active)

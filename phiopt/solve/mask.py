@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
@@ -22,7 +23,8 @@ def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> Gra
             move; names that are no parameter are ignored.
 
     Raises:
-        ValueError: When a solve begins: ``mask`` lacks a parameter, or has it in another shape.
+        ValueError: When a solve begins: ``mask`` lacks a parameter, has it in another shape, or is
+            not boolean.
 
     Examples:
         >>> import torch, torchopt
@@ -40,6 +42,8 @@ def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> Gra
                 raise ValueError(
                     f"mask: {name} is {tuple(mask[name].shape)}, must be {tuple(value.shape)}"
                 )
+            if mask[name].dtype != torch.bool:
+                raise ValueError(f"mask: {name} is {mask[name].dtype}, must be torch.bool")
         return optimizer.init(params)
 
     def update(

@@ -18,6 +18,10 @@ from phiopt.solve.solver import Counted
 
 PRODUCTS = 60
 """Hessian-vector products of one search, at most."""
+FEWEST = 10
+"""Products before a spectrum without a negative end is believed. A random vector in n dimensions holds
+1/√n of each eigenvector: next to a spectrum that is nearly one number a first product does not show
+the one below zero."""
 ACCURACY = 0.01
 """Of the least eigenvalue, where it is not flat."""
 FLAT = 1e-4
@@ -55,8 +59,9 @@ def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Sp
     method (Golub and Van Loan, Matrix Computations, section 10.1) from a random vector.
 
     The recurrence keeps three vectors and does not reorthogonalise: rounding then brings copies of
-    eigenvalues, and none that are false (Paige 1971). It ends once the least is known to 1 %, or to
-    be flat, and after 60 products at the latest. None if a product is not finite.
+    eigenvalues, and none that are false (Paige 1971). It ends once an eigenvalue at the lower end is
+    known to 1 %, or to be flat, after 10 products at least if it is not below zero, and after 60 at
+    the latest. None if a product is not finite.
     """
     device = next(iter(like.values())).device
     generator = Generator(device).manual_seed(seed)
@@ -87,8 +92,10 @@ def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Sp
             products=len(diagonal),
         )
         negligible = flat(found, like)
-        enough = found.residual <= max(ACCURACY * abs(found.least), negligible)
-        if enough or length <= negligible or len(diagonal) == PRODUCTS:
+        known = found.residual <= max(ACCURACY * abs(found.least), negligible)
+        looked = found.least < -negligible or len(diagonal) >= FEWEST
+        exhausted = length <= 10 * _precision(like) * _size(found)  # nothing but rounding is left
+        if (known and looked) or exhausted or len(diagonal) == PRODUCTS:
             return found
         beside.append(length)
         previous, vector = vector, _scaled(rest, 1 / length)
@@ -98,8 +105,15 @@ def flat(found: Spectrum, like: Params) -> float:
     """The size of an eigenvalue that counts as zero next to the largest in size: a point found to a
     finite tolerance is no more certain of its curvature, nor is one in finite precision.
     """
-    precision = torch.finfo(next(iter(like.values())).dtype).eps
-    return max(FLAT, precision**0.5) * max(abs(found.least), abs(found.largest))
+    return max(FLAT, _precision(like) ** 0.5) * _size(found)
+
+
+def _size(found: Spectrum) -> float:
+    return max(abs(found.least), abs(found.largest))
+
+
+def _precision(like: Params) -> float:
+    return torch.finfo(next(iter(like.values())).dtype).eps
 
 
 def _scaled(vector: Params, factor: float) -> Params:

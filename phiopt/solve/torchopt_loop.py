@@ -142,7 +142,7 @@ class _Run:
             value, terms, gradient = self.objective.value_and_grad(self.params, sample)
             record = self.recorded(value, terms, gradient)
             bar.update()
-            if not all(map(isfinite, record.values())):
+            if not _finite(record):
                 if self.rollbacks == RETRIES:
                     return Status.NON_FINITE
                 self.roll_back()
@@ -162,7 +162,7 @@ class _Run:
         if not self.last_value <= self.start_value:  # NaN, too
             return Status.DIVERGED
         if self.best_value == self.start_value:
-            return Status.STALLED
+            return Status.STALLED if _finite(self.history[-1]) else Status.NON_FINITE
         if self.solver.tol is None:
             return Status.BUDGET_SPENT
         left = moments(self.objective, self.best, self.judges)
@@ -227,3 +227,7 @@ class _Run:
             frozen=None if self.solver.fresh else self.judges,
             error=self.error,
         )
+
+
+def _finite(record: dict[str, float]) -> bool:
+    return all(map(isfinite, record.values()))

@@ -50,6 +50,13 @@ def test_a_zero_matrix_has_the_zero_vector_or_any():
     assert v.isfinite().all()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_product_that_is_not_finite_is_passed_on(value):
+    """Solvers roll back from NaN; an exception of ``eigh`` would end them."""
+    found = lanczos(lambda v: {"w": v["w"] * value}, {"w": torch.ones(3)}, 3)
+    assert found["w"].isnan().all()
+
+
 def test_lanczos_needs_fewer_products_than_power_iteration():
     loss, params = setting()
     top = torch.linalg.eigvalsh(dense_hessian(loss, params)).abs().max().square()

@@ -126,6 +126,14 @@ def test_what_fails_at_one_point_harms_no_other():
         assert_same(ours, alone(solver, problem, point))
 
 
+def test_too_few_steps_to_give_up_do_not_hide_a_gradient_that_is_never_finite():
+    problem = posed(lambdas=(0.3, 0.2, 0.3, 0.2))
+    bad = replace(problem.objective, loss=lambda o, t: o.square().sum(1).mul(0).sqrt())
+    solver = TorchOpt(torchopt.sgd(0.2), steps=2, batch_size=16)
+    (found,) = solve_many(solver, [replace(problem, objective=bad)], POINTS[:2])
+    assert [ours.status for ours in found] == [Status.NON_FINITE] * 2
+
+
 def test_a_start_that_is_not_finite_is_reported_for_its_problem_alone():
     good, bad = posed(0), posed(1)
     bad.start["0.weight"][0, 0] = torch.nan

@@ -11,7 +11,7 @@ import torchopt
 from torch.utils.data import DataLoader, Dataset
 
 import phiopt
-from phiopt.objective import Frobenius
+from phiopt.objective import Frobenius, Spectral
 from phiopt.solve import LBFGS, NewtonCG, SolveError, Status, TorchOpt
 from phiopt.solve.solver import RETRIES
 from tests.cases import classification, flatten, generator, mlp, randn
@@ -114,6 +114,25 @@ def test_the_best_iterate_survives_a_loss_that_stays_bad(solver, order):
     assert found.status is Status.NON_FINITE
     assert found.stats.rollbacks == RETRIES
     assert objective.loss.calls < 200  # it gave up
+
+
+@pytest.mark.parametrize("steps", [1, RETRIES])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_too_few_steps_to_give_up_do_not_hide_a_gradient_that_is_never_finite(steps, fresh):
+    """To say that it stalled would blame rounding."""
+    objective, start = poisoned(range(10**6), order=1)
+    found = TorchOpt(torchopt.sgd(0.05), steps=steps, fresh=fresh).solve(objective, start)
+    survived(found, start)
+    assert found.status is Status.NON_FINITE
+
+
+def test_nan_does_not_stop_the_search_for_the_largest_eigenvalue():
+    objective, start = poisoned(range(60, 10**6), 2, torch.nan, lambdas=(0.3, 0.3, 0.3, 0.1))
+    objective = replace(objective, curvature=Spectral(iterations=3))
+    found = replace(SOLVERS["torchopt"], steps=40).solve(objective, start)
+    survived(found, start)
+    assert found.status is Status.NON_FINITE
+    assert found.stats.rollbacks == RETRIES
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)

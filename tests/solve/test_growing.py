@@ -1,11 +1,11 @@
 """The frozen sample's size: chosen so that the decrease holds elsewhere."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
 
-from phiopt.objective import Stream
+from phiopt.objective import Objective, Stream
 from phiopt.solve import LBFGS, NewtonCG, Status, growing
 from phiopt.solve.certificate import certify, fresh_draws, holds
 from tests.cases import classification, flatten, ridge
@@ -59,6 +59,27 @@ def test_the_solution_is_the_minimiser_of_the_last_sample():
     assert slope(grown.params) <= 3e-2 * slope(start)
     values = torch.stack([objective.value(grown.params, draw) for draw in draws])
     assert grown.objective == pytest.approx(float(values.mean()))
+
+
+@pytest.mark.usefixtures("_small")
+@pytest.mark.parametrize("stream", [Stream.HELD_OUT, Stream.TRAIN])
+def test_data_that_break_while_it_grows_leave_the_minimiser_so_far(stream):
+    objective, start = problem()
+    gone = OSError("gone")
+
+    @dataclass(frozen=True, eq=False)
+    class Breaking(Objective):
+        def sample(self, params, size, seed, stream_, step):
+            if stream_ is stream and step > 0:
+                raise gone
+            return super().sample(params, size, seed, stream_, step)
+
+    breaking = Breaking(**{f.name: getattr(objective, f.name) for f in fields(objective)})
+    found = SOLVER.solve(breaking, start)
+    expected = replace(SOLVER, draws=1).solve(objective, start)
+    assert found.status is Status.DATA_FAILED
+    assert found.error is gone
+    assert torch.equal(flatten(found.params), flatten(expected.params))
 
 
 @pytest.mark.usefixtures("_small")

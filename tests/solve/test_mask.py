@@ -83,6 +83,10 @@ def test_the_adjoint_in_the_start_sees_the_coordinates_that_stay():
             lambda mask: mask.update({"0.bias": torch.ones(3)}),
             r"mask: 0\.bias is \(3,\), must be \(7,\)",
         ),
+        (
+            lambda mask: mask.update({"0.bias": torch.ones(7)}),
+            r"mask: 0\.bias is torch\.float32, must be torch\.bool",
+        ),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(change, message):

@@ -38,6 +38,18 @@ def test_a_small_negative_eigenvalue_below_a_large_spectrum_is_found():
     assert found.least == pytest.approx(-0.5, abs=0.6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(6))
+def test_one_small_negative_eigenvalue_among_many_alike_is_found(seed, dtype):
+    """A random vector hardly holds it: its first product looks as if all were 10."""
+    values = torch.full((10_000,), 10.0, dtype=dtype)
+    values[7] = -0.05
+    like = {"w": torch.zeros_like(values)}
+    found = spectrum(lambda v: {"w": values * v["w"]}, like, seed)
+    assert found.least == pytest.approx(-0.05, rel=1e-2)
+    assert found.least < -flat(found, like)
+
+
 def test_the_zero_operator_has_a_zero_spectrum_at_once():
     operator, like = symmetric([0.0] * 6)
     found = spectrum(operator, like, 0)
