@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from threading import RLock
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 Module = TypeVar("Module", bound=nn.Module)
+
+_ALONE = RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One thread at a time, for all threads share PyTorch's generators, and the parameters of a
+    module, which others take the place of while it runs as a function.
+    """
+    with _ALONE:
+        yield
 
 
 def copied(module: Module) -> Module:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from phiopt._modules import alone
 
 Source: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 """What a user may give as data: ``(inputs, targets)``, a map-style data set of such pairs, or a
@@ -101,6 +103,8 @@ class Data:
     def _from_dataset(self, dataset: Any) -> Callable[[int | None, Generator], Batch]:
         if isinstance(dataset, IterableDataset):
             raise TypeError("data: got an IterableDataset, wrap it in a DataLoader")
+        if not hasattr(dataset, "__len__"):
+            raise TypeError(f"data: {type(dataset).__name__} has no len(), must have one")
         if len(dataset) == 0:
             raise ValueError("data: empty, at least one example is needed")
 
@@ -113,7 +117,11 @@ class Data:
                     f"data: the data set's inputs are {type(items[0][0]).__name__}, must be "
                     "tensors: give it a transform such as torchvision.transforms.ToTensor()"
                 )
-            return self._checked(default_collate(items))
+            try:
+                batch = default_collate(items)
+            except (RuntimeError, TypeError) as error:
+                raise TypeError(f"data: examples do not stack into a batch: {error}") from error
+            return self._checked(batch)
 
         def read(size: int | None, generator: Generator) -> Batch:
             index = _draw(len(dataset), size, generator)
@@ -123,13 +131,19 @@ class Data:
         return read
 
     def _from_loader(self, loader: DataLoader[Any]) -> Callable[[int | None, Generator], Batch]:
+        passes = count(1)
+
         def one_pass() -> Iterator[Batch]:
-            empty = True
+            empty, n = True, next(passes)
             for batch in loader:
                 empty = False
                 yield self._checked(batch)
             if empty:
-                raise ValueError("data: the loader is empty, at least one batch is needed")
+                raise ValueError(
+                    "data: the loader is empty, at least one batch is needed"
+                    if n == 1
+                    else f"data: the loader was empty on pass {n}, must give its batches again"
+                )
 
         def forever() -> Iterator[Batch]:
             while True:
@@ -154,6 +168,9 @@ class Data:
         for name, part in zip(("inputs", "targets"), pair, strict=True):
             if not isinstance(part, Tensor):
                 raise TypeError(f"data: {name} are {type(part).__name__}, must be a Tensor")
+            if part.is_meta or part.is_nested or part.layout != torch.strided:
+                kind = "on meta" if part.is_meta else f"nested or {part.layout}"
+                raise TypeError(f"data: {name} are {kind}, must be plain tensors of numbers")
             if part.dim() == 0:
                 raise ValueError(f"data: {name} are a single number, must have a batch axis")
             if part.is_floating_point() and not part.isfinite().all():
@@ -204,7 +221,7 @@ def preserved_randomness(source: Source | None, device: torch.device, seed: int)
         found = {id(g): g for part in parts if (g := getattr(part, "generator", None)) is not None}
         owned = [(generator, generator.get_state()) for generator in found.values()]
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with alone(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_modules, check_options
+from phiopt._modules import alone
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.data import Source, preserved_randomness
@@ -28,6 +29,7 @@ from phiopt.solve import (
 )
 
 
+@alone()
 def initialize(
     teacher: nn.Module,
     student: nn.Module,
@@ -59,7 +61,7 @@ def initialize(
     Minimised over the student's parameters that require grad; its other parameters and its buffers
     stay at the start. The student runs in evaluation mode throughout. Teacher, student and data are
     never modified and share no storage with the result; the global random state stays as it was,
-    and on the CPU the same seed gives the same bits.
+    and on the CPU the same seed gives the same bits. Threads that call it take turns.
 
     Args:
         teacher: The trained model g(·, u). A batch of inputs to outputs ``(batch, c1)``.

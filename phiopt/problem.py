@@ -85,8 +85,15 @@ def problem(
     inputs = None if examples is None else examples.example[0]
     still = copied(lift).eval() if isinstance(lift, nn.Module) else lift
     growth = GrowthMap.between(teacher, student, lift=still, classes=classes, inputs=inputs)
-    if examples is not None and (loss is None or _relabelled(growth, examples, restrict_classes)):
-        examples.expect_classes(len(growth.classes))
+    if examples is not None:
+        relabelled = _relabelled(growth, examples, restrict_classes)
+        if growth.class_axis <= 0 and (loss is None or restrict_classes or relabelled):
+            raise ValueError(
+                "student: its outputs have one axis or none, must be (batch, classes, ...) unless "
+                "loss= is given, with neither classes= nor restrict_classes=True"
+            )
+        if loss is None or relabelled:
+            examples.expect_classes(len(growth.classes))
     started = _start_module(teacher, student, growth, start, seed)
     params = {n: p.detach().clone() for n, p in started.named_parameters() if p.requires_grad}
     if differentiable and isinstance(start, dict):
@@ -98,7 +105,7 @@ def problem(
     if examples is not None and lambdas.active != ["proximity"]:
         x, y = (part[:2] for part in examples.example)
         task = Task(model, example_loss, x, y)
-        _check_derivative(task, params)
+        _check_loss(task, params, growth.class_axis if loss is None else None)
         if "curvature" in lambdas.active:
             require_derivatives(started, growth.lift(x), task, params)
     if process_group is not None:
@@ -138,12 +145,32 @@ def _relabelled(growth: GrowthMap, data: Data, restrict_classes: bool) -> bool:
     return not (first or restrict_classes or data.example[1].is_floating_point())
 
 
-def _check_derivative(task: Task, params: Params) -> None:
-    """A loss without a derivative would leave every start as it is, and call it stationary."""
+def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
+    """On two examples the student runs, targets have the shape that cross-entropy (an axis is
+    given) asks for, and there is a derivative: a loss without one would leave every start as it is,
+    and call it stationary.
+    """
     if in_transform():
         return
     with torch.enable_grad():
-        value = task({name: p.detach().requires_grad_() for name, p in params.items()})
+        try:
+            outputs = task.outputs(
+                {name: p.detach().requires_grad_() for name, p in params.items()}
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"student: its forward pass fails on ψ of the data's inputs, {task.inputs.dtype} of "
+                f"shape {tuple(task.inputs.shape)}: {error}"
+            ) from error
+        if class_axis is not None:
+            places = (*outputs.shape[:class_axis], *outputs.shape[class_axis + 1 :])
+            if task.targets.shape != places:
+                raise ValueError(
+                    f"data: {len(task)} targets have shape {tuple(task.targets.shape)}, must have "
+                    f"{places}: class indices for outputs of shape {tuple(outputs.shape)} (give "
+                    "loss= for other targets)"
+                )
+        value = task.of_outputs(outputs)
     if not value.requires_grad:
         raise ValueError(
             "loss: has no derivative in the student's parameters; neither it nor the student's forward "

@@ -82,6 +82,26 @@ def test_real_targets_take_the_models_dtype():
     assert data((X, X.float())).example[1].dtype == torch.float64
 
 
+class Ragged(Pairs):
+    def __getitem__(self, i):
+        return torch.zeros(i), 0
+
+
+class Endless(Dataset):
+    def __getitem__(self, i):
+        return X[0], 0
+
+
+class Once(IterableDataset):
+    """A stream that is over after its first pass, as a generator is."""
+
+    def __init__(self):
+        self.items = iter(Pairs())
+
+    def __iter__(self):
+        return self.items
+
+
 BAD = {
     "nan": ((X / 0, Y), ValueError, "inputs hold NaN or infinity"),
     "nan targets": ((X, torch.full((10,), torch.nan)), ValueError, "targets hold NaN"),
@@ -94,6 +114,10 @@ BAD = {
     "stream": (Stream(), TypeError, "wrap it in a DataLoader"),
     "empty set": (Pairs(X[:0], Y[:0]), ValueError, "data: empty"),
     "empty loader": (DataLoader(Pairs(X[:0], Y[:0])), ValueError, "the loader is empty"),
+    "endless": (Endless(), TypeError, r"Endless has no len\(\)"),
+    "ragged": (Ragged(), TypeError, "examples do not stack into a batch: .*equal size"),
+    "meta": ((X.to("meta"), Y), TypeError, "inputs are on meta, must be plain"),
+    "sparse": ((X, torch.eye(10).to_sparse()), TypeError, "targets are .*sparse_coo, must be"),
     "images": (Pairs(["an image"] * 10), TypeError, "the data set's inputs are str"),
     "unlabelled": (list(X), TypeError, "got 10 parts"),
     "unlabelled set": (TensorDataset(X), TypeError, "got 1 parts"),
@@ -105,6 +129,14 @@ BAD = {
 def test_bad_data_is_refused_with_its_rule(source, error, message):
     with pytest.raises(error, match=message):
         data(source)
+
+
+def test_a_loader_that_cannot_go_round_is_told_by_its_pass():
+    held = data(DataLoader(Once(), batch_size=5))
+    for _ in range(2):
+        held.batch(5, generator(0))
+    with pytest.raises(ValueError, match="empty on pass 2, must give its batches again"):
+        held.batch(5, generator(0))
 
 
 def test_bad_batches_of_a_data_set_are_found_when_they_are_read():

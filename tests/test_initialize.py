@@ -1,6 +1,9 @@
 import copy
+import threading
+import time
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -325,6 +328,50 @@ class TestFailure:
             assert all(map(torch.equal, module.parameters(), fresh.parameters()))
 
 
+def test_threads_take_turns():
+    """They share the global generator, and parameters that are swapped while a module runs."""
+    small, large, turns, found = teacher(), student(), [], {}
+
+    def loss(outputs, targets):
+        turns.append(threading.get_ident())
+        time.sleep(1e-4)
+        return CROSS_ENTROPY(outputs, targets)
+
+    def solve(seed):
+        found[seed] = initialize(small, large, QUARTERS, (X, Y), loss=loss, solver=QUICK, seed=seed)
+
+    threads = [threading.Thread(target=solve, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(a != b for a, b in pairwise(turns)) == 1
+    for seed, solution in found.items():
+        alone = solved(seed=seed)
+        assert all(map(torch.equal, solution.params.values(), alone.params.values()))
+
+
+def test_one_number_per_example_needs_no_classes():
+    solution = initialize(
+        **BARE, lambdas=QUARTERS, loss=lambda o, y: (o - y) ** 2, solver=QUICK, throw=False
+    )
+    assert solution.objective < solution.start_objective
+
+
+def test_parameters_without_entries_stay():
+    nothing = [nn.Identity(), nn.Identity()]
+    for module in nothing:
+        module.register_parameter("empty", nn.Parameter(torch.zeros(0, 3, dtype=torch.float64)))
+    solution = initialize(
+        nn.Sequential(nothing[0], *teacher()),
+        nn.Sequential(nothing[1], *student()),
+        QUARTERS,
+        (X, Y),
+        solver=QUICK,
+    )
+    assert solution.student[0].empty.shape == (0, 3)
+
+
 def broken(module):
     with torch.no_grad():
         next(module.parameters())[0] = torch.nan
@@ -346,6 +393,26 @@ def frozen(module):
     return module.requires_grad_(False)
 
 
+class Bare(nn.Module):
+    """One number per example, and no axis of classes."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x).logsumexp(1)
+
+
+def counting(module):
+    """With a buffer that is not materialised."""
+    module.register_buffer("count", torch.zeros(1, device="meta"))
+    return module
+
+
+BARE = {"teacher": Bare(teacher()), "student": Bare(student()), "data": (X, X[:, 0])}
+
+
 BAD = {
     "off the simplex": ({"lambdas": (0.5, 0.5, 0.5, 0.5)}, ValueError, "lambdas: got"),
     "no proximity": ({"lambdas": (1, 0, 0, 0)}, ValueError, "lambdas.proximity: got 0"),
@@ -361,6 +428,30 @@ BAD = {
     "dtypes": ({"teacher": teacher().float()}, ValueError, "teacher: 0.weight is torch.float32"),
     "devices": ({"student": student().to("meta")}, ValueError, "on meta"),
     "frozen": ({"student": frozen(student())}, ValueError, "none of its parameters requires grad"),
+    "a buffer": ({"student": counting(student())}, ValueError, "student: count is on meta, must"),
+    "lazy buffer": (
+        {"teacher": nn.Sequential(nn.LazyBatchNorm1d(affine=False), *teacher())},
+        ValueError,
+        "teacher: 0.running_mean is not initialised yet",
+    ),
+    "float16": (
+        {"teacher": teacher().half(), "student": student().half()},
+        ValueError,
+        "teacher: 0.weight is torch.float16, must be float32, float64 or bfloat16",
+    ),
+    "wrapped": ({"student": nn.DataParallel(student())}, TypeError, "pass student.module"),
+    "columns": ({"data": (X, Y[:, None])}, ValueError, r"2 targets .*\(2, 1\), must have \(2,\)"),
+    "whole inputs": (
+        {"data": (X.long(), Y), "lambdas": (0.5, 0.5, 0, 0)},
+        ValueError,
+        r"student: its forward pass fails on .* torch.int64 of shape \(2, 4\)",
+    ),
+    "no classes": (BARE | {"data": (X, Y)}, ValueError, "outputs have one axis or none"),
+    "no classes to restrict": (
+        BARE | {"loss": lambda o, y: (o - y) ** 2, "restrict_classes": True},
+        ValueError,
+        "outputs have one axis or none",
+    ),
     "lazy": ({"student": nn.LazyLinear(3)}, ValueError, "student: weight is not initialised yet"),
     "scale": ({"scale": "raw"}, ValueError, "scale: got 'raw'"),
     "seed": ({"seed": -1}, ValueError, "seed: got -1"),

@@ -112,8 +112,10 @@ class Correspondence:
     def _new(self, t: Value, s: Value) -> Pair:
         names = self.teacher.tensors.get(t.id), self.student.tensors.get(s.id)
         if (names[0] is None) != (names[1] is None):
+            held, computed = ("teacher", "student") if names[0] else ("student", "teacher")
             raise AlignmentError(
-                f"tensor {names[0] or names[1]!r} meets a value that is no parameter"
+                f"the {held}'s {names[0] or names[1]!r} is computed in the {computed}, as weight norm, pruning and "
+                "other parametrizations do; both must have it"
             )
         if len(t.shape) != len(s.shape):
             raise AlignmentError(

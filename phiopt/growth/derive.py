@@ -65,6 +65,15 @@ def _check_modules(teacher: nn.Module, student: nn.Module) -> None:
     for role, module in (("teacher", teacher), ("student", student)):
         if not isinstance(module, nn.Module):
             raise TypeError(f"{role}={module!r} must be a torch.nn.Module")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"{role} is a {type(module).__name__}, must be a plain torch.nn.Module")
+        for name, part in module.named_modules():
+            if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel):
+                path = f"{role}.{name}" if name else role
+                raise TypeError(
+                    f"{path} is a {type(part).__name__}, must be the module that it wraps: pass "
+                    f"{path}.module, and wrap the result"
+                )
         if not any(True for _ in module.parameters()):
             raise ValueError(f"{role}={type(module).__name__} has no parameters")
 

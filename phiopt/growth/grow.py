@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from phiopt._modules import copied
+from phiopt._modules import alone, copied
 from phiopt._types import Lift, Params
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
@@ -39,6 +39,7 @@ class Verification:
         return f"max |Δ logits| = {self.max_abs:.3g} ({self.max_rel:.3g} relative) on {self.examples} examples"
 
 
+@alone()
 def grow(
     teacher: nn.Module,
     student: nn.Module,
@@ -88,11 +89,9 @@ def grow(
     if not (math.isfinite(theta) and theta >= 0):
         raise ValueError(f"theta={theta} must be finite and >= 0")
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
+    for role, module in (("teacher", teacher), ("student", student)):
+        _check_values(role, module)
     u, w = _detached(teacher), _detached(student)
-    for role, tensors in (("teacher", u), ("student", w)):
-        for name, value in tensors.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise ValueError(f"{role}'s {name} has values that are not finite")
     start = Start(
         map,
         {name: value for name, value in u.items() if name in map.placements},
@@ -148,6 +147,16 @@ def compare(
     b = b[tuple(slice(0, n) for n in a.shape)]
     change = float((a - b).abs().max())
     return Verification(change, change / max(float(a.abs().max()), 1e-30), x.shape[0])
+
+
+def _check_values(role: str, module: nn.Module) -> None:
+    """Parameters are finite; buffers are no NaN, but may be infinite, as attention masks are."""
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"{role}'s {name} has values that are not finite")
+    for name, buffer in module.named_buffers():
+        if buffer.isnan().any():
+            raise ValueError(f"{role}'s {name} holds NaN")
 
 
 def _first(output: object) -> Tensor:

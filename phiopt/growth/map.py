@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from phiopt._modules import alone
 from phiopt._types import Lift, Params
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.derive import derive
@@ -60,6 +61,7 @@ class GrowthMap:
         self.traced = traced
 
     @classmethod
+    @alone()
     def between(
         cls,
         teacher: nn.Module,

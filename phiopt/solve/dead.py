@@ -23,7 +23,7 @@ def dead_units(gradient: Params) -> dict[str, int]:
         >>> dead_units({"0.weight": into, "2.weight": out})
         {'0.weight': 1}
     """
-    weights = [(name, g) for name, g in gradient.items() if g.dim() >= 2]
+    weights = [(name, g) for name, g in gradient.items() if g.dim() >= 2 and g.numel()]
     counts = {}
     for i, (name, weight) in enumerate(weights):
         dead = _zero(weight)

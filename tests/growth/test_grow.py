@@ -263,6 +263,29 @@ def test_a_fill_can_be_added():
     assert grown[0].bias[8:].tolist() == [1.0] * 8
 
 
+class Masked(nn.Module):
+    """Causal attention whose mask is a buffer of -∞."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.inner = nn.TransformerEncoderLayer(4, 2, width, batch_first=True, norm_first=True)
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(5))
+
+    def forward(self, x):
+        return self.head(self.inner(x, src_mask=self.mask))
+
+
+def test_buffers_may_be_infinite_but_no_nan():
+    teacher, student = Masked(6), Masked(9)
+    grown = grow(teacher, student, "zero-out", inputs=torch.zeros(2, 5, 4))
+    x = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(grown.eval()(x), teacher.eval()(x), rtol=1e-5, atol=1e-6)
+    student.mask[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"student's mask holds NaN"):
+        grow(teacher, student, inputs=x)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"fill='zeros' is unknown; choose one of default"):
         grow(mlp(4, 8, 3), mlp(4, 16, 5), "zeros")

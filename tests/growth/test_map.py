@@ -360,6 +360,29 @@ def test_modules_without_parameters_or_no_modules_are_refused():
         GrowthMap.between(torch.relu, mlp(4, 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_wrapped_and_scripted_modules_are_refused_with_what_to_pass():
+    plain = mlp(4, 8, 3)
+    wrapped = nn.Sequential(nn.DataParallel(plain))
+    with pytest.raises(TypeError, match=r"teacher\.0 is a DataParallel.*pass teacher\.0\.module"):
+        GrowthMap.between(wrapped, plain)
+    with pytest.raises(TypeError, match=r"student is a TopLevelTracedModule, must be a plain"):
+        GrowthMap.between(plain, torch.jit.trace(plain, torch.zeros(1, 4)))
+
+
+def test_a_weight_that_one_side_computes_is_named():
+    normed = nn.Sequential(*mlp(4, 8, 3))
+    nn.utils.parametrizations.weight_norm(normed[0])
+    with pytest.raises(
+        AlignmentError, match=r"the teacher's '0.weight' is computed in the student"
+    ):
+        GrowthMap.between(mlp(4, 8, 3), normed)
+    with pytest.raises(
+        AlignmentError, match=r"the student's '0.weight' is computed in the teacher"
+    ):
+        GrowthMap.between(normed, mlp(4, 8, 3))
+
+
 def test_inputs_that_the_teacher_refuses_are_named():
     with pytest.raises(ValueError, match=r"teacher's forward pass fails .* \(2, 5\)"):
         GrowthMap.between(mlp(4, 8, 3), mlp(4, 8, 3), inputs=torch.zeros(2, 5))

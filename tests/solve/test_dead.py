@@ -34,6 +34,13 @@ def test_the_last_weight_and_one_without_a_reader_speak_by_their_rows():
     assert dead_units(g) == {"0.weight": 1, "1.weight": 2}
 
 
+def test_weights_without_entries_have_no_units():
+    g = gradients((4, 3), (0, 3), (5, 4))
+    assert dead_units(g) == {}
+    g["0.weight"][1] = g["2.weight"][:, 1] = 0
+    assert dead_units(g) == {"0.weight": 1}
+
+
 @pytest.mark.parametrize(("start", "dead"), [("zero", 6), ("zero-out", 0), ("default", 0)])
 def test_growth_by_zeros_is_dead_and_zero_out_is_not(start, dead):
     with torch.random.fork_rng():
