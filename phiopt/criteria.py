@@ -1,11 +1,12 @@
 """The paper's measures of a trained student (sections 4 and 5.2).
 
-Each takes a module and data and gives plain numbers.  The model is run in evaluation mode without
+Each takes a module and data and gives plain numbers. The model is run in evaluation mode without
 gradients and its modes are restored; its parameters, the data and the global random state stay as
-they were.  Data is a pair of tensors ``(x, y)``, a map-style ``Dataset`` of such pairs, or a
+they were. Data is a pair of tensors ``(x, y)``, a map-style ``Dataset`` of such pairs, or a
 ``DataLoader`` of batches; batches are moved to the device and the floating dtype of the model.
-Outputs are logits of shape ``(batch, classes, ...)``, targets are class indices of shape ``(batch,
-...)``.
+Outputs are logits of shape ``(batch, classes, ...)``, the classes on axis 1, and targets are class
+indices of shape ``(batch, ...)``; other shapes and labels are refused with a ``ValueError``. A model
+that gives ``(batch, time, classes)`` has to be wrapped in one that moves the axis.
 
 Numbers that are not finite are refused with a ``FloatingPointError``: a diverged model has no
 accuracy.
@@ -22,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from phiopt._types import Loss
 from phiopt.data import Source, preserved_randomness
+from phiopt.objective._numbers import count
+from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
 
 PERCENTAGES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
@@ -60,7 +63,10 @@ def evaluate(
         seed: Of the draws and of a shuffling loader. Default 0.
 
     Raises:
-        ValueError: Data that is empty or whose two parts differ in length, ``batch_size`` < 1.
+        ValueError: Data that is empty or whose two parts differ in length, labels that are no
+            indices of the outputs' axis 1, ``batch_size`` < 1.
+        TypeError: Data that is no such pair, targets that are not integers, or noise around inputs
+            that are not floating.
         FloatingPointError: Logits or losses that are not finite.
 
     Examples:
@@ -69,8 +75,9 @@ def evaluate(
         >>> scores == (accuracy(model, data), cross_entropy(model, data))
         True
     """
-    measures = (_hits, _log_loss)
-    return Scores(*_means(model, data, measures, batch_size, neighbourhood, seed))
+    measures = (_log_loss, _hits)
+    loss, hits = _means(model, data, measures, batch_size, neighbourhood, seed)
+    return Scores(hits, loss)
 
 
 def accuracy(model: nn.Module, data: Source, *, batch_size: int = 512) -> float:
@@ -173,10 +180,12 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
         torch.Size([8, 3])
     """
     with _evaluating(model, data, seed=0):
-        parts = [
-            _finite(model(x), "outputs").double().softmax(1).cpu()
-            for x, _ in _batches(model, data, batch_size)
-        ]
+        parts = []
+        for x, y in _batches(model, data, batch_size):
+            outputs = _finite(model(x), "outputs")
+            if not y.is_floating_point():  # others are no labels, and not needed here
+                check_class_axis("data", outputs, y)
+            parts.append(outputs.double().softmax(1).cpu())
     return torch.cat(parts)
 
 
@@ -229,6 +238,7 @@ def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _log_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    check_labels("data", outputs, targets)
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
@@ -241,7 +251,7 @@ def _means(
     seed: int,
 ) -> list[float]:
     """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples."""
-    totals, count = [0.0 for _ in measures], 0
+    totals, losses = [0.0 for _ in measures], 0
     generator: Generator | None = None
     with _evaluating(model, data, seed):
         for x, y in _batches(model, data, batch_size):
@@ -250,15 +260,22 @@ def _means(
                 x, y = _neighbours(neighbourhood, x, y, generator)
             outputs = _finite(model(x), "outputs")
             values = [_finite(measure(outputs, y), "losses").double() for measure in measures]
+            if any(v.shape[:1] != y.shape[:1] for v in values):
+                raise ValueError(
+                    f"loss: returned shape {tuple(values[0].shape)}, must give one loss per example, "
+                    f"shape ({len(y)},) (reduction='none')"
+                )
             totals = [total + v.sum().item() for total, v in zip(totals, values, strict=True)]
-            count += values[0].numel()
-    return [total / count for total in totals]
+            losses += values[0].numel()
+    return [total / losses for total in totals]
 
 
 def _neighbours(
     neighbourhood: Neighbourhood, x: Tensor, y: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Every sample x' of the batch as one batch, with the targets that go with it."""
+    if not x.is_floating_point():
+        raise TypeError(f"data: inputs are {x.dtype}; neighbours x' need floating inputs")
     noisy = neighbourhood.perturb(x, neighbourhood.draw(x, generator))
     return noisy.flatten(0, 1), y.expand(len(noisy), *y.shape).flatten(0, 1)
 
@@ -285,20 +302,30 @@ def _batches(model: nn.Module, data: Source, batch_size: int) -> Iterator[tuple[
     like = _like(model)
     empty = True
     for x, y in _source(data, batch_size):
-        empty = empty and len(x) == 0
+        if len(x) == 0:
+            continue
+        empty = False
         dtype = like.dtype if x.is_floating_point() else x.dtype
-        yield x.to(like.device, dtype), y.to(like.device)
+        yield x.to(like.device, dtype), (y if y.is_floating_point() else y.long()).to(like.device)
     if empty:
         raise ValueError("data: empty, at least one example is needed")
 
 
 def _source(data: Source, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, must be at least 1")
+    count("batch_size", batch_size)
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size)
+    if not (
+        isinstance(data, (tuple, list))
+        and len(data) == 2
+        and all(isinstance(part, Tensor) for part in data)
+    ):
+        raise TypeError(
+            f"data: got {type(data).__name__}, must be (inputs, targets) tensors, a Dataset or a "
+            "DataLoader"
+        )
     x, y = data
     if len(x) != len(y):
         raise ValueError(f"data: {len(x)} inputs and {len(y)} targets, must be as many")

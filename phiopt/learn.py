@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from phiopt._arguments import check_modules
 from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import AdjointError
@@ -20,6 +21,7 @@ from phiopt.data import Source, preserved_randomness
 from phiopt.growth import grow
 from phiopt.initialize import initialize
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
+from phiopt.objective._numbers import count, part, scalar
 from phiopt.solve import Solution, Solver, Status
 
 LEARNABLE = ("lambdas", "delta", "theta")
@@ -166,14 +168,20 @@ def learn(
         True
     """
     search = Mirror() if search is None else search
+    part("search", search, "run")
+    count("seed", seed, least=0)
     neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
+    part("neighbourhood", neighbourhood, "perturb")
     space = _space(lambdas, parameters, neighbourhood, start, theta, floor)
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
+    like = check_modules(teacher, student)
     if test is not None:
         check_disjoint("outer.data", outer.data, test)
         if outer.training is not None:
             check_disjoint("outer.training.data", outer.training.data, test)
+    with preserved_randomness(outer.data, like.device, seed):
+        outer.of(student, seed)  # what is wrong with its data is to be told before a solve
     options: dict[str, Any] = {
         "lift": lift,
         "classes": classes,
@@ -311,16 +319,14 @@ def _space(
     floor: float,
 ) -> Space:
     """The checked start of the search."""
+    floor, theta = _number("floor", floor), _number("theta", theta)
     if not 0 < floor < 1:
         raise ValueError(f"floor: got {floor}, must lie between 0 and 1")
-    unknown = [name for name in parameters if name not in LEARNABLE]
-    if unknown or "lambdas" not in parameters:
+    if isinstance(parameters, str) or not {"lambdas"} <= set(parameters) <= set(LEARNABLE):
         raise ValueError(
-            f"parameters: got {tuple(parameters)}, must be 'lambdas' and any of 'delta', 'theta'"
+            f"parameters: got {parameters!r}, must be names: 'lambdas' and any of 'delta', 'theta'"
         )
-    weights = torch.tensor(
-        [float(w) for _, w in Lambdas.of(lambdas).items()], dtype=torch.float64, device="cpu"
-    )
+    weights = _point([_number(f"lambdas.{n}", w) for n, w in Lambdas.of(lambdas).items()])
     if (weights > 0).sum() < 2 or weights[1] <= floor:
         raise ValueError(
             f"lambdas: got {tuple(weights.tolist())}, at a vertex or with λ2 at most floor={floor}: "
@@ -328,10 +334,10 @@ def _space(
         )
     point = {"lambdas": weights}
     if "delta" in parameters:
-        delta = getattr(neighbourhood, "delta", 0.0)
-        if not float(delta) > 0:
+        delta = _number("neighbourhood.delta", getattr(neighbourhood, "delta", 0.0))
+        if not delta > 0:
             raise ValueError(f"neighbourhood: δ is {delta}, must be positive to be learned")
-        point["delta"] = torch.tensor(float(delta), dtype=torch.float64, device="cpu")
+        point["delta"] = _point(delta)
     if "theta" in parameters:
         if start not in ("uniform", "uniform-symmetric"):
             raise ValueError(
@@ -339,8 +345,18 @@ def _space(
             )
         if not 0 < theta < inf:
             raise ValueError(f"theta: got {theta}, must be positive and finite")
-        point["theta"] = torch.tensor(float(theta), dtype=torch.float64, device="cpu")
+        point["theta"] = _point(theta)
     return Space(point, floor)
+
+
+def _number(name: str, value: object) -> float:
+    """A start of the search, off any graph."""
+    value = scalar(name, value)
+    return float(value.detach()) if isinstance(value, Tensor) else value
+
+
+def _point(value: float | list[float]) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _uniform_start(

@@ -212,3 +212,59 @@ def test_data_that_cannot_be_measured_is_refused(model, data):
         criteria.accuracy(model, (x, y[1:]))
     with pytest.raises(ValueError, match="batch_size: got 0"):
         criteria.accuracy(model, data, batch_size=0)
+    with pytest.raises(TypeError, match=r"batch_size: got 2\.5"):
+        criteria.accuracy(model, data, batch_size=2.5)
+    for bad in ((x.numpy(), y.numpy()), (x, y, y), "data"):
+        with pytest.raises(TypeError, match=r"data: got (tuple|str), must be"):
+            criteria.accuracy(model, bad)
+
+
+@pytest.mark.parametrize("measure", [criteria.evaluate, criteria.predict])
+def test_classes_on_another_axis_are_refused(measure):
+    model = nn.Sequential(nn.Unflatten(1, (4, 3)))
+    x, y = torch.randn(5, 12, generator=generator()), torch.randint(3, (5, 4))
+    with pytest.raises(ValueError, match=r"targets are \(5, 4\) where outputs are \(5, 4, 3\)"):
+        measure(model, (x, y))
+    turned = nn.Sequential(*model, Turned())
+    assert measure(turned, (x, y)) is not None
+
+
+class Turned(nn.Module):
+    def forward(self, x):
+        return x.movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (torch.tensor([0, 3]), ValueError, r"labels from 0 to 3, must lie in 0 \.\.\. 2"),
+        (torch.tensor([0, -100]), ValueError, "labels from -100 to 0"),
+        (torch.tensor([0.0, 1.0]), TypeError, "targets are torch.float32"),
+        (torch.tensor([[0], [1]]), ValueError, r"targets are \(2, 1\)"),
+    ],
+    ids=["too large", "ignored by PyTorch", "floating", "a further axis"],
+)
+def test_targets_that_are_no_class_indices_are_refused(model, data, labels, error, message):
+    """PyTorch leaves out a label of -100, and would count its loss of 0 as an example's."""
+    with pytest.raises(error, match=message):
+        criteria.evaluate(model, (data[0][:2], labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_of_any_integer_type_will_do(model, data, dtype):
+    x, y = data
+    assert criteria.evaluate(model, (x, y.to(dtype))) == criteria.evaluate(model, data)
+
+
+def test_a_loss_of_a_whole_batch_is_refused(model, data):
+    """Its mean over batches of different sizes is not that over the data."""
+    with pytest.raises(ValueError, match=r"loss: returned shape \(\), must give one loss per"):
+        criteria.robustness(model, data, Uniform(0.1), loss=F.cross_entropy)
+
+
+def test_tokens_have_no_neighbours():
+    model = nn.Sequential(nn.Embedding(9, 2), nn.Flatten())
+    data = torch.randint(9, (4, 3)), torch.randint(6, (4,))
+    assert criteria.accuracy(model, data) >= 0
+    with pytest.raises(TypeError, match=r"inputs are torch\.int64; neighbours"):
+        criteria.robustness(model, data, Uniform(0.1))

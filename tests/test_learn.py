@@ -1,5 +1,7 @@
 from dataclasses import replace
+from math import inf, isfinite
 
+import numpy as np
 import pytest
 import torch
 import torchopt
@@ -208,7 +210,27 @@ BAD = {
     ),
     "outer": ({"outer": V}, TypeError, "outer: got tuple, must be an OuterLoss"),
     "test": ({"test": (V[0][3:5], V[1][3:5])}, ValueError, "outer.data: 2 of its different inputs"),
-    "labels": ({"outer": OuterLoss((V[0], V[1] + 1))}, ValueError, "labels from 1 to 3"),
+    "labels": (
+        {"outer": OuterLoss((V[0], V[1] + 1))},
+        ValueError,
+        "^outer.data: labels from 1 to 3",
+    ),
+    "training labels": (
+        {"outer": OuterLoss(V, training=Training((V[0], V[1] - 1), steps=1))},
+        ValueError,
+        "^outer.training.data: labels from -1 to 1",
+    ),
+    "outer shapes": (
+        {"outer": OuterLoss((V[0], V[1][:, None]))},
+        ValueError,
+        r"^outer.data: targets are \(.*, 1\) where outputs are",
+    ),
+    "search": ({"search": "mirror"}, TypeError, r"search: got 'mirror', which has no run\(\)"),
+    "search class": ({"search": Mirror}, TypeError, "search: got the class Mirror"),
+    "neighbourhood": ({"neighbourhood": 0.1}, TypeError, "neighbourhood: got 0.1"),
+    "floor type": ({"floor": "low"}, TypeError, "floor: got 'low', must be a number"),
+    "seed": ({"seed": "a"}, TypeError, "seed: got 'a', must be a whole number"),
+    "one name": ({"parameters": "lambdas"}, ValueError, "parameters: got 'lambdas', must be names"),
     "delta jumps": (
         {"parameters": ("lambdas", "delta"), "neighbourhood": Corruption(0.3)},
         ValueError,
@@ -219,9 +241,30 @@ BAD = {
 
 
 @pytest.mark.parametrize(("options", "error", "message"), BAD.values(), ids=BAD)
-def test_bad_arguments_are_named(options, error, message):
+def test_bad_arguments_are_named(options, error, message, monkeypatch):
+    solves = []
+    monkeypatch.setattr(TorchOpt, "solve", lambda *args, **options: solves.append(args))
     with pytest.raises(error, match=message):
         learned(**options)
+    assert not solves
+
+
+@pytest.mark.parametrize(
+    "lambdas",
+    [
+        torch.tensor([0.2, 0.4, 0.4, 0.0], requires_grad=True),
+        torch.tensor([0.2, 0.4, 0.4, 0.0]) * (1 + 1e-7),
+        np.array([0.2, 0.4, 0.4, 0.0]),
+        Lambdas(0.2, 0.4, 0.4, 0.0),
+    ],
+    ids=["requires grad", "rounded", "ndarray", "Lambdas"],
+)
+def test_the_start_may_be_given_as_initialize_takes_it(lambdas):
+    found = learned(lambdas=lambdas, search=Mirror(budget=1))
+    assert found.path[0].lambdas == pytest.approx((0.2, 0.4, 0.4, 0.0))
+    assert found.path[0].lambdas[3] == 0
+    if isinstance(lambdas, torch.Tensor):
+        assert lambdas.grad is None
 
 
 @pytest.mark.parametrize("search", [FEW, Optuna(trials=2)], ids=["mirror", "optuna"])
@@ -244,3 +287,15 @@ def test_frozen_parameters_and_buffers_come_from_the_start():
     found = learn(small, large, (X, Y), OuterLoss(V), solver=QUICK, search=FEW)
     again = OuterLoss(V).of(found.solution.student, 0)(parameters(found.solution.student))
     assert float(again) == pytest.approx(found.outer, rel=1e-12)
+
+
+def test_optuna_goes_on_where_the_outer_loss_is_not_finite():
+    points = []
+
+    def loss(outputs, targets):
+        points.append(outputs)
+        return outputs.sum(1) * (torch.nan if 2 < len(points) < 7 else 1.0)
+
+    found = learned(OuterLoss(V, loss=loss), search=Optuna(trials=5))
+    assert any(trial.outer == inf for trial in found.path)
+    assert isfinite(found.outer)

@@ -14,9 +14,11 @@ from torch.func import grad
 from phiopt._types import Loss, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source
-from phiopt.objective import Neighbourhood, Uniform, pure_model, student_loss
+from phiopt.objective import Neighbourhood, Uniform, pure_model
 from phiopt.objective._numbers import count
+from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
+from phiopt.objective.task import task
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class OuterLoss:
         robust: ρ in [0, 1]; default 0.5.
         neighbourhood: U_δ of the criterion, in the student's input space; None: ``Uniform(0.1)``.
         training: T^k; None: E is taken right at w1.
-        loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``; None: cross-entropy
-            of logits ``(batch, classes, ...)``.
+        loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``; None: cross-entropy of logits
+            ``(batch, classes, ...)``, the classes on axis 1.
         batch_size: Examples of V that are drawn once and used; None (default) for all.
 
     Raises:
@@ -93,53 +95,60 @@ class OuterLoss:
             count("batch_size", self.batch_size)
 
     def of(self, student: nn.Module, seed: int) -> Callable[[Params], Tensor]:
-        """E as a pure, differentiable function of the student's parameters."""
+        """E as a pure, differentiable function of the student's parameters.
+
+        Raises ``ValueError`` or ``TypeError`` for data that are empty or hold NaN and, if ``loss`` is
+        None, for labels that are no class indices of the student's outputs.
+        """
         like = next(student.parameters())
-        device, dtype = like.device, like.dtype
-        generator = Generator(device).manual_seed(seed)
+        generator = Generator(like.device).manual_seed(seed)
         model = pure_model(student, lambda x: x)
-        held_out = Data(self.data, device, dtype)
-        loss = self._per_example(model, student, held_out)
-        x, y = held_out.batch(self.batch_size, generator)
+        loss = cross_entropy_along(1) if self.loss is None else self.loss
+        x, y = Data(self.data, like.device, like.dtype).batch(self.batch_size, generator)
         around = Uniform(0.1) if self.neighbourhood is None else self.neighbourhood
         noisy = around.perturb(x, around.draw(x, generator)) if self.robust else x[None]
+        batches = _batches(self.training, like, generator)
+        if self.loss is None:
+            with torch.no_grad():
+                outputs = model({}, x[:1])
+            check_labels("outer.data", outputs, y)
+            for _, labels in batches:
+                check_labels("outer.training.data", outputs, labels)
 
         def plain(w: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-            return noise(model, loss, w, inputs[None], targets)
+            return task(model, loss, w, inputs, targets)
 
-        trained = _trained(self.training, plain, device, dtype, generator)
+        trained = _trained(self.training, plain, batches)
 
         def value(w: Params) -> Tensor:
             w = trained(w)
             clean = plain(w, x, y) if self.robust < 1 else 0.0
             rough = noise(model, loss, w, noisy, y) if self.robust else 0.0
-            return torch.as_tensor((1 - self.robust) * clean + self.robust * rough, device=device)
+            return torch.as_tensor(
+                (1 - self.robust) * clean + self.robust * rough, device=like.device
+            )
 
         return value
 
-    def _per_example(self, model: Any, student: nn.Module, held_out: Data) -> Loss:
-        """The loss; for cross-entropy the labels are checked against the student's classes."""
-        if self.loss is not None:
-            return self.loss
-        params = {name: p.detach() for name, p in student.named_parameters()}
-        with torch.no_grad():
-            classes = model(params, held_out.example[0]).shape[1]
-        held_out.expect_classes(classes)
-        return student_loss(None, torch.arange(classes, device="cpu"), 1, restrict=False)
+
+def _batches(
+    training: Training | None, like: Tensor, generator: Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Those of T^k, drawn once."""
+    if training is None:
+        return []
+    data = Data(training.data, like.device, like.dtype)
+    return [data.batch(training.batch_size, generator) for _ in range(training.steps)]
 
 
 def _trained(
     training: Training | None,
     loss: Callable[[Params, Tensor, Tensor], Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-    generator: Generator,
+    batches: list[tuple[Tensor, Tensor]],
 ) -> Callable[[Params], Params]:
-    """T^k on batches drawn once."""
+    """T^k on these batches."""
     if training is None:
         return lambda w: w
-    data = Data(training.data, device, dtype)
-    batches = [data.batch(training.batch_size, generator) for _ in range(training.steps)]
     optimizer = training.optimizer or torchopt.adam(1e-3, eps_root=EPS_ROOT)
 
     def trained(w: Params) -> Params:

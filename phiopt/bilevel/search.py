@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import Adjoint
 from phiopt.bilevel.replay import Replay
-from phiopt.objective._numbers import count
+from phiopt.objective._numbers import count, part
 
 WORTH = 1e-4
 """A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""
@@ -24,7 +24,6 @@ SPREAD = 3.0
 
 LONGEST = 3.0
 """Of a step's exponents, in units of its rate."""
-
 
 DERIVATIVE = 3
 """Price of a derivative of E in inner solves: each step is taken again with its graph, and
@@ -47,7 +46,9 @@ class SearchStatus(Enum):
 
 
 class Evaluation(NamedTuple):
-    """E at a point, and its derivative there, computed when asked for."""
+    """E at a point, infinite where it is not finite, and its derivative there, computed when asked
+    for.
+    """
 
     value: float
     slopes: Callable[[], Params]
@@ -62,7 +63,8 @@ class Space:
 
     Args:
         start: ``lambdas`` of shape ``(4,)``, and ``delta`` and ``theta`` if they are learned;
-            float64 on the CPU. A weight that is 0 stays so: the search is on that face of the simplex.
+            float64 on the CPU. A weight that is 0 stays so: the search is on that face of the
+            simplex.
         floor: Least λ2; the other weights are kept positive by the update itself.
     """
 
@@ -107,8 +109,8 @@ class Space:
         return self.floor * _proximity() + (1 - self.floor) * weights / weights.sum()
 
     def at(self, unit: dict[str, float]) -> Params:
-        """The point at coordinates in (0, 1): uniform ones give λ uniform on the simplex or its face, and
-        δ and θ log-uniform around their starts.
+        """The point at coordinates in (0, 1): uniform ones give λ uniform on the simplex or its face,
+        and δ and θ log-uniform around their starts.
         """
         exponentials = torch.zeros(4, dtype=torch.float64, device="cpu")
         for i in self.terms:
@@ -175,6 +177,7 @@ class Mirror:
 
     Raises:
         ValueError: ``budget``, ``restarts`` or ``patience`` < 1, or ``rate`` not positive.
+        TypeError: ``adjoint`` is none: `Optuna` does without.
 
     Examples:
         >>> Mirror(budget=20).rate
@@ -192,16 +195,18 @@ class Mirror:
             count(name, getattr(self, name))
         if not 0 < self.rate < inf:
             raise ValueError(f"rate: got {self.rate}, must be positive and finite")
+        part("adjoint", self.adjoint, "solve")
 
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
         generator = Generator().manual_seed(seed)
-        points = [space.start]
-        if self.budget > 1 + len(space.terms) + DERIVATIVE:
-            points += [space.without(term) for term in space.terms]
-        found = [(evaluate(point), point) for point in points]
-        left, ends = self.budget - len(found), []
-        lowest = min(found, key=lambda pair: pair[0].value if isfinite(pair[0].value) else inf)
-        starts = [lowest] if lowest is found[0] else [lowest, found[0]]
+        first = lowest = evaluate(space.start), space.start
+        left, ends = self.budget - 1, []
+        if left > len(space.terms) + DERIVATIVE:
+            for point in map(space.without, space.terms):
+                there, left = evaluate(point), left - 1
+                if there.value < lowest[0].value:
+                    lowest = there, point  # the others, and the paths they hold, are let go
+        starts = [lowest] if lowest is first else [lowest, first]
         for number in range(self.restarts):
             if number >= len(starts) and left:
                 point, left = space.random(generator), left - 1
@@ -284,7 +289,10 @@ class Optuna:
                 trial = study.ask()
                 unit = {n: trial.suggest_float(n, 1e-6, 1 - 1e-6) for n in space.coordinates}
                 value = evaluate(space.at(unit)).value
-                study.tell(trial, value if isfinite(value) else None, skip_if_finished=True)
+                if isfinite(value):
+                    study.tell(trial, value)
+                else:
+                    study.tell(trial, state=optuna.trial.TrialState.FAIL)
         finally:
             optuna.logging.set_verbosity(shown)
         return SearchStatus.BUDGET_SPENT

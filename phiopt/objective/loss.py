@@ -21,7 +21,7 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
 
     Targets that are not integers (regression) are passed on as they are.
     """
-    plain = loss or _cross_entropy_along(class_axis)
+    plain = loss or cross_entropy_along(class_axis)
     in_place = torch.equal(classes, torch.arange(len(classes), device=classes.device))
 
     def restricted(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -35,9 +35,41 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
     return plain if in_place else relabelled
 
 
-def _cross_entropy_along(class_axis: int) -> Loss:
+def cross_entropy_along(class_axis: int) -> Loss:
+    """Cross-entropy of logits that have the classes on this axis, the mean over the positions of an
+    example where there are several.
+    """
+
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         losses = cross_entropy(outputs.movedim(class_axis, 1), targets, reduction="none")
         return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
     return loss
+
+
+def check_labels(name: str, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse, by ``name``, targets that are no class indices ``(batch, ...)`` of logits ``(batch,
+    classes, ...)``: floating ones, labels that have no output, and outputs with the classes on
+    another axis.
+    """
+    if targets.is_floating_point():
+        raise TypeError(f"{name}: targets are {targets.dtype}, must be integer class indices")
+    check_class_axis(name, outputs, targets)
+    low, high, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{name}: labels from {low} to {high}, must lie in 0 ... {classes - 1}, "
+            f"the model has {classes} outputs"
+        )
+
+
+def check_class_axis(name: str, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse, by ``name``, outputs that are not ``(batch, classes, ...)`` for targets ``(batch,
+    ...)``, as far as shapes tell.
+    """
+    if outputs.dim() < 2 or targets.shape[1:] != outputs.shape[2:]:
+        raise ValueError(
+            f"{name}: targets are {tuple(targets.shape)} where outputs are "
+            f"{tuple(outputs.shape)}; outputs must be logits (batch, classes, ...), the classes on "
+            "axis 1, and targets (batch, ...)"
+        )

@@ -1,6 +1,7 @@
 """Searches on outer losses that are written down, so that their minima are known."""
 
-from math import isfinite, nan
+import weakref
+from math import inf, isfinite, nan
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ class Outer:
             self.price += DERIVATIVE
             return {"lambdas": torch.autograd.grad(value, at)[0]}
 
-        return Evaluation(float(value.detach()), slopes)
+        number = float(value.detach())
+        return Evaluation(number if isfinite(number) else inf, slopes)
 
     @property
     def best(self):
@@ -117,6 +119,25 @@ def test_a_start_that_is_not_finite_is_left():
     outer = Outer(lambda w: w.sum() * nan if (w - 0.25).abs().max() < 1e-3 else bowl(w))
     Mirror().run(outer, CENTRE, 0)
     assert isfinite(float(bowl(outer.best)))
+
+
+def test_points_that_are_not_the_lowest_are_let_go():
+    """Each holds the path of a solve."""
+    held = weakref.WeakValueDictionary()
+
+    class Path:
+        pass
+
+    def evaluate(point):
+        path = Path()
+        held[len(alive)] = path
+        alive.append(len(held))
+        value = bowl(point["lambdas"])
+        return Evaluation(float(value), lambda: path and {"lambdas": torch.ones(4).double()})
+
+    alive = []
+    Mirror(budget=9).run(evaluate, CENTRE, 0)
+    assert max(alive) <= 4  # the start, the lowest, the one before and this one
 
 
 def test_seeds_choose_the_other_starts():

@@ -3,6 +3,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from phiopt.objective import student_loss
+from phiopt.objective.loss import check_labels
 from tests.cases import generator, randn
 
 CLASSES = torch.tensor([3, 0, 4])
@@ -47,3 +48,24 @@ def test_a_given_loss_sees_the_students_labels_but_other_targets_untouched():
     assert torch.equal(seen[0], CLASSES[y])
     assert seen[1] is real
     assert student_loss(loss, torch.arange(3), 1, restrict=False) is loss
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4), (6, 5, 4, 3)])
+def test_labels_of_the_outputs_classes_are_let_through(shape):
+    check_labels("data", torch.zeros(shape), labels(6, *shape[2:]))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "error", "message"),
+    [
+        ((6, 5), labels(6) + 3, ValueError, r"^data: labels from \d to 5, must lie in 0 \.\.\. 4"),
+        ((6, 5), labels(6) - 1, ValueError, "^data: labels from -1"),
+        ((6, 5), torch.rand(6), TypeError, "^data: targets are torch.float32"),
+        ((6, 7, 5), labels(6, 7), ValueError, r"outputs are \(6, 7, 5\).*the classes on axis 1"),
+        ((6, 5), labels(6, 1), ValueError, r"targets are \(6, 1\)"),
+        ((6,), labels(6), ValueError, r"outputs are \(6,\)"),
+    ],
+)
+def test_what_cross_entropy_cannot_take_is_refused(outputs, targets, error, message):
+    with pytest.raises(error, match=message):
+        check_labels("data", torch.zeros(outputs), targets)
