@@ -34,7 +34,10 @@ def copied(module: Module) -> Module:
     held = tree_leaves([vars(part) for part in module.modules()])
     results = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
     with torch.inference_mode(False):
-        return deepcopy(module, {id(value): value.detach().clone() for value in results})
+        try:
+            return deepcopy(module, {id(value): value.detach().clone() for value in results})
+        except TypeError as error:
+            raise TypeError(f"{type(module).__name__} cannot be copied: {error}") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.func import grad
 
 from phiopt._arguments import check_modules, check_start
 from phiopt._modules import copied
@@ -108,6 +109,8 @@ def problem(
         _check_loss(task, params, growth.class_axis if loss is None else None)
         if "curvature" in lambdas.active:
             require_derivatives(started, growth.lift(x), task, params)
+        else:
+            _check_gradient(task, params)
     if process_group is not None:
         check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
         model = data_parallel(model, process_group)
@@ -176,6 +179,17 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
             "loss: has no derivative in the student's parameters; neither it nor the student's forward "
             "may detach or round what it computes, or run under torch.no_grad()"
         )
+
+
+def _check_gradient(task: Task, params: Params) -> None:
+    """As solvers take it; `require_derivatives` does the same and more."""
+    try:
+        grad(task)(params)
+    except RuntimeError as error:
+        raise TypeError(
+            "student: torch.func cannot differentiate its forward pass; checkpointing, packed "
+            f"sequences and NumPy are such cases: {error}"
+        ) from error
 
 
 def _noise(

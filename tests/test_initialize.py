@@ -404,6 +404,23 @@ class Bare(nn.Module):
         return self.inner(x).logsumexp(1)
 
 
+class Packed(nn.Module):
+    """An LSTM that packs its sequences, which no transform of PyTorch's goes through."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.lstm = nn.LSTM(4, width, batch_first=True, dtype=torch.float64)
+        self.head = nn.Linear(width, classes, dtype=torch.float64)
+
+    def forward(self, x):
+        lengths = torch.full((len(x),), x.shape[1], device="cpu")
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return self.head(self.lstm(packed)[1][0][-1])
+
+
+SEQUENCES = randn(40, 3, 4, seed=5)
+
+
 def counting(module):
     """With a buffer that is not materialised."""
     module.register_buffer("count", torch.zeros(1, device="meta"))
@@ -441,6 +458,21 @@ BAD = {
     ),
     "wrapped": ({"student": nn.DataParallel(student())}, TypeError, "pass student.module"),
     "columns": ({"data": (X, Y[:, None])}, ValueError, r"2 targets .*\(2, 1\), must have \(2,\)"),
+    "packed": (
+        {
+            "teacher": Packed(3, 2),
+            "student": Packed(4, 3),
+            "data": (SEQUENCES, Y),
+            "lambdas": (0.5, 0.5, 0, 0),
+        },
+        TypeError,
+        "student: torch.func cannot differentiate its forward pass.*: Cannot access",
+    ),
+    "packed, with curvature": (
+        {"teacher": Packed(3, 2), "student": Packed(4, 3), "data": (SEQUENCES, Y)},
+        TypeError,
+        "student: lstm has no third derivative",
+    ),
     "whole inputs": (
         {"data": (X.long(), Y), "lambdas": (0.5, 0.5, 0, 0)},
         ValueError,

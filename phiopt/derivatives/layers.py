@@ -70,5 +70,7 @@ def _replaced(value: Any, places: dict[int, str], values: Params) -> Any:
     if isinstance(value, dict):
         return {key: _replaced(item, places, values) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_replaced(item, places, values) for item in value)
+        items = [_replaced(item, places, values) for item in value]
+        named = hasattr(value, "_fields")  # a PackedSequence is a named tuple
+        return type(value)(*items) if named else type(value)(items)
     return value

@@ -36,6 +36,8 @@ def derive(
 ) -> dict[str, Any]:
     """Everything that a `GrowthMap` holds, by name; see `GrowthMap.between`."""
     _check_modules(teacher, student)
+    if not isinstance(inputs, Tensor | None):
+        raise TypeError(f"inputs={inputs!r} must be a Tensor, a batch of the teacher's inputs")
     example = inputs[:2] if inputs is not None else accepted(teacher, None, "teacher")
     example = example.detach().to("cpu")
     small = recorded(teacher, example, "teacher")
@@ -201,7 +203,10 @@ def _match_classes(
         if find(term).kind == "free":  # new classes are no copies of old ones
             unify(term, fixed(np.arange(old), new, external=True))
         return torch.from_numpy(places(term).copy()), axis
-    chosen = torch.as_tensor(classes, device="cpu").detach()
+    try:
+        chosen = torch.as_tensor(classes, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"classes={classes!r} must be integers: {error}") from error
     if chosen.dtype.is_floating_point or chosen.ndim != 1 or len(chosen) != old:
         raise ValueError(
             f"classes={classes!r} must be {old} integers, the student's output of each teacher class"

@@ -86,8 +86,12 @@ def grow(
     """
     if fill not in FILLS:
         raise ValueError(f"fill={fill!r} is unknown; choose one of {', '.join(sorted(FILLS))}")
-    if not (math.isfinite(theta) and theta >= 0):
-        raise ValueError(f"theta={theta} must be finite and >= 0")
+    if not (hasattr(theta, "__float__") and math.isfinite(theta) and theta >= 0):
+        raise ValueError(f"theta={theta!r} must be a number, finite and >= 0")
+    if not hasattr(seed, "__index__"):
+        raise TypeError(f"seed={seed!r} must be a whole number")
+    if not isinstance(map, GrowthMap | None):
+        raise TypeError(f"map={map!r} must be a GrowthMap")
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)

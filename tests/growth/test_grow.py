@@ -1,6 +1,7 @@
 """Fills: what they promise of the function, of new coordinates, and of being alive."""
 
 import logging
+import threading
 
 import pytest
 import torch
@@ -276,6 +277,13 @@ class Masked(nn.Module):
         return self.head(self.inner(x, src_mask=self.mask))
 
 
+def test_a_student_that_cannot_be_copied_is_named():
+    student = mlp(4, 16, 5)
+    student.lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"Sequential cannot be copied: .*_thread.lock"):
+        grow(mlp(4, 8, 3), student)
+
+
 def test_buffers_may_be_infinite_but_no_nan():
     teacher, student = Masked(6), Masked(9)
     grown = grow(teacher, student, "zero-out", inputs=torch.zeros(2, 5, 4))
@@ -291,6 +299,11 @@ def test_bad_arguments_are_named():
         grow(mlp(4, 8, 3), mlp(4, 16, 5), "zeros")
     with pytest.raises(ValueError, match=r"theta=-1 must be"):
         grow(mlp(4, 8, 3), mlp(4, 16, 5), "uniform", theta=-1)
+    for name, value in {"theta": "a", "seed": 1.5, "map": 3, "inputs": [0.0]}.items():
+        with pytest.raises(
+            (TypeError, ValueError), match=rf"{name}={value!r} must be".replace("[", r"\[")
+        ):
+            grow(mlp(4, 8, 3), mlp(4, 16, 5), "uniform", **{name: value})
     broken = mlp(4, 8, 3)
     with torch.no_grad():
         broken[0].bias[0] = float("nan")

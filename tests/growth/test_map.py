@@ -353,6 +353,12 @@ def test_wrong_classes_are_refused(classes):
         GrowthMap.between(mlp(4, 8, 3), mlp(4, 8, 5), classes=classes)
 
 
+@pytest.mark.parametrize("classes", ["abc", {0: 1}, [None]])
+def test_classes_that_are_no_numbers_are_named(classes):
+    with pytest.raises(TypeError, match=r"classes=.* must be integers"):
+        GrowthMap.between(mlp(4, 8, 3), mlp(4, 16, 5), classes=classes)
+
+
 def test_modules_without_parameters_or_no_modules_are_refused():
     with pytest.raises(ValueError, match="student=ReLU has no parameters"):
         GrowthMap.between(mlp(4, 3), nn.ReLU())
