@@ -130,7 +130,11 @@ def initialize(
     check_options(weights, data, scale, seed, restarts, parts)
     like = check_modules(teacher, student)
     solver = TorchOpt() if solver is None else solver
-    with torch.inference_mode(False), preserved_randomness(data, like.device, seed):
+    with (
+        torch.inference_mode(False),
+        torch.autocast(like.device.type, enabled=False),  # it would round the derivatives
+        preserved_randomness(data, like.device, seed),
+    ):
         posed = problem(
             teacher,
             student,

@@ -210,7 +210,8 @@ def learn(
             fixed, student, Lambdas(*learned), data, neighbourhood=around, start=begin, **options
         )
 
-    with tqdm(desc="learn", disable=None if progress else True) as bar:
+    exact = torch.autocast(like.device.type, enabled=False)  # as in each solve
+    with exact, tqdm(desc="learn", disable=None if progress else True) as bar:
         run = _Run(solve, outer, search.adjoint is not None, seed, bar)
         return run.through(search, space)
 

@@ -299,3 +299,12 @@ def test_optuna_goes_on_where_the_outer_loss_is_not_finite():
     found = learned(OuterLoss(V, loss=loss), search=Optuna(trials=5))
     assert any(trial.outer == inf for trial in found.path)
     assert isfinite(found.outer)
+
+
+def test_autocast_around_the_search_is_without_effect():
+    small, large = mlp(4, 3, 2, seed=1).float(), mlp(4, 5, 3, seed=2).float()
+    found = []
+    for rounded in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
+            found.append(learn(small, large, (X, Y), OuterLoss(V), solver=QUICK, search=FEW).path)
+    assert found[0] == found[1]

@@ -100,7 +100,8 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
 
     def flat(saved: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> list[Tensor]:
         given = dict(zip(inputs, saved, strict=True))
-        found = pull_back(given, dict(zip(params, cotangents, strict=True)))
+        with torch.autocast(cotangents[0].device.type, enabled=False):  # as in the solve
+            found = pull_back(given, dict(zip(params, cotangents, strict=True)))
         return [_finite(name, found[name]) for name in inputs]
 
     values = _Attached.apply(flat, len(inputs), *inputs.values(), *params.values())

@@ -152,8 +152,8 @@ class Path:
         if gap > 1e-4 * length + 1e-12 * square_norm(went):
             raise AdjointError(
                 f"step {index} of the solve, taken again, ends elsewhere: the optimiser keeps a "
-                "state of its own, the loss is random, or the data or torch.autocast have changed "
-                "since. Use a pure optimiser and a pure loss, and leave the rest as it was"
+                "state of its own, the loss is random, or the data have been changed in place. Use "
+                "a pure optimiser and a pure loss, or give the solve a copy of the data"
             )
 
 

@@ -1,5 +1,6 @@
-"""What a user may give to the objects of the library: numbers, as floats or as tensors to differentiate
-in, counts, names, and other objects."""
+"""What a user may give to the library's objects, checked: numbers, as floats or as tensors to
+differentiate in, counts, names, and other objects.
+"""
 
 from numbers import Real
 

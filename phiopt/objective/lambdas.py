@@ -51,10 +51,11 @@ class Lambdas:
             return  # inside torch.vmap: whoever made the batch has checked its points
         checked = {name: number for name, number in numbers.items() if number is not None}
         _check_simplex(checked)
-        total = sum(checked.values())
-        if not any(isinstance(value, Tensor) for value in values.values()):
-            for name, number in checked.items():
-                object.__setattr__(self, name, number / total)
+        differentiable = any(isinstance(value, Tensor) for value in values.values())
+        total = 1.0 if differentiable else sum(checked.values())
+        for name, value in values.items():
+            if not isinstance(value, Tensor):
+                object.__setattr__(self, name, value / total)
 
     @classmethod
     def of(cls, value: object) -> Lambdas:

@@ -67,13 +67,14 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """L(w) = λ1 L_f(w, D1*) + λ2 L_2(w, u) + λ3 L_3^δ(w, D1) + λ4 L_4(∂²L_f/∂w²)        (paper,
-    section 4)
+    """L, the weighted sum of four terms whose argmin is φ(u).
+
+        L(w) = λ1 L_f(w, D1*) + λ2 L_2(w, u) + λ3 L_3^δ(w, D1) + λ4 L_4(∂²L_f/∂w²)
+        (paper, section 4)
 
     Every method is a pure function of its arguments and of these fields, made of differentiable
     operations: it can go through ``torch.func`` in the parameters and, by ``dataclasses.replace``,
-        in ``lambdas``, ``teacher``, ``psi`` or the
-    neighbourhood's ``delta``.
+    in ``lambdas``, ``teacher``, ``psi`` or the neighbourhood's ``delta``.
 
     Args:
         model: f(ψ(x), w) as a function ``(params, inputs)``; see `pure_model`.
@@ -183,9 +184,8 @@ class Objective:
         mean losses already.
 
         Raw, the terms differ by powers of ten and λ means little. L_4(start) is the mean over
-        ``samples``. The divisors are
-        constants: a derivative in u or λ does not pass through them. One that is 0 or not finite is
-            left at 1.
+        ``samples``. The divisors are constants: a derivative in u or λ does not pass through them.
+        One that is not positive and finite is left at 1.
         """
         divisors = {"proximity": self._square_norm_of_carried(start)}
         if "curvature" in self.lambdas.active:

@@ -10,7 +10,7 @@ from phiopt import Gaussian, GrowthMap, NewtonCG, grow, initialize
 from phiopt.bilevel import CG, AdjointError, Implicit, Replay, Unroll
 from phiopt.bilevel.adjoint import differentiable_inputs, with_inputs, without_grad
 from phiopt.lift import Compose, Pad
-from phiopt.objective import Corruption, Spectral, Stream
+from phiopt.objective import Corruption, Lambdas, Spectral, Stream
 from phiopt.solve import LBFGS, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, inputs, outer, regression
 from tests.cases import generator, mlp, randn
@@ -55,6 +55,45 @@ def test_without_inputs_it_is_the_plain_solve(adjoint):
     found, plain = solved(adjoint, objective, start), STEPS.solve(objective, start)
     assert not any(p.requires_grad for p in found.params.values())
     assert all(torch.equal(found.params[n], p) for n, p in plain.params.items())
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "solver"),
+    [
+        (None, STEPS),
+        (Replay(), STEPS),
+        (Implicit(CG(1e-3, 2000), tol=1e-2), LBFGS(steps=2000, tol=1e-2, draws=1)),
+    ],
+    ids=["none", "replay", "implicit"],
+)
+def test_autocast_around_the_solve_and_the_backward_pass_is_without_effect(adjoint, solver):
+    """It rounds to three digits, and a step taken again outside of it would end elsewhere."""
+    x, y = randn(40, 4, seed=3).float(), randn(40, 2, seed=4).float()
+
+    def slope(solve, back):
+        point = torch.tensor([0.4, 0.4, 0.2], requires_grad=adjoint is not None)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=solve):
+            found = initialize(
+                nn.Linear(4, 2).requires_grad_(False).float(),
+                nn.Linear(4, 2).float(),
+                Lambdas(*point, 0.0),
+                (x, y),
+                loss=lambda outputs, targets: ((outputs - targets) ** 2).mean(1),
+                solver=solver,
+                adjoint=adjoint,
+            )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=back):
+            return found, adjoint and torch.autograd.grad(outer(found.params), point)[0]
+
+    torch.manual_seed(0)
+    plain, expected = slope(False, False)
+    for solve, back in ((True, False), (True, True)):
+        torch.manual_seed(0)
+        found, there = slope(solve, back)
+        assert found.objective == plain.objective
+        assert all(torch.equal(found.params[n], p) for n, p in plain.params.items())
+        if adjoint is not None:  # the sum itself is rounded where autocast is on
+            torch.testing.assert_close(there, expected, rtol=2e-2 if back else 0, atol=0)
 
 
 def test_a_second_derivative_is_refused_by_replay():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -48,6 +49,12 @@ def test_rounded_numbers_are_made_to_sum_to_one():
     lambdas = Lambdas(0.3333334, 0.3333333, 0.3333334, 0.0)
     assert sum(value for _, value in lambdas.items()) == pytest.approx(1, abs=1e-15)
     assert lambdas.active == ["task", "proximity", "noise"]
+
+
+def test_numbers_of_any_kind_become_floats_beside_tensors_too():
+    lambdas = Lambdas(np.float32(0.5), torch.tensor(0.5), 0, np.int64(0))
+    assert [type(value) for _, value in lambdas.items()] == [float, torch.Tensor, float, float]
+    assert lambdas.active == ["task", "proximity"]
 
 
 def test_a_tensor_stays_differentiable_and_wholly_active():
