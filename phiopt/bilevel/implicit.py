@@ -121,6 +121,8 @@ class Implicit:
     ) -> Params:
         """θ̄ = −(∂²L/∂w∂θ)ᵀ H⁻¹ w̄."""
         theta = {name: v for name, v in inputs.items() if not name.startswith("start.")}
+        if not theta:
+            return {}
         hessian = MeanHessian(Counted(with_inputs(objective, theta)), params, frozen)
 
         def product(vector: Tensor) -> Tensor:

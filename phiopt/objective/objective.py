@@ -205,7 +205,7 @@ class Objective:
     def _weight(self, name: str, sample: Sample | None = None) -> Tensor | float:
         """λ_i / divisor_i, as many times as the term counts on this sample."""
         repeat = (sample.repeat if sample and name == "curvature" else None) or 1
-        return dict(self.lambdas.items())[name] * repeat / self.divisors.get(name, 1.0)
+        return getattr(self.lambdas, name) * repeat / self.divisors.get(name, 1.0)
 
     def _sum(self, terms: Mapping[str, Tensor], sample: Sample) -> Tensor:
         names = self._counted(sample)

@@ -116,8 +116,9 @@ class Certificate:
         gradient_norm_error: Standard error of ∇L(w1) over ‖∇L(w0)‖: below it, ``gradient_norm`` is
             noise.
         start_gradient_norm: ‖∇L(w0)‖.
-        curvature_along_gradient: gᵀ∇²L g / ‖g‖² at w1 by central difference; None if g is 0 or a
-            value next to w1 is not finite. Negative: w1 is no minimum.
+        curvature_along_gradient: gᵀ∇²L g / ‖g‖² at w1, g the mean gradient, ∇²L by a central
+            difference on the first draw; None if g is 0 or a value next to w1 is not finite.
+            Negative: w1 is no minimum.
         objective: L(w1), mean over the draws.
         start_objective: L(w0), mean over the same draws.
         decrease_error: Standard error of their difference; 0 for a single draw.
@@ -210,8 +211,8 @@ class Solution:
     error: Exception | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write w1, the student's buffers and the report to a safetensors file with a JSON header, in
-        one step; no pickle. λ that are tensors are kept as numbers, an adjoint's graph is not.
+        """Write w1, the student's buffers and the report to a safetensors file with a JSON header,
+        in one step; no pickle. λ that are tensors are kept as numbers, an adjoint's graph is not.
         """
         from phiopt.solve.storage import save
 

@@ -138,6 +138,15 @@ def test_the_start_has_no_influence():
     assert gradient[1].any()
 
 
+def test_for_the_start_alone_no_system_is_solved():
+    """One that cannot be solved would refuse a derivative that is 0 for certain."""
+    case = ridge()
+    start = {"weight": case.start["weight"].requires_grad_()}
+    adjoint = Implicit(lambda operator, b: pytest.fail("was called"), tol=1e-7)
+    found = outer(solved(adjoint, DESCENT, case.objective(), start).params)
+    assert not torch.autograd.grad(found, start["weight"])[0].any()
+
+
 class TestRefusals:
     def test_a_point_that_is_not_stationary(self):
         objective, start = regression()
