@@ -21,7 +21,7 @@ from phiopt.data import Source, preserved_randomness
 from phiopt.growth import grow
 from phiopt.initialize import initialize
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
-from phiopt.objective._numbers import count, part, scalar
+from phiopt.objective._numbers import count, fraction, number, part, positive
 from phiopt.solve import Solution, Solver, Status
 
 LEARNABLE = ("lambdas", "delta", "theta")
@@ -320,14 +320,12 @@ def _space(
     floor: float,
 ) -> Space:
     """The checked start of the search."""
-    floor, theta = _number("floor", floor), _number("theta", theta)
-    if not 0 < floor < 1:
-        raise ValueError(f"floor: got {floor}, must lie between 0 and 1")
+    floor, theta = fraction("floor", floor), positive("theta", theta)
     if isinstance(parameters, str) or not {"lambdas"} <= set(parameters) <= set(LEARNABLE):
         raise ValueError(
             f"parameters: got {parameters!r}, must be names: 'lambdas' and any of 'delta', 'theta'"
         )
-    weights = _point([_number(f"lambdas.{n}", w) for n, w in Lambdas.of(lambdas).items()])
+    weights = _point([number(f"lambdas.{n}", w) for n, w in Lambdas.of(lambdas).items()])
     if (weights > 0).sum() < 2 or weights[1] <= floor:
         raise ValueError(
             f"lambdas: got {tuple(weights.tolist())}, at a vertex or with λ2 at most floor={floor}: "
@@ -335,7 +333,7 @@ def _space(
         )
     point = {"lambdas": weights}
     if "delta" in parameters:
-        delta = _number("neighbourhood.delta", getattr(neighbourhood, "delta", 0.0))
+        delta = number("neighbourhood.delta", getattr(neighbourhood, "delta", 0.0))
         if not delta > 0:
             raise ValueError(f"neighbourhood: δ is {delta}, must be positive to be learned")
         point["delta"] = _point(delta)
@@ -344,16 +342,8 @@ def _space(
             raise ValueError(
                 f"start: got {start!r}, must be 'uniform' or 'uniform-symmetric' to learn theta"
             )
-        if not 0 < theta < inf:
-            raise ValueError(f"theta: got {theta}, must be positive and finite")
         point["theta"] = _point(theta)
     return Space(point, floor)
-
-
-def _number(name: str, value: object) -> float:
-    """A start of the search, off any graph."""
-    value = scalar(name, value)
-    return float(value.detach()) if isinstance(value, Tensor) else value
 
 
 def _point(value: float | list[float]) -> Tensor:

@@ -20,7 +20,7 @@ from phiopt.bilevel.adjoint import (
 )
 from phiopt.bilevel.linear import CG, LinearSolver, LinearStatus
 from phiopt.objective import Objective, Sample
-from phiopt.objective._numbers import part
+from phiopt.objective._numbers import fraction, part
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.certificate import moments
 from phiopt.solve.solver import Counted
@@ -66,8 +66,7 @@ class Implicit:
 
     def __post_init__(self) -> None:
         part("linear_solver", self.linear_solver, "__call__")
-        if not 0 < self.tol < 1:
-            raise ValueError(f"tol: got {self.tol}, must lie between 0 and 1")
+        fraction("tol", self.tol)
 
     def solve(
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool

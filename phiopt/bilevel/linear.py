@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from math import frexp, hypot, inf, isfinite, nan
+from math import frexp, hypot, isfinite, nan
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from phiopt.objective._numbers import count, part
+from phiopt.objective._numbers import count, fraction, part, positive
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
 """v ↦ A v for a symmetric A; vectors of shape ``(n,)``."""
@@ -230,8 +230,7 @@ class Damped:
     solver: LinearSolver = field(default_factory=CG)
 
     def __post_init__(self) -> None:
-        if not 0 < self.damping < inf:
-            raise ValueError(f"damping: got {self.damping}, must be positive and finite")
+        positive("damping", self.damping)
         part("solver", self.solver, "__call__")
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
@@ -266,8 +265,7 @@ class Neumann(_Scaled):
 
     def __post_init__(self) -> None:
         _check(self.tol, self.max_iterations)
-        if not 0 < self.step < inf:
-            raise ValueError(f"step: got {self.step}, must be positive and finite")
+        positive("step", self.step)
 
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         x, residual = torch.zeros_like(b), b
@@ -306,6 +304,5 @@ def _measured(
 
 
 def _check(tol: float, max_iterations: int) -> None:
-    if not 0 < tol < 1:
-        raise ValueError(f"tol: got {tol}, must lie between 0 and 1")
+    fraction("tol", tol)
     count("max_iterations", max_iterations)

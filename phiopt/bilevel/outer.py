@@ -15,10 +15,11 @@ from phiopt._types import Loss, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source
 from phiopt.objective import Neighbourhood, Uniform, pure_model
-from phiopt.objective._numbers import count
+from phiopt.objective._numbers import count, number, part
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
 from phiopt.objective.task import task
+from phiopt.solve.torchopt_loop import check_optimizer
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Training:
 
     Raises:
         ValueError: ``steps`` or ``batch_size`` < 1.
+        TypeError: ``optimizer`` is no gradient transformation.
 
     Examples:
         >>> Training((torch.randn(8, 3), torch.randint(2, (8,))), steps=2).steps
@@ -49,6 +51,7 @@ class Training:
     batch_size: int | None = 128
 
     def __post_init__(self) -> None:
+        check_optimizer(self.optimizer)
         count("steps", self.steps)
         if self.batch_size is not None:
             count("batch_size", self.batch_size)
@@ -75,6 +78,7 @@ class OuterLoss:
 
     Raises:
         ValueError: ``robust`` outside [0, 1], or ``batch_size`` < 1.
+        TypeError: Another argument is not what it is said to be.
 
     Examples:
         >>> OuterLoss((torch.randn(8, 3), torch.randint(2, (8,))), robust=1.0).robust
@@ -89,8 +93,14 @@ class OuterLoss:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.robust <= 1:
+        if not 0 <= number("robust", self.robust) <= 1:
             raise ValueError(f"robust: got {self.robust}, must lie in [0, 1]")
+        if self.neighbourhood is not None:
+            part("neighbourhood", self.neighbourhood, "perturb")
+        if self.loss is not None:
+            part("loss", self.loss, "__call__")
+        if self.training is not None and not isinstance(self.training, Training):
+            raise TypeError(f"training: got {type(self.training).__name__}, must be a Training")
         if self.batch_size is not None:
             count("batch_size", self.batch_size)
 

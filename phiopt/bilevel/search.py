@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import Adjoint
 from phiopt.bilevel.replay import Replay
-from phiopt.objective._numbers import count, part
+from phiopt.objective._numbers import count, part, positive
 
 WORTH = 1e-4
 """A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""
@@ -193,8 +193,7 @@ class Mirror:
     def __post_init__(self) -> None:
         for name in ("budget", "restarts", "patience"):
             count(name, getattr(self, name))
-        if not 0 < self.rate < inf:
-            raise ValueError(f"rate: got {self.rate}, must be positive and finite")
+        positive("rate", self.rate)
         part("adjoint", self.adjoint, "solve")
 
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:

@@ -2,6 +2,7 @@
 differentiate in, counts, names, and other objects.
 """
 
+from math import inf
 from numbers import Real
 
 import torch
@@ -42,6 +43,28 @@ def count(name: str, value: object, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name}: got {value}, must be at least {least}")
     return value
+
+
+def number(name: str, value: object) -> float:
+    """``value`` as a float, off any graph; else an error by ``name``."""
+    value = scalar(name, value)
+    return float(value.detach()) if isinstance(value, Tensor) else value
+
+
+def fraction(name: str, value: object) -> float:
+    """``value`` if it is a number between 0 and 1, neither of them; else an error by ``name``."""
+    found = number(name, value)
+    if not 0 < found < 1:
+        raise ValueError(f"{name}: got {found}, must lie between 0 and 1")
+    return found
+
+
+def positive(name: str, value: object) -> float:
+    """``value`` if it is a positive, finite number; else an error by ``name``."""
+    found = number(name, value)
+    if not 0 < found < inf:
+        raise ValueError(f"{name}: got {found}, must be positive and finite")
+    return found
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

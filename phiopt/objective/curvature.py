@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from phiopt._types import Params
 from phiopt.derivatives import Linearised, gauss_newton, linearise
-from phiopt.objective._numbers import count, one_of
+from phiopt.objective._numbers import count, number, one_of
 from phiopt.objective.probes import Distribution, draw_probes, each, with_layer_signs
 from phiopt.objective.task import Task
 
@@ -150,7 +150,7 @@ class Frobenius(Curvature):
         count("every", self.every)
         one_of("distribution", self.distribution, get_args(Distribution))
         one_of("matrix", self.matrix, get_args(Matrix))
-        if self.batch is not None and not 0 < self.batch <= 1:
+        if self.batch is not None and not 0 < number("batch", self.batch) <= 1:
             raise ValueError(f"batch: got {self.batch}, must be a fraction in (0, 1], or None")
 
     @property

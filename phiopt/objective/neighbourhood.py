@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from phiopt.objective._numbers import Scalar, count, known, scalar
+from phiopt.objective._numbers import Scalar, count, known, number, scalar
 from phiopt.objective.sampling import Sampling, check_sampling, normals, uniforms
 
 Draw: TypeAlias = tuple[Tensor, ...]
@@ -193,7 +193,11 @@ def _check(
         raise ValueError(f"delta: got {value}, must be non-negative and finite")
     count("samples", samples)
     check_sampling(sampling, samples)
-    if bounds is not None and not bounds[0] < bounds[1]:
+    if bounds is None:
+        return
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"clip: got {bounds!r}, must be (low, high)")
+    if not number("clip", bounds[0]) < number("clip", bounds[1]):
         raise ValueError(f"clip (low, high): got {bounds}, low must be less than high")
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from phiopt._types import Params
 from phiopt.objective import Objective
-from phiopt.objective._numbers import count
+from phiopt.objective._numbers import count, fraction
 from phiopt.solve.frozen import Frozen
 from phiopt.solve.growing import solve_growing
 from phiopt.solve.solution import Outcome
@@ -178,7 +178,4 @@ def _check(steps: int, batch_size: int | None, draws: int | None, tol: float) ->
         count("draws", draws)
     if batch_size is not None:
         count("batch_size", batch_size)
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)):
-        raise TypeError(f"tol: got {tol!r}, must be a number")
-    if not 0 < tol < 1:
-        raise ValueError(f"tol: got {tol}, must lie between 0 and 1")
+    fraction("tol", tol)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.objective._numbers import count
+from phiopt.objective._numbers import count, fraction
 from phiopt.solve.certificate import moments
 from phiopt.solve.solution import Outcome, Status
 from phiopt.solve.solver import RETRIES, Counted
@@ -34,6 +34,16 @@ def decaying_adam(steps: int, learning_rate: float = 2e-3, eps_root: float = 0.0
     falling = (steps + 1) // 2
     rate = torchopt.schedule.linear_schedule(learning_rate, 0.0, falling, steps - falling)
     return torchopt.adam(rate, eps_root=eps_root)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is neither a functional optimiser of TorchOpt nor None."""
+    methods = (getattr(optimizer, name, None) for name in ("init", "update"))
+    if optimizer is not None and not all(map(callable, methods)):
+        raise TypeError(
+            f"optimizer: got {optimizer!r}, must be a TorchOpt gradient transformation "
+            "such as torchopt.adam(1e-3)"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,16 +94,9 @@ class TorchOpt:
         count("check_every", self.check_every)
         if self.batch_size is not None:
             count("batch_size", self.batch_size)
-        if self.tol is not None and not 0 < self.tol < 1:
-            raise ValueError(f"tol: got {self.tol}, must lie between 0 and 1, or be None")
-        if self.optimizer is not None and not (
-            callable(getattr(self.optimizer, "init", None))
-            and callable(getattr(self.optimizer, "update", None))
-        ):
-            raise TypeError(
-                f"optimizer: got {self.optimizer!r}, must be a TorchOpt gradient transformation "
-                "such as torchopt.adam(1e-3)"
-            )
+        if self.tol is not None:
+            fraction("tol", self.tol)
+        check_optimizer(self.optimizer)
 
     def solve(
         self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False

@@ -163,3 +163,9 @@ def test_clipping(make):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("clip", [(0,), (0, 1, 2), 0.5, ("a", "b")])
+def test_a_clip_that_is_no_pair_of_numbers_is_refused(clip):
+    with pytest.raises(TypeError, match=r"^clip: got"):
+        Uniform(0.1, clip=clip)

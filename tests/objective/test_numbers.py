@@ -1,7 +1,9 @@
+from math import inf, nan
+
 import pytest
 import torch
 
-from phiopt.objective._numbers import count, known, part, scalar
+from phiopt.objective._numbers import count, fraction, known, number, part, positive, scalar
 
 
 def test_a_scalar_is_a_float_or_the_tensor_itself():
@@ -45,3 +47,21 @@ def test_a_part_is_an_object_with_its_method(value, complaint):
     part("mapping", {}, "keys")
     with pytest.raises(TypeError, match=f"^mapping: got {complaint}"):
         part("mapping", value, "keys")
+
+
+@pytest.mark.parametrize("check", [fraction, positive, number])
+def test_numbers_are_taken_off_the_graph_and_others_refused_by_name(check):
+    found = check("tol", torch.tensor(0.5, requires_grad=True))
+    assert (found, type(found)) == (0.5, float)
+    for value in ("a", None, True, torch.ones(2)):
+        with pytest.raises(TypeError, match=r"^tol: got"):
+            check("tol", value)
+
+
+@pytest.mark.parametrize(
+    ("check", "bad"), [(fraction, (0, 1, -1, nan)), (positive, (0, -1, inf, nan))]
+)
+def test_numbers_out_of_range_are_refused_by_name(check, bad):
+    for value in bad:
+        with pytest.raises(ValueError, match=r"^tol: got .*, must"):
+            check("tol", value)
