@@ -36,7 +36,8 @@ class LinearStatus(Enum):
         "Minimise further, or use MINRES or Damped."
     )
     SINGULAR = (
-        "The matrix is singular and the right side is not in its range. Use Damped, or remove the "
+        "The matrix is singular, as far as this precision tells, and the right side is not in its "
+        "range. Use Damped, a larger tol or float64, or remove the "
         "parameters on which the objective does not depend."
     )
     DIVERGED = (
@@ -169,7 +170,7 @@ class MINRES(_Scaled):
         _check(self.tol, self.max_iterations)
 
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
-        size = float(b.norm())
+        size, eps = float(b.norm()), torch.finfo(b.dtype).eps
         x = old = older = before = torch.zeros_like(b)
         v, rest, beta, largest = b / size, size, 0.0, 0.0
         (c_old, s_old), (c, s) = (1.0, 0.0), (1.0, 0.0)  # the last two Givens rotations
@@ -192,7 +193,7 @@ class MINRES(_Scaled):
             largest = max(largest, hypot(alpha, following))
             # ‖A r‖ / ‖r‖ of the residual r so far: where it is nothing, r is out of A's range.
             slope = hypot(diagonal, c * following)
-            if min(gamma, slope) <= 10 * torch.finfo(b.dtype).eps * largest:
+            if min(gamma, slope) <= 10 * eps * largest:
                 status = LinearStatus.SINGULAR
                 break
             (c_old, s_old), (c, s) = (c, s), (diagonal / gamma, following / gamma)
@@ -201,7 +202,12 @@ class MINRES(_Scaled):
             before, v, beta = v, product / (following or 1.0), following
         else:
             k = self.max_iterations
-        return _measured(operator, b, x, k, status, self.tol)
+        found = _measured(operator, b, x, k, status, self.tol)
+        # A residual above the recurrence's: x ran off along null vectors, more steps lead further.
+        astray = found.residual > 2 * abs(rest) / size
+        if astray and found.status is LinearStatus.ITERATION_LIMIT:
+            return replace(found, status=LinearStatus.SINGULAR)
+        return found
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,16 @@ def test_minres_tells_a_singular_system_from_an_ill_conditioned_one(seed):
     torch.testing.assert_close(ill @ found.x, p.sum(1), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_minres_that_runs_off_along_null_vectors_does_not_ask_for_more_steps(seed, dtype):
+    """As in the Hessian of a net: null vectors beside eigenvalues over several powers of ten."""
+    a, _ = matrix((0.0,) * 4 + tuple(np.logspace(-5, 0, 41)), seed)
+    a, b = a.to(dtype), randn(45, seed=seed + 1).to(dtype)
+    assert MINRES(1e-3, 5)(lambda v: a @ v, b).status is LinearStatus.ITERATION_LIMIT
+    assert MINRES(1e-3)(lambda v: a @ v, b).status is LinearStatus.SINGULAR
+
+
 def test_a_singular_system_with_the_right_side_in_its_range():
     a, q = matrix(SINGULAR)
     wanted = q[:, 1:].sum(1)
