@@ -156,10 +156,11 @@ def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tupl
     reasons: list[str] = []
     factors: list[tuple[Norm, float]] = []
     for norm in norms:
+        where = norm.module or "the root module"
         inside = {id(leaf): leaf for leaf in leaves(norm.term) if not leaf.same}
         divisible = all(leaf.t and leaf.s % leaf.t == 0 for leaf in inside.values())
         if any(leaf.external for leaf in inside.values()):
-            reasons.append(f"{norm.module}: {norm.kind} over an axis of the input that grows")
+            reasons.append(f"{where}: {norm.kind} over an axis of the input that grows")
             continue
         demand = (
             0
@@ -175,13 +176,13 @@ def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tupl
         whole = len(inside) == 1 and find(norm.term).size == next(iter(inside.values())).size
         if demand != 0 and not (whole and demand != FRESH) and norm.kind != "norm":
             reasons.append(
-                f"{norm.module}: {norm.kind} over {norm.term.t} -> {norm.term.s} coordinates; kept only where each "
+                f"{where}: {norm.kind} over {norm.term.t} -> {norm.term.s} coordinates; kept only where each "
                 "layer's new size is a multiple of the old"
             )
             continue
         if any(wanted.get(i, demand) != demand for i in inside):
             reasons.append(
-                f"{norm.module}: {norm.kind} needs other new units than the normalisations before it"
+                f"{where}: {norm.kind} needs other new units than the normalisations before it"
             )
             continue
         wanted |= dict.fromkeys(inside, demand)
@@ -193,11 +194,11 @@ def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tupl
             factors.append((norm, (norm.term.t / norm.term.s) ** 0.5))
             kept = "mean" if norm.kind == "LayerNorm" else "mean square"
             reasons.append(
-                f"{norm.module}: {norm.kind} over {norm.term.t} -> {norm.term.s} coordinates; its {kept} is kept, its "
+                f"{where}: {norm.kind} over {norm.term.t} -> {norm.term.s} coordinates; its {kept} is kept, its "
                 "output up to the layer's eps, which cannot be rescaled with it"
             )
         elif demand in (MEAN, ZERO) and norm.kind in ("LayerNorm", "RMSNorm"):
             reasons.append(
-                f"{norm.module}: {norm.kind} without a weight that could take up the change of scale"
+                f"{where}: {norm.kind} without a weight that could take up the change of scale"
             )
     return wanted, reasons, factors

@@ -62,6 +62,64 @@ def test_images_with_more_channels_pixels_and_classes_keep_their_logits(fill):
     assert change < 1e-5
 
 
+class Between(nn.Module):
+    """A function of the hidden units, made for their number."""
+
+    def __init__(self, make, width, classes):
+        super().__init__()
+        self.into, self.function, self.out = (
+            nn.Linear(6, width),
+            make(width),
+            nn.LazyLinear(classes),
+        )
+        self(torch.zeros(2, 6))
+
+    def forward(self, x):
+        return self.out(self.function(self.into(x)))
+
+
+@pytest.mark.parametrize("fill", KEPT)
+@pytest.mark.parametrize(
+    "make",
+    [
+        nn.PReLU,
+        lambda _: nn.PReLU(),
+        lambda _: nn.LogSigmoid(),
+        lambda _: lambda x: x / (1 + x.var(1, correction=0, keepdim=True)),
+    ],
+    ids=["a slope each", "one slope", "log-sigmoid", "variance"],
+)
+def test_functions_of_the_units_that_keep_the_logits(make, fill):
+    teacher = randomised(Between(make, 4, 3))
+    assert largest_change(teacher, Between(make, 8, 5), fill) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["cumsum", "cumprod", "logcumsumexp"])
+def test_what_adds_up_over_the_units_is_kept_by_zero_out(name):
+    def make(_):
+        return lambda x: getattr(x, name)(1)
+
+    assert largest_change(randomised(Between(make, 4, 3)), Between(make, 8, 5), "zero-out") < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("function", "width", "remark"),
+    [
+        (lambda x: x / (1 + x.std(1, keepdim=True)), 8, "std over a widened axis"),
+        (lambda x: x.prod(1, keepdim=True), 8, "prod over a widened axis"),
+        (lambda x: x.logsumexp(1, keepdim=True), 8, "logsumexp over a widened axis"),
+        (lambda x: x.logcumsumexp(1), 8, "logcumsumexp over a widened axis; kept only by zero-out"),
+        (lambda x: x / (1 + x.var(1, correction=0, keepdim=True)), 10, "variance over 4 -> 10"),
+    ],
+    ids=["std", "prod", "logsumexp", "cumulative", "variance of 10"],
+)
+def test_functions_of_the_units_that_no_growth_keeps_are_remarked(function, width, remark):
+    growth = GrowthMap.between(
+        Between(lambda _: function, 4, 3), Between(lambda _: function, width, 5)
+    )
+    assert any(f"the root module: {remark}" in line for line in growth.remarks)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),

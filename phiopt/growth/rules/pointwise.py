@@ -28,16 +28,22 @@ def tensors(call: Call) -> list[Pair]:
     return [call.state.pair(t, s) for t, s in zip(call.t.inputs, call.s.inputs, strict=True)]
 
 
+_SOFTMAXES = {"_softmax", "_log_softmax", "softmax", "log_softmax"}
+_CUMULATIVE = {"cumsum", "cumprod", "logcumsumexp"}
+
+
 @register_rule(
-    "pointwise", "hardswish", "copy", "fill", "zero", "masked_fill", "where", "dropout", "cumsum", "cumprod",
-    "_softmax", "_log_softmax", "softmax", "log_softmax", "clamp", "rrelu_with_noise",
+    "pointwise", "hardswish", "copy", "fill", "zero", "masked_fill", "where", "dropout", "clamp", "rrelu_with_noise",
+    "log_sigmoid_forward", *_SOFTMAXES, *_CUMULATIVE,
 )  # fmt: skip
 def pointwise(call: Call) -> None:
     operands = tensors(call)
-    if call.t.name in ("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod"):
+    if call.t.name in _SOFTMAXES | _CUMULATIVE:
         axis = operands[0].axes[call.dim("dim", len(operands[0].axes))]
-        if axis.grown and call.t.name.endswith("softmax"):
+        if axis.grown and call.t.name in _SOFTMAXES:
             call.remark("softmax over a widened axis")
+        elif axis.grown:
+            call.remark(f"{call.t.name} over a widened axis; kept only by zero-out")
     axes = broadcast(call, operands)
     made = [a for a in axes if a.origins]
     # The sum of a product and its bias is linear in the rows of both.
@@ -45,6 +51,16 @@ def pointwise(call: Call) -> None:
         call.t.name == "add" and any(p.weight for p in operands) and any(p.scales for p in operands)
     )
     call.set(axes, scales=made[-1] if sums and made else None)
+    for i in range(1, len(call.t.outputs)):  # kept for the backward pass
+        call.set([Axis(Term(*size)) for size in call.out(i)], i)
+
+
+@register_rule("_prelu_kernel")
+def prelu(call: Call) -> None:
+    """A slope for each channel, or one: it belongs to units, and makes none."""
+    x = call.pair("self")
+    axes = broadcast(call, [x, call.pair("weight")])
+    call.set([Axis(joined.term, a.origins) for joined, a in zip(axes, x.axes, strict=True)])
 
 
 def made_by_factors(axes: list[Axis], operands: list[Pair]) -> list[Axis]:

@@ -3,7 +3,8 @@
 from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Axis, Call, Norm, Pair, register_rule
 
-_SUMS = {"sum", "logsumexp", "any", "linalg_vector_norm", "norm"}
+_SUMS = {"sum", "any", "linalg_vector_norm", "norm"}
+_VARIANCES = {"var", "std", "var_mean", "std_mean"}
 
 
 @register_rule(
@@ -19,7 +20,9 @@ def reduce(call: Call) -> None:
         return
     dims = call.dims("dim", rank) if "dim" in call.t.arguments else list(range(rank))
     for d in dims:
-        if x.axes[d].grown:
+        if x.axes[d].grown and (call.t.name in ("prod", "logsumexp") or _unbiased(call)):
+            call.remark(f"{call.t.name} over a widened axis")
+        elif x.axes[d].grown:
             call.state.norms.append(_statistic(call, x, x.axes[d]))
     keep = bool(call.t.arguments.get("keepdim"))
     axes = [
@@ -30,6 +33,11 @@ def reduce(call: Call) -> None:
         call.set(axes, i, scales=scales)
 
 
+def _unbiased(call: Call) -> bool:
+    """A variance divided by n - 1, which no copies keep."""
+    return call.t.name in _VARIANCES and call.t.arguments.get("correction", 1) != 0
+
+
 def _statistic(call: Call, x: Pair, axis: Axis) -> Norm:
     """What a statistic over a widened axis needs of new units: zeros for a sum, copies for a mean.
 
@@ -37,6 +45,8 @@ def _statistic(call: Call, x: Pair, axis: Axis) -> Norm:
     """
     if call.t.name in _SUMS:
         return Norm(call.s.module, "norm", axis.term, None, None)
+    if call.t.name in _VARIANCES:
+        return Norm(call.s.module, "variance", axis.term, None, None)
     if call.t.name != "mean" or not x.squared:
         return Norm(call.s.module, "mean", axis.term, None, None, x.averages)
     own = [
