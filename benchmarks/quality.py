@@ -14,13 +14,12 @@ from dataclasses import replace
 from math import log
 
 import torch
-import torchopt
 from sklearn.datasets import load_digits
 from torch import nn
 
 from phiopt.objective import Frobenius, Lambdas, Stream
 from phiopt.problem import problem
-from phiopt.solve import TorchOpt
+from phiopt.solve import TorchOpt, decaying_adam
 
 EXACT = Frobenius(batch=None)
 SAME_COST = 270 / 150
@@ -59,14 +58,14 @@ REGIMES = {"fitted": (mlp, 150), "half fitted": (mlp, 25), "convolutional": (cnn
 
 
 def settings(steps: int) -> dict[str, tuple[Frobenius, TorchOpt]]:
-    constant = TorchOpt(torchopt.adam(1e-3), steps=steps)
+    plain = TorchOpt(decaying_adam(steps, 3e-3), steps=steps)
     given = TorchOpt(steps=steps)
     return {
         "exact": (EXACT, given),
         "default": (Frobenius(), given),
         "default, same cost": (Frobenius(), replace(given, steps=round(SAME_COST * steps))),
         "default, every 4th": (Frobenius(every=4), given),
-        "exact, Adam at 1e-3": (EXACT, constant),
+        "exact, not normalised": (EXACT, plain),
     }
 
 

@@ -16,7 +16,16 @@ from phiopt.growth import GrowthMap, carry_optimizer, grow
 from phiopt.initialize import initialize
 from phiopt.learn import Learned, learn
 from phiopt.objective import Corruption, Frobenius, Gaussian, Lambdas, Spectral, Uniform
-from phiopt.solve import LBFGS, NewtonCG, Solution, SolveError, Status, TorchOpt, masked
+from phiopt.solve import (
+    LBFGS,
+    NewtonCG,
+    Solution,
+    SolveError,
+    Status,
+    TorchOpt,
+    masked,
+    normalised,
+)
 
 __version__ = "0.1.0"
 
@@ -51,4 +60,5 @@ __all__ = [
     "learn",
     "lift",
     "masked",
+    "normalised",
 ]

@@ -16,7 +16,7 @@ from phiopt._types import Params
 from phiopt.bilevel.adjoint import AdjointError, detached, without_grad
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve import Outcome, Solver, decaying_adam
+from phiopt.solve import Outcome, Solver, default_optimizer
 
 EPS_ROOT = 1e-8
 """Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
@@ -82,7 +82,8 @@ class Path:
                 f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken "
                 "again; use Implicit, or the solver TorchOpt"
             )
-        optimizer = solver.optimizer or decaying_adam(cast(Any, solver).steps, eps_root=EPS_ROOT)
+        steps = cast(Any, solver).steps
+        optimizer = solver.optimizer or default_optimizer(steps, eps_root=EPS_ROOT)
         path = cls(objective, optimizer, start, graph)
         both_ends: Any = (path.init, path.update)
         watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*both_ends))

@@ -165,7 +165,8 @@ def _mse_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     if size_average is not None or reduce is not None or weight is not None:
-        return F.mse_loss(input, target, size_average, reduce, reduction, weight)
+        kernel: Callable[..., Tensor] = F.mse_loss  # whose stub has no weight
+        return kernel(input, target, size_average, reduce, reduction, weight)
     errors = (input - target) ** 2
     return {"none": errors, "mean": errors.mean(), "sum": errors.sum()}[reduction]
 

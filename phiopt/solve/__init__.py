@@ -4,6 +4,7 @@ from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.mask import masked
+from phiopt.solve.normalise import normalised
 from phiopt.solve.parallel import check_agreement, data_parallel
 from phiopt.solve.restarts import perturbed
 from phiopt.solve.solution import (
@@ -16,7 +17,7 @@ from phiopt.solve.solution import (
     Status,
 )
 from phiopt.solve.solver import Solver
-from phiopt.solve.torchopt_loop import TorchOpt, decaying_adam
+from phiopt.solve.torchopt_loop import TorchOpt, decaying_adam, default_optimizer
 
 __all__ = [
     "LBFGS",
@@ -35,8 +36,10 @@ __all__ = [
     "check_agreement",
     "data_parallel",
     "decaying_adam",
+    "default_optimizer",
     "fresh_draws",
     "masked",
+    "normalised",
     "perturbed",
     "solve_many",
     "verdict",

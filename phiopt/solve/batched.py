@@ -21,7 +21,7 @@ from phiopt.objective import Lambdas, Objective, Sample, Stream
 from phiopt.solve.certificate import moments
 from phiopt.solve.solution import Outcome, Stats, Status
 from phiopt.solve.solver import RETRIES, Counted
-from phiopt.solve.torchopt_loop import JUDGES, TorchOpt, decaying_adam
+from phiopt.solve.torchopt_loop import JUDGES, TorchOpt, default_optimizer
 
 TERMS = ("task", "proximity", "noise", "curvature")
 
@@ -118,7 +118,7 @@ class _Run:
         like = next(iter(problems[0].start.values()))
         self.lambdas = lambdas.to(like)
         self.active = [name for k, name in enumerate(TERMS) if bool((lambdas[:, k] != 0).any())]
-        self.optimizer = solver.optimizer or decaying_adam(solver.steps)
+        self.optimizer = solver.optimizer or default_optimizer(solver.steps)
         self.shared = _stacked([_named(problem) for problem in problems])
         self.work = Stats(0, 0, 0, 0, 0, 0.0)
         start = _stacked([problem.start for problem in problems])

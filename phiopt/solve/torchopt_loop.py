@@ -17,6 +17,7 @@ from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.objective._numbers import count, fraction
 from phiopt.solve.certificate import moments
+from phiopt.solve.normalise import normalised
 from phiopt.solve.solution import Outcome, Status
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.stopping import Stationarity
@@ -26,10 +27,16 @@ JUDGES = 8
 Fewer, and one unlucky curvature probe can decide."""
 
 
-def decaying_adam(steps: int, learning_rate: float = 2e-3, eps_root: float = 0.0) -> Any:
-    """The default optimiser of so many steps: Adam, its rate kept for the first half of them, so
-    that it gets somewhere, and falling linearly to 0 over the second, so that it averages the noise
-    of the gradients.
+def default_optimizer(steps: int, eps_root: float = 0.0) -> Any:
+    """What ``optimizer=None`` is in a solve of so many steps: `decaying_adam` on `normalised`
+    gradients.
+    """
+    return normalised(decaying_adam(steps, 3e-3, eps_root))
+
+
+def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> Any:
+    """Adam, its rate kept for the first half of so many steps, so that it gets somewhere, and
+    falling linearly to 0 over the second, so that it averages the noise of the gradients.
     """
     falling = (steps + 1) // 2
     rate = torchopt.schedule.linear_schedule(learning_rate, 0.0, falling, steps - falling)
@@ -53,7 +60,7 @@ class TorchOpt:
     Args:
         optimizer: A functional gradient transformation, such as ``torchopt.adam(1e-3)`` or
             ``torchopt.chain(torchopt.clip.clip_grad_norm(1.0), torchopt.sgd(schedule))``; None is
-            `decaying_adam`: Adam at 2e-3, which falls to 0 over the second half of the steps.
+            Adam on `normalised` gradients at 3e-3, which falls to 0 over the second half of the steps.
         steps: Updates at most; default 150.
         batch_size: Examples of D1 to a step, drawn without repeats; None is all of D1. Default 128.
             A ``DataLoader`` gives batches of its own size.
@@ -116,7 +123,7 @@ class _Run:
     def __init__(self, solver: TorchOpt, objective: Objective, start: Params, seed: int) -> None:
         self.solver, self.start, self.seed = solver, start, seed
         self.objective = Counted(objective)
-        self.optimizer = solver.optimizer or decaying_adam(solver.steps)
+        self.optimizer = solver.optimizer or default_optimizer(solver.steps)
         self.params = self.best = start
         self.state = self.optimizer.init(start)
         self.history: list[dict[str, float]] = []
