@@ -9,7 +9,6 @@ import torch
 
 from experiments import study
 from experiments.data import digits
-from experiments.methods import Descent
 from experiments.models import MLP
 from experiments.records import RunDirectory
 from experiments.scales import PHI
@@ -25,7 +24,7 @@ TASK = study.Task(
     classes=(0, 1, 2, 3, 4),
     teacher_recipe=Recipe(budget=400, batch_size=64, learning_rates=RATES),
     student_recipe=Recipe(budget=1000, batch_size=64, learning_rates=RATES),
-    phi=replace(PHI, four_terms=Descent(120, 1e-3), restrict_classes=True),
+    phi=replace(PHI, restrict_classes=True),
     theta=0.05,
 )
 

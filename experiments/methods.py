@@ -19,14 +19,15 @@ from phiopt.growth import GrowthMap
 from phiopt.growth.trace import tensors_of
 from phiopt.objective import Curvature
 from phiopt.objective.neighbourhood import Neighbourhood
-from phiopt.solve import Stats, decaying_adam
+from phiopt.solve import Stats, default_optimizer
 
 NOISE = phiopt.Lambdas(0.1, 0.1, 0.8, 0.0)
 """Nearly all weight on the term that robustness comes from."""
 
 
 class Descent(NamedTuple):
-    """Length and learning rate of φ's solver, an Adam whose rate falls to 0 over the second half."""
+    """Length and learning rate of φ's solver, the library's default: Adam on normalised gradients, whose rate
+    falls to 0 over the second half."""
 
     steps: int
     learning_rate: float
@@ -153,7 +154,7 @@ def solve_phi(
     """φ(û) at these λ, started from a fill of `phiopt.grow`; with ``old_only`` on the teacher's coordinates."""
     student = constructed(growth, seed)
     start = extended(growth, seed, fill)
-    optimizer = decaying_adam(descent.steps, descent.learning_rate)
+    optimizer = default_optimizer(descent.steps, descent.learning_rate)
     if old_only:
         optimizer = phiopt.masked(optimizer, mapped(growth, student).mask())
     solution = phiopt.initialize(

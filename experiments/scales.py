@@ -20,7 +20,7 @@ RATES = (1e-4, 5e-4, 2.5e-3)
 PHI = Phi(
     Corruption(0.3),
     batch_size=16,
-    three_terms=Descent(120, 5e-3),
+    three_terms=Descent(120, 3e-3),
     four_terms=Descent(120, 3e-3),
 )
 

@@ -14,7 +14,7 @@ from experiments.methods import (
     solve_slice,
 )
 from phiopt import Lambdas
-from phiopt.solve import decaying_adam
+from phiopt.solve import default_optimizer
 
 HORIZON = 10
 """Training steps on D2 after which a λ is judged."""
@@ -64,7 +64,7 @@ def phi_learned(growth: Growth, seed: int) -> Initialised:
         neighbourhood=growth.phi.neighbourhood,
         # A derivative of Adam's needs its root away from zero.
         solver=phiopt.TorchOpt(
-            decaying_adam(steps, rate, eps_root=1e-8),
+            default_optimizer(steps, rate, eps_root=1e-8),
             steps,
             growth.phi.batch_size,
             check_every=steps,

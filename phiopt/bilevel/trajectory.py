@@ -82,8 +82,9 @@ class Path:
                 f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken "
                 "again; use Implicit, or the solver TorchOpt"
             )
-        steps = cast(Any, solver).steps
-        optimizer = solver.optimizer or default_optimizer(steps, eps_root=EPS_ROOT)
+        optimizer = solver.optimizer or default_optimizer(
+            cast(Any, solver).steps, every=objective.curvature.every, eps_root=EPS_ROOT
+        )
         path = cls(objective, optimizer, start, graph)
         both_ends: Any = (path.init, path.update)
         watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*both_ends))

@@ -118,7 +118,9 @@ class _Run:
         like = next(iter(problems[0].start.values()))
         self.lambdas = lambdas.to(like)
         self.active = [name for k, name in enumerate(TERMS) if bool((lambdas[:, k] != 0).any())]
-        self.optimizer = solver.optimizer or default_optimizer(solver.steps)
+        self.optimizer = solver.optimizer or default_optimizer(
+            solver.steps, every=problems[0].objective.curvature.every
+        )
         self.shared = _stacked([_named(problem) for problem in problems])
         self.work = Stats(0, 0, 0, 0, 0, 0.0)
         start = _stacked([problem.start for problem in problems])

@@ -1,14 +1,16 @@
-"""An optimiser that sees the gradient's direction alone."""
+"""An optimiser that sees gradients of one size."""
 
 from typing import Any
 
+import torch
 from torchopt.base import GradientTransformation
 
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
+from phiopt.objective._numbers import count
 
 
-def normalised(optimizer: GradientTransformation) -> GradientTransformation:
+def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTransformation:
     """``optimizer``, given each gradient divided by the root of its mean square.
 
         g / √(‖g‖² / N),   N coordinates
@@ -21,6 +23,12 @@ def normalised(optimizer: GradientTransformation) -> GradientTransformation:
     Args:
         optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.adam(1e-3)``. Its steps do
             not shrink as the gradient does: its rate should fall where it is to come to rest.
+        window: Steps over which the mean square is averaged, with exponentially falling weights, the
+            present one's 1 / window; default 1, the present gradient alone. Where the curvature is in
+            one step of k (``Frobenius(every=k)``) that step must keep its larger size: take k.
+
+    Raises:
+        ValueError: ``window`` < 1.
 
     Examples:
         >>> import torch, torchopt
@@ -29,13 +37,22 @@ def normalised(optimizer: GradientTransformation) -> GradientTransformation:
         >>> optimizer.update({"w": torch.tensor([300.0, -400.0])}, optimizer.init(w), params=w)[0]
         {'w': tensor([-0.8485,  1.1314])}
     """
+    count("window", window)
+
+    def init(params: Params) -> Any:
+        like = next(iter(params.values()))
+        return torch.zeros((2,), dtype=like.dtype, device=like.device), optimizer.init(params)
 
     def update(
         updates: Params, state: Any, *, params: Params | None = None, inplace: bool = True
     ) -> tuple[Params, Any]:
+        average, inner = state  # of the mean squares, and of 1, by which it is corrected
         mean = square_norm(updates) / sum(value.numel() for value in updates.values())
-        scale = mean.where(mean > 0, 1.0).rsqrt()  # no derivative at 0
+        average = average + (torch.stack([mean, torch.ones_like(mean)]) - average) / window
+        mean, weight = average.unbind()
+        scale = (weight / mean.where(mean > 0, weight)).sqrt()  # no derivative at 0
         updates = {name: value * scale for name, value in updates.items()}
-        return optimizer.update(updates, state, params=params, inplace=inplace)
+        updates, inner = optimizer.update(updates, inner, params=params, inplace=inplace)
+        return updates, (average, inner)
 
-    return GradientTransformation(optimizer.init, update)
+    return GradientTransformation(init, update)

@@ -27,11 +27,13 @@ JUDGES = 8
 Fewer, and one unlucky curvature probe can decide."""
 
 
-def default_optimizer(steps: int, eps_root: float = 0.0) -> Any:
-    """What ``optimizer=None`` is in a solve of so many steps: `decaying_adam` on `normalised`
-    gradients.
+def default_optimizer(
+    steps: int, learning_rate: float = 3e-3, *, every: int = 1, eps_root: float = 0.0
+) -> Any:
+    """What ``optimizer=None`` is in a solve of so many steps, with a curvature in one of ``every``:
+    `decaying_adam` on `normalised` gradients.
     """
-    return normalised(decaying_adam(steps, 3e-3, eps_root))
+    return normalised(decaying_adam(steps, learning_rate, eps_root), window=every)
 
 
 def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> Any:
@@ -123,7 +125,8 @@ class _Run:
     def __init__(self, solver: TorchOpt, objective: Objective, start: Params, seed: int) -> None:
         self.solver, self.start, self.seed = solver, start, seed
         self.objective = Counted(objective)
-        self.optimizer = solver.optimizer or default_optimizer(solver.steps)
+        every = objective.curvature.every
+        self.optimizer = solver.optimizer or default_optimizer(solver.steps, every=every)
         self.params = self.best = start
         self.state = self.optimizer.init(start)
         self.history: list[dict[str, float]] = []

@@ -7,7 +7,7 @@ from torch.func import grad
 
 from phiopt.objective import Frobenius, Stream
 from phiopt.solve import TorchOpt, default_optimizer, normalised
-from tests.cases import ridge
+from tests.cases import classification, ridge
 
 
 def test_steps_depend_on_the_gradients_direction_alone():
@@ -67,3 +67,34 @@ def test_the_default_solver_takes_normalised_steps():
     assert by_default.objective == explicit.objective < by_default.start_objective
     sample = objective.sample(case.start, 16, 1, Stream.STEP, 0)
     assert float(objective.value(case.start, sample)) > by_default.objective
+
+
+def test_over_a_window_a_gradient_keeps_its_size_beside_its_neighbours():
+    """Every fourth gradient is eight times the others: with a window of four it stays much larger."""
+    w = {"w": torch.zeros(3, dtype=torch.float64)}
+    sizes = {}
+    for window in (1, 4):
+        optimizer = normalised(torchopt.sgd(1.0), window)
+        state, steps = optimizer.init(w), []
+        for step in range(40):
+            g = (8.0 if step % 4 == 0 else 1.0) * torch.ones(3, dtype=torch.float64)
+            update, state = optimizer.update({"w": g}, state, params=w)
+            steps.append(float(update["w"].abs().mean()))
+        sizes[window] = steps[-4] / steps[-1]
+    assert sizes[1] == pytest.approx(1.0)
+    assert sizes[4] > 4
+
+
+def test_the_default_averages_over_as_many_steps_as_share_one_curvature():
+    objective, start = classification((0.25, 0.25, 0.25, 0.25), count=64)
+    for every in (1, 4):
+        changed = replace(objective, curvature=Frobenius(every=every))
+        explicit = TorchOpt(default_optimizer(12, every=every), steps=12, batch_size=32)
+        expected = explicit.solve(changed, start, seed=1).params
+        found = TorchOpt(steps=12, batch_size=32).solve(changed, start, seed=1).params
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_bad_window_is_named():
+    with pytest.raises(ValueError, match="window: got 0"):
+        normalised(torchopt.sgd(1.0), window=0)
