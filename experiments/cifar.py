@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.data import Examples, Source, cifar10, fashion_mnist
+from experiments.data import Examples, Source, cifar10, cifar10_source, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.methods import Descent
 from experiments.scales import NETWORKS, Scale, Shape
 from experiments.study import Task
 from phiopt import Corruption
+from phiopt._types import Lift
 from phiopt.lift import Channels, Pad
 
 TEACHER = Shape(1, 32, 10)
@@ -28,6 +29,8 @@ class Images(NamedTuple):
 
     fashion: Source
     cifar: Source
+    source: str
+    """Of CIFAR-10, see `cifar10_source`."""
 
 
 class Standardised(NamedTuple):
@@ -39,16 +42,21 @@ class Standardised(NamedTuple):
 
 def load(root: Path, *, download: bool) -> Images:
     """Fashion-MNIST and CIFAR-10 of ``--data``."""
-    return Images(fashion_mnist(root, download=download), cifar10(root, download=download))
+    fashion, cifar = (read(root, download=download) for read in (fashion_mnist, cifar10))
+    return Images(fashion, cifar, cifar10_source(root))
 
 
 def tasks(scale: Scale, images: Images) -> list[Task]:
     """One task for each architecture."""
-    pad = Pad((STUDENT.size, STUDENT.size))
-    train, test = images.fashion
-    fashion = standardised((Examples(pad(train.x), train.y), Examples(pad(test.x), test.y)))
+    fashion = standardised(padded(images.fashion, Pad((STUDENT.size, STUDENT.size))))
     cifar = standardised(images.cifar)
-    return [_task(scale, network, fashion, cifar) for network in NETWORKS]
+    return [task(scale, network, fashion, cifar, images.source) for network in NETWORKS]
+
+
+def padded(images: Source, pad: Lift) -> Source:
+    """Both parts with ``pad`` applied to their images."""
+    train, test = images
+    return Examples(pad(train.x), train.y), Examples(pad(test.x), test.y)
 
 
 def standardised(images: Source) -> Standardised:
@@ -60,10 +68,12 @@ def standardised(images: Source) -> Standardised:
     return Standardised((next(parts), next(parts)), (low.item(), high.item()))
 
 
-def _task(scale: Scale, network: str, fashion: Standardised, cifar: Standardised) -> Task:
-    task = scale.task(
-        network, "Fashion-MNIST to CIFAR-10", TEACHER, STUDENT, scale.splits(cifar.images)
-    )
+def task(
+    scale: Scale, network: str, fashion: Standardised, cifar: Standardised, source: str
+) -> Task:
+    """From a teacher of ``fashion`` to a student of ``cifar``, whose ``source`` the title names."""
+    title = f"Fashion-MNIST to CIFAR-10 ({source})"
+    task = scale.task(network, title, TEACHER, STUDENT, scale.splits(cifar.images))
     return replace(
         task,
         teacher_splits=scale.splits(fashion.images),

@@ -38,6 +38,8 @@ EXPERIMENTS = {
     "lambdas": "φ with its terms switched on and off, one data set.",
     "samples": "Classes 0-4 to all ten with few images of D2.",
     "variants": "φ with one setting changed at a time, on validation data alone.",
+    "cifar-variants": "Fashion-MNIST to CIFAR-10 with other inputs and heads, on validation data alone.",
+    "variance": "Students of one teacher: the variance of their predictions over seeds.",
     "halves": "Half of the data first, then all of it.",
 }
 
@@ -82,7 +84,11 @@ def _experiment(name: str) -> Callable[..., None]:
         seeds: Seeds = None,
         methods: Methods = None,
         tasks: Annotated[
-            str | None, typer.Option(help="Such as mlp,cnn,lstm; all when left out.")
+            str | None,
+            typer.Option(
+                help="Such as mlp,cnn,lstm, or all. Left out: all, but at --scale quick the MLP's alone, "
+                "except for basic, classes and cifar."
+            ),
         ] = None,
         data: Annotated[
             Path | None, typer.Option(help="Folder in torchvision's layout; else $PHIOPT_DATA.")
@@ -97,13 +103,15 @@ def _experiment(name: str) -> Callable[..., None]:
             from experiments.data import data_root
             from experiments.methods import METHODS as PAPER
             from experiments.scales import SCALES
+            from experiments.study import METHODS
 
-            experiment = import_module(f"experiments.{name}").EXPERIMENT
+            experiment = import_module(f"experiments.{name.replace('-', '_')}").EXPERIMENT
             size = SCALES[scale.value]
             numbers, place = _seeds(seeds, default=size.seeds), _device(device)
+            registry = experiment.methods or METHODS
+            compared = _methods(methods, registry, experiment.methods or PAPER)
             images = experiment.load(data_root(data), download=download)
             made = experiment.tasks(size, images)
-            compared = _methods(methods, made[0].registry, made[0].methods or PAPER)
             names = None if tasks is None else _names(tasks)
             experiment.run(size, made, names, compared, numbers, place, out)
 

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from experiments.errors import UsageError
 
 ROOT_VARIABLE = "PHIOPT_DATA"
+CLASS_FOLDERS = "cifar10"
 
 
 class Examples(NamedTuple):
@@ -82,10 +83,10 @@ def fashion_mnist(root: Path, *, download: bool = False) -> Source:
 def cifar10(root: Path, *, download: bool = False) -> Source:
     """CIFAR-10's 50,000 training and 10,000 test images, in a fixed random order.
 
-    From class folders, ``root/cifar10/{train,test}/<class>/*.jpg`` (JPEG copies of the images, so
-    figures have to say so), where they are there; else from torchvision's own files.
+    From class folders, ``root/cifar10/{train,test}/<class>/*.jpg`` (JPEG copies of the images, as `cifar10_source`
+    says), where they are there; else from torchvision's own files.
     """
-    folders = root / "cifar10"
+    folders = root / CLASS_FOLDERS
     train, test = (
         _class_folders(folders / part) if folders.is_dir() else _cifar10_files(root, part, download)
         for part in ("train", "test")
@@ -93,6 +94,11 @@ def cifar10(root: Path, *, download: bool = False) -> Source:
     if not torch.equal(train.y.unique(), test.y.unique()):
         raise UsageError(f"--data {root}: CIFAR-10's training and test classes differ")
     return train, test
+
+
+def cifar10_source(root: Path) -> str:
+    """Which of the two `cifar10` reads, for what is made of them has to say so."""
+    return "JPEG copies" if (root / CLASS_FOLDERS).is_dir() else "original files"
 
 
 def _class_folders(root: Path) -> Examples:

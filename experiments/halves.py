@@ -37,4 +37,4 @@ def _task(scale: Scale, network: str, splits: Callable[[int], Splits], *, grown:
     )
 
 
-EXPERIMENT = Experiment("halves", fashion_mnist, tasks)
+EXPERIMENT = Experiment("halves", fashion_mnist, tasks, mlp_at_quick=True)

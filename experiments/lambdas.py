@@ -21,14 +21,16 @@ SWITCHES = [(task, 1, noise, curvature) for curvature, noise, task in product((0
 
 def tasks(scale: Scale, images: Source) -> list[Task]:
     """The tasks of `basic`; what is compared is λ."""
-    compared: dict[str, Method] = {"scratch": scratch, "default": default}
-    for switches in SWITCHES:
-        compared[name(switches)] = phi_at(Lambdas(*(on / sum(switches) for on in switches)))
-    return [replace(task, methods=compared) for task in basic.tasks(scale, images)]
+    return [replace(task, methods=COMPARED) for task in basic.tasks(scale, images)]
 
 
 def name(switches: tuple[int, ...]) -> str:
     return "phi-" + "".join(str(term) for term, on in enumerate(switches, 1) if on)
 
 
-EXPERIMENT = Experiment("lambdas", fashion_mnist, tasks)
+COMPARED: dict[str, Method] = {
+    "scratch": scratch,
+    "default": default,
+    **{name(s): phi_at(Lambdas(*(on / sum(s) for on in s))) for s in SWITCHES},
+}
+EXPERIMENT = Experiment("lambdas", fashion_mnist, tasks, COMPARED, mlp_at_quick=True)

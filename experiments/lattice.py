@@ -59,9 +59,9 @@ class Case:
 
     @property
     def solver(self) -> phiopt.TorchOpt:
-        steps, rate = self.descent
-        optimizer = torchopt.adam(rate, eps_root=1e-8)  # for the derivative, see docs/ablation.md
-        return phiopt.TorchOpt(optimizer, steps, self.batch_size)
+        descent = self.descent
+        optimizer = torchopt.adam(descent.learning_rate, eps_root=1e-8)  # see docs/ablation.md
+        return phiopt.TorchOpt(optimizer, descent.steps, self.batch_size)
 
     def outer(self, splits: Splits, *, horizon: int | None = None) -> phiopt.OuterLoss:
         """The outer loss of `phiopt.learn` on the validation part of D2."""

@@ -5,9 +5,9 @@ gradient evaluations that this took.  All draw the student's fresh weights from 
 that comparisons are paired.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import nn
 
@@ -19,18 +19,27 @@ from phiopt.growth import GrowthMap
 from phiopt.growth.trace import tensors_of
 from phiopt.objective import Curvature
 from phiopt.objective.neighbourhood import Neighbourhood
-from phiopt.solve import Stats, default_optimizer
+from phiopt.solve import Stats, decaying_adam
+
+Layer: TypeAlias = list[str]
+"""The names of its tensors."""
 
 NOISE = phiopt.Lambdas(0.1, 0.1, 0.8, 0.0)
 """Nearly all weight on the term that robustness comes from."""
 
 
 class Descent(NamedTuple):
-    """Length and learning rate of φ's solver, the library's default: Adam on normalised gradients, whose rate
-    falls to 0 over the second half."""
+    """Length and learning rate of φ's solver, an Adam whose rate falls to 0 over the second half."""
 
     steps: int
     learning_rate: float
+    normalised: bool = True
+    """Adam sees gradients of one size, see `phiopt.normalised`."""
+
+    def optimizer(self, eps_root: float = 0.0) -> Any:
+        """TorchOpt's; a derivative of it needs its root away from zero by ``eps_root``."""
+        adam = decaying_adam(self.steps, self.learning_rate, eps_root)
+        return phiopt.normalised(adam) if self.normalised else adam
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,22 @@ class Growth:
 
 @dataclass(frozen=True)
 class Initialised:
-    """A student before its training; for φ also its solver's start and report."""
+    """A student before its training; for φ also its solver's report.
+
+    Raises ``ValueError`` where gradients were spent and ``start`` is not given.
+    """
 
     student: nn.Module
     gradients: float = 0
     start: nn.Module | None = None
+    """The model that one has while the gradients are spent."""
     report: dict[str, Any] | None = None
+    learning_rates: tuple[float, ...] | None = None
+    """Tried in the training that follows; None: those of the task."""
+
+    def __post_init__(self) -> None:
+        if self.gradients and self.start is None:
+            raise ValueError(f"start: got None, must be given where {self.gradients:g} were spent")
 
 
 def scratch(growth: Growth, seed: int) -> Initialised:
@@ -146,17 +165,27 @@ def solve_phi(
     lambdas: phiopt.Lambdas,
     descent: Descent,
     *,
-    fill: str = "default",
+    fill: str | nn.Module = "default",
     old_only: bool = False,
     curvature: Curvature | None = None,
     scale: Literal["relative", "paper"] = "relative",
+    layers: Callable[[Sequence[Layer]], Sequence[Layer]] = lambda layers: layers,
 ) -> Initialised:
-    """φ(û) at these λ, started from a fill of `phiopt.grow`; with ``old_only`` on the teacher's coordinates."""
+    """φ(û) at these λ, started from a fill of `phiopt.grow` or a student.
+
+    With ``old_only`` on the teacher's coordinates, of those ``layers`` that this picks from all of its.
+    """
     student = constructed(growth, seed)
-    start = extended(growth, seed, fill)
-    optimizer = default_optimizer(descent.steps, descent.learning_rate)
+    start = extended(growth, seed, fill) if isinstance(fill, str) else fill
+    optimizer = descent.optimizer()
     if old_only:
-        optimizer = phiopt.masked(optimizer, mapped(growth, student).mask())
+        map = mapped(growth, student)
+        mask = map.mask()
+        picked = {
+            map.placements[n].student for layer in layers(layers_of(growth, map)) for n in layer
+        }
+        free = {name: mask[name] & (name in picked) for name in mask}
+        optimizer = phiopt.masked(optimizer, free)
     solution = phiopt.initialize(
         growth.teacher,
         student,
@@ -199,6 +228,20 @@ def mapped(growth: Growth, student: nn.Module) -> GrowthMap:
         classes=growth.classes,
         inputs=growth.data.x[:2],
     )
+
+
+def layers_of(growth: Growth, map: GrowthMap) -> list[Layer]:
+    """The teacher's tensors by layer: a module with a matrix, and what follows without one (norms)."""
+    u = tensors_of(growth.teacher)
+    layers: list[Layer] = []
+    begun = None
+    for name in map.placements:
+        module = name.rpartition(".")[0]
+        if not layers or (u[name].ndim >= 2 and module != begun):
+            layers.append([])
+            begun = module
+        layers[-1].append(name)
+    return layers
 
 
 def gradients(stats: Stats, samples: int, products: float | None) -> float:

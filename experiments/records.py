@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from experiments.errors import UsageError
 
 Record: TypeAlias = dict[str, Any]
 
-FORMAT = 2
-"""Of records: 2 holds the measures beside the paper's and the equal-epoch view."""
+FORMAT = 3
+"""Of records: 2 holds the measures beside the paper's and the equal-epoch view; in 3 the curve of every
+initialisation that spends gradients begins with its start, which stays until they are spent."""
 LOG = "log.jsonl"
 SETTINGS = "settings.json"
 FIELDS = (
@@ -145,8 +146,9 @@ class RunDirectory:
 
 def save_module(module: nn.Module, path: Path) -> None:
     state = {name: value.detach().contiguous().cpu() for name, value in module.state_dict().items()}
+    # Not its save_file, whose files nobody else may read and whose errors are no OSError.
     with atomic(path) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))
 
 
 def load_module(module: nn.Module, path: Path) -> nn.Module:

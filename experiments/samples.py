@@ -45,4 +45,4 @@ def _task(scale: Scale, network: str, size: int | None, splits: Callable[[int], 
     )
 
 
-EXPERIMENT = Experiment("samples", fashion_mnist, tasks)
+EXPERIMENT = Experiment("samples", fashion_mnist, tasks, mlp_at_quick=True)

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -65,10 +65,18 @@ class Task:
     """U_δ of the criterion L3^δ(w*, D2); None: the one that φ draws from."""
     shares_teacher: str | None = None
     """Tasks of one name here have one teacher; None: the task's own."""
+    one_teacher: bool = False
+    """All seeds have the parts and the teacher of seed 0: they are seeds of the student alone."""
+    same_test: bool = True
+    """All seeds are measured on the same images, on which none of them was trained."""
 
     @property
     def registry(self) -> Mapping[str, Method]:
         return METHODS if self.methods is None else self.methods
+
+    def drawn(self, seed: int) -> int:
+        """The seed of the parts and the teacher that the students of ``seed`` have."""
+        return 0 if self.one_teacher else seed
 
     @property
     def noise(self) -> Neighbourhood:
@@ -93,6 +101,7 @@ def settings(experiment: str, tasks: Sequence[Task]) -> dict[str, Any]:
         "phiopt": phiopt.__version__,
         **{
             task.name: {
+                "title": task.title,
                 "teacher": str(task.teacher()),
                 "student": str(task.student()),
                 "classes": task.classes,
@@ -162,7 +171,8 @@ def run(
             # Another process may have been here since.
             refused = directory.refused_at(task.name, method, seed) != refusals[cell]
             if not refused and directory.read(task.name, method, seed) is None:
-                _make(task, method, seed, teacher(seed, wait), *data(seed), directory)
+                drawn = task.drawn(seed)
+                _make(task, method, seed, teacher(drawn, wait), *data(drawn), directory)
             # As the disk has it, so that every process and a resumed run report the same.
             found[cell] = directory.read(task.name, method, seed)
         bar.update()
@@ -229,11 +239,14 @@ def _cell(
         d2=(splits.train, splits.validation),
     )
     initial = task.registry[method](growth, seed)
+    recipe = task.student_recipe
+    if initial.learning_rates is not None:
+        recipe = replace(recipe, learning_rates=initial.learning_rates)
     ours, longer = tune(
         initial.student,
         splits.train,
         splits.validation,
-        task.student_recipe,
+        recipe,
         # Training has its own order of batches, the same for every method of a seed.
         seed=seed,
         spent=initial.gradients,
@@ -242,23 +255,32 @@ def _cell(
     )
     curve = ours.curve
     if initial.start is not None:
-        # Until φ is solved, the model one has is its start.
-        curve = [Point(0, *criteria.evaluate(initial.start, splits.validation)), *curve]
+        # Until φ is solved, the model one has is its start: a step, and no way from one to the other.
+        waiting = Point(0, *criteria.evaluate(initial.start, splits.validation))
+        curve = [waiting, waiting._replace(gradients=curve[0].gradients), *curve]
     low, high = task.pixels
     corruption = criteria.corruption_curve(ours.model, splits.test, low=low, high=high)
+    main = _measures(ours.model, splits.test, curve, corruption, task)
     beside = measures.others(ours.model, splits.test, low=low, high=high)
+    # Where nothing was spent the two views are one.
+    test = main if longer.model is ours.model else _measured_briefly(longer, splits.test, task)
     record: Record = {
         "task": task.name,
         "method": method,
         "seed": seed,
+        "teacher_seed": task.drawn(seed),
         "examples": len(splits.train.x),
         "learning_rate": ours.learning_rate,
         "initialisation_gradients": initial.gradients,
-        "epoch": task.student_recipe.epoch(splits.train),
+        "epoch": recipe.epoch(splits.train),
         "curve": _plain(curve),
-        "test": _measures(ours.model, splits.test, curve, corruption, task) | beside,
+        "test": main | beside,
         "corruption": corruption._asdict(),
-        "equal_epochs": _equal_epochs(longer, splits.test, task),
+        "equal_epochs": {
+            "learning_rate": longer.learning_rate,
+            "curve": _plain(longer.curve),
+            "test": test,
+        },
         "solution": initial.report,
         "seconds": time.perf_counter() - began,
         "environment": records.environment(splits.train.x.device),
@@ -266,15 +288,11 @@ def _cell(
     return record, ours.model
 
 
-def _equal_epochs(trained: Trained, test: Examples, task: Task) -> dict[str, Any]:
+def _measured_briefly(trained: Trained, test: Examples, task: Task) -> dict[str, float]:
     """The student that was trained for as many steps as every other, whatever came before."""
     low, high = task.pixels
     corruption = criteria.corruption_curve(trained.model, test, (0, 30), low=low, high=high)
-    return {
-        "learning_rate": trained.learning_rate,
-        "curve": _plain(trained.curve),
-        "test": _measures(trained.model, test, trained.curve, corruption, task),
-    }
+    return _measures(trained.model, test, trained.curve, corruption, task)
 
 
 def _plain(curve: Sequence[Point]) -> list[dict[str, float]]:
@@ -302,8 +320,13 @@ def _measures(
 def prediction_variance(
     task: Task, found: Sequence[Record], directory: RunDirectory, device: torch.device
 ) -> dict[str, float]:
-    """Variance over seeds of the predictions on test data, for methods with two seeds or more."""
-    variance = {}
+    """Variance over seeds of the predictions on test data, for methods with two seeds or more.
+
+    Empty where the seeds have test images of their own, on some of which others were trained.
+    """
+    variance: dict[str, float] = {}
+    if not task.same_test:
+        return variance
     for method in dict.fromkeys(record["method"] for record in found):
         mine = [record for record in found if record["method"] == method]
         if len(mine) > 1:
@@ -313,6 +336,6 @@ def prediction_variance(
                 ).to(device)
                 for record in mine
             ]
-            test = task.splits(mine[0]["seed"]).test
+            test = task.splits(0).test
             variance[method] = criteria.prediction_variance(students, test)
     return variance

@@ -14,13 +14,17 @@ THETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 def tasks(scale: Scale, images: Source) -> list[Task]:
     """The tasks of `basic`; what is compared is θ."""
-    compared: dict[str, Method] = {"scratch": scratch, "default": default, "zero": zero}
-    compared |= {f"uniform-{theta:g}": _uniform(theta) for theta in THETAS}
-    return [replace(task, methods=compared) for task in basic.tasks(scale, images)]
+    return [replace(task, methods=COMPARED) for task in basic.tasks(scale, images)]
 
 
 def _uniform(theta: float) -> Method:
     return lambda growth, seed: uniform(replace(growth, theta=theta), seed)
 
 
-EXPERIMENT = Experiment("theta", fashion_mnist, tasks)
+COMPARED: dict[str, Method] = {
+    "scratch": scratch,
+    "default": default,
+    "zero": zero,
+    **{f"uniform-{theta:g}": _uniform(theta) for theta in THETAS},
+}
+EXPERIMENT = Experiment("theta", fashion_mnist, tasks, COMPARED, mlp_at_quick=True)

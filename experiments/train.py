@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,6 +13,9 @@ from torch import Generator, Tensor, nn
 
 from experiments.data import Examples
 from phiopt import criteria
+
+POINTS = 40
+"""Of a learning curve, at most, beside its ends."""
 
 
 class Point(NamedTuple):
@@ -35,6 +39,13 @@ class Recipe:
     def epoch(self, train: Examples) -> int:
         """Gradient evaluations of one pass: full batches, at least one."""
         return max(1, len(train.x) // self.batch_size)
+
+    def interval(self, train: Examples) -> int:
+        """Steps from one point of the learning curve to the next: whole passes, at least a `POINTS`th
+        of the budget, for a pass over few examples is shorter than its measurement.
+        """
+        epoch = self.epoch(train)
+        return epoch * ceil(self.budget / POINTS / epoch)
 
 
 class TrainingLoss(Protocol):
@@ -93,7 +104,7 @@ def fit(
     """Train a copy with Adam on the ``loss``, its cost in gradient evaluations a batch, until the
     budget is used up; what is ``spent`` already comes off it.
 
-    Measured on ``validation`` at the start, after each pass over ``train`` and at the end.  The
+    Measured on ``validation`` at the start, every `Recipe.interval` steps and at the end.  The
     batches and the loss's randomness are functions of the seed.  Raises ``ValueError`` when nothing
     of the budget is left, ``FloatingPointError`` when training diverges.
     """
@@ -166,11 +177,11 @@ def _training(
         optimizer.zero_grad()
         loss(model, x, y, generator).backward()
         optimizer.step()
-        whole = step % recipe.epoch(train) == 0
-        if whole:
+        due = step % recipe.interval(train) == 0
+        if due:
             curve.append(_measure(model, validation, step))
         if step in stops:
-            end = [] if whole else [_measure(model, validation, step)]
+            end = [] if due else [_measure(model, validation, step)]
             trained = Trained(copy.deepcopy(model).eval(), [*curve, *end], learning_rate)
             yield from [trained] * stops.count(step)
 

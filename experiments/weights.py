@@ -14,7 +14,6 @@ from experiments.methods import (
     solve_slice,
 )
 from phiopt import Lambdas
-from phiopt.solve import default_optimizer
 
 HORIZON = 10
 """Training steps on D2 after which a λ is judged."""
@@ -46,7 +45,7 @@ def phi_learned(growth: Growth, seed: int) -> Initialised:
     if growth.d2 is None:
         raise ValueError("phi-learned: needs D2 before the student is trained")
     train, held_out = growth.d2
-    steps, rate = growth.phi.three_terms
+    descent = growth.phi.three_terms
     outer = phiopt.OuterLoss(
         (held_out.x, held_out.y),
         neighbourhood=growth.noise or growth.phi.neighbourhood,
@@ -62,12 +61,11 @@ def phi_learned(growth: Growth, seed: int) -> Initialised:
         lift=growth.lift,
         classes=growth.classes,
         neighbourhood=growth.phi.neighbourhood,
-        # A derivative of Adam's needs its root away from zero.
         solver=phiopt.TorchOpt(
-            default_optimizer(steps, rate, eps_root=1e-8),
-            steps,
+            descent.optimizer(eps_root=1e-8),
+            descent.steps,
             growth.phi.batch_size,
-            check_every=steps,
+            check_every=descent.steps,
         ),
         restrict_classes=growth.phi.restrict_classes,
         seed=seed,

@@ -55,14 +55,15 @@ def learning_curves(
 ) -> None:
     """Validation accuracy and loss, mean ± sd over seeds.
 
-    Where φ's evaluations count, its curve begins at the start of its solver and reaches the solution
-    after what that cost.
+    Where φ's evaluations count, its curve stays at the start of its solver until the solution is paid for.
     """
     figure, axes = panels(title, len(PANELS))
     for axis, measure in zip(axes, PANELS, strict=True):
         for style, (method, records) in zip(STYLES, by_method(found).items(), strict=False):
             curves = [_curve(record, measure) for record in records]
-            x = np.unique(np.concatenate([x for x, _ in curves]))
+            # A step is drawn as one: its foot is the last number below it.
+            x = np.concatenate([x for x, _ in curves])
+            x = np.unique(np.concatenate([x, *(_feet(x) for x, _ in curves)]))
             band(axis, x, np.stack([np.interp(x, *curve) for curve in curves]), method, style)
         axis.set_xlabel(against)
         axis.set_ylabel(f"validation {PANELS[measure]}")
@@ -86,6 +87,10 @@ def _curve(record: Record, measure: str) -> tuple[np.ndarray, np.ndarray]:
     curve = record["curve"]
     x = np.array([point["gradients"] for point in curve]) / record["epoch"]
     return x, np.array([point[measure] for point in curve])
+
+
+def _feet(x: np.ndarray) -> np.ndarray:
+    return np.nextafter(x[1:][np.diff(x) == 0], -np.inf)
 
 
 def panels(title: str, count: int) -> tuple[Figure, list[Axes]]:

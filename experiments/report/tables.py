@@ -2,6 +2,7 @@
 
 import csv
 import io
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -88,7 +89,16 @@ def results(title: str, found: Sequence[Record], variance: dict[str, float]) -> 
     for method, cells in _means(found, MEASURES).items():
         spread = f"{variance[method]:.4f}" if method in variance else "n/a"
         rows.append([method, *cells, spread])
-    return Table(title, ["initialisation", *MEASURES.values(), "prediction variance"], rows)
+    teachers = "one teacher" if _one_teacher(found) else "each seed a teacher of its own"
+    columns = ["initialisation", *MEASURES.values(), f"prediction variance, {teachers}"]
+    return Table(title, columns, rows)
+
+
+def _one_teacher(found: Sequence[Record]) -> bool:
+    """Whether the seeds are of students alone; records of formats 1 and 2 have a teacher each."""
+    return len({record.get("teacher_seed", record["seed"]) for record in found}) < len(
+        {record["seed"] for record in found}
+    )
 
 
 def differences(title: str, found: Sequence[Record]) -> Table:
@@ -122,7 +132,10 @@ def others(title: str, found: Sequence[Record]) -> Table:
 
 
 def with_steps(found: Sequence[Record]) -> list[Record]:
-    """Records with the gradient evaluations to the target; None where it is not reached or not known."""
+    """Records with the gradient evaluations to the target; None where it is not reached or not known.
+
+    What an initialisation starts from is not its own: a curve counts from where w1 is had.
+    """
     target = {
         (record["task"], record["seed"]): TARGET * record["curve"][-1]["accuracy"]
         for record in found
@@ -132,7 +145,9 @@ def with_steps(found: Sequence[Record]) -> list[Record]:
     for record in found:
         aim = target.get((record["task"], record["seed"]))
         curve = [Point(**point) for point in record["curve"]]
-        steps = None if aim is None else steps_to(curve, aim)
+        spent = record["initialisation_gradients"]
+        own = curve[bisect_right([point.gradients for point in curve], spent) - 1 :]
+        steps = None if aim is None else steps_to(own, aim)
         completed.append(record | {"test": record["test"] | {"steps": steps}})
     return completed
 

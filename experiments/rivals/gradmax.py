@@ -51,8 +51,9 @@ def gradmax(growth: Growth, seed: int) -> Initialised:
     rows = [SCALE * length * d for length, d in zip(old, directions, strict=True)]
     added = _spread([y.outgoing for y in layers], [y.new for y in layers], rows, quiet)
     grown = {name: value + added[name] for name, value in quiet.items()}
-    everything = {**tensors_of(student), **grown}
-    return Initialised(with_tensors(student, everything), 2 * ITERATIONS * PRODUCT)
+    tensors = tensors_of(student)
+    start, found = (with_tensors(student, {**tensors, **params}) for params in (quiet, grown))
+    return Initialised(found, 2 * ITERATIONS * PRODUCT, start)
 
 
 def _directions(

@@ -6,13 +6,24 @@ general early and specific late).
 and the same of φ(û): its early layers, new units included, with late ones afresh.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from experiments.methods import Growth, Initialised, constructed, mapped, phi_slice
-from phiopt._types import Params
-from phiopt.growth import GrowthMap
+from torch import nn
+
+from experiments.methods import (
+    Growth,
+    Initialised,
+    Layer,
+    constructed,
+    layers_of,
+    mapped,
+    phi_slice,
+)
 from phiopt.growth.grow import with_tensors
 from phiopt.growth.trace import tensors_of
+
+Layers = Callable[[Sequence[Layer]], Sequence[Layer]]
 
 
 def late_reset(growth: Growth, seed: int) -> Initialised:
@@ -20,33 +31,29 @@ def late_reset(growth: Growth, seed: int) -> Initialised:
     student = constructed(growth, seed)
     map = mapped(growth, student)
     u = tensors_of(growth.teacher)
-    early = {name: u[name].detach() for name in _early(map, u)}
+    early = {
+        name: u[name].detach() for layer in first_half(layers_of(growth, map)) for name in layer
+    }
     return Initialised(with_tensors(student, map.embed(early, into=tensors_of(student))))
 
 
 def phi_early(growth: Growth, seed: int) -> Initialised:
     """The first half of the layers, rounded up, comes from `phi_slice`."""
     solved = phi_slice(growth, seed)
+    return replace(solved, student=rest_afresh(growth, seed, solved.student, first_half))
+
+
+def rest_afresh(growth: Growth, seed: int, student: nn.Module, kept: Layers) -> nn.Module:
+    """The student with all but the layers that ``kept`` picks as constructed, new units too."""
     fresh = constructed(growth, seed)
-    map, w1 = mapped(growth, fresh), tensors_of(solved.student)
-    places = {map.placements[name].student for name in _early(map, tensors_of(growth.teacher))}
-    early = {name: w1[name].detach() for name in places}
-    return replace(solved, student=with_tensors(fresh, tensors_of(fresh) | early))
+    map, w = mapped(growth, fresh), tensors_of(student)
+    places = {
+        map.placements[name].student for layer in kept(layers_of(growth, map)) for name in layer
+    }
+    held = {name: w[name].detach() for name in places}
+    return with_tensors(fresh, tensors_of(fresh) | held)
 
 
-def _early(map: GrowthMap, u: Params) -> list[str]:
-    layers = _layers(map, u)
-    return [name for layer in layers[: (len(layers) + 1) // 2] for name in layer]
-
-
-def _layers(map: GrowthMap, u: Params) -> list[list[str]]:
-    """The teacher's tensors by layer: a module with a matrix, and what follows without one (norms)."""
-    layers: list[list[str]] = []
-    begun = None
-    for name in map.placements:
-        module = name.rpartition(".")[0]
-        if not layers or (u[name].ndim >= 2 and module != begun):
-            layers.append([])
-            begun = module
-        layers[-1].append(name)
-    return layers
+def first_half(layers: Sequence[Layer]) -> Sequence[Layer]:
+    """Rounded up."""
+    return layers[: (len(layers) + 1) // 2]

@@ -48,8 +48,10 @@ def ligo(growth: Growth, seed: int) -> Initialised:
         loss({name: grown[name] for name in trained}, batch()).backward()
         optimizer.step()
     with torch.no_grad():
-        student = with_tensors(start, growing.apply(matrices))
-    return Initialised(student, STEPS)
+        copied, student = (
+            with_tensors(start, growing.apply(b)) for b in (growing.one_hot, matrices)
+        )
+    return Initialised(student, STEPS, copied)
 
 
 class Expansion:

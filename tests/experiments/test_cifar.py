@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.io import write_jpeg
 
-from experiments import cifar
-from experiments.data import cifar10
+from experiments import cifar, cifar_variants
+from experiments.data import cifar10, cifar10_source
 from experiments.methods import Growth
 from experiments.models import built
 from experiments.study import METHODS
@@ -16,6 +16,7 @@ from tests.experiments.cases import TINY, made_up, performed
 IMAGES = cifar.Images(
     (made_up(200, 0), made_up(40, 1)),
     (made_up(200, 2, channels=3, size=32), made_up(40, 3, channels=3, size=32)),
+    "JPEG copies",
 )
 
 
@@ -117,3 +118,38 @@ def test_missing_and_empty_folders_say_what_belongs_there(tmp_path):
     (tmp_path / "cifar10").mkdir()
     with pytest.raises(ValueError, match=r"train holds no class folders of \.jpg images"):
         cifar10(tmp_path)
+
+
+def test_titles_say_which_files_cifar_was_read_from(tmp_path):
+    assert all("(JPEG copies)" in task.title for task in cifar.tasks(TINY, IMAGES))
+    assert cifar10_source(tmp_path) == "original files"
+    (tmp_path / "cifar10").mkdir()
+    assert cifar10_source(tmp_path) == "JPEG copies"
+
+
+def test_the_variants_change_the_inputs_and_the_head():
+    made = {task.name: task for task in cifar_variants.tasks(TINY, IMAGES)}
+    assert list(made) == [
+        f"{n}{change}" for n in ("mlp", "cnn") for change in ("", "-raw", "-centred")
+    ]
+    usual, raw, centred = (made[name].splits(0).train.x for name in list(made)[:3])
+    assert torch.equal(usual, centred)
+    torch.testing.assert_close((usual - usual.mean()) / usual.std(), (raw - raw.mean()) / raw.std())
+    assert (raw.min() >= 0, made["mlp-raw"].pixels) == (True, (0.0, 1.0))
+    corner, centre = (
+        made[name].taught(0, made[name].splits(0)).train.x for name in ("mlp", "mlp-centred")
+    )
+    assert torch.equal(corner[..., :28, :28], centre[..., 2:30, 2:30])
+    # Half of the validation part is measured, and no test image.
+    assert all(not task.same_test and len(task.splits(0).test.x) == 20 for task in made.values())
+
+
+def test_a_head_is_reset_for_the_variants():
+    task = cifar_variants.tasks(TINY, IMAGES)[0]
+    data = task.taught(0, task.splits(0)).train
+    growth = Growth(
+        built(task.teacher, 0), task.student, data, None, 0.01, task.phi, 128, task.lift
+    )
+    fresh, student = built(task.student, 0), task.registry["default-head-reset"](growth, 0).student
+    assert torch.equal(student.head.weight, fresh.head.weight)
+    assert not torch.equal(student.hidden[0].weight, fresh.hidden[0].weight)

@@ -145,9 +145,9 @@ def test_records_of_another_format_are_refused(runs, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(runs[1], copy)
     settings = json.loads((copy / "settings.json").read_text())
-    for version in (3, "two"):
+    for version in (4, "two"):
         (copy / "settings.json").write_text(json.dumps(settings | {"format": version}))
-        with pytest.raises(UsageError, match=f"records are of format {version}, must be 1 to 2"):
+        with pytest.raises(UsageError, match=f"records are of format {version}, must be 1 to 3"):
             document.write([copy], tmp_path / "out")
     del settings["format"]
     (copy / "settings.json").write_text(json.dumps(settings))

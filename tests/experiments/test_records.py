@@ -1,12 +1,14 @@
 """Records on disk: whole or absent, and never mixed with other settings."""
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from experiments import records
 from experiments.errors import UsageError
 from experiments.records import RunDirectory, atomic, environment, load_module, save_module
 
@@ -91,3 +93,21 @@ def test_modules_survive_the_disk_with_their_buffers(tmp_path):
     assert not loaded.training
     for name, value in module.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_others_may_read_a_module_as_they_may_any_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    save_module(nn.Linear(1, 1), tmp_path / "m.safetensors")
+    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "m.safetensors")}
+    assert len(modes) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
+    @contextmanager
+    def full(path):
+        yield Path("/dev/full")
+
+    monkeypatch.setattr(records, "atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_module(nn.Linear(1, 1), tmp_path / "m.safetensors")

@@ -245,3 +245,29 @@ def test_every_method_has_a_style_of_its_own(tmp_path):
     assert len(METHODS) <= len(figures.STYLES)
     looks = [(str(style["linestyle"]), style["marker"]) for style in figures.STYLES]
     assert len(set(looks)) == len(looks)
+
+
+def test_steps_count_from_where_the_initialisation_is_had():
+    def point(gradients, accuracy):
+        return {"gradients": gradients, "accuracy": accuracy, "cross_entropy": 1.0}
+
+    def record(method, spent, curve):
+        cell = {"task": "t", "method": method, "seed": 0, "initialisation_gradients": spent}
+        return {**cell, "curve": [point(*p) for p in curve], "test": {}}
+
+    # The start of φ has the target; what it becomes has to learn it again.
+    waiting = [(0, 0.9), (30, 0.9), (30, 0.2), (50, 0.9)]
+    found = [
+        record("default", 0, [(0, 0.9), (50, 0.9)]),
+        record("phi", 30, waiting),
+        record("kept", 30, [*waiting[:2], (30, 0.9), (50, 0.9)]),
+    ]
+    steps = {r["method"]: r["test"]["steps"] for r in tables.with_steps(found)}
+    assert steps == {"default": 0, "phi": 50, "kept": 30}
+
+
+def test_a_wait_is_drawn_as_a_step():
+    x = np.array([0.0, 30.0, 30.0, 50.0])
+    (foot,) = figures._feet(x)
+    assert foot < 30
+    assert np.interp([foot, 30.0], x, [1.0, 1.0, 5.0, 5.0]).tolist() == [1.0, 5.0]

@@ -9,7 +9,7 @@ import torch
 
 from experiments import demo, measures, study
 from experiments.data import Splits, digits
-from experiments.methods import METHODS, Descent, Growth, Phi, gradients
+from experiments.methods import METHODS, Descent, Growth, Initialised, Phi, gradients
 from experiments.models import MLP, built
 from experiments.records import RunDirectory, load_module
 from experiments.train import Recipe
@@ -63,7 +63,16 @@ def test_the_equal_epoch_view_trains_everyone_alike(found):
             assert longer["test"] == {key: record["test"][key] for key in longer["test"]}
     phi = found[1]["phi"]
     # φ's own steps are not on this curve: it begins at w1.
-    assert phi["equal_epochs"]["curve"][0]["accuracy"] == phi["curve"][1]["accuracy"]
+    ours, longer = phi["curve"][2], phi["equal_epochs"]["curve"][0]
+    assert ours["cross_entropy"] == longer["cross_entropy"]
+
+
+def test_until_phi_is_solved_one_has_its_start(found):
+    start, end, solved = found[1]["phi"]["curve"][:3]
+    spent = found[1]["phi"]["initialisation_gradients"]
+    assert [point["gradients"] for point in (start, end, solved)] == [0, spent, spent]
+    assert start["cross_entropy"] == end["cross_entropy"] != solved["cross_entropy"]
+    assert start["accuracy"] == found[1]["default"]["curve"][0]["accuracy"]
 
 
 def test_the_measures_beside_the_papers_are_those_of_the_stored_student(found):
@@ -245,3 +254,54 @@ def test_the_demo_is_named_as_its_records_need():
     settings = study.settings("demo", [demo.TASK])
     assert settings["digits"]["classes"] == (0, 1, 2, 3, 4)
     assert "Linear(in_features=64, out_features=32" in settings["digits"]["teacher"]
+
+
+@pytest.mark.parametrize("method", ["ligo", "gradmax", "robustified", "phi_early"])
+def test_what_spends_gradients_waits_at_its_start(tmp_path, method):
+    (record,) = run(tmp_path, methods=(method,))
+    spent = record["initialisation_gradients"]
+    assert [point["gradients"] for point in record["curve"][:3]] == [0, spent, spent]
+    assert spent > 0
+
+
+def test_gradients_without_a_model_meanwhile_are_refused():
+    with pytest.raises(ValueError, match=r"start: got None, must be given where 5 were spent"):
+        Initialised(MLP(64, (6,), 5), 5)
+
+
+def test_seeds_of_one_teacher_differ_in_the_student_alone(tmp_path):
+    seen = []
+
+    def spy(growth, seed):
+        seen.append((seed, growth.teacher.head.weight, growth.data.x))
+        return METHODS["default"](growth, seed)
+
+    task = replace(TASK, one_teacher=True, methods={"spy": spy})
+    records = study.run(task, ("spy",), (3, 4), RunDirectory(tmp_path, {}), CPU)
+    assert [record["teacher_seed"] for record in records] == [0, 0]
+    (one, weight, data), (other, same_weight, same_data) = seen
+    assert (one, other) == (3, 4)
+    assert torch.equal(weight, same_weight)
+    assert torch.equal(data, same_data)
+    assert torch.equal(data, TASK.taught(0, digits(0)).train.x)
+    students = [
+        load_module(task.student(), tmp_path / "students" / f"tiny-spy-{seed}.safetensors")
+        for seed in (3, 4)
+    ]
+    assert not torch.equal(students[0].head.weight, students[1].head.weight)
+
+
+def test_an_initialisation_can_name_the_rates_of_its_training(tmp_path):
+    def fixed(growth, seed):
+        return replace(METHODS["default"](growth, seed), learning_rates=(2e-3,))
+
+    task = replace(TASK, methods={"fixed": fixed})
+    (record,) = study.run(task, ("fixed",), (0,), RunDirectory(tmp_path, {}), CPU)
+    assert record["learning_rate"] == record["equal_epochs"]["learning_rate"] == 2e-3
+
+
+def test_predictions_on_images_that_others_were_trained_on_are_not_compared(tmp_path):
+    records = run(tmp_path, methods=("scratch",), seeds=(0, 1))
+    directory = RunDirectory(tmp_path, study.settings("test", [TASK]))
+    apart = replace(TASK, same_test=False)
+    assert study.prediction_variance(apart, records, directory, CPU) == {}

@@ -9,6 +9,7 @@ from experiments.data import Examples
 from experiments.models import CNN, MLP, built
 from experiments.train import CrossEntropy, Recipe, fit, tune
 from phiopt import criteria
+from tests.experiments.cases import made_up
 
 
 @pytest.fixture
@@ -154,3 +155,15 @@ def test_another_loss_is_minimised_and_its_cost_comes_off_the_budget(blobs):
     torch.testing.assert_close(doubled.model.head.weight, plain.model.head.weight)
     fit(model(), *blobs, recipe, 1e-2, seed=0, spent=1, loss=loss)
     assert loss.drawn[:10] == loss.drawn[21:]
+
+
+def test_short_passes_are_not_measured_one_by_one():
+    few, many = made_up(100, 0), made_up(700, 0)
+    recipe = Recipe(800, 100, (1e-3,))
+    assert (recipe.epoch(few), recipe.interval(few)) == (1, 20)
+    # Whole passes: three of seven steps are the first that are at least twenty.
+    assert (recipe.epoch(many), recipe.interval(many)) == (7, 21)
+    assert Recipe(800, 10, ()).interval(many) == 70
+    short = Recipe(85, 100, ())
+    curve = fit(built(lambda: MLP(784, (2,), 10), 0), few, few, short, 1e-3, seed=0).curve
+    assert [point.gradients for point in curve] == [*range(0, 85, 3), 85]
