@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from phiopt._modules import alone
+from phiopt._transforms import plain
 
 Source: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 """What a user may give as data: ``(inputs, targets)``, a map-style data set of such pairs, or a
@@ -173,15 +174,16 @@ class Data:
                 raise TypeError(f"data: {name} are {kind}, must be plain tensors of numbers")
             if part.dim() == 0:
                 raise ValueError(f"data: {name} are a single number, must have a batch axis")
-            if part.is_floating_point() and not part.isfinite().all():
-                raise ValueError(f"data: {name} hold NaN or infinity, must be finite")
-        inputs, targets = pair
+        inputs, targets = (plain("data", part) for part in pair)
         if len(inputs) != len(targets):
             raise ValueError(
                 f"data: {len(inputs)} inputs and {len(targets)} targets, must be as many"
             )
         if len(inputs) == 0:
             raise ValueError("data: empty, at least one example is needed")
+        for name, part in (("inputs", inputs), ("targets", targets)):
+            if part.is_floating_point() and not part.isfinite().all():
+                raise ValueError(f"data: {name} hold NaN or infinity, must be finite")
         self._check_labels(targets)
         targets = targets if targets.is_floating_point() else targets.long()
         return self._placed(inputs), self._placed(targets)
@@ -203,7 +205,7 @@ class Data:
 
     def _placed(self, part: Tensor) -> Tensor:
         dtype = self._dtype if part.is_floating_point() else part.dtype
-        placed = part.detach().to(self._device, dtype)
+        placed = part.to(self._device, dtype)
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import (
     attach,
@@ -35,12 +36,13 @@ class Replay:
     reverse-mode hypergradients; Maclaurin, Duvenaud & Adams 2015 go back by reversing the dynamics,
     where we store the iterates).
 
-    The result is exact for the solver's finite path to the iterate that it returned. It is once
-    differentiable; for second derivatives use `Unroll`.
+    The result is exact for the solver's finite path to the iterate that it returned. Second
+    derivatives and forward mode are refused; use `Unroll`.
 
     Raises:
-        AdjointError: From the solve, if it was rolled back; from the backward pass, if a step taken
-            again ends elsewhere or the derivative is not finite.
+        AdjointError: From the solve, if it was rolled back, or in forward mode; from the backward
+            pass, if a step taken again ends elsewhere or the derivative is not finite; from a
+            second derivative.
         ValueError: The curvature is `Spectral`.
         TypeError: The solver takes no steps of an optimiser.
 
@@ -60,9 +62,9 @@ class Replay:
     ) -> Outcome:
         check_smooth(objective)
         inputs = differentiable_inputs(objective, start)
-        outcome, path = Path.of(
-            solver, *without_grad(objective, start), seed=seed, progress=progress
-        )
+        plain = without_grad(objective, start)
+        with outside_transforms():
+            outcome, path = Path.of(solver, *plain, seed=seed, progress=progress)
 
         def pull_back(given: Params, cotangent: Params) -> Params:
             return _through(path, given, cotangent)

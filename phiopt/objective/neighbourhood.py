@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Generator, Tensor
 
+from phiopt._transforms import differentiated
 from phiopt.objective._numbers import Scalar, count, known, number, scalar
 from phiopt.objective.sampling import Sampling, check_sampling, normals, uniforms
 
@@ -165,7 +166,7 @@ class Corruption:
 
     def __post_init__(self) -> None:
         _check(self.delta, self.samples, (self.low, self.high), self.sampling)
-        if isinstance(self.delta, Tensor) and self.delta.requires_grad:
+        if differentiated(self.delta):
             raise ValueError(
                 "delta: got a tensor that requires grad, but x' jumps in δ under Corruption; "
                 "use Uniform or Gaussian to differentiate in δ"
