@@ -216,4 +216,5 @@ def test_none_is_more_accurate_at_a_minimum(benchmark):
         print(f"\n{name}: {1e3 * seconds[name]:.0f} ms, {gap:.1e} off", end="")
     print()
     assert gaps["Implicit"] < 1e-7
-    assert gaps["Implicit"] < 10 * min(gaps.values())
+    # No less accurate than any, up to what rounding leaves of a system solved to 1e-10.
+    assert gaps["Implicit"] <= 1.05 * min(gaps.values()) + 1e-10

@@ -16,6 +16,7 @@ from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
 from phiopt.derivatives import require_derivatives
 from phiopt.growth import GrowthMap, grow
+from phiopt.growth.fills import FILLS
 from phiopt.objective import (
     Curvature,
     Frobenius,
@@ -28,6 +29,7 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
+from phiopt.objective._numbers import one_of
 from phiopt.solve import Posed, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
@@ -207,6 +209,7 @@ def _start_module(
 ) -> nn.Module:
     """A new module at w0, in the student's modes."""
     if start is None or isinstance(start, str):
+        one_of("start", start or "default", tuple(sorted(FILLS)))
         return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
     check_start(start, student)
     return loaded(student, start)

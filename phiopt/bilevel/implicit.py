@@ -19,7 +19,7 @@ from phiopt.bilevel.adjoint import (
     with_inputs,
     without_grad,
 )
-from phiopt.bilevel.linear import CG, LinearSolver, LinearStatus
+from phiopt.bilevel.linear import CG, LinearSolution, LinearSolver, LinearStatus
 from phiopt.objective import Objective, Sample
 from phiopt.objective._numbers import fraction, part
 from phiopt.solve import Outcome, Solver
@@ -130,6 +130,10 @@ class Implicit:
             return to_vector(hessian(to_params(vector, params)))
 
         solved = self.linear_solver(product, to_vector({n: cotangent[n] for n in params}))
+        if not isinstance(solved, LinearSolution):
+            raise TypeError(
+                f"linear_solver: returned {type(solved).__name__}, must return a LinearSolution"
+            )
         if solved.status is not LinearStatus.SOLVED:
             raise AdjointError(
                 f"H x = w̄ is not solved after {solved.iterations} iterations, relative residual "

@@ -37,8 +37,8 @@ class LinearStatus(Enum):
     )
     SINGULAR = (
         "The matrix is singular, as far as this precision tells, and the right side is not in its "
-        "range. Use Damped, a larger tol or float64, or remove the "
-        "parameters on which the objective does not depend."
+        "range (or, under MINRES, the operator is not symmetric). Use Damped, a larger tol or "
+        "float64, or remove the parameters on which the objective does not depend."
     )
     DIVERGED = (
         "The residual grew, so an eigenvalue lies outside (0, 2/step). "
@@ -46,7 +46,7 @@ class LinearStatus(Enum):
     )
     STALLED = (
         "The method believes itself done, but the measured residual is above the tolerance: "
-        "rounding. Give a larger tol, or work in float64."
+        "rounding, or an operator that is not symmetric. Give a larger tol, or work in float64."
     )
     NON_FINITE = "A product or the right side holds NaN or infinity."
 

@@ -26,6 +26,14 @@ def solved(solver, a, b):
     return found
 
 
+def test_minres_on_an_asymmetric_operator_says_what_it_may_be():
+    a, b = randn(12, 12, seed=3), randn(12, seed=4)
+    for limit in (30, 500):
+        found = solved(MINRES(max_iterations=limit), a, b)
+        assert found.status is not LinearStatus.SOLVED
+        assert "the operator is not symmetric" in found.status.value
+
+
 @pytest.mark.parametrize(
     "solver",
     [CG(1e-12), MINRES(1e-12), Neumann(0.4, 1e-12), Damped(1e-13, CG(1e-11))],
