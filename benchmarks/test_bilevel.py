@@ -10,6 +10,7 @@ no longer developed and no dependencies: each is skipped where it is not install
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from torch import nn
 from benchmarks.conftest import interleaved
 from benchmarks.test_gradient_cost import Peak, cnn, mlp, setting
 from phiopt.bilevel import CG, Implicit, Replay, Unroll
+from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.objective import Lambdas, Stream
 from phiopt.solve import LBFGS, TorchOpt
 from tests.cases import Ridge, randn
@@ -50,8 +52,8 @@ class Problem:
         loss = torch.stack([p.square().sum() for p in params]).sum()
         return torch.autograd.grad(loss, self.point)[0]
 
-    def adjoint(self, adjoint, steps):
-        solver = TorchOpt(torchopt.sgd(RATE), steps=steps, batch_size=None, fresh=False)
+    def adjoint(self, adjoint, steps, optimizer=torchopt.sgd):
+        solver = TorchOpt(optimizer(RATE), steps=steps, batch_size=None, fresh=False)
         found = adjoint.solve(solver, self.moved(), self.params, seed=0, progress=False)
         return self.slopes(found.params.values())
 
@@ -126,7 +128,13 @@ def test_all_agree_and_none_is_faster_by_much(benchmark, make):
 def test_memory_does_not_grow_with_the_steps(benchmark):
     problem = Problem()
     peaks = {}
-    for name, call in problem.calls().items():
+    adam = partial(torchopt.adam, eps_root=EPS_ROOT)
+    calls = problem.calls() | {
+        "Replay, Adam": lambda steps: problem.adjoint(Replay(), steps, adam),
+        "Replay(every=4)": lambda steps: problem.adjoint(Replay(every=4), steps),
+        "Replay(every=4), Adam": lambda steps: problem.adjoint(Replay(every=4), steps, adam),
+    }
+    for name, call in calls.items():
         for steps in (SHORT, LONG):
             with Peak() as peak:
                 call(steps)
@@ -137,7 +145,8 @@ def test_memory_does_not_grow_with_the_steps(benchmark):
     for name, (short, long) in peaks.items():
         print(f"\n{name}: {short:.0f} MiB at {SHORT} steps, {long:.0f} at {LONG}", end="")
     print()
-    assert growth["Replay"] <= MEMORY_LIMIT
+    for name in ("Replay", "Replay(every=4)", "Replay(every=4), Adam"):
+        assert growth[name] <= MEMORY_LIMIT, name
 
 
 class Minimum:
@@ -216,4 +225,5 @@ def test_none_is_more_accurate_at_a_minimum(benchmark):
         print(f"\n{name}: {1e3 * seconds[name]:.0f} ms, {gap:.1e} off", end="")
     print()
     assert gaps["Implicit"] < 1e-7
-    assert gaps["Implicit"] < 10 * min(gaps.values())
+    # No less accurate than any, up to what rounding leaves of a system solved to 1e-10.
+    assert gaps["Implicit"] <= 1.05 * min(gaps.values()) + 1e-10

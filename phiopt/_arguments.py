@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from phiopt._transforms import wrapped
 from phiopt._types import Params
 from phiopt.data import Source
 from phiopt.objective import Lambdas
@@ -25,6 +26,12 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
             if nn.parameter.is_lazy(value):
                 raise ValueError(
                     f"{name}: {key} is not initialised yet, run a batch through the module first"
+                )
+            if wrapped(value):
+                raise ValueError(
+                    f"{name}: {key} is a tensor of torch.func, must be a plain one: in a module's "
+                    "own parameters torch.autograd differentiates, torch.func only in lambdas, δ and "
+                    "start"
                 )
             if value.is_meta:
                 raise ValueError(f"{name}: {key} is on meta, must hold numbers")

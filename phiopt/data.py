@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from phiopt._modules import alone
+from phiopt._transforms import plain
 
 Source: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 """What a user may give as data: ``(inputs, targets)``, a map-style data set of such pairs, or a
@@ -31,6 +32,7 @@ class Data:
         device: Where batches go.
         dtype: What floating inputs and targets become. Integer inputs stay, integer targets become
             int64.
+        name: What errors call it; default "data".
 
     Raises:
         ValueError: Empty data, lengths that differ, NaN or infinity.
@@ -43,8 +45,10 @@ class Data:
         torch.Size([5, 3])
     """
 
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
+    def __init__(
+        self, source: Source, device: torch.device, dtype: torch.dtype, name: str = "data"
+    ) -> None:
+        self._device, self._dtype, self._name = device, dtype, name
         self._classes: int | None = None
         self._repeatable = isinstance(source, (tuple, list, TensorDataset))
         self._read = self._reader(source)
@@ -87,7 +91,7 @@ class Data:
         if isinstance(source, (tuple, list)):
             return self._from_tensors(source)
         raise TypeError(
-            f"data: got {type(source).__name__}, must be (inputs, targets) tensors, a Dataset "
+            f"{self._name}: got {type(source).__name__}, must be (inputs, targets) tensors, a Dataset "
             "or a DataLoader"
         )
 
@@ -102,25 +106,29 @@ class Data:
 
     def _from_dataset(self, dataset: Any) -> Callable[[int | None, Generator], Batch]:
         if isinstance(dataset, IterableDataset):
-            raise TypeError("data: got an IterableDataset, wrap it in a DataLoader")
+            raise TypeError(f"{self._name}: got an IterableDataset, wrap it in a DataLoader")
         if not hasattr(dataset, "__len__"):
-            raise TypeError(f"data: {type(dataset).__name__} has no len(), must have one")
+            raise TypeError(f"{self._name}: {type(dataset).__name__} has no len(), must have one")
         if len(dataset) == 0:
-            raise ValueError("data: empty, at least one example is needed")
+            raise ValueError(f"{self._name}: empty, at least one example is needed")
 
         def load(index: range | list[int]) -> Batch:
             items = [dataset[i] for i in index]
             if not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
-                raise TypeError("data: each item of the data set must be a pair (input, target)")
+                raise TypeError(
+                    f"{self._name}: each item of the data set must be a pair (input, target)"
+                )
             if not isinstance(items[0][0], Tensor):
                 raise TypeError(
-                    f"data: the data set's inputs are {type(items[0][0]).__name__}, must be "
+                    f"{self._name}: the data set's inputs are {type(items[0][0]).__name__}, must be "
                     "tensors: give it a transform such as torchvision.transforms.ToTensor()"
                 )
             try:
                 batch = default_collate(items)
             except (RuntimeError, TypeError) as error:
-                raise TypeError(f"data: examples do not stack into a batch: {error}") from error
+                raise TypeError(
+                    f"{self._name}: examples do not stack into a batch: {error}"
+                ) from error
             return self._checked(batch)
 
         def read(size: int | None, generator: Generator) -> Batch:
@@ -140,9 +148,9 @@ class Data:
                 yield self._checked(batch)
             if empty:
                 raise ValueError(
-                    "data: the loader is empty, at least one batch is needed"
+                    f"{self._name}: the loader is empty, at least one batch is needed"
                     if n == 1
-                    else f"data: the loader was empty on pass {n}, must give its batches again"
+                    else f"{self._name}: the loader was empty on pass {n}, must give its batches again"
                 )
 
         def forever() -> Iterator[Batch]:
@@ -164,24 +172,29 @@ class Data:
     def _checked(self, pair: Any) -> Batch:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             kind = f"{len(pair)} parts" if isinstance(pair, (tuple, list)) else type(pair).__name__
-            raise TypeError(f"data: got {kind}, must be a pair (inputs, targets)")
+            raise TypeError(f"{self._name}: got {kind}, must be a pair (inputs, targets)")
         for name, part in zip(("inputs", "targets"), pair, strict=True):
             if not isinstance(part, Tensor):
-                raise TypeError(f"data: {name} are {type(part).__name__}, must be a Tensor")
+                raise TypeError(f"{self._name}: {name} are {type(part).__name__}, must be a Tensor")
             if part.is_meta or part.is_nested or part.layout != torch.strided:
                 kind = "on meta" if part.is_meta else f"nested or {part.layout}"
-                raise TypeError(f"data: {name} are {kind}, must be plain tensors of numbers")
+                raise TypeError(
+                    f"{self._name}: {name} are {kind}, must be plain tensors of numbers"
+                )
             if part.dim() == 0:
-                raise ValueError(f"data: {name} are a single number, must have a batch axis")
-            if part.is_floating_point() and not part.isfinite().all():
-                raise ValueError(f"data: {name} hold NaN or infinity, must be finite")
-        inputs, targets = pair
+                raise ValueError(
+                    f"{self._name}: {name} are a single number, must have a batch axis"
+                )
+        inputs, targets = (plain(self._name, part) for part in pair)
         if len(inputs) != len(targets):
             raise ValueError(
-                f"data: {len(inputs)} inputs and {len(targets)} targets, must be as many"
+                f"{self._name}: {len(inputs)} inputs and {len(targets)} targets, must be as many"
             )
         if len(inputs) == 0:
-            raise ValueError("data: empty, at least one example is needed")
+            raise ValueError(f"{self._name}: empty, at least one example is needed")
+        for name, part in (("inputs", inputs), ("targets", targets)):
+            if part.is_floating_point() and not part.isfinite().all():
+                raise ValueError(f"{self._name}: {name} hold NaN or infinity, must be finite")
         self._check_labels(targets)
         targets = targets if targets.is_floating_point() else targets.long()
         return self._placed(inputs), self._placed(targets)
@@ -191,35 +204,38 @@ class Data:
             return
         if targets.is_floating_point():
             raise TypeError(
-                f"data: targets are {targets.dtype}, must be integer class indices "
+                f"{self._name}: targets are {targets.dtype}, must be integer class indices "
                 "(give loss= for other targets)"
             )
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= self._classes:
             raise ValueError(
-                f"data: labels from {low} to {high}, must lie in 0 ... {self._classes - 1}, "
+                f"{self._name}: labels from {low} to {high}, must lie in 0 ... {self._classes - 1}, "
                 f"the teacher has {self._classes} classes"
             )
 
     def _placed(self, part: Tensor) -> Tensor:
         dtype = self._dtype if part.is_floating_point() else part.dtype
-        placed = part.detach().to(self._device, dtype)
+        placed = part.to(self._device, dtype)
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
 
 
 @contextmanager
-def preserved_randomness(source: Source | None, device: torch.device, seed: int) -> Iterator[None]:
+def preserved_randomness(
+    source: Source | None, device: torch.device, seed: int, *others: Source | None
+) -> Iterator[None]:
     """PyTorch's global generators start from ``seed`` within, and are put back after, as are the
-    loader's own.
+    loaders' own.
 
     A loader draws its order from them, and so may a data set's transforms: seeded they repeat
     themselves, and the caller's stream of random numbers goes on as if nothing had been drawn.
     """
-    owned = []
-    if isinstance(source, DataLoader):
-        parts = (source, source.sampler, getattr(source.batch_sampler, "sampler", None))
-        found = {id(g): g for part in parts if (g := getattr(part, "generator", None)) is not None}
-        owned = [(generator, generator.get_state()) for generator in found.values()]
+    parts: list[Any] = []
+    for loader in (source, *others):
+        if isinstance(loader, DataLoader):
+            parts += loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None)
+    found = {id(g): g for part in parts if (g := getattr(part, "generator", None)) is not None}
+    owned = [(generator, generator.get_state()) for generator in found.values()]
     try:
         with alone(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)

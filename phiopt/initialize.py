@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,12 +12,15 @@ from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_modules, check_options
 from phiopt._modules import alone
+from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
+from phiopt.bilevel.adjoint import changed, given_tensors, with_inputs
 from phiopt.data import Source, preserved_randomness
-from phiopt.objective import Curvature, Lambdas, Neighbourhood
+from phiopt.objective import Curvature, Lambdas, Neighbourhood, Objective
 from phiopt.problem import Problem, loaded, problem
 from phiopt.solve import (
+    Outcome,
     Solution,
     SolveError,
     Solver,
@@ -88,7 +92,8 @@ def initialize(
             those tensors that require grad among ``lambdas``, the neighbourhood's ``delta``, the
             teacher's parameters (through L_2), the parameters of a ``lift`` that is a module (through
             L_f, L_3 and L_4 at ψ(x)) and a ``start`` given as Params. The relative scale's divisors,
-            and a start given by name, count as constants. None: no derivative.
+            and a start given by name, count as constants. None: no derivative. By ``torch.func``
+            too, in λ, δ and the start, but not under ``vmap`` over them.
         restrict_classes: True: the loss sees only the outputs of the teacher's classes. False: all
             of them.
         restarts: Solve from this many perturbed starts too, and list the objectives they reach in
@@ -130,7 +135,11 @@ def initialize(
     check_options(weights, data, scale, seed, restarts, parts)
     like = check_modules(teacher, student)
     solver = TorchOpt() if solver is None else solver
+    given = given_tensors(weights, neighbourhood, start)
+    _check_derivative(given, adjoint)
+    numbers = {name: plain(name, value) for name, value in given.items()}
     with (
+        outside_transforms() as transforms,  # they see the adjoint's solve alone
         torch.inference_mode(False),
         torch.autocast(like.device.type, enabled=False),  # it would round the derivatives
         preserved_randomness(data, like.device, seed),
@@ -138,14 +147,14 @@ def initialize(
         posed = problem(
             teacher,
             student,
-            weights,
+            changed(weights, "lambdas.", numbers),
             data,
             lift=lift,
             classes=classes,
             loss=loss,
-            neighbourhood=neighbourhood,
+            neighbourhood=changed(neighbourhood, "neighbourhood.", numbers),
             curvature=curvature,
-            start=start,
+            start=changed(start, "start.", numbers),
             restrict_classes=restrict_classes,
             differentiable=adjoint is not None,
             micro_batch=micro_batch,
@@ -154,16 +163,38 @@ def initialize(
         )
         if scale == "relative":
             posed = posed.relative(solver.batch_size, seed)
-        solution = _solve(posed, solver, adjoint, scale, restarts, seed, progress)
+
+        def solve(objective: Objective, start: Params) -> Outcome:
+            if adjoint is None:
+                return solver.solve(objective, start, seed=seed, progress=progress)
+            objective = with_inputs(objective, given)
+            start = {name: given.get(f"start.{name}", value) for name, value in start.items()}
+            with inside_transforms(transforms):
+                return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
+
+        solution = _solve(posed, solver, solve, scale, restarts, seed, progress)
+        solution = replace(solution, lambdas=weights)
     if throw and solution.status.failed:
         raise SolveError(solution) from solution.error
     return solution
 
 
+def _check_derivative(given: Params, adjoint: Adjoint | None) -> None:
+    """`torch.func` and forward mode take what does not depend on an input for a derivative of 0;
+    reverse mode of `torch.autograd` says so itself.
+    """
+    for name, value in given.items() if adjoint is None else ():
+        if has_tangent(value) or (wrapped(value) and value.requires_grad):
+            raise ValueError(
+                f"adjoint: None, but {name} is being differentiated in; give Replay(), Unroll() or "
+                "Implicit()"
+            )
+
+
 def _solve(
     posed: Problem,
     solver: Solver,
-    adjoint: Adjoint | None,
+    solve: Callable[[Objective, Params], Outcome],
     scale: str,
     restarts: int,
     seed: int,
@@ -172,10 +203,8 @@ def _solve(
     objective, start, module = posed
     # Now, while the data can be read.
     fresh = fresh_draws(objective, start, solver.batch_size, seed)
-    if adjoint is None:
-        outcome = solver.solve(objective, start, seed=seed, progress=progress)
-    else:
-        outcome = adjoint.solve(solver, objective, start, seed=seed, progress=progress)
+    outcome = solve(objective, start)
+    params = {name: plain(name, value) for name, value in outcome.params.items()}
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
     curved_on = (outcome.frozen or fresh) if outcome.status is Status.SOLVED else None
     others = [
@@ -185,16 +214,16 @@ def _solve(
     certificate = certify(
         objective,
         start,
-        outcome.params,
+        params,
         fresh,
         curved_on=curved_on,
         restarts=others,
         seed=seed,
     )
     return Solution(
-        student=loaded(module, outcome.params),
+        student=loaded(module, params),
         params=outcome.params,
-        status=verdict(outcome, certificate),
+        status=verdict(replace(outcome, params=params), certificate),
         terms=outcome.terms,
         start_terms=outcome.start_terms,
         objective=outcome.objective,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
@@ -14,15 +15,15 @@ from tqdm import tqdm
 from phiopt._arguments import check_modules
 from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
-from phiopt.bilevel import AdjointError
+from phiopt.bilevel import Adjoint, AdjointError, Replay, Unroll
 from phiopt.bilevel.outer import OuterLoss, check_disjoint
 from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, Search, SearchStatus, Space
-from phiopt.data import Source, preserved_randomness
-from phiopt.growth import grow
+from phiopt.bilevel.start import uniform_start
+from phiopt.data import Data, Source, preserved_randomness
 from phiopt.initialize import initialize
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
 from phiopt.objective._numbers import count, fraction, number, part, positive
-from phiopt.solve import Solution, Solver, Status
+from phiopt.solve import Solution, SolveError, Solver, Status, TorchOpt
 
 LEARNABLE = ("lambdas", "delta", "theta")
 
@@ -35,8 +36,9 @@ class Trial:
         lambdas: The four weights.
         delta: δ, if it is learned.
         theta: θ, if it is learned.
-        outer: E; infinite if φ could not be solved there.
-        status: Of the inner solve.
+        outer: E of what the inner solve gave, also where that failed by its ``status``; infinite
+            where E is not finite, the data could not be read, or there is no derivative to go on by.
+        status: Of the inner solve; None if it ended in an `AdjointError`.
         gradients: Gradients of φ's objective that the inner solve took.
         slopes: Whether the derivative of E was taken there: see `Learned.gradients`.
     """
@@ -62,8 +64,8 @@ class Learned:
         outer: E there.
         start_outer: E at the start of the search; never below ``outer``.
         path: Every evaluation, in order.
-        status: How the search ended.
-        error: What ended it, where the status is ``NO_DERIVATIVE``.
+        status: How the search ended; whether the solve of ``solution`` itself failed is in its own.
+        error: What ended it, where the status is ``NO_DERIVATIVE`` or ``TRIAL_FAILED``.
 
     ``print(learned)`` shows the path.
     """
@@ -76,7 +78,7 @@ class Learned:
     start_outer: float
     path: list[Trial]
     status: SearchStatus
-    error: AdjointError | None = None
+    error: Exception | None = None
 
     @property
     def gradients(self) -> int:
@@ -86,8 +88,12 @@ class Learned:
         return sum(t.gradients * (1 + DERIVATIVE * t.slopes) for t in self.path)
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.status.name}: {self.status.value}",
+        lines = [f"{self.status.name}: {self.status.value}"]
+        if self.error is not None:
+            lines.append(f"error: {self.error}")
+        if self.solution.status.failed:
+            lines.append(_failure(self.solution.status))
+        lines += [
             f"outer loss {self.start_outer:.4g} -> {self.outer:.4g} in {len(self.path)} solves",
             "    task  proximity  noise  curvature     delta     theta     outer",
         ]
@@ -99,6 +105,8 @@ class Learned:
         return "\n".join(lines)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # whatever is around it, a search needs slopes
 def learn(
     teacher: nn.Module,
     student: nn.Module,
@@ -152,8 +160,12 @@ def learn(
     Returns:
         `Learned`: the solution at the best point, the path of λ and the outer curve.
 
+    An error in a later trial ends the search, with the best point until then and a status that
+    says so; one in the first goes through. A warning tells if the chosen solution's solve failed.
+
     Raises:
         AdjointError: The solution at the start has no derivative that can be trusted.
+        SolveError: The data could not be read to the end of the first solve.
         FloatingPointError: E is finite nowhere.
         ValueError, TypeError: An argument breaks its rule; named before any work.
 
@@ -176,12 +188,15 @@ def learn(
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     like = check_modules(teacher, student)
+    _check_path(solver, search.adjoint)
+    sources = outer.sources
     if test is not None:
-        check_disjoint("outer.data", outer.data, test)
-        if outer.training is not None:
-            check_disjoint("outer.training.data", outer.training.data, test)
-    with preserved_randomness(outer.data, like.device, seed):
-        outer.of(student, seed)  # what is wrong with its data is to be told before a solve
+        with preserved_randomness(test, like.device, seed, *sources.values()):
+            for name, source in sources.items():
+                check_disjoint(name, source, test)
+    with preserved_randomness(None, like.device, seed, *sources.values()):
+        # What is wrong with it is to be told before a solve.
+        outer.of(student, seed, differentiable=search.adjoint is not None)
     options: dict[str, Any] = {
         "lift": lift,
         "classes": classes,
@@ -198,7 +213,10 @@ def learn(
 
     origin = None
     if "theta" in space.start:
-        origin = _uniform_start(fixed, student, start, data, lift, classes, seed)
+        with preserved_randomness(data, like.device, seed):
+            inputs = None if data is None else Data(data, like.device, like.dtype).example[0][:2]
+        grown: dict[str, Any] = {"lift": lift, "classes": classes, "inputs": inputs, "seed": seed}
+        origin = uniform_start(fixed, student, str(start), **grown)
 
     def solve(point: Params) -> Solution:
         learned = [weight if i in space.terms else 0.0 for i, weight in enumerate(point["lambdas"])]
@@ -210,8 +228,10 @@ def learn(
             fixed, student, Lambdas(*learned), data, neighbourhood=around, start=begin, **options
         )
 
-    exact = torch.autocast(like.device.type, enabled=False)  # as in each solve
-    with exact, tqdm(desc="learn", disable=None if progress else True) as bar:
+    with (
+        torch.autocast(like.device.type, enabled=False),  # as in each solve
+        tqdm(desc="learn", disable=None if progress else True) as bar,
+    ):
         run = _Run(solve, outer, search.adjoint is not None, seed, bar)
         return run.through(search, space)
 
@@ -230,16 +250,25 @@ class _Run:
     loss: Callable[[Params], Tensor] | None = None
 
     def through(self, search: Search, space: Space) -> Learned:
-        error = None
+        error: Exception | None = None
         try:
             status = search.run(self.evaluate, space, self.seed)
         except AdjointError as raised:
             if len(self.path) < 2:
                 raise
             status, error = SearchStatus.NO_DERIVATIVE, raised
+        except Exception as raised:
+            if self.best is None:
+                raise
+            status, error = SearchStatus.TRIAL_FAILED, raised
         if self.best is None:
-            raise FloatingPointError(f"outer: its loss is finite nowhere. {status.value}")
+            raise FloatingPointError(
+                f"outer: its loss is finite nowhere, at none of {len(self.path)} points. Look at "
+                "outer.loss and outer.data, or lower the inner learning rate"
+            )
         solution, trial = self.best
+        if solution.status.failed:
+            warnings.warn(f"learn: {_failure(solution.status)}", stacklevel=3)
         return Learned(
             solution=solution,
             lambdas=solution.lambdas,
@@ -262,6 +291,9 @@ class _Run:
             if not self.path:
                 raise
             return self._noted(point, None, inf, lambda: {})
+        if solution.status is Status.DATA_FAILED:
+            self._noted(point, solution, inf, lambda: {})
+            raise SolveError(solution) from solution.error
         with torch.set_grad_enabled(self.differentiable):
             value = self._loss(solution)(solution.params)
 
@@ -280,7 +312,7 @@ class _Run:
         """E, made from the first solution's student: parameters that are not solved for are its."""
         if self.loss is None:
             like = next(solution.student.parameters())
-            with preserved_randomness(self.outer.data, like.device, self.seed):
+            with preserved_randomness(None, like.device, self.seed, *self.outer.sources.values()):
                 self.loss = self.outer.of(solution.student, self.seed)
         return self.loss
 
@@ -311,6 +343,10 @@ class _Run:
         return Evaluation(value, slopes)
 
 
+def _failure(status: Status) -> str:
+    return f"the chosen solution's own solve ended as {status.name}: {status.value}"
+
+
 def _space(
     lambdas: Any,
     parameters: Collection[str],
@@ -321,7 +357,8 @@ def _space(
 ) -> Space:
     """The checked start of the search."""
     floor, theta = fraction("floor", floor), positive("theta", theta)
-    if isinstance(parameters, str) or not {"lambdas"} <= set(parameters) <= set(LEARNABLE):
+    iterable = isinstance(parameters, Iterable) and not isinstance(parameters, str)
+    if not iterable or not {"lambdas"} <= set(parameters) <= set(LEARNABLE):
         raise ValueError(
             f"parameters: got {parameters!r}, must be names: 'lambdas' and any of 'delta', 'theta'"
         )
@@ -343,50 +380,17 @@ def _space(
                 f"start: got {start!r}, must be 'uniform' or 'uniform-symmetric' to learn theta"
             )
         point["theta"] = _point(theta)
-    return Space(point, floor)
+    return Space(point, floor, {"delta": getattr(neighbourhood, "most", inf)})
+
+
+def _check_path(solver: Solver | None, adjoint: Adjoint | None) -> None:
+    """Refuse a solver that takes no steps for an adjoint that goes back by them."""
+    if isinstance(adjoint, Replay | Unroll) and not hasattr(solver or TorchOpt(), "optimizer"):
+        raise TypeError(
+            f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
+            f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
+        )
 
 
 def _point(value: float | list[float]) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device="cpu")
-
-
-def _uniform_start(
-    teacher: nn.Module,
-    student: nn.Module,
-    fill: Any,
-    data: Source,
-    lift: Lift | None,
-    classes: Any,
-    seed: int,
-) -> Callable[[Tensor], Params]:
-    """w0 as a differentiable function of θ: the uniform fills are affine in it."""
-    inputs = data[0][:2] if isinstance(data, (tuple, list)) else None
-    low, high = (
-        _tensors(
-            grow(
-                teacher,
-                student,
-                fill,
-                theta=theta,
-                lift=lift,
-                classes=classes,
-                inputs=inputs,
-                seed=seed,
-            )
-        )
-        for theta in (0.0, 1.0)
-    )
-    floating = {name for name, value in low.items() if value.is_floating_point()}
-
-    def start(theta: Tensor) -> Params:
-        return {
-            name: value + theta.to(value) * (high[name] - value) if name in floating else value
-            for name, value in low.items()
-        }
-
-    return start
-
-
-def _tensors(module: nn.Module) -> Params:
-    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: value.detach() for name, value in held.items()}

@@ -14,8 +14,9 @@ from phiopt._arguments import check_modules, check_start
 from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
-from phiopt.derivatives import in_transform, require_derivatives
+from phiopt.derivatives import require_derivatives
 from phiopt.growth import GrowthMap, grow
+from phiopt.growth.fills import FILLS
 from phiopt.objective import (
     Curvature,
     Frobenius,
@@ -28,6 +29,7 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
+from phiopt.objective._numbers import one_of
 from phiopt.solve import Posed, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
@@ -79,7 +81,7 @@ def problem(
 ) -> Problem:
     """The problem that `initialize` solves, in the paper's scale; arguments are explained there.
 
-    ``differentiable`` keeps the teacher's parameters, ψ's and the start attached to the caller's.
+    ``differentiable`` keeps the teacher's parameters and ψ's attached to the caller's.
     """
     like = check_modules(teacher, student)
     examples = None if data is None else Data(data, like.device, like.dtype)
@@ -97,8 +99,6 @@ def problem(
             examples.expect_classes(len(growth.classes))
     started = _start_module(teacher, student, growth, start, seed)
     params = {n: p.detach().clone() for n, p in started.named_parameters() if p.requires_grad}
-    if differentiable and isinstance(start, dict):
-        params = {n: start[n] for n in params}
     model = pure_model(started, growth.lift)
     example_loss = student_loss(
         loss, growth.classes.to(like.device), growth.class_axis, restrict_classes
@@ -153,8 +153,6 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
     given) asks for, and there is a derivative: a loss without one would leave every start as it is,
     and call it stationary.
     """
-    if in_transform():
-        return
     with torch.enable_grad():
         try:
             outputs = task.outputs(
@@ -211,6 +209,7 @@ def _start_module(
 ) -> nn.Module:
     """A new module at w0, in the student's modes."""
     if start is None or isinstance(start, str):
+        one_of("start", start or "default", tuple(sorted(FILLS)))
         return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
     check_start(start, student)
     return loaded(student, start)

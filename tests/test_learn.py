@@ -12,7 +12,7 @@ from phiopt.bilevel.outer import OuterLoss, Training
 from phiopt.bilevel.search import Mirror, Optuna, SearchStatus
 from phiopt.learn import learn
 from phiopt.objective import Corruption, Gaussian, Lambdas, Spectral
-from phiopt.solve import TorchOpt
+from phiopt.solve import LBFGS, TorchOpt
 from tests.cases import generator, mlp, parameters, randn
 
 X, Y = randn(60, 4, seed=3), torch.randint(2, (60,), generator=generator(4))
@@ -187,8 +187,10 @@ def test_an_outer_loss_that_is_not_finite_is_an_error():
     def loss(outputs, targets):
         return outputs.sum(1) * torch.nan
 
-    with pytest.raises(FloatingPointError, match="outer: its loss is finite nowhere"):
-        learned(OuterLoss(V, loss=loss))
+    for search in (FEW, Optuna(trials=2)):
+        with pytest.raises(FloatingPointError, match="outer: its loss is finite nowhere") as caught:
+            learned(OuterLoss(V, loss=loss), search=search)
+        assert "More may" not in str(caught.value)
 
 
 BAD = {
@@ -236,6 +238,46 @@ BAD = {
         ValueError,
         "x' jumps in δ under Corruption",
     ),
+    "outer width": (
+        {"outer": OuterLoss((V[0][:, :3], V[1]))},
+        ValueError,
+        r"^outer.data: the student's forward pass fails .*\(2, 3\).*in the student's space",
+    ),
+    "training width": (
+        {"outer": OuterLoss(V, training=Training((V[0][:, :3], V[1]), steps=1))},
+        ValueError,
+        r"^outer.training.data: the student's forward pass fails",
+    ),
+    "accuracy": (
+        {"outer": OuterLoss(V, loss=lambda o, t: (o.argmax(1) == t).double())},
+        ValueError,
+        r"^outer.loss: has no derivative .*search=Optuna\(\)",
+    ),
+    "scalar loss": (
+        {"outer": OuterLoss(V, loss=nn.functional.cross_entropy)},
+        ValueError,
+        r"^outer.loss: returned \(\) for 2 examples, must give one loss per example",
+    ),
+    "tokens": (
+        {"outer": OuterLoss((V[1][:, None], V[1]))},
+        TypeError,
+        r"^outer.data: inputs are torch.int64, .*robust=0",
+    ),
+    "test kind": ({"test": V[0]}, TypeError, "^test: got Tensor"),
+    "outer kind": ({"outer": OuterLoss("x")}, TypeError, "^outer.data: got str"),
+    "outer empty": ({"outer": OuterLoss((V[0][:0], V[1][:0]))}, ValueError, "^outer.data: empty"),
+    "outer nan": (
+        {"outer": OuterLoss((V[0] * torch.nan, V[1]))},
+        ValueError,
+        "^outer.data: inputs hold NaN",
+    ),
+    "no parameters": ({"parameters": None}, ValueError, "^parameters: got None"),
+    "no steps": (
+        {"solver": LBFGS()},
+        TypeError,
+        r"^solver: LBFGS takes no steps .*search=Mirror\(adjoint=Implicit\(\)\), or Optuna",
+    ),
+    "no fill": ({"start": "nope"}, ValueError, "^start: got 'nope', must be one of default"),
     "spectral": ({"curvature": Spectral()}, ValueError, "Spectral"),
 }
 

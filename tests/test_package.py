@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_modules"},
+    {"_types", "_modules", "_transforms"},
     {"_files"},
     {"lift", "derivatives", "data"},
     {"growth"},
@@ -30,7 +30,16 @@ FLOORS = [
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that know PyTorch and NumPy and nothing else from outside.
-TORCH_ONLY = {"_types", "_modules", "lift", "growth", "derivatives", "criteria", "data"}
+TORCH_ONLY = {
+    "_types",
+    "_modules",
+    "_transforms",
+    "lift",
+    "growth",
+    "derivatives",
+    "criteria",
+    "data",
+}
 
 
 def imported_modules(file: Path) -> set[str]:

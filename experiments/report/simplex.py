@@ -13,22 +13,29 @@ from experiments.records import atomic
 
 MAP = "cividis"  # its luminance grows all along: it reads in grey
 CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0.5, 3**0.5 / 2, 0], [0.5, 3**0.5 / 6, (2 / 3) ** 0.5]])
+FLAT = 0.02
+"""A λ4 below it is drawn as 0."""
 NAMES = ("λ1 task", "λ2 proximity", "λ3 noise", "λ4 curvature")
 
 
 def every(
     title: str, solved: Sequence[dict[str, Any]], learned: Sequence[dict[str, Any]], stem: Path
 ) -> dict[Path, str]:
-    """Draw both beside ``stem``; their captions."""
+    """Draw both beside ``stem``; their captions. Left out is what has too few points that are finite
+    for every seed: slices without a triangle of them, or both.
+    """
     triangles, solid = (
         stem.with_name(f"{stem.name}-{kind}.svg") for kind in ("slices", "tetrahedron")
     )
-    slices(solved, learned, title, triangles)
-    tetrahedron(solved, learned, title, solid)
-    return {
-        triangles: f"{title}: ternary slices of the simplex of λ at fixed λ4",
-        solid: f"{title}: the simplex of λ, and the paths of the searches",
-    }
+    lambdas, _ = _means(solved)
+    drawn = {}
+    if _levels(lambdas):
+        slices(solved, learned, title, triangles)
+        drawn[triangles] = f"{title}: ternary slices of the simplex of λ at fixed λ4"
+    if len(lambdas):
+        tetrahedron(solved, learned, title, solid)
+        drawn[solid] = f"{title}: the simplex of λ, and the paths of the searches"
+    return drawn
 
 
 def slices(
@@ -36,7 +43,7 @@ def slices(
 ) -> None:
     """One triangle for each λ4 of the lattice: the mean outer loss as shade and as number."""
     lambdas, values = _means(solved)
-    levels = [level for level in np.unique(lambdas[:, 3]) if (lambdas[:, 3] == level).sum() >= 3]
+    levels = _levels(lambdas)
     figure = Figure(figsize=(4.2 * len(levels), 4.2), layout="constrained")
     figure.suptitle(title)
     shade: dict[str, Any] = {"cmap": MAP, "vmin": values.min(), "vmax": values.max()}
@@ -55,9 +62,9 @@ def slices(
         axis.set_rlabel(NAMES[2])
         axis.set_title(f"λ4 = {level:.3g}", pad=28)
         if level == 0:
-            for found in learned:
-                end = np.array(found["lambdas"])
-                axis.plot(*(end[:3, None] / end[:3].sum()), "kx", markersize=7)
+            for end in (np.array(found["lambdas"]) for found in learned):
+                if end[3] < FLAT:  # elsewhere it would lie in another slice
+                    axis.plot(*(end[:3, None] / end[:3].sum()), "kx", markersize=7)
     figure.colorbar(drawn, ax=figure.axes, label="outer loss E, mean over seeds", shrink=0.7)
     _save(figure, path)
 
@@ -90,6 +97,16 @@ def tetrahedron(
     _save(figure, path)
 
 
+def _levels(lambdas: np.ndarray) -> list[float]:
+    """The λ4 at which points make a triangle."""
+    found = []
+    for level in np.unique(lambdas[:, 3]):
+        here = lambdas[lambdas[:, 3] == level, :3]
+        if np.linalg.matrix_rank(here - here[:1], tol=1e-9) == 2:
+            found.append(float(level))
+    return found
+
+
 def _means(solved: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Points that are finite for every seed, ``(points, 4)``, and their mean outer losses."""
     groups: dict[tuple[float, ...], list[float | None]] = {}
@@ -97,7 +114,7 @@ def _means(solved: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         groups.setdefault(tuple(record["lambdas"]), []).append(record["outer"])
     kept = {point: values for point, values in groups.items() if None not in values}
     means = [np.mean([value for value in values if value is not None]) for values in kept.values()]
-    return np.array(list(kept)), np.array(means)
+    return np.array(list(kept)).reshape(-1, 4), np.array(means)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.func import vjp
 from torchopt import pytree
 
+from phiopt._transforms import batched, differentiated, plain
 from phiopt._types import Params
-from phiopt.derivatives import in_transform
-from phiopt.objective import Objective, Spectral
+from phiopt.objective import Lambdas, Objective, Spectral
 from phiopt.solve import Outcome, Solver
+
+Part = TypeVar("Part")
 
 PullBack: TypeAlias = Callable[[Params, Params], Params]
 """``(inputs, cotangent of w1) -> cotangent of the inputs``."""
@@ -38,39 +38,51 @@ class Adjoint(Protocol):
 
 
 def differentiable_inputs(objective: Objective, start: Params) -> Params:
-    """The tensors that require grad, by where they sit: ``lambdas.task``, ``neighbourhood.delta``,
+    """The tensors that require grad or have a tangent, by where they sit: ``lambdas.task``, ``neighbourhood.delta``,
     ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
     """
-    found: dict[str, Any] = {f"lambdas.{n}": value for n, value in objective.lambdas.items()}
-    found["neighbourhood.delta"] = getattr(objective.neighbourhood, "delta", None)
+    found = given_tensors(objective.lambdas, objective.neighbourhood, None)
     found |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
     found |= {f"psi.{n}": value for n, value in objective.psi.items()}
     found |= {f"start.{n}": value for n, value in start.items()}
-    return {n: v for n, v in found.items() if isinstance(v, Tensor) and v.requires_grad}
+    return {name: value for name, value in found.items() if differentiated(value)}
+
+
+def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
+    """λ, δ and the start as far as they are tensors, by the names of `differentiable_inputs`."""
+    found: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
+    found["neighbourhood.delta"] = getattr(neighbourhood, "delta", None)
+    if isinstance(start, dict):
+        found |= {f"start.{n}": value for n, value in start.items()}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def with_inputs(objective: Objective, inputs: Params) -> Objective:
     """The objective with other values for these inputs; those of the start are no part of it."""
 
-    def under(prefix: str) -> dict[str, Any]:
-        return {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
-
-    def changed(part: Any, prefix: str) -> Any:
-        return replace(part, **under(prefix)) if under(prefix) else part
-
+    parts = ("lambdas", "teacher", "psi", "neighbourhood")
     return replace(
-        objective,
-        lambdas=changed(objective.lambdas, "lambdas."),
-        teacher=objective.teacher | under("teacher."),
-        psi=objective.psi | under("psi."),
-        neighbourhood=changed(objective.neighbourhood, "neighbourhood."),
+        objective, **{name: changed(getattr(objective, name), f"{name}.", inputs) for name in parts}
     )
 
 
+def changed(part: Part, prefix: str, inputs: Params) -> Part:
+    """A dictionary, or an object with fields, with those of the ``inputs`` under this prefix."""
+    own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
+    if not own or part is None:  # tokens have no neighbourhood
+        return part
+    held: Any = part
+    return cast(Part, held | own if isinstance(held, dict) else replace(held, **own))
+
+
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
-    """Both, for a solver: it must not record what it does."""
+    """Both as plain tensors, for a solver: it must not record what it does."""
     inputs = differentiable_inputs(objective, start)
-    return with_inputs(objective, detached(inputs)), detached(start)
+    return with_inputs(objective, _plain(inputs)), _plain(start)
+
+
+def _plain(values: Params) -> Params:
+    return {name: plain(name, value) for name, value in values.items()}
 
 
 def detached(values: Params) -> Params:
@@ -98,11 +110,13 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
     if not inputs:
         return params
 
-    def flat(saved: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> list[Tensor]:
-        given = dict(zip(inputs, saved, strict=True))
-        with torch.autocast(cotangents[0].device.type, enabled=False):  # as in the solve
-            found = pull_back(given, dict(zip(params, cotangents, strict=True)))
-        return [_finite(name, found[name]) for name in inputs]
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        detached = [value.detach() for value in tensors]
+        given = dict(zip(inputs, detached, strict=False))
+        cotangents = dict(zip(params, detached[len(inputs) :], strict=True))
+        with torch.autocast(detached[0].device.type, enabled=False):  # as in the solve
+            found = pull_back(given, cotangents)
+        return tuple(_finite(name, found[name]) for name in inputs)
 
     values = _Attached.apply(flat, len(inputs), *inputs.values(), *params.values())
     return dict(zip(params, values, strict=True))
@@ -110,9 +124,7 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
 
 def vector_jacobian(function: Callable[..., Any], at: tuple[Any, ...], cotangents: Any) -> Any:
     """(∂function/∂at)ᵀ c, all nested dicts and lists of tensors."""
-    if in_transform():
-        return cast(Any, vjp(function, *at))[1](cotangents)
-    # Plainly recorded, the same costs a small model a third less.
+    # Plainly recorded: torch.func.vjp costs a small model half as much again.
     values, tree = pytree.tree_flatten(cast(Any, at))
     leaves = [value.detach().requires_grad_() for value in values]
     with torch.enable_grad():
@@ -137,9 +149,56 @@ class _Attached(torch.autograd.Function):
         ctx.rest = len(tensors) - count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *ctx.flat(ctx.saved_tensors, cotangents), *[None] * ctx.rest
+        found = _PulledBack.apply(ctx.flat, *ctx.saved_tensors, *cotangents)
+        return None, None, *found, *[None] * ctx.rest
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, *given: Any) -> Any:
+        """Forward mode for several tangents at once comes here first."""
+        return _Attached.jvp(None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        raise AdjointError(
+            "forward mode (torch.func.jvp, jacfwd, torch.autograd.forward_ad) has no rule for "
+            "Replay and Implicit; use reverse mode, or Unroll()"
+        )
+
+
+class _PulledBack(torch.autograd.Function):
+    """The cotangents of the inputs. A function of its own, outside of whatever transform asks, and
+    refused in the graph of a second derivative: autograd would take it for a constant.
+    """
+
+    @staticmethod
+    def forward(flat: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return cast(tuple[Tensor, ...], flat(*tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        raise AdjointError(
+            "Replay and Implicit give a first derivative alone, and this asks for a second: use "
+            "Unroll(), or detach the first"
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        return _PulledBack.backward(ctx)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[Any, ...], flat: Any, *tensors: Tensor) -> Any:
+        """Solves and their samples cannot be batched: one after the other."""
+        rows = [
+            [t if d is None else t.select(d, i) for t, d in zip(tensors, dims[1:], strict=True)]
+            for i in range(info.batch_size)
+        ]
+        found = [_PulledBack.apply(flat, *row) for row in rows]
+        return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
 
 
 class _Guarded(torch.autograd.Function):
@@ -159,9 +218,13 @@ class _Guarded(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[None, Tensor]:
         return None, _finite(ctx.name, cotangent)
 
+    @staticmethod
+    def jvp(ctx: Any, _: None, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
+
 
 def _finite(name: str, value: Tensor) -> Tensor:
-    if not torch._C._functorch.is_batchedtensor(value) and not value.isfinite().all():
+    if not batched(value) and not value.isfinite().all():
         raise AdjointError(
             f"the derivative in {name} is not finite. Adam, RMSProp and Adagrad have none at a "
             "gradient of zero: give them eps_root=1e-8. Otherwise the solve itself is unstable: "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
+from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import (
     AdjointError,
@@ -18,7 +19,7 @@ from phiopt.bilevel.adjoint import (
     with_inputs,
     without_grad,
 )
-from phiopt.bilevel.linear import CG, LinearSolver, LinearStatus
+from phiopt.bilevel.linear import CG, LinearSolution, LinearSolver, LinearStatus
 from phiopt.objective import Objective, Sample
 from phiopt.objective._numbers import fraction, part
 from phiopt.solve import Outcome, Solver
@@ -52,9 +53,9 @@ class Implicit:
         ValueError: The solver draws afresh at each step, the curvature is `Spectral`, or ``tol`` is
             not in (0, 1).
         TypeError: ``linear_solver`` cannot be called, or is a class.
-        AdjointError: From the solve, if the solution is not stationary to ``tol``; from the
-            backward pass, if the linear system is not solved (the message holds its status) or the
-            data have been changed in place.
+        AdjointError: From the solve, if the solution is not stationary to ``tol``, or in forward
+            mode; from the backward pass, if the linear system is not solved (the message holds its
+            status) or the data have been changed in place; from a second derivative.
 
     Examples:
         >>> Implicit(CG(tol=1e-8), tol=1e-6).tol
@@ -79,11 +80,12 @@ class Implicit:
             )
         inputs = differentiable_inputs(objective, start)
         plain, origin = without_grad(objective, start)
-        outcome = solver.solve(plain, origin, seed=seed, progress=progress)
-        frozen = outcome.frozen
-        if frozen is None:
-            raise ValueError(f"adjoint: {type(solver).__name__} reports no frozen sample")
-        self._certify(plain, origin, outcome.params, frozen)
+        with outside_transforms():
+            outcome = solver.solve(plain, origin, seed=seed, progress=progress)
+            frozen = outcome.frozen
+            if frozen is None:
+                raise ValueError(f"adjoint: {type(solver).__name__} reports no frozen sample")
+            self._certify(plain, origin, outcome.params, frozen)
         versions = _versions(frozen)
 
         def pull_back(given: Params, cotangent: Params) -> Params:
@@ -128,6 +130,10 @@ class Implicit:
             return to_vector(hessian(to_params(vector, params)))
 
         solved = self.linear_solver(product, to_vector({n: cotangent[n] for n in params}))
+        if not isinstance(solved, LinearSolution):
+            raise TypeError(
+                f"linear_solver: returned {type(solved).__name__}, must return a LinearSolution"
+            )
         if solved.status is not LinearStatus.SOLVED:
             raise AdjointError(
                 f"H x = w̄ is not solved after {solved.iterations} iterations, relative residual "

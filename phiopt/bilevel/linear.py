@@ -48,6 +48,10 @@ class LinearStatus(Enum):
         "The method believes itself done, but the measured residual is above the tolerance: "
         "rounding. Give a larger tol, or work in float64."
     )
+    ASYMMETRIC = (
+        "The operator is not symmetric: uᵀA v and vᵀA u differ by more than rounding. A Hessian is "
+        "symmetric, so look for what is random or detached in the objective."
+    )
     NON_FINITE = "A product or the right side holds NaN or infinity."
 
 
@@ -172,7 +176,7 @@ class MINRES(_Scaled):
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         size, eps = float(b.norm()), torch.finfo(b.dtype).eps
         x = old = older = before = torch.zeros_like(b)
-        v, rest, beta, largest = b / size, size, 0.0, 0.0
+        v, rest, beta, largest, skew = b / size, size, 0.0, 0.0, 0.0
         (c_old, s_old), (c, s) = (1.0, 0.0), (1.0, 0.0)  # the last two Givens rotations
         status, k = LinearStatus.ITERATION_LIMIT, 0
         for k in range(self.max_iterations):
@@ -181,6 +185,7 @@ class MINRES(_Scaled):
             # Lanczos: the next column (beta, alpha, following) of the tridiagonal matrix.
             product = operator(v)
             alpha = float(v @ product)
+            skew = max(skew, abs(float(before @ product) - beta))
             product = product - alpha * v - beta * before
             following = float(product.norm())
             if not isfinite(alpha + following):
@@ -203,6 +208,8 @@ class MINRES(_Scaled):
         else:
             k = self.max_iterations
         found = _measured(operator, b, x, k, status, self.tol)
+        if found.status is not LinearStatus.SOLVED and skew > eps ** (1 / 3) * largest:
+            return replace(found, status=LinearStatus.ASYMMETRIC)
         # A residual above the recurrence's: x ran off along null vectors, more steps lead further.
         astray = found.residual > 2 * abs(rest) / size
         if astray and found.status is LinearStatus.ITERATION_LIMIT:

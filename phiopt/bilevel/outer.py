@@ -11,7 +11,7 @@ import torchopt
 from torch import Generator, Tensor, nn
 from torch.func import grad
 
-from phiopt._types import Loss, Params
+from phiopt._types import Loss, Model, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source
 from phiopt.objective import Neighbourhood, Uniform, pure_model
@@ -104,26 +104,43 @@ class OuterLoss:
         if self.batch_size is not None:
             count("batch_size", self.batch_size)
 
-    def of(self, student: nn.Module, seed: int) -> Callable[[Params], Tensor]:
+    @property
+    def sources(self) -> dict[str, Source]:
+        """What it reads, by the names that errors give them."""
+        trained = {} if self.training is None else {"outer.training.data": self.training.data}
+        return {"outer.data": self.data, **trained}
+
+    def of(
+        self, student: nn.Module, seed: int, *, differentiable: bool = False
+    ) -> Callable[[Params], Tensor]:
         """E as a pure, differentiable function of the student's parameters.
 
-        Raises ``ValueError`` or ``TypeError`` for data that are empty or hold NaN and, if ``loss`` is
-        None, for labels that are no class indices of the student's outputs.
+        Raises ``ValueError`` or ``TypeError`` for data that are empty, hold NaN or are not in the
+        student's space, if ``loss`` is None for labels that are no class indices of its outputs,
+        and for a loss that does not give one number an example or, if it is to be
+        ``differentiable``, has no derivative.
         """
         like = next(student.parameters())
         generator = Generator(like.device).manual_seed(seed)
         model = pure_model(student, lambda x: x)
         loss = cross_entropy_along(1) if self.loss is None else self.loss
-        x, y = Data(self.data, like.device, like.dtype).batch(self.batch_size, generator)
+        data = Data(self.data, like.device, like.dtype, "outer.data")
+        x, y = data.batch(self.batch_size, generator)
+        if self.robust and not x.is_floating_point():
+            raise TypeError(
+                f"outer.data: inputs are {x.dtype}, which have no neighbours x'; give "
+                "OuterLoss(..., robust=0)"
+            )
         around = Uniform(0.1) if self.neighbourhood is None else self.neighbourhood
         noisy = around.perturb(x, around.draw(x, generator)) if self.robust else x[None]
         batches = _batches(self.training, like, generator)
-        if self.loss is None:
-            with torch.no_grad():
-                outputs = model({}, x[:1])
-            check_labels("outer.data", outputs, y)
-            for _, labels in batches:
-                check_labels("outer.training.data", outputs, labels)
+        named = [("outer.data", x, y), *(("outer.training.data", *batch) for batch in batches)]
+        for name, inputs, targets in named:
+            outputs = _outputs(name, student, model, inputs[:2])
+            if self.loss is None:
+                check_labels(name, outputs, targets)
+            else:
+                _check_loss(loss, outputs, targets[:2], differentiable or bool(batches))
 
         def plain(w: Params, inputs: Tensor, targets: Tensor) -> Tensor:
             return task(model, loss, w, inputs, targets)
@@ -147,8 +164,37 @@ def _batches(
     """Those of T^k, drawn once."""
     if training is None:
         return []
-    data = Data(training.data, like.device, like.dtype)
+    data = Data(training.data, like.device, like.dtype, "outer.training.data")
     return [data.batch(training.batch_size, generator) for _ in range(training.steps)]
+
+
+def _outputs(name: str, student: nn.Module, model: Model, inputs: Tensor) -> Tensor:
+    """The student's outputs, as constants to take a loss of."""
+    try:
+        with torch.no_grad():
+            return model({}, inputs)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name}: the student's forward pass fails on inputs {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}; they must be in the student's space, lifted already: {error}"
+        ) from error
+
+
+def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor, differentiable: bool) -> None:
+    """On two examples ``outer.loss`` has the shape, and the derivative, that are asked of it."""
+    with torch.enable_grad():
+        losses = loss(outputs.detach().requires_grad_(), targets)
+    if not isinstance(losses, Tensor) or losses.shape != outputs.shape[:1]:
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(
+            f"outer.loss: returned {shape} for {len(outputs)} examples, must give one loss per "
+            f"example, shape ({len(outputs)},) (reduction='none')"
+        )
+    if differentiable and not losses.requires_grad:
+        raise ValueError(
+            "outer.loss: has no derivative in the student's outputs, as accuracy has none; give a "
+            "smooth one, or search=Optuna() and no outer.training, which do without"
+        )
 
 
 def _trained(
@@ -174,8 +220,8 @@ def _trained(
 
 def check_disjoint(name: str, data: Source, test: Source) -> None:
     """Refuse data of which an example is also in the test set; inputs are compared bit by bit."""
-    seen = _rows(test)
-    common = sum(row in seen for row in _rows(data))
+    seen = _rows("test", test)
+    common = sum(row in seen for row in _rows(name, data))
     if common:
         raise ValueError(
             f"{name}: {common} of its different inputs are in the test set too; choosing λ by "
@@ -183,7 +229,7 @@ def check_disjoint(name: str, data: Source, test: Source) -> None:
         )
 
 
-def _rows(source: Source) -> set[bytes]:
-    data = Data(source, torch.device("cpu"), torch.float64)
+def _rows(name: str, source: Source) -> set[bytes]:
+    data = Data(source, torch.device("cpu"), torch.float64, name)
     inputs, _ = data.batch(None, Generator())
     return {row.numpy().tobytes() for row in inputs}

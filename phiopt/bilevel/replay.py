@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import (
     attach,
@@ -19,6 +20,7 @@ from phiopt.bilevel.adjoint import (
 )
 from phiopt.bilevel.trajectory import Path, float_leaves
 from phiopt.objective import Objective
+from phiopt.objective._numbers import count
 from phiopt.solve import Outcome, Solver
 
 
@@ -33,15 +35,21 @@ class Replay:
     and of the iterates (three copies of the parameters a step for Adam, one for SGD), time that of
     `Unroll` and of the solve: every step is taken twice (Franceschi et al. 2017 for
     reverse-mode hypergradients; Maclaurin, Duvenaud & Adams 2015 go back by reversing the dynamics,
-    where we store the iterates).
+    where we store the iterates). With ``every=k`` one iterate in k is kept, and the steps from it to
+    the next are taken once more in the backward pass: T/k + k iterates of T in memory, fewest at
+    k = √T, for the time of one more solve and the same bits.
 
-    The result is exact for the solver's finite path to the iterate that it returned. It is once
-    differentiable; for second derivatives use `Unroll`.
+    The result is exact for the solver's finite path to the iterate that it returned. Second
+    derivatives and forward mode are refused; use `Unroll`.
+
+    Args:
+        every: Steps from one kept iterate to the next; default 1, which keeps all.
 
     Raises:
-        AdjointError: From the solve, if it was rolled back; from the backward pass, if a step taken
-            again ends elsewhere or the derivative is not finite.
-        ValueError: The curvature is `Spectral`.
+        AdjointError: From the solve, if it was rolled back, or in forward mode; from the backward
+            pass, if a step taken again ends elsewhere or the derivative is not finite; from a
+            second derivative.
+        ValueError: ``every`` < 1, or the curvature is `Spectral`.
         TypeError: The solver takes no steps of an optimiser.
 
     Examples:
@@ -55,14 +63,19 @@ class Replay:
         torch.Size([4])
     """
 
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        count("every", self.every)
+
     def solve(
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
     ) -> Outcome:
         check_smooth(objective)
         inputs = differentiable_inputs(objective, start)
-        outcome, path = Path.of(
-            solver, *without_grad(objective, start), seed=seed, progress=progress
-        )
+        plain = without_grad(objective, start)
+        with outside_transforms():
+            outcome, path = Path.of(solver, *plain, seed=seed, progress=progress, every=self.every)
 
         def pull_back(given: Params, cotangent: Params) -> Params:
             return _through(path, given, cotangent)
@@ -76,9 +89,11 @@ def _through(path: Path, inputs: Params, cotangent: Params) -> Params:
     theta = {name: value for name, value in inputs.items() if name not in start}
     found = {name: torch.zeros_like(value) for name, value in theta.items()}
     state: list[Tensor] | None = None
-    for index in reversed(range(len(path.steps))):
-        cotangent, state, partial = _through_step(path, index, theta, cotangent, state)
-        found = {name: total + partial[name] for name, total in found.items()}
+    for first in reversed(range(0, len(path.steps), path.every)):
+        with path.segment(first) as indices:
+            for index in reversed(indices):
+                cotangent, state, partial = _through_step(path, index, theta, cotangent, state)
+                found = {name: total + partial[name] for name, total in found.items()}
     return found | {name: cotangent[name.removeprefix("start.")] for name in start}
 
 

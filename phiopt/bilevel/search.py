@@ -20,7 +20,8 @@ WORTH = 1e-4
 """A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""
 
 SPREAD = 3.0
-"""Restarts and searches without derivatives draw δ and θ within this factor of their starts."""
+"""Restarts and searches without derivatives draw δ and θ within this factor of their starts,
+and no higher than they may be."""
 
 LONGEST = 3.0
 """Of a step's exponents, in units of its rate."""
@@ -42,6 +43,10 @@ class SearchStatus(Enum):
     NO_DERIVATIVE = (
         "A solution had no derivative that could be trusted, so the search ended there; the best "
         "point until then is returned. See the adjoint's advice in the message of `error`."
+    )
+    TRIAL_FAILED = (
+        "A trial raised an error, or its data could not be read, so the search ended there; the "
+        "best point until then is returned. Mend what `error` says."
     )
 
 
@@ -66,10 +71,12 @@ class Space:
             float64 on the CPU. A weight that is 0 stays so: the search is on that face of the
             simplex.
         floor: Least λ2; the other weights are kept positive by the update itself.
+        most: The largest values of δ and θ, by name, where they have one.
     """
 
     start: Params
     floor: float
+    most: dict[str, float] = field(default_factory=dict)
 
     @property
     def terms(self) -> list[int]:
@@ -92,7 +99,10 @@ class Space:
         size = max(float(v.abs().max()) for v in (weights.sqrt() * along, *logs.values()))
         if not 0 < size < inf:
             return None
-        found = {name: point[name] * torch.exp(-rate / size * v) for name, v in logs.items()}
+        found = {
+            name: (point[name] * torch.exp(-rate / size * v)).clamp_max(self.most.get(name, inf))
+            for name, v in logs.items()
+        }
         # Without √p a weight that has all but vanished would hold the others back by its slope.
         change = (rate / size * along).clamp(-LONGEST * rate, LONGEST * rate)
         return {"lambdas": self.bound(torch.log(weights) - change), **found}
@@ -110,7 +120,7 @@ class Space:
 
     def at(self, unit: dict[str, float]) -> Params:
         """The point at coordinates in (0, 1): uniform ones give λ uniform on the simplex or its face,
-        and δ and θ log-uniform around their starts.
+        and δ and θ log-uniform around their starts, as far as they are bounded.
         """
         exponentials = torch.zeros(4, dtype=torch.float64, device="cpu")
         for i in self.terms:
@@ -118,7 +128,9 @@ class Space:
         found = {"lambdas": self.bound(exponentials.log())}
         for name in self.start:
             if name != "lambdas":
-                found[name] = self.start[name] * SPREAD ** (2 * unit[name] - 1)
+                low, high = self.start[name] / SPREAD, self.start[name] * SPREAD
+                high = high.clamp_max(self.most.get(name, inf))
+                found[name] = low * (high / low) ** unit[name]
         return found
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias, cast
 
@@ -38,7 +39,8 @@ class _Drawn(Sample):
 class Step:
     """One update, as it was before it was made.
 
-    ``source`` is the sample itself, or how the objective can draw it again.
+    ``source`` is the sample itself, or how the objective can draw it again. The parameters are empty
+    where they are not kept.
     """
 
     params: Params
@@ -52,15 +54,17 @@ class Path:
     and the updates that it asks of the optimiser.
 
     Iterates are kept, batches are not where they can be drawn again: ``steps`` holds a copy of the
-    parameters and of the optimiser's state for each step. With ``graph`` they are kept with autograd's
-    record of the steps, of which the solver knows nothing.
+    parameters and of the optimiser's state for each step, or for one in ``every``. With ``graph``
+    they are kept with autograd's record of the steps, of which the solver knows nothing.
     """
 
     objective: Objective
     optimizer: Any
     start: Params
     graph: bool = False
+    every: int = 1
     steps: list[Step] = field(default_factory=list)
+    marks: list[list[float]] = field(default_factory=list)
     last: Params = field(default_factory=dict)
     asked: dict[int, tuple[Params, Params, Sample]] = field(default_factory=dict)
     drawn: tuple[Draw, Sample] | None = None
@@ -75,6 +79,7 @@ class Path:
         seed: int,
         progress: bool,
         graph: bool = False,
+        every: int = 1,
     ) -> tuple[Outcome, Path]:
         """Solve, and cut the path at the iterate that the solver returned."""
         if not hasattr(solver, "optimizer"):
@@ -85,7 +90,7 @@ class Path:
         optimizer = solver.optimizer or default_optimizer(
             cast(Any, solver).steps, every=objective.curvature.every, eps_root=EPS_ROOT
         )
-        path = cls(objective, optimizer, start, graph)
+        path = cls(objective, optimizer, start, graph, every)
         both_ends: Any = (path.init, path.update)
         watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*both_ends))
         plain, origin = without_grad(objective, start)
@@ -113,7 +118,11 @@ class Path:
         self.asked.clear()
         again = self.objective.data is None or self.objective.data.repeatable
         draw = getattr(sample, "draw", None) if again else None
-        self.steps.append(Step(self.last, state, draw or Sample(*sample)))
+        kept = len(self.steps) % self.every == 0
+        params, held = (self.last, state) if kept else ({}, None)
+        self.steps.append(Step(params, held, draw or Sample(*sample)))
+        if self.every > 1:
+            self.marks.append(_mark(self.last))
         with torch.set_grad_enabled(self.graph):
             updates, state = self.optimizer.update(recorded, state, params=self.last, inplace=False)
             self.last = torchopt.apply_updates(self.last, updates, inplace=False)
@@ -121,20 +130,40 @@ class Path:
 
     def cut(self, best: Params) -> None:
         """Forget the steps after ``best`` was reached."""
-        iterates = [step.params for step in self.steps] + [self.last]
-        found = [k for k, iterate in enumerate(iterates) if _same(iterate, best)]
+        if self.every > 1:  # most iterates are gone
+            marks, wanted = [*self.marks, _mark(self.last)], _mark(best)
+            found = [k for k, mark in enumerate(marks) if mark == wanted]
+        else:
+            iterates = [*(step.params for step in self.steps), self.last]
+            found = [k for k, iterate in enumerate(iterates) if _same(iterate, best)]
         if not found:
             raise AdjointError("the solver returned parameters that its updates did not make")
         self.asked.clear()
-        self.last = iterates[found[-1]]
+        if found[-1] < len(self.steps):
+            self.last = self.steps[found[-1]].params or best
         del self.steps[found[-1] :]
+
+    @contextmanager
+    def segment(self, first: int) -> Iterator[range]:
+        """The steps from a kept one to the next, all with their iterates, which are made again."""
+        indices = range(first, min(first + self.every, len(self.steps)))
+        sparse = [self.steps[index] for index in indices]
+        params, state = sparse[0].params, sparse[0].state
+        for index in indices[1:]:
+            sample = self.sample(self.steps[index - 1])
+            params, state = self.advance(self.objective, sample, params, state)
+            self.steps[index] = replace(self.steps[index], params=params, state=state)
+        try:
+            yield indices
+        finally:
+            self.steps[first : indices.stop] = sparse
 
     def sample(self, step: Step) -> Sample:
         """The sample of a step, drawn again where it was not kept."""
         if isinstance(step.source, Sample):
             return step.source
         if self.drawn is None or self.drawn[0] != step.source:  # a frozen one is drawn once
-            self.drawn = step.source, self.objective.sample(step.params, *step.source)
+            self.drawn = step.source, self.objective.sample(self.start, *step.source)
         return self.drawn[1]
 
     def advance(
@@ -188,6 +217,13 @@ class _Watched(Objective):
         gradient = detached(recorded)
         path.asked[id(gradient)] = (gradient, recorded, sample)
         return value.detach(), detached(terms), gradient
+
+
+def _mark(params: Params) -> list[float]:
+    """Numbers that tell iterates apart, for those that are not kept."""
+    wide = torch.float64
+    sums = [(p.sum(dtype=wide), torch.linalg.vector_norm(p, dtype=wide)) for p in params.values()]
+    return torch.stack([number for pair in sums for number in pair]).tolist()
 
 
 def _same(a: Params, b: Params) -> bool:

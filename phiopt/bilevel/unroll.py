@@ -24,7 +24,7 @@ from phiopt.solve import Outcome, Solver
 class Unroll:
     """Record the steps of the solve, with TorchOpt's differentiable updates, as one graph.
 
-    The graph is an ordinary one, so derivatives of any order exist, and it is the fastest adjoint,
+    The graph is an ordinary one, so derivatives of any order and mode exist, and it is the fastest adjoint,
     but its memory grows with every step. With ``last=k`` the last k steps alone are recorded, taken
     again after the solve, and the iterate before them is held constant: the derivative is truncated
     (Shaban et al. 2019), biased, and of bounded memory.

@@ -2,7 +2,7 @@
 
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.gauss_newton import gauss_newton
-from phiopt.derivatives.hvp import Linearised, dot, in_transform, linearise, square_norm
+from phiopt.derivatives.hvp import Linearised, dot, linearise, square_norm
 from phiopt.derivatives.require import require_derivatives
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "differentiable",
     "dot",
     "gauss_newton",
-    "in_transform",
     "linearise",
     "require_derivatives",
     "square_norm",

@@ -54,8 +54,3 @@ def dot(a: Params, b: Params) -> Tensor:
 def square_norm(a: Params) -> Tensor:
     """‖a‖² = ⟨a, a⟩; squared, because the root has no derivative at 0."""
     return dot(a, a)
-
-
-def in_transform() -> bool:
-    """Whether a transform of ``torch.func`` is under way, within which `torch.autograd` has no say."""
-    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -5,8 +5,9 @@ differentiate in, counts, names, and other objects.
 from math import inf
 from numbers import Real
 
-import torch
 from torch import Tensor
+
+from phiopt._transforms import batched
 
 Scalar = float | Tensor
 
@@ -30,7 +31,7 @@ def scalar(name: str, value: object) -> Scalar:
 def known(value: Scalar) -> float | None:
     """The number itself; None under ``torch.vmap``, where one tensor stands for many."""
     if isinstance(value, Tensor):
-        if torch._C._functorch.is_batchedtensor(value):
+        if batched(value):
             return None
         return float(value.detach())
     return value

@@ -7,11 +7,12 @@ serves different δ (common random numbers) and x' is differentiable in δ (repa
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
+from phiopt._transforms import differentiated
 from phiopt.objective._numbers import Scalar, count, known, number, scalar
 from phiopt.objective.sampling import Sampling, check_sampling, normals, uniforms
 
@@ -157,6 +158,9 @@ class Corruption:
         1
     """
 
+    most: ClassVar[float] = 1.0
+    """The largest δ, for `phiopt.learn`; a neighbourhood without it has none."""
+
     delta: Scalar
     samples: int = 1
     low: float = 0.0
@@ -165,13 +169,13 @@ class Corruption:
 
     def __post_init__(self) -> None:
         _check(self.delta, self.samples, (self.low, self.high), self.sampling)
-        if isinstance(self.delta, Tensor) and self.delta.requires_grad:
+        if differentiated(self.delta):
             raise ValueError(
                 "delta: got a tensor that requires grad, but x' jumps in δ under Corruption; "
                 "use Uniform or Gaussian to differentiate in δ"
             )
         value = known(self.delta)
-        if value is not None and value > 1:
+        if value is not None and value > self.most:
             raise ValueError(f"delta: got {value}, a fraction of pixels must lie in [0, 1]")
 
     def draw(self, inputs: Tensor, generator: Generator) -> Draw:

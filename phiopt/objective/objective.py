@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
+from phiopt._transforms import outside_transforms
 from phiopt._types import Loss, Model, Params
 from phiopt.data import Data
 from phiopt.objective._numbers import count
@@ -117,6 +118,12 @@ class Objective:
 
         A function of its arguments alone, except that a ``DataLoader`` gives its next batch.
         """
+        with outside_transforms():  # torch.vmap has rules of its own for random numbers
+            return self._sample(params, size, seed, stream, step)
+
+    def _sample(
+        self, params: Params, size: int | None, seed: int, stream: Stream, step: int
+    ) -> Sample:
         if self.data is None:
             return Sample()
         device = next(iter(params.values())).device

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
+from phiopt._transforms import in_transform
 from phiopt._types import Params
-from phiopt.derivatives import in_transform
 from phiopt.objective.curvature import Curvature, Product
 from phiopt.objective.probes import each
 from phiopt.objective.task import Task

@@ -18,6 +18,7 @@ from torchopt import pytree
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
+from phiopt.solve.alike import check_alike
 from phiopt.solve.certificate import moments
 from phiopt.solve.solution import Outcome, Stats, Status
 from phiopt.solve.solver import RETRIES, Counted
@@ -63,12 +64,14 @@ def solve_many(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> 
         ``S`` lists of ``N`` outcomes. Their ``seconds`` are equal shares of the time that all took.
 
     Raises:
-        ValueError: ``solver`` has a ``tol`` or frozen draws, ``problems`` is empty or has batches
-            of different sizes, ``lambdas`` is not ``(N, 4)`` or has a point off the simplex.
+        ValueError: ``solver`` has a ``tol`` or frozen draws, ``problems`` is empty, has batches of
+            different sizes, or differs in what is not stacked (δ, the loss, classes), ``lambdas``
+            is not ``(N, 4)`` or has a point off the simplex.
         TypeError: ``solver`` is no `TorchOpt`, its optimiser cannot be batched, or ``lambdas`` is no
             tensor.
     """
     _check(solver, problems, lambdas)
+    check_alike(problems)
     found: list[dict[int, Outcome]] = [{} for _ in problems]
     curved = lambdas[:, 3] != 0
     for group in (curved, ~curved):

@@ -63,22 +63,32 @@ def test_a_net_against_central_differences():
 def test_torchopts_implicit_differentiation_agrees():
     """Its ``custom_root`` takes no dictionaries, so the same stationarity is written for a vector."""
     case = ridge()
-    point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
-    objective = replace(case.objective(), lambdas=Lambdas.of(point))
+    theta = [
+        torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True),
+        torch.tensor(0.5, dtype=torch.float64, requires_grad=True),
+        case.u.clone().requires_grad_(),
+    ]
+
+    def objective_at(lambdas, delta, u):
+        return replace(case, lambdas=Lambdas.of(lambdas), delta=delta, u=u).objective()
+
+    objective = objective_at(*theta)
     outcome = solved(Implicit(CG(1e-11), tol=1e-9), DESCENT, objective, case.start)
     sample = outcome.frozen[0]
 
-    def stationarity(w, lambdas):
-        changed = replace(objective, lambdas=Lambdas.of(lambdas))
+    def stationarity(w, *theta):
+        changed = objective_at(*theta)
         return changed.value_and_grad({"weight": w}, sample)[2]["weight"]
 
     solve = torchopt.linear_solve.solve_normal_cg(maxiter=100, rtol=0, atol=1e-12)
-    root = torchopt.diff.implicit.custom_root(stationarity, argnums=1, solve=solve)(
-        lambda w, lambdas: outcome.params["weight"].detach()
+    root = torchopt.diff.implicit.custom_root(stationarity, argnums=(1, 2, 3), solve=solve)(
+        lambda w, *theta: outcome.params["weight"].detach()
     )
-    theirs = torch.autograd.grad((root(case.start["weight"], point) ** 2).sum(), point)[0]
-    ours = torch.autograd.grad((outcome.params["weight"] ** 2).sum(), point)[0]
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    theirs = torch.autograd.grad((root(case.start["weight"], *theta) ** 2).sum(), theta)
+    ours = torch.autograd.grad((outcome.params["weight"] ** 2).sum(), theta)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.any()
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
 
 
 def test_it_goes_through_torch_func():
@@ -165,6 +175,14 @@ class TestRefusals:
         objective = replace(case.objective(), lambdas=Lambdas.of(point))
         found = solved(Implicit(CG(1e-10, 1)), DESCENT, objective, case.start).params
         with pytest.raises(AdjointError, match=r"not solved after 1 iter.*ITERATION_LIMIT"):
+            outer(found).backward()
+
+    def test_a_linear_solver_that_gives_no_verdict(self):
+        case = ridge()
+        point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
+        objective = replace(case.objective(), lambdas=Lambdas.of(point))
+        found = solved(Implicit(lambda operator, b: b), DESCENT, objective, case.start).params
+        with pytest.raises(TypeError, match=r"^linear_solver: returned Tensor, must .*LinearSol"):
             outer(found).backward()
 
     def test_a_hessian_that_is_singular(self):

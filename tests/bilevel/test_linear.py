@@ -26,6 +26,13 @@ def solved(solver, a, b):
     return found
 
 
+@pytest.mark.parametrize("limit", [2, 30, 500])
+def test_minres_finds_out_an_operator_that_is_not_symmetric(limit):
+    for seed in range(5):
+        found = solved(MINRES(max_iterations=limit), randn(12, 12, seed=seed), randn(12, seed=9))
+        assert found.status is LinearStatus.ASYMMETRIC
+
+
 @pytest.mark.parametrize(
     "solver",
     [CG(1e-12), MINRES(1e-12), Neumann(0.4, 1e-12), Damped(1e-13, CG(1e-11))],

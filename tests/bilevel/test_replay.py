@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from phiopt.bilevel import Replay, Unroll
+from phiopt.bilevel import AdjointError, Replay, Unroll, replay
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Lambdas
 from phiopt.solve import TorchOpt
@@ -199,6 +199,66 @@ def _in_turn(objective, x, y):
             return x[rows], y[rows]
 
     return replace(objective, data=InTurn())
+
+
+@pytest.mark.parametrize("every", [2, 4, 5, 12, 100])
+def test_fewer_iterates_give_the_same_bits(every, monkeypatch):
+    """And T/k + k of them are in memory at most."""
+    objective, start = regression()
+    alive, through = [], replay._through_step
+
+    def watched(path, *arguments):
+        alive.append(sum(bool(step.params) for step in path.steps))
+        assert alive[-1] == sum(step.state is not None for step in path.steps)
+        return through(path, *arguments)
+
+    monkeypatch.setattr(replay, "_through_step", watched)
+    found = []
+    for adjoint in (Replay(), Replay(every=every)):
+        theta = inputs(objective)
+        w0 = {k: v.clone().requires_grad_() for k, v in start.items()}
+        outcome = solved(adjoint, FRESH, at(objective, theta), w0)
+        found.append(torch.autograd.grad(outer(outcome.params), [*theta.values(), *w0.values()]))
+    assert all(map(torch.equal, *found))
+    assert set(alive[:12]) == {12}
+    assert max(alive[12:]) <= -(-12 // every) + min(every, 12) - 1
+
+
+@pytest.mark.parametrize("every", [3, 4])
+def test_fewer_iterates_and_a_path_that_ends_early(every):
+    """At a kept iterate, the sixth, or between two."""
+    objective, start = regression()
+    rising = torchopt.sgd(lambda step: 0.02 if int(step) < 6 else 2.0)
+    solver = replace(FRESH, optimizer=rising, check_every=2)
+    grads = []
+    for adjoint in (Replay(), Replay(every=every)):
+        theta = inputs(objective)
+        found = solved(adjoint, solver, at(objective, theta), start).params
+        grads.append(torch.autograd.grad(outer(found), list(theta.values())))
+    assert all(map(torch.equal, *grads))
+
+
+def test_fewer_iterates_with_a_loaders_batches_and_steps_that_cannot_be_taken_again():
+    x, y = randn(48, 3, seed=3), randn(48, 2, seed=4)
+    grads = []
+    for adjoint in (Replay(), Replay(every=2)):
+        objective, start = regression()
+        loader = DataLoader(TensorDataset(x, y), batch_size=16)
+        objective = replace(objective, data=Data(loader, CPU, torch.float64))
+        theta = inputs(objective)
+        found = solved(adjoint, replace(FRESH, steps=5), at(objective, theta), start).params
+        grads.append(torch.autograd.grad(outer(found), list(theta.values())))
+    assert all(map(torch.equal, *grads))
+    objective, start = regression()
+    impure = replace(FRESH, optimizer=torchopt.sgd(0.02, momentum=0.9, dampening=0.8))
+    found = solved(Replay(every=4), impure, at(objective, inputs(objective)), start).params
+    with pytest.raises(AdjointError, match="taken again, ends elsewhere"):
+        outer(found).backward()
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="every: got 0"):
+        Replay(every=0)
 
 
 def test_it_goes_through_torch_func():

@@ -12,10 +12,14 @@ from experiments.errors import UsageError
 from experiments.lattice import Case
 from experiments.methods import Descent
 from experiments.report import ablation as reported
+from experiments.report import simplex
 from experiments.train import Recipe
 from phiopt import initialize
 from phiopt.bilevel import AdjointError, Mirror
 from tests.experiments.cases import CPU, TINY, made_up
+
+# So few steps may leave a start the best iterate.
+pytestmark = pytest.mark.filterwarnings("ignore:learn. the chosen solution:UserWarning")
 
 IMAGES = made_up(200, 0), made_up(40, 1)
 
@@ -119,6 +123,33 @@ def test_a_point_that_is_not_finite_is_reported_and_harms_no_table(tmp_path, cap
     assert "not finite ×1" in (tmp_path / "ablation.md").read_text()
     last = reported.by_point([broken, *solved[1:]])
     assert list(last)[-1] == tuple(broken["lambdas"])
+
+
+def lattice_records(broken=()):
+    points = {point: lattice.weights(point) for point in lattice.points(2)}
+    return [
+        {"lambdas": weights, "outer": None if point in broken else float(sum(point[:2]))}
+        for point, weights in points.items()
+    ]
+
+
+def test_figures_leave_out_what_too_few_finite_points_are_left_for(tmp_path):
+    flat = [p for p in lattice.points(2) if p[3] == 0]
+    stem = tmp_path / "found"
+    assert len(simplex.every("title", lattice_records(), [], stem)) == 2
+    # Two points are left at λ4 = 0 and at λ4 = ½: no triangle.
+    kept = lattice_records([*flat[:4], (1, 0, 0, 1)])
+    assert [path.stem for path in simplex.every("title", kept, [], stem)] == ["found-tetrahedron"]
+    assert simplex.every("title", lattice_records(lattice.points(2)), [], stem) == {}
+
+
+def test_what_was_learned_is_crossed_on_a_slice_only_if_it_lies_there(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(simplex, "_save", lambda figure, path: figures.append(figure))
+    learned = [{"lambdas": [0.3, 0.3, 0.1, 0.3]}, {"lambdas": [0.5, 0.3, 0.2, 1e-9]}]
+    simplex.slices(lattice_records(), learned, "title", tmp_path / "slices.svg")
+    crosses = [line for axis in figures[0].axes for line in axis.lines if line.get_marker() == "x"]
+    assert len(crosses) == 1
 
 
 def test_a_search_without_a_derivative_is_reported_and_the_lattice_kept(

@@ -8,9 +8,17 @@ import torchopt
 from torch import nn
 
 from phiopt.data import Data
-from phiopt.objective import Frobenius, Gaussian, Lambdas, Objective, pure_model
+from phiopt.objective import (
+    Frobenius,
+    Gaussian,
+    Lambdas,
+    Objective,
+    Uniform,
+    pure_model,
+    student_loss,
+)
 from phiopt.solve import LBFGS, Posed, Status, TorchOpt, solve_many
-from tests.cases import classification, flatten, randn
+from tests.cases import classification, flatten, mlp, randn
 
 POINTS = torch.tensor(
     [
@@ -193,6 +201,32 @@ def test_bad_arguments_are_named(options, error, message):
     given = {"solver": SOLVER, "problems": [posed()], "lambdas": POINTS} | options
     with pytest.raises(error, match=message):
         solve_many(**given)
+
+
+def doubled(outputs, targets):
+    return 2 * outputs.square().sum(1)
+
+
+DIFFERENT = {
+    "delta": ({"neighbourhood": Uniform(0.2, samples=2)}, r"its neighbourhood \(Uniform"),
+    "tensor": ({"neighbourhood": Uniform(torch.tensor(0.2).double(), samples=2)}, "neighbourhood"),
+    "curvature": ({"curvature": Frobenius(probes=2, every=2)}, "its curvature"),
+    "loss": ({"loss": doubled}, "its loss"),
+    "classes": ({"loss": student_loss(None, torch.tensor([0, 2]), 1, False)}, "the classes"),
+    "extract": ({"extract": lambda w: {k: 2 * v[:3] for k, v in w.items()}}, "its extract"),
+    "model": ({"model": pure_model(mlp(4, 5, 3, seed=2), lambda x: 2 * x)}, "its model"),
+    "micro_batch": ({"micro_batch": 4}, "its micro_batch"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), DIFFERENT.values(), ids=DIFFERENT)
+def test_problems_that_differ_in_what_is_not_stacked_are_refused(changes, message):
+    other = posed(1)
+    other = replace(other, objective=replace(other.objective, **changes))
+    with pytest.raises(
+        ValueError, match=f"problems: number 1 differs from number 0 in .*{message}"
+    ):
+        solve_many(SOLVER, [posed(), other], POINTS)
 
 
 def test_batches_of_different_sizes_are_refused():
