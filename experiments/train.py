@@ -1,17 +1,17 @@
 """The training loop that every teacher and student goes through."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from experiments.data import Examples
+from experiments.ensemble import Model, TrainingLoss, students
 from phiopt import criteria
 
 POINTS = 40
@@ -48,24 +48,17 @@ class Recipe:
         return epoch * ceil(self.budget / POINTS / epoch)
 
 
-class TrainingLoss(Protocol):
-    """What a step of training minimises on a batch; ``generator`` is for its own randomness."""
-
-    @property
-    def cost(self) -> float:
-        """Its price in plain gradient evaluations."""
-        ...
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class CrossEntropy:
     """The paper's loss l(y, f(x))."""
 
     cost: float = 1
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
+    def prepare(self, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, ...]:
+        return x, y
+
+    def __call__(self, model: Model, *prepared: Tensor) -> Tensor:
+        x, y = prepared
         return F.cross_entropy(model(x), y)
 
 
@@ -109,7 +102,8 @@ def fit(
     of the budget is left, ``FloatingPointError`` when training diverges.
     """
     stops = (_affordable(recipe, spent, loss),)
-    (trained,) = _training(model, train, validation, recipe, learning_rate, seed, loss, stops)
+    rates = (learning_rate,)
+    ((trained,),) = _training(model, train, validation, recipe, rates, seed, loss, stops)
     return _priced(trained, spent, loss)
 
 
@@ -129,14 +123,8 @@ def tune(
     Raises ``FloatingPointError`` when training diverges at every rate, else as `fit`.
     """
     stops = (_affordable(recipe, spent, loss), recipe.budget)
-    found: tuple[list[Trained], ...] = tuple([] for _ in stops)
-    for rate in recipe.learning_rates:
-        training = _training(model, train, validation, recipe, rate, seed, loss, stops)
-        with suppress(FloatingPointError):
-            for view, trained in zip(found, training, strict=True):
-                view.append(trained)
-    if not all(found):
-        raise FloatingPointError(f"training diverged at each rate of {recipe.learning_rates}")
+    rates = recipe.learning_rates
+    found = _training(model, train, validation, recipe, rates, seed, loss, stops)
     gradients, epochs = (min(view, key=lambda t: t.curve[-1].cross_entropy) for view in found)
     return Views(_priced(gradients, spent, loss), epochs)
 
@@ -160,30 +148,37 @@ def _training(
     train: Examples,
     validation: Examples,
     recipe: Recipe,
-    learning_rate: float,
+    rates: Sequence[float],
     seed: int,
     loss: TrainingLoss,
     stops: tuple[int, ...],
-) -> Iterator[Trained]:
-    """The model after each of these numbers of steps, its curve against steps."""
-    # CNNs train 1.6 times as fast so on a CPU; other layers have no such format.
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    curve = [_measure(model, validation, 0)]
+) -> Iterator[list[Trained]]:
+    """The students that have not diverged after each of these numbers of steps, curves against steps."""
+    trained = students(model, rates)
+    curves: dict[int, list[Point]] = {row: [] for row in range(len(rates))}
     batches = _batches(train, recipe.batch_size, seed)
     generator = Generator(train.x.device).manual_seed(seed)
-    for step in range(1, stops[-1] + 1):
-        x, y = next(batches)
-        optimizer.zero_grad()
-        loss(model, x, y, generator).backward()
-        optimizer.step()
-        due = step % recipe.interval(train) == 0
-        if due:
-            curve.append(_measure(model, validation, step))
-        if step in stops:
-            end = [] if due else [_measure(model, validation, step)]
-            trained = Trained(copy.deepcopy(model).eval(), [*curve, *end], learning_rate)
-            yield from [trained] * stops.count(step)
+    for step in range(stops[-1] + 1):
+        if step > 0:
+            trained.step(loss, loss.prepare(*next(batches), generator))
+        if step % recipe.interval(train) and step not in stops:
+            continue
+        kept = []
+        for row, curve in list(curves.items()):
+            student = trained.student(row)
+            try:
+                end = [*curve, _measure(student, validation, step)]
+            except FloatingPointError:
+                del curves[row]
+                trained.drop(row)
+                continue
+            if step % recipe.interval(train) == 0:
+                curves[row] = end
+            if step in stops:
+                kept.append(Trained(copy.deepcopy(student).eval(), end, rates[row]))
+        if not curves:
+            raise FloatingPointError(f"training diverged at each rate of {tuple(rates)}")
+        yield from [kept] * stops.count(step)
 
 
 def _measure(model: nn.Module, validation: Examples, gradients: float) -> Point:

@@ -6,8 +6,9 @@ E_{x' ∈ U_δ(x)} l(y, f(x')),   one x' to an example and step, with the U_δ o
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
+from experiments.ensemble import Model
 from experiments.methods import Growth, default
 from experiments.rivals.common import Hooked
 from phiopt.objective.neighbourhood import Neighbourhood
@@ -23,10 +24,14 @@ class Augmentation:
     def cost(self) -> float:
         return self.neighbourhood.samples
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
+    def prepare(self, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, ...]:
         noisy = self.neighbourhood.perturb(x, self.neighbourhood.draw(x, generator))
         targets = y.expand(len(noisy), *y.shape)
-        return F.cross_entropy(model(noisy.flatten(0, 1)), targets.flatten())
+        return noisy.flatten(0, 1), targets.flatten()
+
+    def __call__(self, model: Model, *prepared: Tensor) -> Tensor:
+        noisy, targets = prepared
+        return F.cross_entropy(model(noisy), targets)
 
 
 def augmentation(growth: Growth, seed: int) -> Hooked:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from experiments.ensemble import TrainingLoss
 from experiments.methods import Growth, Initialised
-from experiments.train import CROSS_ENTROPY, TrainingLoss
+from experiments.train import CROSS_ENTROPY
 from phiopt._types import Params
 from phiopt.data import Batch, Data
 from phiopt.growth import GrowthMap

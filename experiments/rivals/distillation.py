@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from experiments.ensemble import Model
 from experiments.methods import Growth, mapped, scratch
 from experiments.rivals.common import Hooked
 from phiopt.lift import Identity
@@ -33,9 +34,12 @@ class Distillation:
     weight: float = WEIGHT
     cost: float = 1 + 1 / 3
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
-        with torch.no_grad():
-            target = self.teacher(x) / self.temperature
+    @torch.no_grad()
+    def prepare(self, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, ...]:
+        return x, y, self.teacher(x) / self.temperature
+
+    def __call__(self, model: Model, *prepared: Tensor) -> Tensor:
+        x, y, target = prepared
         outputs = model(x)
         known = range(target.shape[1]) if self.classes is None else self.classes
         soft = F.log_softmax(outputs[:, list(known)] / self.temperature, 1)

@@ -137,9 +137,12 @@ def test_batch_normalisation_trains_in_training_mode_and_is_measured_in_evaluati
 class Doubled(CrossEntropy):
     """Twice the loss at twice the price, with a random number of its own."""
 
-    def __call__(self, model, x, y, generator):
+    def prepare(self, x, y, generator):
         self.drawn.append(torch.rand((), generator=generator).item())
-        return 2 * super().__call__(model, x, y, generator)
+        return x, y
+
+    def __call__(self, model, *prepared):
+        return 2 * super().__call__(model, *prepared)
 
 
 def test_another_loss_is_minimised_and_its_cost_comes_off_the_budget(blobs):

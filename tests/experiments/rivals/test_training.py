@@ -16,6 +16,10 @@ from phiopt import Corruption, Uniform
 from tests.experiments.rivals.problems import growth_of
 
 
+def applied(loss, model, x, y, generator=None):
+    return loss(model, *loss.prepare(x, y, generator or Generator()))
+
+
 def test_distillation_is_its_formula(growth):
     x, y = growth.data
     hooked = distillation(growth, 0)
@@ -24,14 +28,14 @@ def test_distillation_is_its_formula(growth):
     q = (logits[:, [1, 3, 4]] / 2).softmax(1)
     divergence = (p * (p / q).log()).sum(1).mean()
     expected = 0.5 * F.cross_entropy(logits, y) + 0.5 * 2**2 * divergence
-    torch.testing.assert_close(hooked.loss(hooked.student, x, y, Generator()), expected)
+    torch.testing.assert_close(applied(hooked.loss, hooked.student, x, y), expected)
     assert hooked.loss.cost == pytest.approx(4 / 3)
     assert torch.equal(logits, METHODS["scratch"](growth, 0).student(x))
 
 
 def test_a_student_equal_to_its_teacher_has_only_the_hard_loss(growth):
     x, y = growth.data
-    loss = Distillation(growth.teacher, weight=0.25)(growth.teacher, x, y, Generator())
+    loss = applied(Distillation(growth.teacher, weight=0.25), growth.teacher, x, y)
     torch.testing.assert_close(loss, 0.75 * F.cross_entropy(growth.teacher(x), y))
 
 
@@ -62,7 +66,7 @@ def test_augmentation_is_the_loss_on_neighbours_drawn_afresh(growth):
     x, y = growth.data
     hooked = augmentation(growth, 0)
     generator = Generator().manual_seed(5)
-    first, second = (hooked.loss(hooked.student, x, y, generator) for _ in range(2))
+    first, second = (applied(hooked.loss, hooked.student, x, y, generator) for _ in range(2))
     assert first != second
     noise = growth.phi.neighbourhood
     noisy = noise.perturb(x, noise.draw(x, Generator().manual_seed(5)))[0]
@@ -82,7 +86,7 @@ def test_several_samples_are_averaged_and_paid_for(growth):
     loss = Augmentation(Uniform(0.0, samples=3))
     assert loss.cost == 3
     torch.testing.assert_close(
-        loss(growth.teacher, x, y, Generator()), F.cross_entropy(growth.teacher(x), y)
+        applied(loss, growth.teacher, x, y), F.cross_entropy(growth.teacher(x), y)
     )
 
 
