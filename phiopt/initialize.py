@@ -17,6 +17,7 @@ from phiopt.data import Source, preserved_randomness
 from phiopt.objective import Curvature, Lambdas, Neighbourhood
 from phiopt.problem import Problem, loaded, problem
 from phiopt.solve import (
+    NewtonCG,
     Solution,
     SolveError,
     Solver,
@@ -152,6 +153,11 @@ def initialize(
             process_group=process_group,
             seed=seed,
         )
+        if posed.objective.curvature is None and isinstance(solver, NewtonCG):
+            raise TypeError(
+                "solver: NewtonCG needs second derivatives, which the student or the loss lacks "
+                "(see phiopt.check); take LBFGS or TorchOpt"
+            )
         if scale == "relative":
             posed = posed.relative(solver.batch_size, seed)
         solution = _solve(posed, solver, adjoint, scale, restarts, seed, progress)
@@ -177,7 +183,8 @@ def _solve(
     else:
         outcome = adjoint.solve(solver, objective, start, seed=seed, progress=progress)
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
-    curved_on = (outcome.frozen or fresh) if outcome.status is Status.SOLVED else None
+    asked = outcome.status is Status.SOLVED and objective.curvature is not None
+    curved_on = (outcome.frozen or fresh) if asked else None
     others = [
         solver.solve(objective, other, seed=seed, progress=progress).params
         for other in perturbed(start, restarts, seed)

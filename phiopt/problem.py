@@ -103,6 +103,7 @@ def problem(
     example_loss = student_loss(
         loss, growth.classes.to(like.device), growth.class_axis, restrict_classes
     )
+    reported = True
     if examples is not None and lambdas.active != ["proximity"]:
         x, y = (part[:2] for part in examples.example)
         task = Task(model, example_loss, x, y)
@@ -111,6 +112,7 @@ def problem(
             require_derivatives(started, growth.lift(x), task, params)
         else:
             _check_gradient(task, params)
+            reported = _has_derivatives(started, growth.lift(x), task, params)
     if process_group is not None:
         check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
         model = data_parallel(model, process_group)
@@ -122,7 +124,7 @@ def problem(
         lambdas=lambdas,
         data=examples,
         neighbourhood=_noise(neighbourhood, lambdas, examples),
-        curvature=Frobenius() if curvature is None else curvature,
+        curvature=(Frobenius() if curvature is None else curvature) if reported else None,
         micro_batch=micro_batch,
         psi=_parameters(lift) if differentiable else {},
     )
@@ -190,6 +192,15 @@ def _check_gradient(task: Task, params: Params) -> None:
             "student: torch.func cannot differentiate its forward pass; checkpointing, packed "
             f"sequences and NumPy are such cases: {error}"
         ) from error
+
+
+def _has_derivatives(module: nn.Module, inputs: Tensor, task: Task, params: Params) -> bool:
+    """Whether a curvature without weight can be reported."""
+    try:
+        require_derivatives(module, inputs, task, params)
+    except TypeError:
+        return False
+    return True
 
 
 def _noise(

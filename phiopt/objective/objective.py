@@ -84,7 +84,7 @@ class Objective:
         lambdas: The weights.
         data: D1, or None: then only L_2 can be computed.
         neighbourhood: U_δ, or None: then L_3 is not computed.
-        curvature: The estimator of L_4.
+        curvature: The estimator of L_4, or None: then L_4 is not computed.
         micro_batch: Examples that go through the model at once in `value_and_grad`, to bound the
             memory of activations; the result is the same to rounding. None: all of the sample.
         divisors: What each term is divided by before it is weighted; 1 where not named. See
@@ -100,7 +100,7 @@ class Objective:
     lambdas: Lambdas
     data: Data | None = None
     neighbourhood: Neighbourhood | None = None
-    curvature: Curvature = field(default_factory=Frobenius)
+    curvature: Curvature | None = field(default_factory=Frobenius)
     divisors: Mapping[str, float] = field(default_factory=dict)
     micro_batch: int | None = None
     psi: Params = field(default_factory=dict)
@@ -124,6 +124,8 @@ class Objective:
         generator = Generator(device).manual_seed(int(entropy[0]))
         inputs, targets = self.data.batch(size, generator)
         noise = None if self.neighbourhood is None else self.neighbourhood.draw(inputs, generator)
+        if self.curvature is None:
+            return Sample(inputs, targets, noise)
         every = self.curvature.every
         if stream is Stream.STEP and step % every:
             return Sample(inputs, targets, noise, repeat=every)
@@ -163,7 +165,7 @@ class Objective:
         stochastic step half of the curvature's product can be held fixed.
         """
         counted = self._counted(sample)
-        halved = sample.repeat is not None and self.curvature.split
+        halved = sample.repeat is not None and self._curvature.split
         cheaper = "curvature" in counted and (halved or sample.offsets is not None)
         if self.micro_batch is None and not cheaper:
             return gradient_of(lambda w: self._weighted(w, sample), params)
@@ -218,6 +220,11 @@ class Objective:
     def _outputs(self, params: Params, inputs: Tensor) -> Tensor:
         return self.model({LIFT + name: p for name, p in self.psi.items()} | params, inputs)
 
+    @property
+    def _curvature(self) -> Curvature:
+        assert self.curvature is not None, "this term needs an estimator"
+        return self.curvature
+
     def _task(self, sample: Sample) -> Task:
         assert sample.inputs is not None, "this term needs data"
         assert sample.targets is not None
@@ -264,13 +271,13 @@ class Objective:
         assert sample.probes is not None
         weight = self._weight("curvature", sample)
         return curvature_passes(
-            self.curvature, parts, params, sample.probes, weight, self.micro_batch
+            self._curvature, parts, params, sample.probes, weight, self.micro_batch
         )
 
     def _halves(self, params: Params, sample: Sample, scores: Tensor | None) -> tuple[Task, Task]:
         """A and B; ``scores`` is the influence of each example, None if no pass had it."""
         task = self._task(sample)
-        size = self.curvature.part(len(task))
+        size = self._curvature.part(len(task))
         if sample.offsets is None or size is None:
             return task, task
         if scores is None:
@@ -289,7 +296,7 @@ class Objective:
         task = self._task(sample)
         if "curvature" in names:
             assert sample.probes is not None
-            terms["task"], terms["curvature"] = self.curvature(task, params, sample.probes)
+            terms["task"], terms["curvature"] = self._curvature(task, params, sample.probes)
         elif "task" in names:
             outputs = task.outputs(params)
             terms["task"] = task.of_outputs(outputs)
