@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from phiopt._modules import alone
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.data import Source, preserved_randomness
-from phiopt.objective import Curvature, Lambdas, Neighbourhood
+from phiopt.objective import Curvature, Lambdas, Neighbourhood, Objective
 from phiopt.problem import Problem, loaded, problem
 from phiopt.solve import (
     NewtonCG,
@@ -24,6 +25,8 @@ from phiopt.solve import (
     Status,
     TorchOpt,
     certify,
+    check_agreement,
+    fingerprint,
     fresh_draws,
     perturbed,
     verdict,
@@ -136,6 +139,12 @@ def initialize(
         torch.autocast(like.device.type, enabled=False),  # it would round the derivatives
         preserved_randomness(data, like.device, seed),
     ):
+        if process_group is not None:
+            held: dict[str, object] = {name: value for name, (value, _) in parts.items()}
+            held["lambdas"] = [float(value) for _, value in weights.items()]
+            held["one of the settings"] = (scale, restrict_classes, restarts, micro_batch)
+            marks = {name: fingerprint(value).to(like.device) for name, value in held.items()}
+            check_agreement(process_group, marks)
         posed = problem(
             teacher,
             student,
@@ -166,6 +175,19 @@ def initialize(
     return solution
 
 
+def _restarted(
+    solver: Solver, objective: Objective, start: Params, seed: int, progress: bool
+) -> Params | Exception:
+    """What another start leads to, or what reading the data raised before that."""
+    try:
+        found = solver.solve(objective, start, seed=seed, progress=progress)
+    except Exception as error:
+        if objective.data is None or objective.data.error is not error:
+            raise
+        return error
+    return found.params if found.error is None else found.error
+
+
 def _solve(
     posed: Problem,
     solver: Solver,
@@ -185,10 +207,13 @@ def _solve(
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
     asked = outcome.status is Status.SOLVED and objective.curvature is not None
     curved_on = (outcome.frozen or fresh) if asked else None
-    others = [
-        solver.solve(objective, other, seed=seed, progress=progress).params
-        for other in perturbed(start, restarts, seed)
-    ]
+    others = []
+    for other in perturbed(start, restarts, seed):
+        again = _restarted(solver, objective, other, seed, progress)
+        if isinstance(again, Exception):
+            outcome = replace(outcome, status=Status.DATA_FAILED, error=again)
+            break
+        others.append(again)
     certificate = certify(
         objective,
         start,

@@ -28,7 +28,7 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
-from phiopt.solve import Posed, check_agreement, data_parallel
+from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
 """Draws that L_4's value at the start, its unit on the relative scale, is the mean of: one alone,
@@ -116,6 +116,7 @@ def problem(
     if process_group is not None:
         check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
         model = data_parallel(model, process_group)
+        examples = examples and agreeing(examples, process_group, like.device)
     objective = Objective(
         model=model,
         teacher=_state(teacher, detached=not differentiable),
@@ -140,8 +141,10 @@ def _to_agree_on(
     held |= {f"the lift's {name}": value for name, value in _parameters(lift).items()}
     if data is not None:
         held |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
+        held["data's length"] = torch.tensor(float(data.length or 0), device="cpu")
+    held["the seed"] = torch.tensor(float(seed), device="cpu")
     device = next(iter(params.values())).device
-    return held | {"the seed": torch.tensor(float(seed), device=device)}
+    return {name: value.to(device) for name, value in held.items()}
 
 
 def _relabelled(growth: GrowthMap, data: Data, restrict_classes: bool) -> bool:
