@@ -108,6 +108,9 @@ def problem(
         x, y = (part[:2] for part in examples.example)
         task = Task(model, example_loss, x, y)
         _check_loss(task, params, growth.class_axis if loss is None else None)
+        for name, value in (("micro_batch", micro_batch), ("process_group", process_group)):
+            if value is not None:
+                _check_apart(task, params, name)
         if "curvature" in lambdas.active:
             require_derivatives(started, growth.lift(x), task, params)
         else:
@@ -183,6 +186,24 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
         raise ValueError(
             "loss: has no derivative in the student's parameters; neither it nor the student's forward "
             "may detach or round what it computes, or run under torch.no_grad()"
+        )
+
+
+def _check_apart(task: Task, params: Params, name: str) -> None:
+    """Examples that see each other would be seen otherwise where a batch is taken apart."""
+    with torch.no_grad():
+        together = task.outputs(params)
+        try:
+            parts = [task.part(i, i + 1).outputs(params) for i in range(len(task))]
+            alone = torch.cat(parts)
+        except (RuntimeError, ValueError):
+            alone = torch.full_like(together, torch.nan)
+    size = float(together.abs().max())
+    if not torch.allclose(alone, together, rtol=0, atol=size * torch.finfo(alone.dtype).eps ** 0.5):
+        raise ValueError(
+            f"{name}: the outputs of two examples change when they go through the student one by one, "
+            "so that a batch cannot be taken apart; is a BatchNorm without running statistics in it, "
+            f"or a dropout that is always on? Give {name}=None, or change the student"
         )
 
 

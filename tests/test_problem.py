@@ -41,6 +41,23 @@ def test_what_is_not_solved_for_is_constant():
     assert not posed.constants.keys() & posed.start.keys()
 
 
+class Drops(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5)  # forgets that it is being evaluated
+
+
+@pytest.mark.parametrize("make", [Drops, lambda: nn.BatchNorm1d(6, track_running_stats=False)])
+def test_examples_that_see_each_other_cannot_be_taken_apart(make):
+    small = nn.Sequential(nn.Linear(4, 6), make(), nn.Tanh(), nn.Linear(6, 2))
+    large = nn.Sequential(nn.Linear(4, 6), make(), nn.Tanh(), nn.Linear(6, 3))
+    data = (X.float(), Y)
+    with pytest.raises(ValueError, match="micro_batch: the outputs of two examples change"):
+        initialize(small, large, (0.4, 0.4, 0.2, 0), data, micro_batch=8)
+    with pytest.raises(ValueError, match="process_group: the outputs of two examples change"):
+        problem(small, large, Lambdas(0.4, 0.4, 0.2, 0), data, process_group=object())
+    initialize(small, large, (0.4, 0.4, 0.2, 0), data, solver=SOLVER, throw=False)
+
+
 class Squared(torch.autograd.Function):
     """Its second derivative is silently left out under torch.func."""
 

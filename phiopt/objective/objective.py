@@ -13,20 +13,22 @@ from torch.nn.functional import pad
 
 from phiopt._types import Loss, Model, Params
 from phiopt.data import Data
+from phiopt.derivatives import linearise
 from phiopt.objective._numbers import count
-from phiopt.objective.curvature import Curvature, Frobenius
+from phiopt.objective.curvature import Curvature, Frobenius, Product
 from phiopt.objective.importance import chosen, influence
 from phiopt.objective.lambdas import Lambdas
 from phiopt.objective.model import LIFT
 from phiopt.objective.neighbourhood import Draw, Neighbourhood
 from phiopt.objective.noise import noise
 from phiopt.objective.passes import (
+    InParts,
     Pass,
     added,
     chunks,
-    curvature_passes,
     gradient_of,
     gradient_of_sum,
+    hvp_of,
     spans,
 )
 from phiopt.objective.proximity import proximity
@@ -85,7 +87,7 @@ class Objective:
         data: D1, or None: then only L_2 can be computed.
         neighbourhood: U_δ, or None: then L_3 is not computed.
         curvature: The estimator of L_4, or None: then L_4 is not computed.
-        micro_batch: Examples that go through the model at once in `value_and_grad`, to bound the
+        micro_batch: Examples that go through the model at once, in all but `value`, to bound the
             memory of activations; the result is the same to rounding. None: all of the sample.
         divisors: What each term is divided by before it is weighted; 1 where not named. See
             `relative`.
@@ -149,7 +151,7 @@ class Objective:
             "curvature": sample.probes is not None,
         }
         wanted = [n for n, given in possible.items() if given and (names is None or n in names)]
-        return self._terms(params, sample, wanted)
+        return self._terms_in_parts(params, sample, wanted)
 
     def value(self, params: Params, sample: Sample) -> Tensor:
         """L(w) on the sample."""
@@ -171,11 +173,31 @@ class Objective:
             return gradient_of(lambda w: self._weighted(w, sample), params)
         terms, gradient = gradient_of_sum(self._passes(params, sample), params)
         if "curvature" in counted:
-            parts = self._halves(params, sample, terms.get("influence"))
-            more, rest = gradient_of_sum(self._curvature_passes(params, sample, parts), params)
+            tasks = self._halves(params, sample, terms.get("influence"))
+            curved = self._in_parts(params, sample, tasks)
+            passes = curved.passes(self._weight("curvature", sample))
+            more, rest = gradient_of_sum(passes, params)
             terms, gradient = terms | more, added(gradient, rest)
         terms = self._in_order({n: t for n, t in terms.items() if n != "influence"})
         return self._sum(terms, sample), terms, gradient
+
+    def hessian(self, params: Params, sample: Sample) -> Product:
+        """v ↦ ∇²L(w) v on the sample, where that is no step's: from one graph, kept between products,
+        or with a ``micro_batch`` from graphs of its size, made anew for each.
+        """
+        if self.micro_batch is None or sample.inputs is None:
+            return linearise(lambda w: self.value(w, sample), params).hvp
+
+        def product(vector: Params) -> Params:
+            total: Params = {}
+            for one in self._passes(params, sample):
+                total = added(total, hvp_of(one, params, vector))
+            if "curvature" not in self._counted(sample):
+                return total
+            curved = self._in_parts(params, sample)
+            return added(total, curved.hvp(self._weight("curvature", sample), vector))
+
+        return product
 
     def weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Σ λ_i L_i / divisor_i over the terms that have weight."""
@@ -265,14 +287,32 @@ class Objective:
             if wanted:
                 yield one
 
-    def _curvature_passes(
-        self, params: Params, sample: Sample, parts: tuple[Task, Task]
-    ) -> Iterator[Pass]:
+    def _in_parts(
+        self, params: Params, sample: Sample, tasks: tuple[Task, Task] | None = None
+    ) -> InParts:
+        """The curvature, of A and B, or of the whole batch."""
         assert sample.probes is not None
-        weight = self._weight("curvature", sample)
-        return curvature_passes(
-            self._curvature, parts, params, sample.probes, weight, self.micro_batch
+        if tasks is None:
+            task = self._task(sample)
+            tasks = task, task
+        halved = sample.repeat is not None
+        return InParts.aimed(
+            self._curvature, tasks, params, sample.probes, self.micro_batch, halved
         )
+
+    def _terms_in_parts(
+        self, params: Params, sample: Sample, names: list[str]
+    ) -> dict[str, Tensor]:
+        if self.micro_batch is None or sample.inputs is None:
+            return self._terms(params, sample, names)
+        total: dict[str, Tensor] = {}
+        for (a, _), part, share in _parts(sample._replace(offsets=None), self.micro_batch):
+            wanted = [n for n in names if n != "curvature" and (a == 0 or n != "proximity")]
+            for name, term in self._terms(params, part, wanted).items():
+                total = added(total, {name: term if name == "proximity" else share * term})
+        if "curvature" in names:
+            total["curvature"] = self._in_parts(params, sample).value()
+        return self._in_order(total)
 
     def _halves(self, params: Params, sample: Sample, scores: Tensor | None) -> tuple[Task, Task]:
         """A and B; ``scores`` is the influence of each example, None if no pass had it."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from phiopt._types import Params
-from phiopt.derivatives import Linearised, linearise
 from phiopt.objective import Objective, Sample
+from phiopt.objective.curvature import Product
 from phiopt.solve.solution import Outcome, Stats
 
 RETRIES = 3
@@ -44,16 +44,16 @@ class Counted:
         self._count_gradient(sample)
         return self.objective.value_and_grad(params, sample)
 
-    def linearised(self, params: Params, sample: Sample) -> Linearised:
-        """Value, gradient and Hessian-vector products of the whole objective, from one pass."""
+    def hessian(self, params: Params, sample: Sample) -> Product:
+        """Products with the Hessian of the whole objective."""
         self._count_gradient(sample)
-        at = linearise(lambda w: self.objective.value(w, sample), params)
+        product = self.objective.hessian(params, sample)
 
         def hvp(vector: Params) -> Params:
             self.hvp += 1
-            return at.hvp(vector)
+            return product(vector)
 
-        return at._replace(hvp=hvp)
+        return hvp
 
     def mean_terms(
         self, params: Params, samples: list[Sample], names: Collection[str] | None = None
