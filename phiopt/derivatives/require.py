@@ -108,7 +108,11 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
     if not _has_custom_backward(value):
         return
     like = {"z": outputs.detach().double()}
-    orders = derivative_orders(lambda z: loss.of_outputs(split(z, like)["z"]), joined(like))
+
+    def function(z: Tensor) -> Tensor:
+        return loss.of_outputs(split(z, like)["z"])
+
+    orders = derivative_orders(function, joined(like), kinked=True)  # it may be
     for order in (2, 3):
         if not orders[order].holds:
             why = orders[order].reason or "they disagree"
@@ -138,7 +142,7 @@ def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     def wrong(call: Call) -> bool:
         if type(call.module).__module__.startswith("torch.nn"):
             return False
-        orders = derivative_orders(*as_scalar(call, composite=True))
+        orders = derivative_orders(*as_scalar(call, composite=True), kinked=bool(call.kinks))
         return not (orders[2].holds and orders[3].holds)
 
     inputs = inputs.double() if inputs.is_floating_point() else inputs.clone()
