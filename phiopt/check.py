@@ -90,12 +90,7 @@ def check(
 def _layer(call: Call, seed: int) -> LayerReport:
     def orders(composite: bool) -> dict[int, Order]:
         function, at = as_scalar(call, composite=composite)
-        if call.kinks:  # off them: a ReLU hands a pooling layer ties at exactly zero
-            generator = torch.Generator().manual_seed(seed)
-            at = at + 0.01 * torch.randn(
-                at.shape, generator=generator, dtype=at.dtype, device="cpu"
-            )
-        return derivative_orders(function, at, seed) if len(at) else {}
+        return derivative_orders(function, at, seed, kinked=bool(call.kinks)) if len(at) else {}
 
     kind = type(call.module).__name__
     return LayerReport(call.name, kind, orders(False), orders(True), tuple(call.kinks))
@@ -113,7 +108,7 @@ def _whole(
             with differentiable() if composite else nullcontext():
                 return loss(functional_call(model, held, (x.clone(),)), y).mean()
 
-        return derivative_orders(scalar, joined(like), seed)
+        return derivative_orders(scalar, joined(like), seed, kinked=bool(kinks))
 
     kinks = tuple(sorted({kink for call in calls for kink in call.kinks}))
     return LayerReport(WHOLE, type(model).__name__, orders(False), orders(True), kinks)

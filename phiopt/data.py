@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from itertools import chain, count
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ loader of batches.
 """
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
+
+Agree: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
 
 
 class Data:
@@ -51,6 +54,9 @@ class Data:
         self._device, self._dtype, self._name = device, dtype, name
         self._classes: int | None = None
         self._repeatable = isinstance(source, (tuple, list, TensorDataset))
+        self._agree: Agree = lambda batch, error: error
+        self.error: Exception | None = None
+        self.length: int | None = None  # examples, where that is known
         self._read = self._reader(source)
 
     def expect_classes(self, classes: int) -> None:
@@ -77,9 +83,26 @@ class Data:
         """``size`` different examples drawn by ``generator``; None, or no less than there are: all,
         in their order.
 
-        A loader gives its next batch, whatever the ``size``; None is one whole pass.
+        A loader gives its next batch, whatever the ``size``; None is one whole pass. What reading
+        raises goes through, and is kept as ``error``.
         """
-        return self._read(size, generator)
+        found, self.error = None, None
+        try:
+            found = self._read(size, generator)
+        except Exception as error:
+            self.error = error
+        self.error = self._agree(found, self.error)
+        if self.error is not None or found is None:
+            raise self.error or RuntimeError("data: gave no batch")
+        return found
+
+    def agreeing(self, agree: Agree) -> Data:
+        """The same data, where ``agree`` says of each batch, or of the error in its place, which
+        error there is: other processes may know of one.
+        """
+        other = copy(self)
+        other._agree = agree
+        return other
 
     def _reader(self, source: Any) -> Callable[[int | None, Generator], Batch]:
         if isinstance(source, DataLoader):
@@ -97,6 +120,7 @@ class Data:
 
     def _from_tensors(self, pair: Any) -> Callable[[int | None, Generator], Batch]:
         inputs, targets = self._example = self._checked(pair)
+        self.length = len(inputs)
 
         def read(size: int | None, generator: Generator) -> Batch:
             index = _draw(len(inputs), size, generator)
@@ -135,6 +159,7 @@ class Data:
             index = _draw(len(dataset), size, generator)
             return load(range(len(dataset)) if index is None else index.tolist())
 
+        self.length = len(dataset)
         self._example = load(range(min(len(dataset), 2)))
         return read
 

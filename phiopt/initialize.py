@@ -20,6 +20,7 @@ from phiopt.data import Source, preserved_randomness
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Objective
 from phiopt.problem import Problem, loaded, problem
 from phiopt.solve import (
+    NewtonCG,
     Outcome,
     Solution,
     SolveError,
@@ -27,6 +28,8 @@ from phiopt.solve import (
     Status,
     TorchOpt,
     certify,
+    check_agreement,
+    fingerprint,
     fresh_draws,
     perturbed,
     verdict,
@@ -98,8 +101,9 @@ def initialize(
             of them.
         restarts: Solve from this many perturbed starts too, and list the objectives they reach in
             the certificate: much lower ones say that w1 is a poor minimum. Each costs a solve.
-        micro_batch: Examples that go through the student at once in a gradient, to bound the memory
-            of activations; the result is the same to rounding. None: the whole batch.
+        micro_batch: Examples that go through the student at once, to bound the memory of
+            activations; the result is the same to rounding. An adjoint's own passes are of whole
+            batches. None: the whole batch.
         process_group: Share each batch out among the processes of this ``torch.distributed`` group,
             such as ``torch.distributed.group.WORLD``. Every process calls with the same arguments
             and gets the same solution, that of one process. None: this process alone.
@@ -144,6 +148,12 @@ def initialize(
         torch.autocast(like.device.type, enabled=False),  # it would round the derivatives
         preserved_randomness(data, like.device, seed),
     ):
+        if process_group is not None:
+            held: dict[str, object] = {name: value for name, (value, _) in parts.items()}
+            held["lambdas"] = [float(value) for _, value in weights.items()]
+            held["one of the settings"] = (scale, restrict_classes, restarts, micro_batch)
+            marks = {name: fingerprint(value).to(like.device) for name, value in held.items()}
+            check_agreement(process_group, marks)
         posed = problem(
             teacher,
             student,
@@ -161,6 +171,11 @@ def initialize(
             process_group=process_group,
             seed=seed,
         )
+        if posed.objective.curvature is None and isinstance(solver, NewtonCG):
+            raise TypeError(
+                "solver: NewtonCG needs second derivatives, which the student or the loss lacks "
+                "(see phiopt.check); take LBFGS or TorchOpt"
+            )
         if scale == "relative":
             posed = posed.relative(solver.batch_size, seed)
 
@@ -191,6 +206,19 @@ def _check_derivative(given: Params, adjoint: Adjoint | None) -> None:
             )
 
 
+def _restarted(
+    solver: Solver, objective: Objective, start: Params, seed: int, progress: bool
+) -> Params | Exception:
+    """What another start leads to, or what reading the data raised before that."""
+    try:
+        found = solver.solve(objective, start, seed=seed, progress=progress)
+    except Exception as error:
+        if objective.data is None or objective.data.error is not error:
+            raise
+        return error
+    return found.params if found.error is None else found.error
+
+
 def _solve(
     posed: Problem,
     solver: Solver,
@@ -206,11 +234,15 @@ def _solve(
     outcome = solve(objective, start)
     params = {name: plain(name, value) for name, value in outcome.params.items()}
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
-    curved_on = (outcome.frozen or fresh) if outcome.status is Status.SOLVED else None
-    others = [
-        solver.solve(objective, other, seed=seed, progress=progress).params
-        for other in perturbed(start, restarts, seed)
-    ]
+    asked = outcome.status is Status.SOLVED and objective.curvature is not None
+    curved_on = (outcome.frozen or fresh) if asked else None
+    others = []
+    for other in perturbed(start, restarts, seed):
+        again = _restarted(solver, objective, other, seed, progress)
+        if isinstance(again, Exception):
+            outcome = replace(outcome, status=Status.DATA_FAILED, error=again)
+            break
+        others.append(again)
     certificate = certify(
         objective,
         start,

@@ -30,7 +30,7 @@ from phiopt.objective import (
     student_loss,
 )
 from phiopt.objective._numbers import one_of
-from phiopt.solve import Posed, check_agreement, data_parallel
+from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
 """Draws that L_4's value at the start, its unit on the relative scale, is the mean of: one alone,
@@ -103,17 +103,23 @@ def problem(
     example_loss = student_loss(
         loss, growth.classes.to(like.device), growth.class_axis, restrict_classes
     )
+    reported = True
     if examples is not None and lambdas.active != ["proximity"]:
         x, y = (part[:2] for part in examples.example)
         task = Task(model, example_loss, x, y)
         _check_loss(task, params, growth.class_axis if loss is None else None)
+        for name, value in (("micro_batch", micro_batch), ("process_group", process_group)):
+            if value is not None:
+                _check_apart(task, params, name)
         if "curvature" in lambdas.active:
             require_derivatives(started, growth.lift(x), task, params)
         else:
             _check_gradient(task, params)
+            reported = _has_derivatives(started, growth.lift(x), task, params)
     if process_group is not None:
         check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
         model = data_parallel(model, process_group)
+        examples = examples and agreeing(examples, process_group, like.device)
     objective = Objective(
         model=model,
         teacher=_state(teacher, detached=not differentiable),
@@ -122,7 +128,7 @@ def problem(
         lambdas=lambdas,
         data=examples,
         neighbourhood=_noise(neighbourhood, lambdas, examples),
-        curvature=Frobenius() if curvature is None else curvature,
+        curvature=(Frobenius() if curvature is None else curvature) if reported else None,
         micro_batch=micro_batch,
         psi=_parameters(lift) if differentiable else {},
     )
@@ -138,8 +144,10 @@ def _to_agree_on(
     held |= {f"the lift's {name}": value for name, value in _parameters(lift).items()}
     if data is not None:
         held |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
+        held["data's length"] = torch.tensor(float(data.length or 0), device="cpu")
+    held["the seed"] = torch.tensor(float(seed), device="cpu")
     device = next(iter(params.values())).device
-    return held | {"the seed": torch.tensor(float(seed), device=device)}
+    return {name: value.to(device) for name, value in held.items()}
 
 
 def _relabelled(growth: GrowthMap, data: Data, restrict_classes: bool) -> bool:
@@ -179,6 +187,24 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
         )
 
 
+def _check_apart(task: Task, params: Params, name: str) -> None:
+    """Examples that see each other would be seen otherwise where a batch is taken apart."""
+    with torch.no_grad():
+        together = task.outputs(params)
+        try:
+            parts = [task.part(i, i + 1).outputs(params) for i in range(len(task))]
+            alone = torch.cat(parts)
+        except (RuntimeError, ValueError):
+            alone = torch.full_like(together, torch.nan)
+    size = float(together.abs().max())
+    if not torch.allclose(alone, together, rtol=0, atol=size * torch.finfo(alone.dtype).eps ** 0.5):
+        raise ValueError(
+            f"{name}: the outputs of two examples change when they go through the student one by one, "
+            "so that a batch cannot be taken apart; is a BatchNorm without running statistics in it, "
+            f"or a dropout that is always on? Give {name}=None, or change the student"
+        )
+
+
 def _check_gradient(task: Task, params: Params) -> None:
     """As solvers take it; `require_derivatives` does the same and more."""
     try:
@@ -188,6 +214,15 @@ def _check_gradient(task: Task, params: Params) -> None:
             "student: torch.func cannot differentiate its forward pass; checkpointing, packed "
             f"sequences and NumPy are such cases: {error}"
         ) from error
+
+
+def _has_derivatives(module: nn.Module, inputs: Tensor, task: Task, params: Params) -> bool:
+    """Whether a curvature without weight can be reported."""
+    try:
+        require_derivatives(module, inputs, task, params)
+    except TypeError:
+        return False
+    return True
 
 
 def _noise(

@@ -27,7 +27,7 @@ def generator(seed=0):
 
 
 def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
 
 
 def mlp(*sizes, seed=0, activation=nn.Tanh):

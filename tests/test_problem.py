@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchopt
 from torch import nn
 
 from phiopt.initialize import initialize
 from phiopt.objective import Gaussian, Lambdas
 from phiopt.problem import problem
-from phiopt.solve import TorchOpt, solve_many
+from phiopt.solve import LBFGS, NewtonCG, TorchOpt, solve_many
 from tests.cases import flatten, generator, mlp, randn
 
 X, Y = randn(60, 4, seed=3), torch.randint(2, (60,), generator=generator(4))
@@ -38,3 +39,103 @@ def test_what_is_not_solved_for_is_constant():
     names = {"1.running_mean", "1.running_var", "1.num_batches_tracked", "3.bias"}
     assert posed.constants.keys() == names
     assert not posed.constants.keys() & posed.start.keys()
+
+
+class Drops(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5)  # forgets that it is being evaluated
+
+
+@pytest.mark.parametrize("make", [Drops, lambda: nn.BatchNorm1d(6, track_running_stats=False)])
+def test_examples_that_see_each_other_cannot_be_taken_apart(make):
+    small = nn.Sequential(nn.Linear(4, 6), make(), nn.Tanh(), nn.Linear(6, 2))
+    large = nn.Sequential(nn.Linear(4, 6), make(), nn.Tanh(), nn.Linear(6, 3))
+    data = (X.float(), Y)
+    with pytest.raises(ValueError, match="micro_batch: the outputs of two examples change"):
+        initialize(small, large, (0.4, 0.4, 0.2, 0), data, micro_batch=8)
+    with pytest.raises(ValueError, match="process_group: the outputs of two examples change"):
+        problem(small, large, Lambdas(0.4, 0.4, 0.2, 0), data, process_group=object())
+    initialize(small, large, (0.4, 0.4, 0.2, 0), data, solver=SOLVER, throw=False)
+
+
+class Squared(torch.autograd.Function):
+    """Its second derivative is silently left out under torch.func."""
+
+    @staticmethod
+    def forward(x):
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Frail(torch.autograd.Function):
+    """The identity, whose second derivative raises on batches of more than two examples."""
+
+    @staticmethod
+    def forward(x, order):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.order = inputs[1]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if ctx.order == 2 and len(gradient) > 2:
+            raise RuntimeError("out of memory")
+        return Frail.apply(gradient, ctx.order + 1), None
+
+
+class Bag(nn.Module):
+    def __init__(self, width, classes):
+        super().__init__()
+        self.bag, self.last = nn.EmbeddingBag(7, width), nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.last(self.bag(x))
+
+
+def hinges(outputs, targets):
+    return F.multi_margin_loss(outputs, targets, reduction="none")
+
+
+def flat(outputs, targets):
+    return F.cross_entropy(Squared.apply(outputs), targets, reduction="none")
+
+
+@pytest.mark.parametrize("solver", [SOLVER, LBFGS(draws=1, tol=0.5)], ids=["torchopt", "lbfgs"])
+@pytest.mark.parametrize("case", ["loss that raises", "loss that is wrong", "layer"])
+def test_a_curvature_without_weight_or_derivatives_is_not_reported(case, solver):
+    tokens = torch.randint(7, (40, 3), generator=generator(5))
+    small, large = (Bag(5, 2), Bag(5, 2)) if case == "layer" else (mlp(4, 3, 2), mlp(4, 5, 2))
+    data = (tokens, Y[:40]) if case == "layer" else (X, Y)
+    loss = {"layer": None, "loss that raises": hinges, "loss that is wrong": flat}[case]
+    options = {"loss": loss, "solver": solver, "throw": False}
+    lambdas = (0.5, 0.5, 0, 0)
+    found = initialize(small, large, lambdas, data, **options)
+    assert found.objective < found.start_objective
+    assert "task" in found.terms
+    assert "curvature" not in found.terms
+    assert "not reported, has no derivatives to trust" in str(found)
+    with pytest.raises(TypeError, match="solver: NewtonCG needs second derivatives"):
+        initialize(small, large, lambdas, data, loss=loss, solver=NewtonCG())
+    with pytest.raises(TypeError, match="third derivatives"):
+        initialize(small, large, (0.4, 0.4, 0, 0.2), data, **options)
+
+
+def test_a_report_that_raises_does_not_cost_the_solution():
+    def loss(outputs, targets):
+        return F.cross_entropy(Frail.apply(outputs, 1), targets, reduction="none")
+
+    found = initialize(
+        mlp(4, 3, 2), mlp(4, 5, 2), (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER
+    )
+    assert found.objective < found.start_objective
+    assert list(found.terms) == ["task", "proximity", "noise"]

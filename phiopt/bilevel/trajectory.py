@@ -88,7 +88,7 @@ class Path:
                 "again; use Implicit, or the solver TorchOpt"
             )
         optimizer = solver.optimizer or default_optimizer(
-            cast(Any, solver).steps, every=objective.curvature.every, eps_root=EPS_ROOT
+            cast(Any, solver).steps, every=objective.every, eps_root=EPS_ROOT
         )
         path = cls(objective, optimizer, start, graph, every)
         both_ends: Any = (path.init, path.update)

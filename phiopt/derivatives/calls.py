@@ -1,4 +1,6 @@
-"""What a module's forward pass does: which layers run, on what, and which PyTorch functions."""
+"""What a module's forward pass does: which layers run, on what, which PyTorch functions, and which
+kernels in the end.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # fmt: off
 KINKED = frozenset(
@@ -36,6 +40,7 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     functions: set[str] = field(default_factory=set)
+    kernels: set[str] = field(default_factory=set)
     inner: bool = False
 
     @property
@@ -49,8 +54,8 @@ class Call:
 def recorded(model: nn.Module) -> Iterator[list[Call]]:
     """The calls of ``model`` and its submodules made within, in order; filled as they are made.
 
-    ``inner`` marks a call within which other modules were called. PyTorch functions are listed with
-    the innermost module that called them.
+    ``inner`` marks a call within which other modules were called. PyTorch functions and kernels are
+    listed with the innermost module that called them.
     """
     calls: dict[int, Call] = {}
     stack: list[Call] = []
@@ -66,7 +71,11 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
     def leave(module: nn.Module, args: object, output: object) -> None:
         stack.pop()
 
-    with ExitStack() as exits, _Functions(stack):
+    with (
+        ExitStack() as exits,
+        _Functions(stack),
+        Kernels(lambda: stack[-1].kernels if stack else set()),
+    ):
         for name, module in model.named_modules():
             before = module.register_forward_pre_hook(enter(name), with_kwargs=True)
             after = module.register_forward_hook(leave, always_call=True)
@@ -90,8 +99,31 @@ class _Functions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if self.stack:
-            name = resolve_name(func) or getattr(func, "__name__", "")
+            named = getattr(func, "overloadpacket", func)
+            name = resolve_name(named) or getattr(named, "__name__", "")
             self.stack[-1].functions.add(name.rpartition(".")[2])
+        return func(*args, **(kwargs or {}))
+
+
+class Kernels(TorchDispatchMode):
+    """Within, names of the kernels that run are put into ``names()``, from TorchScript too; those of
+    batch normalisation if they go by batch statistics.
+    """
+
+    def __init__(self, names: Callable[[], set[str]]) -> None:
+        super().__init__()
+        self.names = names
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+        if (given | (kwargs or {})).get("training", True):
+            self.names().add(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
 
 

@@ -1,9 +1,11 @@
 """Run a model so that its derivatives are right to fourth order.
 
 ∇‖H v‖² is a third derivative. PyTorch's fused kernels of ``layer_norm``, ``instance_norm`` and
-train-mode ``batch_norm`` get it silently wrong; its fused attention and the recurrent kernels of
+train-mode ``batch_norm`` get it silently wrong, and that of ``weight_norm`` the second one already;
+its fused attention and the recurrent kernels of
 cuDNN and mkldnn have no second one, ``hardsigmoid`` has no third; dropout is another function at
-each call. Inside `differentiable` each is replaced by a composite of elementary operations, or the
+each call. Inside `differentiable` each is replaced, also where it is called as an operator of
+``torch.ops.aten``, by a composite of elementary operations, or the
 plain kernel is chosen, or the mask seeded, for the calls made there; no module is touched, and
 values agree to rounding.
 """
@@ -20,6 +22,8 @@ from torch import Tensor
 from torch.backends import cudnn, mkldnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+aten: Any = torch.ops.aten
 
 
 @contextmanager
@@ -53,7 +57,8 @@ class _Composites(TorchFunctionMode):
         if func in _DROPOUTS:
             self.masks += 1
             return _seeded(self.masks, func, *args, **(kwargs or {}))
-        return _COMPOSITES.get(func, func)(*args, **(kwargs or {}))
+        named = getattr(func, "overloadpacket", func)  # aten.layer_norm for aten.layer_norm.default
+        return _COMPOSITES.get(named, func)(*args, **(kwargs or {}))
 
 
 def _standardise(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
@@ -151,6 +156,24 @@ def _torch_instance_norm(
     )
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    axes = tuple(axis for axis in range(v.dim()) if dim == -1 or axis != dim % v.dim())
+    return v * (g * (v * v).sum(axes, keepdim=dim != -1).rsqrt())
+
+
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """With the derivative itself, neither sparse nor rescaled."""
+    return F.embedding(input, weight, padding_idx, max_norm, norm_type)
+
+
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     result = F.relu6(input + 3) / 6
     return input.copy_(result) if inplace else result
@@ -211,10 +234,21 @@ _COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.batch_norm: _torch_batch_norm,
     F.instance_norm: _instance_norm,
     torch.instance_norm: _torch_instance_norm,
+    torch._weight_norm: _weight_norm,
+    F.embedding: _embedding,
     F.hardsigmoid: _hardsigmoid,
     F.mse_loss: _mse_loss,
     **{
         f: partial(_plain_recurrent, f)
         for f in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+    },
+    # The same as operators, by which exported programs call them.
+    aten.layer_norm: _layer_norm,
+    aten.batch_norm: _torch_batch_norm,
+    aten.instance_norm: _torch_instance_norm,
+    aten._weight_norm: _weight_norm,
+    aten.hardsigmoid: _hardsigmoid,
+    **{
+        f: partial(_plain_recurrent, f) for f in (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
     },
 }

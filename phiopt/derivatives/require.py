@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,32 +11,45 @@ from torch.func import grad
 
 from phiopt._modules import copied
 from phiopt._types import Params
-from phiopt.derivatives.calls import Call, recorded
+from phiopt.derivatives.calls import Call, Kernels, recorded
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.hvp import linearise, square_norm
-from phiopt.derivatives.layers import as_scalar, layer_calls
+from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
 from phiopt.derivatives.orders import derivative_orders
 
-SILENTLY_WRONG = frozenset({"native_layer_norm", "native_batch_norm", "_native_batch_norm_legit"})
-"""Called by these names the fused kernels cannot be replaced, and nothing would say that their
-derivatives are wrong."""
+# fmt: off
+SILENTLY_WRONG = frozenset(
+    {
+        "native_layer_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm",
+        "miopen_batch_norm", "_batch_norm_with_update", "_weight_norm_interface",
+    }
+)
+# fmt: on
+"""Fused kernels whose derivatives are wrong, and nothing would say so. None of them runs where
+`differentiable` could put its composite."""
 
 
-def require_derivatives(
-    module: nn.Module, inputs: Tensor, loss: Callable[[Params], Tensor], params: Params
-) -> None:
+class Composed(Protocol):
+    """A loss of outputs: see `phiopt.objective.Task`."""
+
+    def __call__(self, params: Params) -> Tensor: ...
+    def outputs(self, params: Params) -> Tensor: ...
+    def of_outputs(self, outputs: Tensor) -> Tensor: ...
+
+
+def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, params: Params) -> None:
     """Raise unless ∇‖H v‖² of ``loss`` can be taken at ``params``, or if it is known to be wrong.
 
     Args:
         module: The student; not modified.
         inputs: A small batch of its inputs, to find the layer by.
-        loss: Its loss on such a batch, under `differentiable`.
+        loss: Its loss on such a batch, under `differentiable`: a `phiopt.objective.Task`.
         params: Where.
 
     Raises:
-        TypeError: Names the layer: compiled or scripted, of kernels that cannot be replaced,
-            random in evaluation mode, without a third derivative, or with a hand-written backward
-            whose derivative is wrong.
+        TypeError: Names the layer, or the loss: compiled or scripted, of kernels that cannot be
+            replaced, random in evaluation mode, without a third derivative, or with a hand-written
+            backward whose derivative is wrong.
 
     One third derivative on a small batch; finite differences are for hand-written backwards alone.
     `phiopt.check` compares every layer.
@@ -45,15 +59,22 @@ def require_derivatives(
         if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
             kind = type(part).__name__
             raise TypeError(f"student: {_path(name)} is a {kind}, must be a plain module; {advice}")
+        if "householder" in str(getattr(part, "orthogonal_map", "")):
+            raise TypeError(
+                f"student: {_path(name)} makes its weight orthogonal by Householder reflections, "
+                "whose signs jump where they are stored; take orthogonal_map='cayley', or "
+                f"torch.nn.utils.parametrize.remove_parametrizations; {advice}"
+            )
     model = copied(module).eval().requires_grad_(True)
     with torch.enable_grad(), differentiable(), recorded(model) as calls:
         outputs = model(inputs.clone())
     for call in calls:
-        for function in sorted(call.functions & SILENTLY_WRONG):
+        for kernel in sorted(call.kernels & SILENTLY_WRONG):
             raise TypeError(
-                f"student: {_path(call.name)} calls {function}, whose third derivative is wrong; "
-                f"use torch.nn.functional's; {advice}"
+                f"student: {_path(call.name)} calls {kernel}, whose third derivative is wrong; "
+                f"use torch.nn.functional's, outside of TorchScript; {advice}"
             )
+    _require_of_loss(loss, params, advice)
     with torch.no_grad():
         first, second = loss(params), loss(params)
         if not torch.allclose(first, second, rtol=1e-5, equal_nan=True):
@@ -66,12 +87,38 @@ def require_derivatives(
         guilty = _innermost(calls, lambda call: _failure(*_layer(call)) is not None)
         where = ", ".join(map(_path, guilty)) or "its loss"
         raise TypeError(f"student: {where} has no third derivative ({reason}); {advice}")
-    if isinstance(outputs, Tensor) and _has_custom_backward(outputs):
+    if _has_custom_backward(outputs):
         wrong = _wrong_layers(model.double(), inputs)
         if wrong:
             raise TypeError(
                 f"student: the backward of {', '.join(map(_path, wrong))} disagrees with finite "
                 f"differences beyond the first derivative; {advice}"
+            )
+
+
+def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
+    """The same of the loss as a function of outputs."""
+    kernels: set[str] = set()
+    with torch.enable_grad(), Kernels(lambda: kernels):
+        outputs = loss.outputs(params).detach().requires_grad_()
+        kernels.clear()
+        value = loss.of_outputs(outputs)
+    for kernel in sorted(kernels & SILENTLY_WRONG):
+        raise TypeError(f"loss: calls {kernel}, whose third derivative is wrong; {advice}")
+    if not _has_custom_backward(value):
+        return
+    like = {"z": outputs.detach().double()}
+
+    def function(z: Tensor) -> Tensor:
+        return loss.of_outputs(split(z, like)["z"])
+
+    orders = derivative_orders(function, joined(like), kinked=True)  # it may be
+    for order in (2, 3):
+        if not orders[order].holds:
+            why = orders[order].reason or "they disagree"
+            raise TypeError(
+                f"loss: its hand-written backward was compared with finite differences in float64, "
+                f"and derivative {order} does not hold ({why}); {advice}"
             )
 
 
@@ -95,7 +142,7 @@ def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     def wrong(call: Call) -> bool:
         if type(call.module).__module__.startswith("torch.nn"):
             return False
-        orders = derivative_orders(*as_scalar(call, composite=True))
+        orders = derivative_orders(*as_scalar(call, composite=True), kinked=bool(call.kinks))
         return not (orders[2].holds and orders[3].holds)
 
     inputs = inputs.double() if inputs.is_floating_point() else inputs.clone()

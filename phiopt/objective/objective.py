@@ -14,20 +14,22 @@ from torch.nn.functional import pad
 from phiopt._transforms import outside_transforms
 from phiopt._types import Loss, Model, Params
 from phiopt.data import Data
+from phiopt.derivatives import linearise
 from phiopt.objective._numbers import count
-from phiopt.objective.curvature import Curvature, Frobenius
+from phiopt.objective.curvature import Curvature, Frobenius, Product
 from phiopt.objective.importance import chosen, influence
 from phiopt.objective.lambdas import Lambdas
 from phiopt.objective.model import LIFT
 from phiopt.objective.neighbourhood import Draw, Neighbourhood
 from phiopt.objective.noise import noise
 from phiopt.objective.passes import (
+    InParts,
     Pass,
     added,
     chunks,
-    curvature_passes,
     gradient_of,
     gradient_of_sum,
+    hvp_of,
     spans,
 )
 from phiopt.objective.proximity import proximity
@@ -85,8 +87,8 @@ class Objective:
         lambdas: The weights.
         data: D1, or None: then only L_2 can be computed.
         neighbourhood: U_δ, or None: then L_3 is not computed.
-        curvature: The estimator of L_4.
-        micro_batch: Examples that go through the model at once in `value_and_grad`, to bound the
+        curvature: The estimator of L_4, or None: then L_4 is not computed.
+        micro_batch: Examples that go through the model at once, in all but `value`, to bound the
             memory of activations; the result is the same to rounding. None: all of the sample.
         divisors: What each term is divided by before it is weighted; 1 where not named. See
             `relative`.
@@ -101,7 +103,7 @@ class Objective:
     lambdas: Lambdas
     data: Data | None = None
     neighbourhood: Neighbourhood | None = None
-    curvature: Curvature = field(default_factory=Frobenius)
+    curvature: Curvature | None = field(default_factory=Frobenius)
     divisors: Mapping[str, float] = field(default_factory=dict)
     micro_batch: int | None = None
     psi: Params = field(default_factory=dict)
@@ -109,6 +111,11 @@ class Objective:
     def __post_init__(self) -> None:
         if self.micro_batch is not None:
             count("micro_batch", self.micro_batch)
+
+    @property
+    def every(self) -> int:
+        """Steps of a stochastic solver to one that has the curvature."""
+        return 1 if self.curvature is None else self.curvature.every
 
     def sample(
         self, params: Params, size: int | None, seed: int, stream: Stream, step: int
@@ -131,6 +138,8 @@ class Objective:
         generator = Generator(device).manual_seed(int(entropy[0]))
         inputs, targets = self.data.batch(size, generator)
         noise = None if self.neighbourhood is None else self.neighbourhood.draw(inputs, generator)
+        if self.curvature is None:
+            return Sample(inputs, targets, noise)
         every = self.curvature.every
         if stream is Stream.STEP and step % every:
             return Sample(inputs, targets, noise, repeat=every)
@@ -154,7 +163,7 @@ class Objective:
             "curvature": sample.probes is not None,
         }
         wanted = [n for n, given in possible.items() if given and (names is None or n in names)]
-        return self._terms(params, sample, wanted)
+        return self._terms_in_parts(params, sample, wanted)
 
     def value(self, params: Params, sample: Sample) -> Tensor:
         """L(w) on the sample."""
@@ -170,17 +179,37 @@ class Objective:
         stochastic step half of the curvature's product can be held fixed.
         """
         counted = self._counted(sample)
-        halved = sample.repeat is not None and self.curvature.split
+        halved = sample.repeat is not None and self._curvature.split
         cheaper = "curvature" in counted and (halved or sample.offsets is not None)
         if self.micro_batch is None and not cheaper:
             return gradient_of(lambda w: self._weighted(w, sample), params)
         terms, gradient = gradient_of_sum(self._passes(params, sample), params)
         if "curvature" in counted:
-            parts = self._halves(params, sample, terms.get("influence"))
-            more, rest = gradient_of_sum(self._curvature_passes(params, sample, parts), params)
+            tasks = self._halves(params, sample, terms.get("influence"))
+            curved = self._in_parts(params, sample, tasks)
+            passes = curved.passes(self._weight("curvature", sample))
+            more, rest = gradient_of_sum(passes, params)
             terms, gradient = terms | more, added(gradient, rest)
         terms = self._in_order({n: t for n, t in terms.items() if n != "influence"})
         return self._sum(terms, sample), terms, gradient
+
+    def hessian(self, params: Params, sample: Sample) -> Product:
+        """v ↦ ∇²L(w) v on the sample, where that is no step's: from one graph, kept between products,
+        or with a ``micro_batch`` from graphs of its size, made anew for each.
+        """
+        if self.micro_batch is None or sample.inputs is None:
+            return linearise(lambda w: self.value(w, sample), params).hvp
+
+        def product(vector: Params) -> Params:
+            total: Params = {}
+            for one in self._passes(params, sample):
+                total = added(total, hvp_of(one, params, vector))
+            if "curvature" not in self._counted(sample):
+                return total
+            curved = self._in_parts(params, sample)
+            return added(total, curved.hvp(self._weight("curvature", sample), vector))
+
+        return product
 
     def weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Σ λ_i L_i / divisor_i over the terms that have weight."""
@@ -225,6 +254,11 @@ class Objective:
     def _outputs(self, params: Params, inputs: Tensor) -> Tensor:
         return self.model({LIFT + name: p for name, p in self.psi.items()} | params, inputs)
 
+    @property
+    def _curvature(self) -> Curvature:
+        assert self.curvature is not None, "this term needs an estimator"
+        return self.curvature
+
     def _task(self, sample: Sample) -> Task:
         assert sample.inputs is not None, "this term needs data"
         assert sample.targets is not None
@@ -265,19 +299,37 @@ class Objective:
             if wanted:
                 yield one
 
-    def _curvature_passes(
-        self, params: Params, sample: Sample, parts: tuple[Task, Task]
-    ) -> Iterator[Pass]:
+    def _in_parts(
+        self, params: Params, sample: Sample, tasks: tuple[Task, Task] | None = None
+    ) -> InParts:
+        """The curvature, of A and B, or of the whole batch."""
         assert sample.probes is not None
-        weight = self._weight("curvature", sample)
-        return curvature_passes(
-            self.curvature, parts, params, sample.probes, weight, self.micro_batch
+        if tasks is None:
+            task = self._task(sample)
+            tasks = task, task
+        halved = sample.repeat is not None
+        return InParts.aimed(
+            self._curvature, tasks, params, sample.probes, self.micro_batch, halved
         )
+
+    def _terms_in_parts(
+        self, params: Params, sample: Sample, names: list[str]
+    ) -> dict[str, Tensor]:
+        if self.micro_batch is None or sample.inputs is None:
+            return self._terms(params, sample, names)
+        total: dict[str, Tensor] = {}
+        for (a, _), part, share in _parts(sample._replace(offsets=None), self.micro_batch):
+            wanted = [n for n in names if n != "curvature" and (a == 0 or n != "proximity")]
+            for name, term in self._terms(params, part, wanted).items():
+                total = added(total, {name: term if name == "proximity" else share * term})
+        if "curvature" in names:
+            total["curvature"] = self._in_parts(params, sample).value()
+        return self._in_order(total)
 
     def _halves(self, params: Params, sample: Sample, scores: Tensor | None) -> tuple[Task, Task]:
         """A and B; ``scores`` is the influence of each example, None if no pass had it."""
         task = self._task(sample)
-        size = self.curvature.part(len(task))
+        size = self._curvature.part(len(task))
         if sample.offsets is None or size is None:
             return task, task
         if scores is None:
@@ -296,7 +348,7 @@ class Objective:
         task = self._task(sample)
         if "curvature" in names:
             assert sample.probes is not None
-            terms["task"], terms["curvature"] = self.curvature(task, params, sample.probes)
+            terms["task"], terms["curvature"] = self._curvature(task, params, sample.probes)
         elif "task" in names:
             outputs = task.outputs(params)
             terms["task"] = task.of_outputs(outputs)

@@ -1,7 +1,8 @@
 """One gradient of the objective as a sum over several passes."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.func import vjp
 
 from phiopt._transforms import in_transform
 from phiopt._types import Params
+from phiopt.derivatives import linearise
 from phiopt.objective.curvature import Curvature, Product
 from phiopt.objective.probes import each
 from phiopt.objective.task import Task
@@ -50,32 +52,107 @@ def gradient_of_sum(passes: Iterable[Pass], params: Params) -> tuple[Terms, Para
     return total, gradient
 
 
-def curvature_passes(
-    curvature: Curvature,
-    parts: tuple[Task, Task],
-    params: Params,
-    probes: Params,
-    weight: Tensor | float,
-    size: int | None,
-) -> Iterator[Pass]:
-    """``weight`` ‖H‖² on batches of ``size``: b = H_B v' at ``params`` first, then the passes of
-    2 ⟨H_A v, b⟩ with b fixed, whose gradient is that of ‖H‖² (see `curvature`); ``parts`` are A and
-    B.
+def hvp_of(each_pass: Pass, params: Params, vector: Params) -> Params:
+    """The Hessian of one pass times a vector."""
+    return linearise(lambda w: each_pass(w)[0], params).hvp(vector)
 
-    b is fixed within a pass only: an outer derivative of the gradient sees it move.
+
+@dataclass(frozen=True, eq=False)
+class InParts:
+    """‖H‖² = ⟨a, b⟩, a = H_A v and b = H_B v' (see `curvature`), and its derivatives at ``params``, by
+    passes through at most ``size`` examples each.
+
+    Both products are needed whole before their derivatives. ``tasks`` are A and B, ``probes`` are
+    those that `Curvature.aim` gave, whose own motion is left out. Where ``halved``, a alone is
+    differentiated, twice, which is right in expectation where A and B are exchangeable.
     """
-    ours, theirs = parts
-    probes = curvature.aim(lambda: _operator(curvature, ours, params, size), probes)
-    left, right = curvature.sides(probes)
-    b = each(_operator(curvature, theirs, params, size), right)
-    for chunk, share in chunks(ours, size):
 
-        def one(w: Params, chunk: Task = chunk, share: float = share) -> tuple[Tensor, Terms]:
-            a = each(curvature.linearise(chunk, w).hvp, left)
-            estimate = share * curvature.pair(a, b, probes)
-            return 2 * weight * estimate, {"curvature": estimate}
+    curvature: Curvature
+    tasks: tuple[Task, Task]
+    params: Params
+    probes: Params
+    size: int | None
+    halved: bool
 
-        yield one
+    @classmethod
+    def aimed(
+        cls,
+        curvature: Curvature,
+        tasks: tuple[Task, Task],
+        params: Params,
+        probes: Params,
+        size: int | None,
+        halved: bool = False,
+    ) -> "InParts":
+        """With the probes to use there."""
+        probes = curvature.aim(lambda: _operator(curvature, tasks[0], params, size), probes)
+        once = curvature.sides(probes)
+        return cls(curvature, tasks, params, probes, size, halved or once[0] is once[1])
+
+    def value(self) -> Tensor:
+        a, b = self._fixed(both=True)
+        return self.curvature.pair(a, b, self.probes)
+
+    def passes(self, weight: Tensor | float) -> Iterator[Pass]:
+        """Of ``weight`` ‖H‖²; their values sum to it, or where ``halved`` to twice as much.
+
+        The factor that is fixed is so within a pass only: an outer derivative of the gradient sees
+        it move.
+        """
+        return self._passes(weight, self._fixed(both=not self.halved))
+
+    def hvp(self, weight: Tensor | float, vector: Params) -> Params:
+        """The Hessian of ``weight`` ‖H‖² times a vector."""
+        both = not self.halved
+        total: Params = {}
+        for one in self._passes(weight, self._fixed(both)):
+            total = added(total, hvp_of(one, self.params, vector))
+        for one in self._passes(weight, self._fixed(both, along=vector)):
+            total = added(total, gradient_of(one, self.params)[2])
+        return total
+
+    def _passes(self, weight: Tensor | float, fixed: tuple[Params, Params]) -> Iterator[Pass]:
+        pair, (left, right) = self.curvature.pair, self.curvature.sides(self.probes)
+        for chunk, share in chunks(self.tasks[0], self.size):
+
+            def one(w: Params, chunk: Task = chunk, share: float = share) -> tuple[Tensor, Terms]:
+                product = self.curvature.linearise(chunk, w).hvp
+                estimate = share * pair(each(product, left), fixed[1], self.probes)
+                if self.halved:
+                    return 2 * weight * estimate, {"curvature": estimate}
+                other = share * pair(fixed[0], each(product, right), self.probes)
+                return weight * (estimate + other), {"curvature": estimate}
+
+            yield one
+
+    def _fixed(self, both: bool, along: Params | None = None) -> tuple[Params, Params]:
+        """a, empty unless ``both`` are asked for, and b; or their derivatives along a vector."""
+        left, right = self.curvature.sides(self.probes)
+        b = self._product(self.tasks[1], right, along)
+        if left is right and self.tasks[0] is self.tasks[1]:
+            return b, b
+        return self._product(self.tasks[0], left, along) if both else {}, b
+
+    def _product(self, task: Task, probes: Params, along: Params | None) -> Params:
+        total: Params = {}
+        for chunk, share in chunks(task, self.size):
+
+            def image(w: Params, chunk: Task = chunk) -> Params:
+                return each(self.curvature.linearise(chunk, w).hvp, probes)
+
+            found = image(self.params) if along is None else _moved(image, self.params, along)
+            total = added(total, {name: share * value for name, value in found.items()})
+        return total
+
+
+def _moved(function: Callable[[Params], Params], params: Params, vector: Params) -> Params:
+    """The derivative of ``function`` along a vector, by reverse over reverse mode: u ↦ Jᵀ u is linear,
+    and its own transpose is J.
+    """
+    value, pullback = cast(Any, vjp(function, params))
+    still = {name: torch.zeros_like(v) for name, v in value.items()}
+    transposed = cast(Any, vjp(lambda u: pullback(u)[0], still)[1])
+    return transposed(vector)[0]
 
 
 def _operator(curvature: Curvature, task: Task, params: Params, size: int | None) -> Product:

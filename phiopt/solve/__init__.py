@@ -1,11 +1,12 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
+from phiopt.solve.agreement import agreeing, check_agreement, fingerprint
 from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.mask import masked
 from phiopt.solve.normalise import normalised
-from phiopt.solve.parallel import check_agreement, data_parallel
+from phiopt.solve.parallel import data_parallel
 from phiopt.solve.restarts import perturbed
 from phiopt.solve.solution import (
     Certificate,
@@ -32,11 +33,13 @@ __all__ = [
     "Stats",
     "Status",
     "TorchOpt",
+    "agreeing",
     "certify",
     "check_agreement",
     "data_parallel",
     "decaying_adam",
     "default_optimizer",
+    "fingerprint",
     "fresh_draws",
     "masked",
     "normalised",

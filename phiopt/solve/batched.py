@@ -122,7 +122,7 @@ class _Run:
         self.lambdas = lambdas.to(like)
         self.active = [name for k, name in enumerate(TERMS) if bool((lambdas[:, k] != 0).any())]
         self.optimizer = solver.optimizer or default_optimizer(
-            solver.steps, every=problems[0].objective.curvature.every
+            solver.steps, every=problems[0].objective.every
         )
         self.shared = _stacked([_named(problem) for problem in problems])
         self.work = Stats(0, 0, 0, 0, 0, 0.0)

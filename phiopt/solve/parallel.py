@@ -99,22 +99,3 @@ def data_parallel(model: Model, group: ProcessGroup) -> Model:
 def _shared(params: Params, group: ProcessGroup) -> Params:
     """One vector through `_Same`, so that a backward pass has one all-reduce."""
     return to_params(_Same.apply(to_vector(params), group), params)
-
-
-def check_agreement(group: ProcessGroup, held: dict[str, Tensor]) -> None:
-    """Refuse, in all processes alike, what is not the same in all: ``ValueError`` with the name.
-
-    Processes that start from different parameters, data or seeds would each solve a problem of its
-    own and mix the gradients.
-    """
-    for name, value in held.items():
-        numbers = value.detach().double().reshape(-1)
-        place = torch.arange(1, numbers.numel() + 1, dtype=numbers.dtype, device=numbers.device)
-        sketch = torch.stack([numbers.sum(), numbers @ numbers, numbers @ place.rsqrt()])
-        ends = torch.cat([sketch, -sketch])
-        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
-        if not torch.equal(ends[:3], -ends[3:]):
-            raise ValueError(
-                f"process_group: {name} differs between the processes; all must be given the same "
-                "models, data (no DistributedSampler: batches are shared out here) and seed"
-            )

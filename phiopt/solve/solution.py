@@ -179,7 +179,8 @@ class Solution:
             tensors).
         status: What happened and what to do about it.
         terms: Raw values of the four terms at w1 (those that the arguments allow), unweighted,
-            whatever their weights.
+            whatever their weights. Where λ4 is 0 and the student or the loss lacks a derivative
+            that can be trusted, the curvature is not among them.
         start_terms: The same at w0.
         objective: The weighted sum at w1.
         start_objective: The weighted sum at w0; never below ``objective``.
@@ -243,7 +244,11 @@ class Solution:
             "term           weight   divided by      at start           end   fresh ± s.e.",
         ]
         for name, weight in self.lambdas.items():
-            if name not in self.terms:
+            if not (name in self.terms and name in self.start_terms):
+                if name == "curvature" and "task" in self.terms:
+                    lines.append(
+                        f"{name:<12}{0.0:>9.4g}  not reported, has no derivatives to trust"
+                    )
                 continue
             row = f"{name:<12}{known(weight):>9.4g}{self.divisors.get(name, 1.0):>13.4g}"
             row += f"{self.start_terms[name]:>14.4g}{self.terms[name]:>14.4g}"

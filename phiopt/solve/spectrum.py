@@ -11,8 +11,9 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Generator
 
 from phiopt._types import Params
-from phiopt.derivatives import Linearised, dot, square_norm
+from phiopt.derivatives import dot, square_norm
 from phiopt.objective import Sample
+from phiopt.objective.curvature import Product
 from phiopt.solve.solution import Spectrum
 from phiopt.solve.solver import Counted
 
@@ -37,20 +38,20 @@ class MeanHessian:
 
     def __init__(self, objective: Counted, params: Params, samples: list[Sample]) -> None:
         self.objective, self.params, self.samples = objective, params, samples
-        self._kept: Linearised | None = None
+        self._kept: Product | None = None
 
     def __call__(self, vector: Params) -> Params:
         total: Params = {}
         for sample in self.samples:
-            product = self._at(sample).hvp(vector)
+            product = self._at(sample)(vector)
             total = {k: total[k] + p for k, p in product.items()} if total else product
         return {name: value / len(self.samples) for name, value in total.items()}
 
-    def _at(self, sample: Sample) -> Linearised:
+    def _at(self, sample: Sample) -> Product:
         if len(self.samples) > 1:
-            return self.objective.linearised(self.params, sample)
+            return self.objective.hessian(self.params, sample)
         if self._kept is None:
-            self._kept = self.objective.linearised(self.params, sample)
+            self._kept = self.objective.hessian(self.params, sample)
         return self._kept
 
 

@@ -125,8 +125,7 @@ class _Run:
     def __init__(self, solver: TorchOpt, objective: Objective, start: Params, seed: int) -> None:
         self.solver, self.start, self.seed = solver, start, seed
         self.objective = Counted(objective)
-        every = objective.curvature.every
-        self.optimizer = solver.optimizer or default_optimizer(solver.steps, every=every)
+        self.optimizer = solver.optimizer or default_optimizer(solver.steps, every=objective.every)
         self.params = self.best = start
         self.state = self.optimizer.init(start)
         self.history: list[dict[str, float]] = []

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, vjp
+from torch.nn.utils.parametrizations import weight_norm
 
 from phiopt.derivatives import differentiable
 from tests.cases import flatten, parameters, randn, unflatten
@@ -32,6 +33,15 @@ class SquaredError(nn.Linear):
     def forward(self, x):
         outputs = super().forward(x).tanh()
         return F.mse_loss(outputs, torch.ones_like(outputs))
+
+
+class Operator(nn.Module):
+    def __init__(self, operator):
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x):
+        return self.operator(x)
 
 
 def normed(norm):
@@ -62,6 +72,13 @@ MODULES = {
     "LSTM": (lambda: Outputs(nn.LSTM(4, 3, batch_first=True)), SEQUENCE),
     "GRU": (lambda: Outputs(nn.GRU(4, 3, batch_first=True)), SEQUENCE),
     "RNN": (lambda: Outputs(nn.RNN(4, 3, batch_first=True)), SEQUENCE),
+    "weight norm": (lambda: normed(weight_norm(nn.Linear(6, 6))), FLAT),
+    "weight norm of another axis": (lambda: normed(weight_norm(nn.Linear(6, 6), dim=1)), FLAT),
+    "weight norm of the whole": (lambda: normed(weight_norm(nn.Linear(6, 6), dim=None)), FLAT),
+    "layer norm as an operator": (
+        lambda: normed(Operator(lambda x: torch.ops.aten.layer_norm.default(x, [6]))),
+        FLAT,
+    ),
     "hard sigmoid": (  # between its kinks
         lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Hardsigmoid()),
         FLAT,

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from phiopt import TorchOpt, initialize
@@ -11,12 +14,14 @@ from phiopt.objective.task import Task
 from tests.cases import generator, parameters, randn
 
 
-def required(module):
+def plain(outputs, targets):
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def required(module, loss=plain):
     module = module.double()
     x, y = randn(2, 4), torch.randint(3, (2,), generator=generator(1))
-    task = Task(
-        pure_model(module, lambda x: x), lambda o, t: F.cross_entropy(o, t, reduction="none"), x, y
-    )
+    task = Task(pure_model(module, lambda x: x), loss, x, y)
     require_derivatives(module, x, task, parameters(module))
 
 
@@ -59,15 +64,25 @@ class OldStyle(torch.autograd.Function):
         return gradient
 
 
+def scripted_norm(x):
+    def norm(x: torch.Tensor):
+        return torch.layer_norm(x, [4], None, None, 1e-5)
+
+    return torch.jit.script(norm)(x)
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)),
+        Calling(lambda x: torch.ops.aten.layer_norm.default(x, [4])),
+        Calling(lambda x: torch.ops.aten.batch_norm(x, *[None] * 4, True, 0.1, 1e-5, False)),
         nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 3)),
         Calling(lambda x: F.dropout(x, 0.5)),  # forgets that it is being evaluated
         Calling(Square.apply),
         Calling(lambda x: F.alpha_dropout(x, 0.5, training=True)),
     ],
-    ids=["norm", "dropout", "right backward", "alpha dropout"],
+    ids=["weight norm", "operator", "packet", "norm", "dropout", "right backward", "alpha dropout"],
 )
 def test_what_can_be_mended_passes(module):
     required(module)
@@ -97,12 +112,68 @@ def test_dropout_leaves_the_global_generator_alone():
             Calling(lambda x: torch.native_layer_norm(x, (4,), None, None, 1e-5)[0]),
             "the module itself calls native_layer_norm, whose third derivative is wrong",
         ),
+        (
+            nn.Sequential(
+                nn.Linear(4, 4),
+                Calling(
+                    lambda x: torch.ops.aten.native_layer_norm.default(x, [4], None, None, 1e-5)[0]
+                ),
+            ),
+            "1 calls native_layer_norm, whose third derivative is wrong",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 4), Calling(scripted_norm)),
+            "1 calls native_layer_norm, .* outside of TorchScript",
+        ),
+        (
+            nn.Sequential(
+                parametrizations.orthogonal(nn.Linear(4, 3), orthogonal_map="householder")
+            ),
+            "0.parametrizations.weight.0 makes its weight orthogonal by Householder reflections",
+        ),
     ],
-    ids=["raising", "checkpoint", "once", "random", "kernel"],
+    ids=[
+        "raising",
+        "checkpoint",
+        "once",
+        "random",
+        "kernel",
+        "operator",
+        "script",
+        "orthogonal",
+    ],
 )
 def test_what_cannot_is_named(module, message):
     with pytest.raises(TypeError, match=message):
         required(module)
+
+
+def test_gradients_of_embeddings_are_dense():
+    tokens = torch.tensor([[0, 2], [2, 3]])
+    for options in ({"sparse": True}, {"scale_grad_by_freq": True}):
+        module = nn.Sequential(nn.Embedding(4, 3, **options), nn.Flatten(), nn.Linear(6, 3))
+        module = module.double()
+        task = Task(pure_model(module, lambda x: x), plain, tokens, torch.tensor([0, 2]))
+        require_derivatives(module, tokens, task, parameters(module))
+        dense = nn.Sequential(nn.Embedding.from_pretrained(module[0].weight), *module[1:])
+        want = torch.func.grad(replace(task, model=pure_model(dense, lambda x: x)))
+        found = torch.func.grad(task)(parameters(module))
+        torch.testing.assert_close(found, want(parameters(module)))
+
+
+def test_the_loss_is_looked_at_too():
+    required(nn.Linear(4, 3), lambda o, t: Square.apply(o).sum(1))
+    with pytest.raises(
+        TypeError, match=r"loss: its hand-written backward .* derivative 2 does not"
+    ):
+        required(nn.Linear(4, 3), lambda o, t: OnlyOnce.apply(o).sum(1))
+    with pytest.raises(TypeError, match="loss: calls native_layer_norm"):
+        required(
+            nn.Linear(4, 3),
+            lambda o, t: torch.native_layer_norm(o, (3,), None, None, 1e-5)[0][:, 0] ** 2,
+        )
+    with pytest.raises(TypeError, match="its loss has no third derivative"):
+        required(nn.Linear(4, 3), lambda o, t: F.multi_margin_loss(o, t, reduction="none"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -111,7 +182,7 @@ def test_scripted_and_compiled_modules_are_refused():
     compiled = torch.compile(nn.Linear(4, 3))
     for module, kind in ((scripted, "RecursiveScriptModule"), (compiled, "OptimizedModule")):
         with pytest.raises(TypeError, match=f"student: 0 is a {kind}, must be a plain module"):
-            require_derivatives(nn.Sequential(module), randn(2, 4), lambda w: w["w"].sum(), {})
+            require_derivatives(nn.Sequential(module), randn(2, 4), None, {})
 
 
 def test_initialize_refuses_a_student_only_where_it_needs_the_derivative():

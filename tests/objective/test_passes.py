@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phiopt.objective import Frobenius, Spectral, Stream
-from tests.cases import classification
+from tests.cases import classification, randn
 
 LAMBDAS = (0.3, 0.2, 0.35, 0.15)
 CURVATURES = {
@@ -29,10 +29,41 @@ def agree(objective, params, stream, size):
     torch.testing.assert_close(pieces[::2], whole[::2], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["exact", "gauss-newton", "spectral"])
+@pytest.mark.parametrize("name", ["exact", "layers", "gauss-newton", "spectral"])
 def test_small_batches_give_the_same_result(name):
     objective, params = classification(LAMBDAS, curvature=CURVATURES[name], count=11)
     agree(objective, params, Stream.TRAIN, 4)
+
+
+@pytest.mark.parametrize("name", ["exact", "layers", "gauss-newton", "spectral"])
+def test_small_batches_give_the_same_terms_and_hessian(name):
+    objective, params = classification(LAMBDAS, curvature=CURVATURES[name], count=11)
+    sample = objective.sample(params, None, 0, Stream.TRAIN, 0)
+    pieces = replace(objective, micro_batch=4)
+    for names in (None, ["curvature"], ["noise", "task"]):
+        found, wanted = (each.terms(params, sample, names) for each in (pieces, objective))
+        for term in names or wanted:
+            torch.testing.assert_close(found[term], wanted[term], rtol=1e-9, atol=1e-12)
+    vector = {k: randn(*p.shape, seed=i) for i, (k, p) in enumerate(params.items())}
+    found, wanted = (each.hessian(params, sample)(vector) for each in (pieces, objective))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_nothing_sees_more_than_a_small_batch():
+    objective, params = classification(LAMBDAS, count=11)
+    seen = []
+
+    def model(w, inputs):
+        seen.append(len(inputs))
+        return objective.model(w, inputs)
+
+    pieces = replace(objective, model=model, micro_batch=4)
+    sample = pieces.sample(params, None, 0, Stream.TRAIN, 0)
+    samples = len(sample.noise[0])
+    pieces.terms(params, sample)
+    pieces.value_and_grad(params, sample)
+    pieces.hessian(params, sample)(params)
+    assert max(seen) == 4 * samples
 
 
 @pytest.mark.parametrize("name", ["two batches", "layers"])

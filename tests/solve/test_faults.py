@@ -202,6 +202,19 @@ def test_without_throw_the_error_is_in_the_solution():
     assert isinstance(solution.error, OSError)
 
 
+@pytest.mark.parametrize("after", [900, 1170], ids=["steps", "judges"])
+def test_data_that_break_in_a_restart_leave_the_first_solution(after):
+    """A solve reads 8 judges and 60 steps of 8 examples; before the first come 34 reads more."""
+    alone = fitted(Breaking(10**6, OSError("gone")))
+    source = Breaking(after, OSError("gone"))
+    with pytest.raises(SolveError, match=r"^DATA_FAILED") as caught:
+        fitted(source, restarts=3)
+    solution = caught.value.solution
+    assert solution.error is caught.value.__cause__
+    assert len(solution.certificate.restarts) < 3
+    assert torch.equal(flatten(solution.params), flatten(alone.params))
+
+
 @pytest.mark.parametrize("solver", [LBFGS(draws=2), NewtonCG(draws=2)], ids=["lbfgs", "newton"])
 def test_data_that_break_before_the_first_step_are_a_plain_error(solver):
     """Frozen draws are read first of all: nothing is lost yet."""

@@ -8,11 +8,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torchopt
+from torch.utils.data import Dataset
 
 from phiopt.initialize import initialize
 from phiopt.objective import Frobenius, Spectral, Stream, Uniform
 from phiopt.solve import LBFGS, NewtonCG, TorchOpt, data_parallel
-from phiopt.solve.parallel import check_agreement
+from phiopt.solve.agreement import check_agreement, fingerprint
 from phiopt.solve.solver import Counted
 from phiopt.solve.spectrum import MeanHessian
 from tests.cases import classification, flatten, generator, mlp, randn
@@ -74,6 +75,68 @@ def disagreement(rank, group):
     return ""
 
 
+class Broken(Dataset):
+    """Raises in one process, or reads other pixels there, after so many reads."""
+
+    def __init__(self, rank, kind, length=41):
+        self.there, self.kind, self.length, self.reads = rank == 1, kind, length, 0
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        self.reads += 1
+        if self.there and self.reads > 400:
+            if self.kind == "raises":
+                raise OSError("gone")
+            return X[i] + 1, Y[i]
+        return X[i], Y[i]
+
+
+def fitted(group, data, lambdas=(0.25, 0.25, 0.25, 0.25), delta=0.1, steps=60, loss=None):
+    return initialize(
+        mlp(4, 3, 2, seed=1),
+        mlp(4, 5, 3, seed=2),
+        lambdas,
+        data,
+        neighbourhood=Uniform(delta),
+        solver=TorchOpt(torchopt.adam(1e-3), steps=steps, batch_size=8, check_every=5),
+        loss=loss,
+        scale="paper",
+        process_group=group,
+        throw=False,
+    )
+
+
+def failures(rank, group):
+    """Status, error and iterate where one process fails to read."""
+    found = {}
+    for kind in ("raises", "reads another"):
+        solution = fitted(group, Broken(rank, kind))
+        params = torch.cat([p.flatten() for p in solution.params.values()])
+        error = f"{type(solution.error).__name__}: {solution.error}"
+        better = solution.objective < solution.start_objective
+        found[kind] = (solution.status.name, error, better, params)
+    return found
+
+
+def unlike(rank, group):
+    """What settings that differ are told."""
+    told = {}
+    settings = {
+        "lambdas": {"lambdas": (0.25, 0.25, 0.25 + 0.05 * rank, 0.25 - 0.05 * rank)},
+        "neighbourhood": {"delta": 0.1 + 1e-9 * rank},
+        "solver": {"steps": 60 + rank},
+        "data's length": {"data": Broken(0, "raises", 40 + rank)},
+    }
+    for name, changes in settings.items():
+        try:
+            fitted(group, **{"data": (X, Y)} | changes)
+        except ValueError as error:
+            told[name] = str(error)
+    return told
+
+
 def joined(rank, folder, size):
     """The group of all processes."""
     dist.init_process_group(
@@ -91,6 +154,7 @@ def work(rank, folder):
     group = joined(rank, folder, PROCESSES)
     found = {name: solve(name, group) for name in PROBLEMS}
     found |= {"derivatives": derivatives(group), "forward mode": forward_mode(group)}
+    found |= {"failures": failures(rank, group), "unlike": unlike(rank, group)}
     torch.save({**found, "error": disagreement(rank, group)}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -127,6 +191,42 @@ def test_forward_mode_and_vmap_go_through(found):
 def test_processes_that_disagree_are_refused_everywhere(found):
     for rank in range(PROCESSES):
         assert "process_group: the start's w differs between the processes" in found[rank]["error"]
+
+
+@pytest.mark.parametrize("kind", ["raises", "reads another"])
+def test_all_end_alike_where_one_fails_to_read(found, kind):
+    (first, error, better, ours), (second, elsewhere, _, theirs) = (
+        found[rank]["failures"][kind] for rank in range(PROCESSES)
+    )
+    assert first == second == "DATA_FAILED"
+    assert better
+    assert torch.equal(ours, theirs)
+    if kind == "raises":
+        assert error == "RuntimeError: data: reading failed in another process"
+        assert elsewhere == "OSError: gone"
+    else:
+        assert error == elsewhere
+        assert "process_group: a batch differs between the processes" in error
+
+
+@pytest.mark.parametrize("name", ["lambdas", "neighbourhood", "solver", "data's length"])
+def test_settings_that_differ_are_refused_everywhere(found, name):
+    for rank in range(PROCESSES):
+        told = found[rank]["unlike"][name]
+        assert told.startswith(f"process_group: {name} differs between the processes")
+
+
+def test_settings_are_told_apart_by_what_they_hold():
+    def marked(value):
+        return fingerprint(value).item()
+
+    def recursive():
+        return recursive
+
+    assert marked(TorchOpt(torchopt.adam(1e-3))) == marked(TorchOpt(torchopt.adam(1e-3)))
+    assert marked(TorchOpt(torchopt.adam(1e-3))) != marked(TorchOpt(torchopt.adam(2e-3)))
+    assert marked(Uniform(torch.tensor(0.1))) != marked(Uniform(torch.tensor(0.10001)))
+    assert marked(recursive) == marked(recursive)
 
 
 def work_of_one_in_four(rank, folder):

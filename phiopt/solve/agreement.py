@@ -1,0 +1,95 @@
+"""Whether the processes of a group solve one problem: the same settings, models and batches."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass
+from hashlib import sha256
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from phiopt.data import Batch, Data
+
+_DIFFERS = (
+    "differs between the processes; all must be given the same models, data (no DistributedSampler: "
+    "batches are shared out here), settings and seed"
+)
+
+
+def agreeing(data: Data, group: ProcessGroup, device: torch.device) -> Data:
+    """The same data, whose batches are compared between the processes. Where one of them failed to
+    read, or read another batch, all raise, so that all end alike.
+    """
+
+    def agree(batch: Batch | None, error: Exception | None) -> Exception | None:
+        failed = torch.ones(1, dtype=torch.float64, device=device) * (error is not None)
+        nothing = torch.zeros(3, dtype=torch.float64, device=device)
+        sketches = [_sketch(part) if batch else nothing for part in batch or (failed, failed)]
+        sketch = torch.cat(sketches)
+        ends = torch.cat([failed, sketch, -sketch])
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
+        if ends[0]:
+            return error or RuntimeError("data: reading failed in another process")
+        if not torch.equal(ends[1:7], -ends[7:]):
+            return ValueError(f"process_group: a batch {_DIFFERS}")
+        return None
+
+    return data.agreeing(agree)
+
+
+def fingerprint(value: object) -> Tensor:
+    """A number that depends on a setting: on what ``repr`` shows of it, memory addresses apart, and on
+    what functions have enclosed, as optimisers do with their rates.
+    """
+    number = int.from_bytes(sha256(_described(value, ()).encode()).digest()[:4])
+    return torch.tensor(float(number), dtype=torch.float64, device="cpu")
+
+
+def _described(value: Any, within: tuple[object, ...]) -> str:
+    if any(value is other for other in within):
+        return "itself"
+    inner: list[Any] = []
+    if isinstance(value, Tensor):
+        inner = _sketch(value).tolist()
+    elif isinstance(value, FunctionType):
+        inner = [value.__qualname__, *(_content(cell) for cell in value.__closure__ or ())]
+    elif isinstance(value, tuple | list):
+        inner = list(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        inner = [type(value).__name__, *(getattr(value, f.name) for f in fields(value))]
+    else:
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return f"({', '.join(_described(item, (*within, value)) for item in inner)})"
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty yet
+        return None
+
+
+def check_agreement(group: ProcessGroup, held: dict[str, Tensor]) -> None:
+    """Refuse, in all processes alike, what is not the same in all: ``ValueError`` with the name.
+
+    Processes that start from different parameters, data, settings or seeds would each solve a problem
+    of its own and mix the gradients, or wait for each other for ever.
+    """
+    for name, value in held.items():
+        sketch = _sketch(value)
+        ends = torch.cat([sketch, -sketch])
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
+        if not torch.equal(ends[:3], -ends[3:]):
+            raise ValueError(f"process_group: {name} {_DIFFERS}")
+
+
+def _sketch(value: Tensor) -> Tensor:
+    """Three numbers that tell tensors apart."""
+    numbers = value.detach().double().reshape(-1)
+    place = torch.arange(1, numbers.numel() + 1, dtype=numbers.dtype, device=numbers.device)
+    return torch.stack([numbers.sum(), numbers @ numbers, numbers @ place.rsqrt()])
