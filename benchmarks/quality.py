@@ -2,8 +2,8 @@
 
 python -m benchmarks.quality [--seeds 4] [--first 0] [--steps 150] [--regimes fitted ...]
 
-Digits 0 to 4, a teacher grown to a student twice as wide with ten classes, λ = (¼, ¼, ¼, ¼),
-batches of 128. Every seed has a teacher, a student and draws of its own; all settings of a seed share
+Digits 0 to 4 (or labels with noise), a teacher grown to a student twice as wide with ten classes,
+λ = (¼, ¼, ¼, ¼), batches of 128. Every seed has a teacher, a student and draws of its own; all settings of a seed share
 them. What is judged is the solver's result, on all of D1 with fresh noise and probes. "log ratio" is
 the mean of log(objective / that of exact steps) ± its standard error, so 0.01 is 1 %.
 """
@@ -53,8 +53,28 @@ def cnn(width: int, classes: int) -> nn.Module:
     )
 
 
-REGIMES = {"fitted": (mlp, 150), "half fitted": (mlp, 25), "convolutional": (cnn, 150)}
-"""The net, and the epochs of the teacher's training."""
+def smooth(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width // 4), nn.Tanh(), nn.Linear(width // 4, classes))
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor, int]:
+    pixels, labels = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
+    return (pixels[labels < 5] / 16).float(), labels[labels < 5], 5
+
+
+def noisy() -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Labels that no net can tell: the objective's minimum is far from 0."""
+    x, weight, noise = torch.randn(600, 6), torch.randn(6, 3), torch.randn(600, 3)
+    return x, (x @ weight + 1.5 * noise).argmax(1), 3
+
+
+REGIMES = {
+    "fitted": (mlp, digits, 150),
+    "half fitted": (mlp, digits, 25),
+    "convolutional": (cnn, digits, 150),
+    "noisy labels": (smooth, noisy, 200),
+}
+"""The net, the data, and the epochs of the teacher's training."""
 
 
 def settings(steps: int) -> dict[str, tuple[Frobenius, TorchOpt]]:
@@ -71,11 +91,10 @@ def settings(steps: int) -> dict[str, tuple[Frobenius, TorchOpt]]:
 
 def posed(regime: str, seed: int):
     """The problem of a seed, in relative terms."""
-    net, epochs = REGIMES[regime]
-    pixels, labels = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
-    x, y = (pixels[labels < 5] / 16).float(), labels[labels < 5]
+    net, data, epochs = REGIMES[regime]
     torch.manual_seed(seed)
-    teacher, student = net(32, 5), net(64, 10)
+    x, y, classes = data()
+    teacher, student = net(32, classes), net(64, 10)
     optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
     for _ in range(epochs):
         optimizer.zero_grad()
