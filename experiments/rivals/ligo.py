@@ -38,6 +38,8 @@ def ligo(growth: Growth, seed: int) -> Initialised:
     start = extended(growth, seed, "default")
     map = mapped(growth, start)
     growing = Expansion(map, tensors_of(growth.teacher), tensors_of(start), seed)
+    if not growing.one_hot:
+        raise ValueError("student: nothing grows, must have more units in a layer than the teacher")
     matrices = [b.clone().requires_grad_() for b in growing.one_hot]
     loss, batch = task_loss(growth, start, map), batches(growth, seed)
     optimizer = torch.optim.Adam(matrices, lr=RATE)

@@ -1,5 +1,9 @@
 """LiGO's operators against the formula written out, and what training them does."""
 
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
@@ -124,3 +128,17 @@ def test_training_lowers_the_task_loss_and_stays_within_the_formula(growth):
     first = next(iter(map.placements.values()))
     ours = tensors_of(solved.student)[first.student][: first.teacher_shape[0]]
     assert torch.equal(ours, next(iter(growth.teacher.parameters())))
+
+
+def test_a_student_of_the_teachers_size_is_refused():
+    growth = growth_of("mlp", classes=None)
+    same = replace(growth, student=lambda: deepcopy(growth.teacher))
+    with pytest.raises(ValueError, match="student: nothing grows"):
+        ligo(same, 0)
+
+
+def test_until_it_is_trained_one_has_the_copies(growth):
+    found = ligo(growth, 0)
+    outputs = found.start(growth.data.x)[:, list(growth.classes)]
+    torch.testing.assert_close(outputs, growth.teacher(growth.data.x))
+    assert found.gradients == STEPS
