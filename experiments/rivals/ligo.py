@@ -33,7 +33,7 @@ def ligo(growth: Growth, seed: int) -> Initialised:
     """B is trained for 100 steps of Adam at 3e-3, over the same classes.
 
     New classes and pixels, which are no combination of old ones, stay as constructed, as do layers that
-    the teacher lacks.
+    the teacher lacks. Raises ``ValueError`` where nothing grows.
     """
     start = extended(growth, seed, "default")
     map = mapped(growth, start)

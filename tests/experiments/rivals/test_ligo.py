@@ -10,6 +10,7 @@ from torch import nn
 from experiments.methods import METHODS, mapped
 from experiments.models import built
 from experiments.rivals.common import batches, task_loss
+from experiments.rivals.gradmax import gradmax
 from experiments.rivals.ligo import STEPS, Expansion, ligo
 from phiopt.growth import GrowthMap, grow
 from phiopt.growth.trace import tensors_of
@@ -130,11 +131,12 @@ def test_training_lowers_the_task_loss_and_stays_within_the_formula(growth):
     assert torch.equal(ours, next(iter(growth.teacher.parameters())))
 
 
-def test_a_student_of_the_teachers_size_is_refused():
+@pytest.mark.parametrize("rival", [ligo, gradmax])
+def test_a_student_of_the_teachers_size_is_refused(rival):
     growth = growth_of("mlp", classes=None)
     same = replace(growth, student=lambda: deepcopy(growth.teacher))
     with pytest.raises(ValueError, match="student: nothing grows"):
-        ligo(same, 0)
+        rival(same, 0)
 
 
 def test_until_it_is_trained_one_has_the_copies(growth):
