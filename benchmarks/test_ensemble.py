@@ -6,6 +6,8 @@ python -m pytest benchmarks/test_ensemble.py --benchmark-json=ensemble.json -s
 The networks of `--scale quick`, batches of 128 random images; on the GPU where there is one.
 """
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -37,12 +39,14 @@ def test_the_ensemble_agrees_and_its_time(network, benchmark):
         (torch.rand(shape, device=DEVICE), torch.randint(10, (128,), device=DEVICE))
         for _ in range(STEPS)
     ]
-    loop, ensemble = (trained(kind, model, batches) for kind in (Loop, Ensemble))
+    # In float32 rounding differs with the memory format, and Adam's first steps make it large.
+    exact = copy.deepcopy(model).double()
+    few = [(x.double(), y) for x, y in batches[:5]]
+    loop, ensemble = (trained(kind, exact, few) for kind in (Loop, Ensemble))
     for row in range(len(RATES)):
         expected, found = (students.student(row).state_dict() for students in (loop, ensemble))
         for name, value in expected.items():
-            # Where a gradient is nearly zero, Adam's step makes its rounding large.
-            torch.testing.assert_close(found[name], value, atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(found[name], value)
     seconds = interleaved(
         {
             "one by one": lambda: trained(Loop, model, batches),

@@ -67,9 +67,17 @@ def run(
         points = lattice.points(resolution)
         _fill(case, points, seeds, directory, device)
         solved = [_read(directory, name, label(p), s) for p in points for s in seeds]
+        if not any(solved):
+            print(f"{case.task.title}: no point could be solved", file=sys.stderr)
+            continue
         searched = [_read(directory, name, "learn", s) for s in seeds]
         title = f"{case.task.title}: E {described(settings(case))}"
-        show_and_write(directory.path, title, solved, [found for found in searched if found])
+        show_and_write(
+            directory.path,
+            title,
+            [found for found in solved if found],
+            [found for found in searched if found],
+        )
 
 
 def settings(case: Case) -> dict[str, Any]:
@@ -109,7 +117,13 @@ def _fill(
             bar.update(len(group) * (len(points) - len(missing) + 1) - len(unlearned))
             if not missing and not unlearned:
                 continue
-            scenes = [lattice.scene(case, seed, directory, device) for seed in group]
+            try:
+                scenes = [lattice.scene(case, seed, directory, device) for seed in group]
+            except FloatingPointError as error:
+                for seed in unlearned:
+                    directory.refuse(name, "learn", seed, f"teacher: {error}")
+                tqdm.write(f"{name}, seeds {group}: teacher: {error}", file=sys.stderr)
+                continue
             for first in range(0, len(missing), CHUNK):
                 for record in lattice.solved(scenes, missing[first : first + CHUNK]):
                     _write(directory, name, label(record["point"]), record)

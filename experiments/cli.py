@@ -108,11 +108,11 @@ def _experiment(name: str) -> Callable[..., None]:
             experiment = import_module(f"experiments.{name.replace('-', '_')}").EXPERIMENT
             size = SCALES[scale.value]
             numbers, place = _seeds(seeds, default=size.seeds), _device(device)
+            names = None if tasks is None else _names("--tasks", tasks)
             registry = experiment.methods or METHODS
             compared = _methods(methods, registry, experiment.methods or PAPER)
             images = experiment.load(data_root(data), download=download)
             made = experiment.tasks(size, images)
-            names = None if tasks is None else _names(tasks)
             experiment.run(size, made, names, compared, numbers, place, out)
 
     return command
@@ -143,7 +143,7 @@ def ablation(
         from experiments import ablation
 
         ablation.run(
-            _names(tasks),
+            _names("--tasks", tasks),
             _seeds(seeds, default=5),
             resolution,
             data,
@@ -207,19 +207,20 @@ def _methods(
 ) -> list[str]:
     if text is None or text == "all":
         return list(default if text is None else registry)
-    names = _names(text)
+    names = _names("--methods", text)
     unknown = [name for name in names if name not in registry]
     if unknown:
         raise UsageError(
             f"--methods {text}: unknown {', '.join(unknown)!r}; choose from {', '.join(registry)}"
         )
-    if len(set(names)) < len(names):
-        raise UsageError(f"--methods {text}: repeated; each may be named once")
     return names
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def _names(option: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if len(set(names)) < len(names):
+        raise UsageError(f"{option} {text}: repeated; each may be named once")
+    return names
 
 
 def _device(name: str) -> Any:
@@ -227,8 +228,8 @@ def _device(name: str) -> Any:
 
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros((), device=device).item()  # some have names and hold no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UsageError(
             f"--device {name}: not usable here ({str(error).splitlines()[0]})"
         ) from None

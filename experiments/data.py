@@ -108,8 +108,21 @@ def _class_folders(root: Path) -> Examples:
     classes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     files = [(file, y) for y, folder in enumerate(classes) for file in sorted(folder.glob("*.jpg"))]
     if not files:
-        raise UsageError(f"--data: {root} holds no class folders of .jpg images")
-    x = torch.stack([decode_jpeg(read_file(str(file)), ImageReadMode.RGB) for file, _ in files])
+        raise UsageError(
+            f"--data: {root} holds no class folders of .jpg images. They belong in {root / '<class>'}; without "
+            f"{root.parent} torchvision's files are read, which --download lets it fetch."
+        )
+
+    def decoded(file: Path) -> Tensor:
+        try:
+            return decode_jpeg(read_file(str(file)), ImageReadMode.RGB)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"--data: {file} is no JPEG image that can be read ({reason})"
+            ) from None
+
+    x = torch.stack([decoded(file) for file, _ in files])
     return _shuffled(x, torch.tensor([y for _, y in files]))
 
 

@@ -132,8 +132,11 @@ class RunDirectory:
             "methods": list(methods),
             "seeds": list(seeds),
         }
-        with open(self.path / LOG, "a", encoding="utf-8") as log:
-            log.write(json.dumps(note) + "\n")
+        path = self.path / LOG
+        # A process that was killed may have left half a line.
+        torn = path.exists() and not (b"\n" + path.read_bytes()).endswith(b"\n")
+        with open(path, "a", encoding="utf-8") as log:
+            log.write("\n" * torn + json.dumps(note) + "\n")
 
     def student(self, record: Record, factory: Callable[[], nn.Module]) -> nn.Module:
         """The trained student of a record."""
@@ -158,9 +161,22 @@ def load_module(module: nn.Module, path: Path) -> nn.Module:
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs, another experiment or scale first; long values around the place."""
     old, new = _leaves(before), _leaves(now)
-    differing = sorted(key for key in old | new if old.get(key) != new.get(key))
-    return " ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now." for key in differing)
+    differing = [key for key in old | new if old.get(key) != new.get(key)]
+    differing.sort(key=lambda key: ("." in key, key))
+    pairs = ((key, repr(old.get(key)), repr(new.get(key))) for key in differing)
+    return " ".join(f"{key}: {_excerpt(a, b)} there, {_excerpt(b, a)} now." for key, a, b in pairs)
+
+
+def _excerpt(text: str, other: str, length: int = 60) -> str:
+    """The part of ``text`` where it begins to differ from ``other``."""
+    if len(text) <= length:
+        return text
+    alike = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), 0)
+    first = max(0, alike - length // 3)
+    part = text[first : first + length]
+    return f"{'…' * (first > 0)}{part}{'…' * (first + length < len(text))}"
 
 
 def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

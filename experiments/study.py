@@ -161,8 +161,11 @@ def run(
         return splits, task.taught(seed, splits)
 
     @lru_cache(maxsize=1)
-    def teacher(seed: int, wait: bool) -> nn.Module:
-        return trained_teacher(task, data(seed)[1], seed, directory, wait=wait)
+    def teacher(seed: int, wait: bool) -> nn.Module | FloatingPointError:
+        try:
+            return trained_teacher(task, data(seed)[1], seed, directory, wait=wait)
+        except FloatingPointError as error:  # kept: it would diverge for the next method too
+            return FloatingPointError(f"teacher: {error}")
 
     def settle(cell: tuple[str, int], wait: bool) -> None:
         method, seed = cell
@@ -206,13 +209,15 @@ def _make(
     task: Task,
     method: str,
     seed: int,
-    teacher: nn.Module,
+    teacher: nn.Module | FloatingPointError,
     splits: Splits,
     taught: Splits,
     directory: RunDirectory,
 ) -> None:
     """Write one record, or why there is none."""
     try:
+        if isinstance(teacher, FloatingPointError):
+            raise teacher
         record, student = _cell(task, method, seed, teacher, taught, splits)
     except REFUSALS as error:
         directory.refuse(task.name, method, seed, f"{type(error).__name__}: {error}")

@@ -76,7 +76,7 @@ def _head(run: Stored, name: str, records: Sequence[Record], counted: str) -> li
 def _not_run(name: str, lines: Sequence[str]) -> list[Block]:
     return [
         Heading(3, f"Not run: {name}"),
-        Items(lines or ["nothing of what was asked for"]),
+        Items(lines or ["all that was asked for was run"]),
     ]
 
 

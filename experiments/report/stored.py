@@ -1,7 +1,8 @@
 """A run directory as the report reads it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,11 @@ def read(path: Path) -> Stored:
     try:
         settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
         lines = (path / LOG).read_text(encoding="utf-8").splitlines()
-        log = [json.loads(line) for line in lines]
+        log = list(_whole(lines))
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"{path}: not a run directory of an experiment ({error})") from error
+    if lines and not log:
+        raise UsageError(f"{path}: not a run directory of an experiment ({LOG} holds no command)")
     # Before it had a number it was the first.
     if (version := settings.get("format", 1)) not in range(1, FORMAT + 1):
         raise UsageError(f"{path}: its records are of format {version}, must be 1 to {FORMAT}")
@@ -79,9 +82,16 @@ def read(path: Path) -> Stored:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """``path``, or the run directories in it where it is none itself but holds some."""
-    inside = sorted(settings.parent for settings in path.glob(f"*/{SETTINGS}"))
+    """``path``, or the run directories at any depth in it where it is none itself but holds some."""
+    inside = sorted(settings.parent for settings in path.rglob(SETTINGS))
     return inside if inside and not (path / SETTINGS).exists() else [path]
+
+
+def _whole(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The lines that a process that was killed has not torn."""
+    for line in lines:
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def _objects(folder: Path) -> Sequence[dict[str, Any]]:

@@ -36,14 +36,16 @@ def gradmax(growth: Growth, seed: int) -> Initialised:
     """Incoming weights 0 and biases 0.001, outgoing half as long as the old units' are on average.
 
     M is taken on one batch of D1*. Where a layer has more new units than M has singular vectors, the others
-    get random unit vectors in their span. Raises ``ValueError`` where no gradient reaches a layer's new units,
-    as through ReLU after a layer without biases.
+    get random unit vectors in their span. Raises ``ValueError`` where nothing grows, or no gradient reaches a
+    layer's new units, as through ReLU after a layer without biases.
     """
     student = extended(growth, seed, "default")
     map = mapped(growth, student)
     assert map.correspondence is not None
     quiet = silenced(student, map.correspondence, BIAS)
     layers = grown_layers(map.correspondence, quiet)
+    if not layers:
+        raise ValueError("student: nothing grows, must have more units in a layer than the teacher")
     loss, batch = task_loss(growth, student, map), batches(growth, seed)()
     generator = Generator().manual_seed(seed)
     directions = _directions(lambda params: loss(params, batch), quiet, layers, generator)

@@ -33,11 +33,13 @@ def ligo(growth: Growth, seed: int) -> Initialised:
     """B is trained for 100 steps of Adam at 3e-3, over the same classes.
 
     New classes and pixels, which are no combination of old ones, stay as constructed, as do layers that
-    the teacher lacks.
+    the teacher lacks. Raises ``ValueError`` where nothing grows.
     """
     start = extended(growth, seed, "default")
     map = mapped(growth, start)
     growing = Expansion(map, tensors_of(growth.teacher), tensors_of(start), seed)
+    if not growing.one_hot:
+        raise ValueError("student: nothing grows, must have more units in a layer than the teacher")
     matrices = [b.clone().requires_grad_() for b in growing.one_hot]
     loss, batch = task_loss(growth, start, map), batches(growth, seed)
     optimizer = torch.optim.Adam(matrices, lr=RATE)

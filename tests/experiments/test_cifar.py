@@ -116,7 +116,7 @@ def test_missing_and_empty_folders_say_what_belongs_there(tmp_path):
     with pytest.raises(ValueError, match=r"class folders in .*cifar10 or torchvision's files"):
         cifar10(tmp_path)
     (tmp_path / "cifar10").mkdir()
-    with pytest.raises(ValueError, match=r"train holds no class folders of \.jpg images"):
+    with pytest.raises(ValueError, match=r"train holds no class folders of .*--download lets it"):
         cifar10(tmp_path)
 
 
@@ -153,3 +153,12 @@ def test_a_head_is_reset_for_the_variants():
     fresh, student = built(task.student, 0), task.registry["default-head-reset"](growth, 0).student
     assert torch.equal(student.head.weight, fresh.head.weight)
     assert not torch.equal(student.hidden[0].weight, fresh.hidden[0].weight)
+
+
+def test_a_corrupt_image_is_named(tmp_path):
+    for part in ("train", "test"):
+        jpegs(tmp_path, part, ("bird", "cat"), 2)
+    broken = tmp_path / "cifar10" / "train" / "cat" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"train/cat/1\.jpg is no JPEG image"):
+        cifar10(tmp_path)

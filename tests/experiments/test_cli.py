@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from typer.testing import CliRunner
 
-from experiments.cli import app
+from experiments.cli import EXPERIMENTS, app
 
 
 def run(*arguments):
@@ -73,3 +74,32 @@ def test_the_list_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("device", ["meta", "abacus", "hpu"])
+def test_a_device_that_computes_nothing_is_named(tmp_path, device):
+    result = run("basic", "--device", device, "--data", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"--device {device}: not usable here" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_mistakes_in_names_come_before_the_data(tmp_path):
+    for arguments, message in (
+        (
+            ["variants", "--methods", "magic"],
+            "--methods magic: unknown 'magic'; choose from default",
+        ),
+        (["basic", "--tasks", "mlp,cnn,mlp"], "--tasks mlp,cnn,mlp: repeated"),
+        (["ablation", "--tasks", "digits,digits"], "--tasks digits,digits: repeated"),
+    ):
+        out = tmp_path / "out"
+        result = run(*arguments, "--data", str(tmp_path), "--out", str(out))
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not out.exists()
+
+
+def test_every_experiment_that_is_listed_is_there():
+    for name in EXPERIMENTS:
+        assert import_module(f"experiments.{name.replace('-', '_')}").EXPERIMENT.name == name

@@ -179,3 +179,26 @@ def test_the_same_blocks_make_both_pages(tmp_path):
     page = html(blocks, "title", tmp_path)
     for part in ("<h2>a &lt; b</h2>", "<li>two</li>", "<pre>x &amp; y</pre>", "<td>1 &gt; 0</td>"):
         assert part in page
+
+
+def test_runs_are_found_at_any_depth(runs, lattices, tmp_path):
+    shutil.copytree(runs[1], tmp_path / "runs" / "theta")
+    shutil.copytree(lattices / "digits", tmp_path / "runs" / "ablation" / "digits")
+    document.write([tmp_path / "runs"], tmp_path / "out")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "## theta, tiny" in page
+    assert "## ablation, digits" in page
+
+
+def test_a_torn_line_of_the_log_is_left_out(runs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs[1], copy)
+    document.write([copy], tmp_path / "whole")
+    with open(copy / "log.jsonl", "a") as log:
+        log.write('{"command": "half')
+    document.write([copy], tmp_path / "torn")
+    pages = [(tmp_path / name / "report.md").read_text() for name in ("whole", "torn")]
+    assert pages[0] == pages[1]
+    (copy / "log.jsonl").write_text("half")
+    with pytest.raises(UsageError, match=r"log\.jsonl holds no command"):
+        document.write([copy], tmp_path / "out")

@@ -111,3 +111,27 @@ def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "atomic", full)
     with pytest.raises(OSError, match="No space left"):
         save_module(nn.Linear(1, 1), tmp_path / "m.safetensors")
+
+
+def test_the_experiment_comes_first_and_long_values_are_excerpts(tmp_path):
+    layers = "Linear(in_features=64, out_features=32, bias=True) " * 8
+    before = {"b": {"student": layers + "wide"}, "experiment": "basic, quick", "phiopt": "1"}
+    RunDirectory(tmp_path, before)
+    now = {**before, "b": {"student": layers + "narrow"}, "experiment": "basic, full"}
+    with pytest.raises(UsageError) as caught:
+        RunDirectory(tmp_path, now)
+    text = str(caught.value).partition("other settings. ")[2]
+    assert text.startswith("experiment: 'basic, quick' there, 'basic, full' now. b.student: …")
+    assert "bias=True) wide' there" in text
+    assert len(text) < 350
+
+
+def test_a_line_after_a_torn_one_stands_alone(tmp_path):
+    directory = RunDirectory(tmp_path, SETTINGS)
+    directory.log("t", "T", ["zero"], [0])
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"command": "half')
+    directory.log("t", "T", ["zero"], [1])
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert json.loads(lines[2])["seeds"] == [1]

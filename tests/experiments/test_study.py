@@ -305,3 +305,20 @@ def test_predictions_on_images_that_others_were_trained_on_are_not_compared(tmp_
     directory = RunDirectory(tmp_path, study.settings("test", [TASK]))
     apart = replace(TASK, same_test=False)
     assert study.prediction_variance(apart, records, directory, CPU) == {}
+
+
+def test_a_teacher_that_diverges_ends_its_seed_alone(tmp_path, monkeypatch, capsys):
+    trained = study.trained_teacher
+    tried = []
+
+    def sometimes(task, taught, seed, *arguments, **named):
+        tried.append(seed)
+        if seed == 1:
+            raise FloatingPointError("training diverged")
+        return trained(task, taught, seed, *arguments, **named)
+
+    monkeypatch.setattr(study, "trained_teacher", sometimes)
+    records = run(tmp_path, methods=("scratch", "default"), seeds=(0, 1, 2))
+    assert [record["seed"] for record in records] == [0, 0, 2, 2]
+    assert tried == [0, 1, 2]
+    assert "seed 1: default left out: teacher: training diverged" in capsys.readouterr().err

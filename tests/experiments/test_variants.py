@@ -155,6 +155,10 @@ def test_statistics_of_norms_are_kept_reset_or_taken_on_d2():
     torch.testing.assert_close(means["recomputed"], first)
     assert changed["recomputed"].gradients == pytest.approx(1 / 3)
     assert kept.student.training == changed["recomputed"].student.training
+    brief = replace(given, phi=replace(given.phi, three_terms=Descent(3, 1e-3)))
+    solved = norms.STATISTICS["phi_slice-statistics-recomputed"](brief, 0)
+    assert all(value.isfinite().all() for value in solved.student.state_dict().values())
+    assert solved.start is not None
 
 
 def test_the_mlp_alone_is_the_quick_default(monkeypatch, tmp_path):

@@ -1,11 +1,16 @@
 """LiGO's operators against the formula written out, and what training them does."""
 
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
 from experiments.methods import METHODS, mapped
 from experiments.models import built
 from experiments.rivals.common import batches, task_loss
+from experiments.rivals.gradmax import gradmax
 from experiments.rivals.ligo import STEPS, Expansion, ligo
 from phiopt.growth import GrowthMap, grow
 from phiopt.growth.trace import tensors_of
@@ -124,3 +129,18 @@ def test_training_lowers_the_task_loss_and_stays_within_the_formula(growth):
     first = next(iter(map.placements.values()))
     ours = tensors_of(solved.student)[first.student][: first.teacher_shape[0]]
     assert torch.equal(ours, next(iter(growth.teacher.parameters())))
+
+
+@pytest.mark.parametrize("rival", [ligo, gradmax])
+def test_a_student_of_the_teachers_size_is_refused(rival):
+    growth = growth_of("mlp", classes=None)
+    same = replace(growth, student=lambda: deepcopy(growth.teacher))
+    with pytest.raises(ValueError, match="student: nothing grows"):
+        rival(same, 0)
+
+
+def test_until_it_is_trained_one_has_the_copies(growth):
+    found = ligo(growth, 0)
+    outputs = found.start(growth.data.x)[:, list(growth.classes)]
+    torch.testing.assert_close(outputs, growth.teacher(growth.data.x))
+    assert found.gradients == STEPS
