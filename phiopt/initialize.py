@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import check_modules, check_options
+from phiopt._arguments import check_modules, check_options, without_data
 from phiopt._modules import alone
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
@@ -124,6 +124,8 @@ def initialize(
         True
     """
     weights = Lambdas.of(lambdas)
+    if data is None:
+        weights = without_data(weights)
     parts = {
         "lift": (lift, "__call__"),
         "loss": (loss, "__call__"),
@@ -132,7 +134,8 @@ def initialize(
         "solver": (solver, "solve"),
         "adjoint": (adjoint, "solve"),
     }
-    check_options(weights, data, scale, seed, restarts, parts)
+    check_options(weights, data, scale, seed, restarts, process_group, parts)
+    seed = int(seed)
     like = check_modules(teacher, student)
     solver = TorchOpt() if solver is None else solver
     with (
