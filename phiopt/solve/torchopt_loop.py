@@ -17,6 +17,7 @@ from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.objective._numbers import count, fraction
 from phiopt.solve.certificate import moments
+from phiopt.solve.flat import flattened
 from phiopt.solve.normalise import normalised
 from phiopt.solve.solution import Outcome, Status
 from phiopt.solve.solver import RETRIES, Counted
@@ -29,9 +30,9 @@ Fewer, and one unlucky curvature probe can decide."""
 
 def default_optimizer(steps: int, eps_root: float = 0.0) -> Any:
     """What ``optimizer=None`` is in a solve of so many steps: `decaying_adam` on `normalised`
-    gradients.
+    gradients, all in one vector.
     """
-    return normalised(decaying_adam(steps, 3e-3, eps_root))
+    return flattened(normalised(decaying_adam(steps, 3e-3, eps_root)))
 
 
 def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> Any:
