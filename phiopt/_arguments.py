@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from phiopt._transforms import wrapped
 from phiopt._types import Params
 from phiopt.data import Source
-from phiopt.objective import Lambdas
-from phiopt.objective._numbers import count, part
+from phiopt.objective import Lambdas, Spectral
+from phiopt.objective._numbers import count, known, part, seed_of
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """Of the models: in float16 Adam's ε is 0, and third derivatives overflow."""
@@ -64,6 +66,7 @@ def check_options(
     scale: str,
     seed: int,
     restarts: int,
+    process_group: object,
     parts: Mapping[str, tuple[object, str]],
 ) -> None:
     """``parts`` are pluggable objects by name, each with the attribute that makes it one."""
@@ -72,13 +75,34 @@ def check_options(
             part(name, value, attribute)
     if scale not in ("relative", "paper"):
         raise ValueError(f"scale: got {scale!r}, must be 'relative' or 'paper'")
-    count("seed", seed, least=0)
+    seed_of(seed)
     count("restarts", restarts, least=0)
+    if process_group is not None and not isinstance(process_group, ProcessGroup):
+        raise TypeError(
+            f"process_group: got {process_group!r}, must be a group of torch.distributed that this "
+            "process is in, such as torch.distributed.group.WORLD"
+        )
     needy = [name for name in lambdas.active if name != "proximity"]
     if data is None and needy:
         raise ValueError(
             f"data: None, but the weight of {', '.join(needy)} is not 0; these terms need D1"
         )
+
+
+def without_data(lambdas: Lambdas) -> Lambdas:
+    """Tensors that are 0 and not to be differentiated in as numbers: their terms need no data."""
+    idle = [n for n, v in lambdas.items() if isinstance(v, Tensor) and not v.requires_grad]
+    return replace(lambdas, **{n: 0.0 for n in idle if known(getattr(lambdas, n)) == 0})
+
+
+def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object) -> None:
+    """Refuse what needs more digits than bfloat16 has."""
+    if dtype != torch.bfloat16:
+        return
+    if isinstance(curvature, Spectral):
+        raise TypeError("curvature: Spectral's Lanczos method needs float32 models, got bfloat16")
+    if getattr(neighbourhood, "sampling", None) == "sobol":
+        raise TypeError("neighbourhood: Sobol points need float32 models, got bfloat16")
 
 
 def check_start(start: Params, student: nn.Module) -> None:

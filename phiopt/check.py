@@ -17,7 +17,8 @@ from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
 from phiopt.derivatives.orders import Order, derivative_orders
 from phiopt.derivatives.report import WHOLE, DerivativeReport, LayerReport
 from phiopt.objective import Task, student_loss
-from phiopt.objective._numbers import count
+from phiopt.objective._numbers import count, part, seed_of
+from phiopt.objective.loss import check_labels
 
 EXAMPLES = 4
 
@@ -68,7 +69,10 @@ def check(
     """
     if not isinstance(student, nn.Module):
         raise TypeError(f"student: got {type(student).__name__}, must be an nn.Module")
-    count("examples", examples)
+    for name, value in (("lift", lift), ("loss", loss)):
+        if value is not None:
+            part(name, value, "__call__")
+    examples, seed = count("examples", examples), seed_of(seed)
     with torch.inference_mode(False), preserved_randomness(data, torch.device("cpu"), seed):
         model = copied(student).to("cpu", torch.float64).eval().requires_grad_(True)
         generator = torch.Generator().manual_seed(seed)
@@ -81,6 +85,14 @@ def check(
             else loss
         )
         # An error of the arguments' own: below it would count as a derivative that fails.
+        with torch.no_grad(), differentiable():
+            outputs = model(x.clone())
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"student: its forward returned {type(outputs).__name__}, must return one Tensor"
+            )
+        if loss is None:
+            check_labels("data", outputs, y)
         Task(lambda _, inputs: model(inputs.clone()), plain, x, y)({})
         calls = layer_calls(model, x.clone())
         layers = tuple(_layer(call, seed) for call in calls if not call.inner)

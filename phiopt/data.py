@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from itertools import chain, count
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Generator, Tensor
@@ -189,8 +189,8 @@ class Data:
         def read(size: int | None, generator: Generator) -> Batch:
             if size is not None:
                 return next(batches)
-            inputs, targets = zip(*one_pass(), strict=True)
-            return torch.cat(inputs), torch.cat(targets)
+            parts = zip(*one_pass(), strict=True)
+            return cast(Batch, tuple(map(_joined, ("inputs", "targets"), parts)))
 
         return read
 
@@ -220,9 +220,11 @@ class Data:
         for name, part in (("inputs", inputs), ("targets", targets)):
             if part.is_floating_point() and not part.isfinite().all():
                 raise ValueError(f"{self._name}: {name} hold NaN or infinity, must be finite")
+        if targets.is_complex():
+            raise TypeError(f"{self._name}: targets are {targets.dtype}, must be real")
         self._check_labels(targets)
         targets = targets if targets.is_floating_point() else targets.long()
-        return self._placed(inputs), self._placed(targets)
+        return self._placed("inputs", inputs), self._placed("targets", targets)
 
     def _check_labels(self, targets: Tensor) -> None:
         if self._classes is None:
@@ -239,10 +241,27 @@ class Data:
                 f"the teacher has {self._classes} classes"
             )
 
-    def _placed(self, part: Tensor) -> Tensor:
+    def _placed(self, name: str, part: Tensor) -> Tensor:
         dtype = self._dtype if part.is_floating_point() else part.dtype
         placed = part.to(self._device, dtype)
+        if placed.dtype != part.dtype and not placed.isfinite().all():
+            raise ValueError(
+                f"{self._name}: {name} up to {float(part.abs().max()):.3g} do not fit into {dtype}, the "
+                "models'; scale them"
+            )
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
+
+
+def _joined(name: str, parts: tuple[Tensor, ...]) -> Tensor:
+    """The batches of one pass as one."""
+    try:
+        return torch.cat(parts)
+    except RuntimeError as error:
+        shapes = sorted({tuple(part.shape[1:]) for part in parts})
+        raise ValueError(
+            f"data: the loader's {name} are of shapes {shapes} in different batches, must be alike "
+            "to go through at once: give the solver a batch_size"
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import check_modules, check_options
+from phiopt._arguments import check_modules, check_options, without_data
 from phiopt._modules import alone
 from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
 from phiopt._types import Lift, Loss, Params
@@ -67,8 +67,8 @@ def initialize(
 
     Minimised over the student's parameters that require grad; its other parameters and its buffers
     stay at the start. The student runs in evaluation mode throughout. Teacher, student and data are
-    never modified and share no storage with the result; the global random state stays as it was,
-    and on the CPU the same seed gives the same bits. Threads that call it take turns.
+    never modified and share no storage with the result; PyTorch's global random state stays as it was
+    (NumPy's and Python's are the data set's own, if it draws from them), and on the CPU the same seed gives the same bits. Threads that call it take turns.
 
     Args:
         teacher: The trained model g(·, u). A batch of inputs to outputs ``(batch, c1)``.
@@ -86,7 +86,8 @@ def initialize(
             scaled to [0, 1].
         curvature: The estimator of the curvature term. None: ``Frobenius()``.
         scale: "relative" divides L_2 by ‖u‖² and L_4 by its value at the start, so that λ weighs
-            numbers of order one; "paper" is the formula as printed, with L_f and L_3 as means over
+            numbers of comparable size; a divisor that is not positive and finite is left at 1, and
+            one of an estimate that comes out negative is its size. "paper" is the formula as printed, with L_f and L_3 as means over
             D1.
         start: A fill's name, such as "default" (None), "zero" or "zero-out", or the student's
             parameters by name.
@@ -128,6 +129,8 @@ def initialize(
         True
     """
     weights = Lambdas.of(lambdas)
+    if data is None:
+        weights = without_data(weights)
     parts = {
         "lift": (lift, "__call__"),
         "loss": (loss, "__call__"),
@@ -136,7 +139,8 @@ def initialize(
         "solver": (solver, "solve"),
         "adjoint": (adjoint, "solve"),
     }
-    check_options(weights, data, scale, seed, restarts, parts)
+    check_options(weights, data, scale, seed, restarts, process_group, parts)
+    seed = int(seed)
     like = check_modules(teacher, student)
     solver = TorchOpt() if solver is None else solver
     given = given_tensors(weights, neighbourhood, start)

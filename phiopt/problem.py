@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.func import grad
 
-from phiopt._arguments import check_modules, check_start
+from phiopt._arguments import check_modules, check_precision, check_start
 from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
@@ -84,6 +84,7 @@ def problem(
     ``differentiable`` keeps the teacher's parameters and ψ's attached to the caller's.
     """
     like = check_modules(teacher, student)
+    check_precision(like.dtype, neighbourhood, curvature)
     examples = None if data is None else Data(data, like.device, like.dtype)
     inputs = None if examples is None else examples.example[0]
     still = copied(lift).eval() if isinstance(lift, nn.Module) else lift

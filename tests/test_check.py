@@ -155,7 +155,22 @@ def test_bad_arguments_are_named():
         check("net", data(4))
     with pytest.raises(ValueError, match="must give one loss per example"):
         check(nn.Linear(4, 3), data(4), loss=nn.CrossEntropyLoss())
-    with pytest.raises(IndexError, match="out of bounds"):  # not a derivative that fails
+    net = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=r"data: labels from 1 to 2, must lie in 0 \.\.\. 0"):
         check(nn.Linear(4, 1), data(4))
+    with pytest.raises(TypeError, match=r"data: targets are torch\.float64, must be"):
+        check(net, (randn(8, 4), randn(8)))
+    with pytest.raises(TypeError, match="student: its forward returned tuple"):
+        check(nn.LSTM(4, 3), (randn(8, 2, 4), data(4)[1]))
     with pytest.raises(ValueError, match="examples: got 0"):
-        check(nn.Linear(4, 3), data(4), examples=0)
+        check(net, data(4), examples=0)
+    with pytest.raises(TypeError, match=r"lift: got 3, which has no __call__\(\)"):
+        check(net, data(4), lift=3)
+    with pytest.raises(TypeError, match="loss: got 'ce'"):
+        check(net, data(4), loss="ce")
+    with pytest.raises(
+        TypeError, match="loss: got the class CrossEntropyLoss, must be an instance"
+    ):
+        check(net, data(4), loss=nn.CrossEntropyLoss)
+    with pytest.raises(TypeError, match="seed: got 'a'"):
+        check(net, data(4), seed="a")

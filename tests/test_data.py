@@ -73,6 +73,13 @@ def test_a_loader_gives_its_own_batches_again_and_again():
         assert torch.equal(batch, rows)
 
 
+def test_a_pass_of_batches_that_do_not_join_is_named():
+    items = [(torch.zeros(2, 3 + i), torch.zeros(2)) for i in range(2)]
+    d = data(DataLoader(items, batch_size=None))
+    with pytest.raises(ValueError, match=r"loader's inputs are of shapes \[\(3,\), \(4,\)\]"):
+        d.batch(None, generator())
+
+
 def test_integer_inputs_stay_and_small_integer_targets_become_indices():
     x, y = data((torch.arange(6).view(3, 2), torch.tensor([0, 1, 2], dtype=torch.uint8))).example
     assert x.dtype == y.dtype == torch.int64

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import torchopt
@@ -178,6 +179,32 @@ class TestArguments:
         torch.testing.assert_close(solved(micro_batch=5).params, solved().params)
         with pytest.raises(ValueError, match="micro_batch: got 0"):
             solved(micro_batch=0)
+
+    def test_a_loss_may_work_in_place(self):
+        def in_place(outputs, targets):
+            targets.mul_(1)
+            return CROSS_ENTROPY(outputs.mul_(2), targets.clamp_(max=1))
+
+        def plain(outputs, targets):
+            return CROSS_ENTROPY(2 * outputs, targets)
+
+        solver = replace(QUICK, batch_size=38)  # of which a step chooses examples
+        found, wanted = (solved(loss=loss, solver=solver) for loss in (in_place, plain))
+        torch.testing.assert_close(found.params, wanted.params)
+
+    def test_numbers_may_be_numpys(self):
+        solver = TorchOpt(
+            QUICK.optimizer, steps=np.int64(10), batch_size=np.int32(16), check_every=5
+        )
+        found = solved(solver=solver, seed=np.int64(3), restarts=np.int8(1))
+        torch.testing.assert_close(found.params, solved(seed=3, restarts=1).params)
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+    def test_a_tensor_of_lambdas_may_need_no_data(self, dtype):
+        found = solved(torch.tensor([0, 1, 0, 0]).to(dtype), None)
+        assert list(found.terms) == ["proximity"]
+        with pytest.raises(ValueError, match="data: None, but the weight of task"):
+            solved(torch.tensor([0.0, 1, 0, 0], requires_grad=True), None)
 
     def test_unseen_classes_leave_the_softmax_when_restricted(self):
         found = solved((0.5, 0.5, 0, 0), restrict_classes=True)
@@ -427,6 +454,7 @@ def counting(module):
     return module
 
 
+BFLOAT16 = {"teacher": teacher().bfloat16(), "student": student().bfloat16()}
 BARE = {"teacher": Bare(teacher()), "student": Bare(student()), "data": (X, X[:, 0])}
 
 
@@ -484,6 +512,36 @@ BAD = {
         ValueError,
         "outputs have one axis or none",
     ),
+    "complex targets": (
+        {"data": (X, Y.to(torch.complex64))},
+        TypeError,
+        "targets are torch.complex",
+    ),
+    "too large": (
+        {"teacher": teacher().float(), "student": student().float(), "data": (1e300 * X, Y)},
+        ValueError,
+        r"data: inputs up to 3\.12e\+300 do not fit into torch.float32",
+    ),
+    "spectral in bfloat16": (
+        BFLOAT16 | {"curvature": Spectral()},
+        TypeError,
+        "curvature: Spectral's Lanczos method needs float32",
+    ),
+    "sobol in bfloat16": (
+        BFLOAT16 | {"neighbourhood": Gaussian(0.1, samples=2, sampling="sobol")},
+        TypeError,
+        "neighbourhood: Sobol points need float32",
+    ),
+    "a dictionary": ({"lambdas": {"task": 0.5, "proximity": 0.5}}, TypeError, r"Lambdas\(\*\*it\)"),
+    "a number for losses": (
+        {"loss": lambda o, y: 1.0},
+        TypeError,
+        "loss: returned float, must give",
+    ),
+    "no losses": ({"loss": lambda o, y: None}, TypeError, "loss: returned NoneType, must give"),
+    "whole losses": ({"loss": lambda o, y: y}, TypeError, "loss: returned torch.int64, must give"),
+    "huge seed": ({"seed": 2**70}, ValueError, r"seed: got \d+, must be below 2\*\*64"),
+    "process_group": ({"process_group": 5}, TypeError, "process_group: got 5, must be a group"),
     "lazy": ({"student": nn.LazyLinear(3)}, ValueError, "student: weight is not initialised yet"),
     "scale": ({"scale": "raw"}, ValueError, "scale: got 'raw'"),
     "seed": ({"seed": -1}, ValueError, "seed: got -1"),

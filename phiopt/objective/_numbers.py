@@ -3,7 +3,7 @@ differentiate in, counts, names, and other objects.
 """
 
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 
 from torch import Tensor
 
@@ -38,12 +38,22 @@ def known(value: Scalar) -> float | None:
 
 
 def count(name: str, value: object, least: int = 1) -> int:
-    """``value`` if it is a whole number of at least ``least``; else an error by ``name``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """``value``, NumPy's too, as an int if it is a whole number of at least ``least``; else an error by
+    ``name``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: got {value!r}, must be a whole number")
     if value < least:
         raise ValueError(f"{name}: got {value}, must be at least {least}")
-    return value
+    return int(value)
+
+
+def seed_of(value: object) -> int:
+    """``value`` if PyTorch takes it for a seed; else an error."""
+    seed = count("seed", value, least=0)
+    if seed >= 2**64:
+        raise ValueError(f"seed: got {seed}, must be below 2**64")
+    return seed
 
 
 def number(name: str, value: object) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from torch import Tensor
@@ -59,8 +59,8 @@ class Lambdas:
 
     @classmethod
     def of(cls, value: object) -> Lambdas:
-        """``value`` as `Lambdas`: itself, four numbers, or a floating tensor of shape ``(4,)``,
-        kept differentiable.
+        """``value`` as `Lambdas`: itself, four numbers, or a tensor of shape ``(4,)``, kept
+        differentiable if it is floating.
         """
         if isinstance(value, Lambdas):
             return value
@@ -69,15 +69,17 @@ class Lambdas:
                 raise ValueError(
                     f"lambdas: got a tensor of shape {tuple(value.shape)}, must be (4,)"
                 )
-            return cls(*value.unbind())
-        if isinstance(value, str) or not isinstance(value, Iterable):
+            numbers = value.unbind() if value.is_floating_point() else value.tolist()
+            return cls(*numbers)
+        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
             raise TypeError(
-                f"lambdas: got {value!r}, must be Lambdas, four numbers or a tensor of four"
+                f"lambdas: got {value!r}, must be Lambdas (of a dictionary: Lambdas(**it)), four "
+                "numbers or a tensor of four"
             )
-        numbers = tuple(value)
-        if len(numbers) != 4:
-            raise ValueError(f"lambdas: got {len(numbers)} numbers {numbers}, must be four")
-        return cls(*numbers)
+        four = tuple(value)
+        if len(four) != 4:
+            raise ValueError(f"lambdas: got {len(four)} numbers {four}, must be four")
+        return cls(*four)
 
     def items(self) -> list[tuple[str, Scalar]]:
         """The four names and weights, in the paper's order."""

@@ -226,7 +226,10 @@ class Objective:
         divisors = {"proximity": self._square_norm_of_carried(start)}
         if "curvature" in self.lambdas.active:
             values = [self.terms(start, sample, ["curvature"])["curvature"] for sample in samples]
-            divisors["curvature"] = float(torch.stack(values).mean())
+            known = torch.stack(values)
+            mean = float(known.mean())
+            # An estimate that can be negative ("layers") may be so in the mean: its size, then.
+            divisors["curvature"] = mean if mean > 0 else float(known.abs().mean())
         return replace(self, divisors={n: d for n, d in divisors.items() if 0 < d < inf})
 
     def _square_norm_of_carried(self, params: Params) -> float:

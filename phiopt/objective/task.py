@@ -19,7 +19,7 @@ class Task:
     f(ψ(x), w), ``inputs`` are x of shape ``(batch, ...)``, ``targets`` y of shape ``(batch, ...)``;
     the result is a scalar, differentiable to fourth order in ``params``. With ``weights`` of shape
     ``(batch,)`` each loss is multiplied by its own. Raises ``ValueError`` if ``loss`` does not give
-    one value per example.
+    one value per example, ``TypeError`` if no floating tensor.
     """
 
     model: Model
@@ -53,7 +53,14 @@ class Task:
     def of_outputs(self, outputs: Tensor) -> Tensor:
         """The mean loss of given outputs."""
         with differentiable():
-            losses = self.loss(outputs, self.targets)
+            # Copies: a loss that works in place must reach neither the data nor the outputs.
+            losses = self.loss(outputs.clone(), self.targets.clone())
+        if not isinstance(losses, Tensor) or not losses.is_floating_point():
+            kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
+            raise TypeError(
+                f"loss: returned {kind}, must give a floating tensor of one loss per example, shape "
+                f"({len(self)},)"
+            )
         if losses.shape != (len(self),):
             raise ValueError(
                 f"loss: returned shape {tuple(losses.shape)}, must give one loss per example, "

@@ -17,6 +17,7 @@ from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.objective._numbers import count, fraction
 from phiopt.solve.certificate import moments
+from phiopt.solve.flat import flattened
 from phiopt.solve.normalise import normalised
 from phiopt.solve.solution import Outcome, Status
 from phiopt.solve.solver import RETRIES, Counted
@@ -31,9 +32,9 @@ def default_optimizer(
     steps: int, learning_rate: float = 3e-3, *, every: int = 1, eps_root: float = 0.0
 ) -> Any:
     """What ``optimizer=None`` is in a solve of so many steps, with a curvature in one of ``every``:
-    `decaying_adam` on `normalised` gradients.
+    `decaying_adam` on `normalised` gradients, all in one vector.
     """
-    return normalised(decaying_adam(steps, learning_rate, eps_root), window=every)
+    return flattened(normalised(decaying_adam(steps, learning_rate, eps_root), window=every))
 
 
 def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> Any:

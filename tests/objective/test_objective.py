@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from phiopt.objective import Corruption, Gaussian, Lambdas, Spectral, Stream
+from phiopt.objective import Corruption, Frobenius, Gaussian, Lambdas, Spectral, Stream
 from tests.cases import (
     classification,
     dense_hessian,
@@ -124,6 +124,16 @@ def test_the_relative_scale_makes_terms_of_order_one():
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient, grad(relative.value)(params, samples[0]))
     torch.testing.assert_close(terms["curvature"], objective.terms(params, samples[0])["curvature"])
+
+
+def test_a_unit_that_comes_out_negative_is_taken_by_its_size():
+    objective, params = classification(LAMBDAS, curvature=Frobenius(matrix="layers"))
+    samples = [drawn(objective, params, step=i) for i in range(40)]
+    known = [float(objective.terms(params, s)["curvature"]) for s in samples]
+    low = [s for s, value in zip(samples, known, strict=True) if value < 0]
+    assert low
+    divisor = objective.relative(params, low).divisors["curvature"]
+    assert divisor == pytest.approx(-sum(v for v in known if v < 0) / len(low))
 
 
 def test_a_unit_that_is_zero_is_left_out():

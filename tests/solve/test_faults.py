@@ -29,6 +29,8 @@ STEPS = [int(step) for step in np.random.default_rng(0).integers(10, 60, 3)]
 class Poison(torch.autograd.Function):
     """The identity, whose value or derivative of the given order is ``value``."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x, order, value):
         return x + value if order == 0 else x.clone()
@@ -103,6 +105,35 @@ def test_a_fault_in_the_products_of_the_curvature_term(solver, value):
     survived(found, start)
     assert found.status in (Status.SOLVED, Status.BUDGET_SPENT)
     assert found.stats.rollbacks <= 1
+
+
+ESTIMATORS = {
+    "default": Frobenius(),
+    "every 3rd step": Frobenius(every=3),
+    "probes": Frobenius(probes=2, distribution="gaussian"),
+    "layers": Frobenius(matrix="layers"),
+    "gauss-newton": Frobenius(matrix="gauss-newton"),
+    "spectral": Spectral(iterations=2),
+}
+
+
+@pytest.mark.parametrize("order", [0, 1, 2], ids=["loss", "gradient", "product"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_faults_at_random_calls_of_the_default_step_are_survived(name, value, order):
+    """Also where the scores are computed by which a step chooses its examples."""
+    objective, start = classification((0.3, 0.3, 0.2, 0.2), curvature=ESTIMATORS[name], count=80)
+    assert Frobenius().part(64) == 16
+    draw = np.random.default_rng(list(ESTIMATORS).index(name))
+    when = {int(call) for call in draw.integers(25, 90, RETRIES)}  # the first 24 judge the start
+    loss = Faulty(objective, when, order, value)
+    solver = TorchOpt(steps=24, batch_size=64, check_every=6)
+    found = solver.solve(replace(objective, loss=loss), start)
+    assert loss.calls > max(when)
+    survived(found, start)
+    assert found.status is Status.BUDGET_SPENT
+    assert found.objective < found.start_objective
+    assert found.stats.rollbacks <= len(when)
 
 
 @pytest.mark.parametrize("order", [0, 1], ids=["loss", "gradient"])
