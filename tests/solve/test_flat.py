@@ -9,12 +9,13 @@ from phiopt.solve.normalise import normalised
 from tests.cases import mlp, parameters, randn
 
 PARAMS = parameters(mlp(4, 5, 3))
+NOISE = {n: randn(3, *p.shape) for n, p in PARAMS.items()}
 
 
 def moved(optimizer, scale=1.0, steps=3):
     params, state = PARAMS, optimizer.init(PARAMS)
     for step in range(steps):
-        g = {n: scale * randn(*p.shape, seed=step) + p for n, p in params.items()}
+        g = {n: scale * NOISE[n][step] + p for n, p in params.items()}
         updates, state = optimizer.update(g, state, params=params, inplace=False)
         params = torchopt.apply_updates(params, updates, inplace=False)
     return params
