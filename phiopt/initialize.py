@@ -67,8 +67,9 @@ def initialize(
 
     Minimised over the student's parameters that require grad; its other parameters and its buffers
     stay at the start. The student runs in evaluation mode throughout. Teacher, student and data are
-    never modified and share no storage with the result; PyTorch's global random state stays as it was
-    (NumPy's and Python's are the data set's own, if it draws from them), and on the CPU the same seed gives the same bits. Threads that call it take turns.
+    never modified and share no storage with the result; PyTorch's global random state stays as it
+    was (NumPy's and Python's are the data set's own, if it draws from them), and on the CPU the
+    same seed gives the same bits. Threads that call it take turns.
 
     Args:
         teacher: The trained model g(·, u). A batch of inputs to outputs ``(batch, c1)``.
@@ -87,8 +88,8 @@ def initialize(
         curvature: The estimator of the curvature term. None: ``Frobenius()``.
         scale: "relative" divides L_2 by ‖u‖² and L_4 by its value at the start, so that λ weighs
             numbers of comparable size; a divisor that is not positive and finite is left at 1, and
-            one of an estimate that comes out negative is its size. "paper" is the formula as printed, with L_f and L_3 as means over
-            D1.
+            one of an estimate that comes out negative is its size. "paper" is the formula as
+            printed, with L_f and L_3 as means over D1.
         start: A fill's name, such as "default" (None), "zero" or "zero-out", or the student's
             parameters by name.
         solver: None: ``TorchOpt()``, Adam for 150 steps of 128 examples.
