@@ -27,7 +27,11 @@ ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1)
 METHODS = ("scratch", "zero", "refused", "default")
 RECIPE = Recipe(budget=20, batch_size=32, learning_rates=(1e-3,))
-OTHER = "import sys; from tests.experiments import test_claims; test_claims.other(*sys.argv[1:])"
+# A process in the background of a shell ignores SIGINT, and so would what it starts.
+OTHER = """import signal, sys
+from tests.experiments import test_claims
+signal.signal(signal.SIGINT, signal.default_int_handler)
+test_claims.other(*sys.argv[1:])"""
 
 
 def task(out, at_work=lambda: None):

@@ -23,7 +23,7 @@ def growth(task):
 
 def test_learned_weights_are_paid_for_and_leave_the_curvature_out(tmp_path):
     task = classes.tasks(TINY, IMAGES)[0]
-    descent = Descent(4, 1e-2)
+    descent = Descent(4, 1e-3)
     phi = replace(task.phi, batch_size=4, three_terms=descent, four_terms=descent)
     task = replace(task, phi=phi, student_recipe=replace(task.student_recipe, budget=2000))
     directory = RunDirectory(tmp_path, {})
