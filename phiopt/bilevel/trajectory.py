@@ -21,8 +21,8 @@ from phiopt.solve import Outcome, Solver, default_optimizer
 
 EPS_ROOT = 1e-8
 """Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
-dead unit has. Steps are shorter where a gradient is below 1e-4; much less, and derivatives overflow
-in float32."""
+dead unit has. Steps are shorter where a gradient is below 1e-4, of the root mean square where it is
+normalised; much less, and derivatives overflow in float32."""
 
 
 Draw: TypeAlias = tuple[int | None, int, Stream, int]
