@@ -51,6 +51,7 @@ def test_no_test_image_is_measured():
         assert not (measured.x == -1).any()
 
 
+@pytest.mark.slow
 def test_every_variant_is_another_start():
     given = growth()
     given = replace(given, phi=replace(given.phi, three_terms=Descent(3, 1e-2)))
