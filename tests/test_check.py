@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from phiopt.check import check
-from tests.cases import generator, randn
+from tests.cases import Forgetful, generator, randn
 
 
 def data(*shape, classes=3):
@@ -31,22 +31,6 @@ class Attending(nn.Module):
 
     def forward(self, x):
         return self.head(self.encoder(x)[:, -1])
-
-
-class Forgetful(torch.autograd.Function):
-    """A square whose first derivative is right and whose second is left out."""
-
-    @staticmethod
-    def forward(x):
-        return x * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0].detach())
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
 
 
 class Wrong(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from phiopt.derivatives.orders import ORDERS, derivative_orders
-from tests.cases import randn
+from tests.cases import Forgetful, randn
 
 AT = randn(200, seed=9)
 
@@ -12,22 +12,6 @@ AT = randn(200, seed=9)
 def folded(w):
     """A kink every few 1e-5."""
     return (torch.relu((1e5 * w).sin()) ** 2).sum() / 1e5
-
-
-class Blind(torch.autograd.Function):
-    """A square whose first derivative is right and whose second is left out."""
-
-    @staticmethod
-    def forward(x):
-        return x * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0].detach())
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -39,5 +23,5 @@ def test_a_difference_across_a_kink_is_no_wrong_derivative(seed):
 
 
 def test_a_wrong_derivative_stays_wrong_wherever_it_is_looked_at():
-    found = derivative_orders(lambda w: Blind.apply(w.relu()).sin().sum(), AT, kinked=True)
+    found = derivative_orders(lambda w: Forgetful.apply(w.relu()).sin().sum(), AT, kinked=True)
     assert found[2].error > 0.1
