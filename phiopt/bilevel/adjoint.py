@@ -111,10 +111,10 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
         return params
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        detached = [value.detach() for value in tensors]
-        given = dict(zip(inputs, detached, strict=False))
-        cotangents = dict(zip(params, detached[len(inputs) :], strict=True))
-        with torch.autocast(detached[0].device.type, enabled=False):  # as in the solve
+        values = [value.detach() for value in tensors]
+        given = dict(zip(inputs, values, strict=False))
+        cotangents = dict(zip(params, values[len(inputs) :], strict=True))
+        with torch.autocast(values[0].device.type, enabled=False):  # as in the solve
             found = pull_back(given, cotangents)
         return tuple(_finite(name, found[name]) for name in inputs)
 
