@@ -45,6 +45,7 @@ def derive(
     large, (state, inserted, chosen, axis) = _matched_at_some_size(
         small, student, lift, example, lifted, classes, correspondence
     )
+    state.settle_products()
     _settle_norms(state)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
     placements |= _match_unused(state, small.used, large.used)
