@@ -308,6 +308,14 @@ def test_verify_reports_the_change(caplog):
     assert "max |Δ logits|" in caplog.text
 
 
+def test_one_number_per_example_is_verified_too():
+    teacher, student = (nn.Sequential(mlp(4, h, h, 1), nn.Flatten(0)) for h in (3, 6))
+    growth = GrowthMap.between(randomised(teacher), student, inputs=torch.ones(2, 4))
+    grown = grow(teacher, student, "net2wider", map=growth, verify=True)
+    assert grown.verification.exact
+    assert grown.verification.examples == 8
+
+
 def test_a_fill_can_be_added():
     @register_fill("ones")
     def ones(start):
