@@ -197,6 +197,7 @@ class Call:
 
     def __init__(self, state: Correspondence, teacher: Node, student: Node) -> None:
         self.state, self.t, self.s = state, teacher, student
+        self._read: set[str] = set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -225,6 +226,7 @@ class Call:
 
     def both(self, name: str) -> tuple[Any, Any]:
         """An argument that is no tensor, (teacher's, student's)."""
+        self._read.add(name)
         return self.t.arguments[name], self.s.arguments[name]
 
     def dim(self, name: str, rank: int) -> int:
@@ -287,6 +289,21 @@ class Call:
         """Record why no growth at this layer keeps the function exactly."""
         self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
 
+    def remark_options(self) -> None:
+        """Record options that no rule has read and that differ: another slope, eps or mode, another function.
+
+        Whole numbers may be sizes, but for operations on each coordinate.
+        """
+        kinds: tuple[type, ...] = (bool, float, str)
+        if _acts_on_each_coordinate(self.t):
+            kinds = (*kinds, int)
+        for name, t in self.t.arguments.items():
+            s = self.s.arguments.get(name)
+            if name in self._read or name in _IDLE:
+                continue
+            if t != s and (isinstance(t, kinds) or isinstance(s, kinds)):
+                self.remark(f"{self.t.name} with {name}={t} in the teacher but {s} in the student")
+
     # -- handing on ---------------------------------------------------------------------------------------------------
 
     def set(
@@ -322,6 +339,9 @@ class Call:
 _PRODUCTS = {"mm", "addmm", "bmm", "embedding", "convolution"}
 _SUMS = {"add", "sub", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack", "split",
          "unbind", "select", "slice", "mean", "sum", "roll", "constant_pad_nd"}  # fmt: skip
+
+_IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled"}
+"""Options that change no output in evaluation mode."""
 
 Rule = Callable[[Call], None]
 RULES: dict[str, Rule] = {}
@@ -373,8 +393,10 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     try:
         if rule is not None:
             rule(call)
+            call.remark_options()
         elif all(t.shape == s.shape for t, s in _values(teacher, student)):
             call.set_same()
+            call.remark_options()
         else:
             raise AlignmentError(
                 f"no rule for operation {teacher.name!r} {where}: teach one with phiopt.growth.register_rule"

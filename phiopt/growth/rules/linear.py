@@ -56,6 +56,7 @@ def embedding(call: Call) -> None:
 @register_rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(call: Call) -> None:
     """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
+    call.const("mode")
     call.set([Axis(Term(*call.out()[0])), call.pair("weight").axes[1]])
     for i in range(1, len(call.t.outputs)):
         call.set([Axis(Term(*size)) for size in call.out(i)], i)
