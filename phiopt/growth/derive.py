@@ -77,6 +77,11 @@ def _check_modules(teacher: nn.Module, student: nn.Module) -> None:
                     f"{path} is a {type(part).__name__}, must be the module that it wraps: pass "
                     f"{path}.module, and wrap the result"
                 )
+        for name, value in (*module.named_parameters(), *module.named_buffers()):
+            if nn.parameter.is_lazy(value):
+                raise ValueError(
+                    f"{role}: {name} is not initialised yet, run a batch through the module first"
+                )
         if not any(True for _ in module.parameters()):
             raise ValueError(f"{role}={type(module).__name__} has no parameters")
 
