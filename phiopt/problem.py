@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -180,12 +181,28 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
                     f"{places}: class indices for outputs of shape {tuple(outputs.shape)} (give "
                     "loss= for other targets)"
                 )
-        value = task.of_outputs(outputs)
+        value = replace(task, loss=_told(task.loss)).of_outputs(outputs)
     if not value.requires_grad:
         raise ValueError(
             "loss: has no derivative in the student's parameters; neither it nor the student's forward "
             "may detach or round what it computes, or run under torch.no_grad()"
         )
+
+
+def _told(loss: Loss) -> Loss:
+    """The same loss, where an error says which shapes it was called with."""
+
+    def told(outputs: Tensor, targets: Tensor) -> Tensor:
+        try:
+            return loss(outputs, targets)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"loss: fails on the student's outputs of shape {tuple(outputs.shape)} and targets of "
+                f"shape {tuple(targets.shape)}: {error} (restrict_classes=True hands it the outputs of "
+                "the teacher's classes alone)"
+            ) from error
+
+    return told
 
 
 def _check_apart(task: Task, params: Params, name: str) -> None:

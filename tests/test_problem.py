@@ -139,3 +139,17 @@ def test_a_report_that_raises_does_not_cost_the_solution():
     )
     assert found.objective < found.start_objective
     assert list(found.terms) == ["task", "proximity", "noise"]
+
+
+def test_a_loss_that_fails_says_on_which_shapes():
+    shares = torch.rand(60, 2, generator=generator(5), dtype=torch.float64)
+    with pytest.raises(
+        ValueError, match=r"loss: fails on .* \(2, 3\) and targets of shape \(2, 2\)"
+    ):
+        problem(
+            mlp(4, 3, 2, seed=1),
+            mlp(4, 5, 3, seed=2),
+            CENTRE,
+            (X, shares),
+            loss=lambda outputs, targets: (outputs - targets).square().mean(1),
+        )

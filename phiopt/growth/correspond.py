@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
+from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, split_cat, unify
 from phiopt.growth.trace import Node, Trace, Value
 
 
@@ -88,13 +88,16 @@ class Correspondence:
     norms: list[Norm] = field(default_factory=list)
     made: set[Origin] = field(default_factory=set)
     """Axes of tensors that make units; a tied weight may read the same axis elsewhere."""
+    products: list[tuple[Axis, Axis]] = field(default_factory=list)
+    """Axes of parameters that are summed over against each other, as weight @ vector is."""
     remarks: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found."""
 
     def __post_init__(self) -> None:
         self._by_student: dict[str, TensorPlace] = {}
         self._computed = tuple(
-            {o.id for n in trace.nodes for o in n.outputs} for trace in (self.teacher, self.student)
+            {o.id: n for n in trace.nodes for o in n.outputs}
+            for trace in (self.teacher, self.student)
         )
 
     def start(self, t: Value, s: Value, pair: Pair) -> None:
@@ -111,6 +114,9 @@ class Correspondence:
 
     def _new(self, t: Value, s: Value) -> Pair:
         names = self.teacher.tensors.get(t.id), self.student.tensors.get(s.id)
+        maker = self._computed[1].get(s.id)
+        if names[0] is not None and maker is not None and maker.name == "slice":
+            return self._part(t, maker)
         if (names[0] is None) != (names[1] is None):
             held, computed = ("teacher", "student") if names[0] else ("student", "teacher")
             raise AlignmentError(
@@ -147,6 +153,40 @@ class Correspondence:
         self.places[names[0]] = self._by_student[names[1]] = TensorPlace(names[1], axes)
         return Pair(axes, weight=True, averages=True)
 
+    def _part(self, t: Value, slice_: Node) -> Pair:
+        """The teacher's whole tensor against a part of the student's, as the table of a longer context is read on
+        the teacher's input: PyTorch records no slice that takes all.
+        """
+        whole = self.pair(t, slice_.arguments["self"])
+        dim, step = slice_.arguments["dim"] % len(whole.axes), slice_.arguments["step"]
+        old, new = whole.axes[dim].size
+        start, end = slice(slice_.arguments["start"], slice_.arguments["end"]).indices(new)[:2]
+        if step != 1:
+            raise AlignmentError(f"the student reads every {step}-th coordinate, the teacher all")
+        pieces = split_cat(whole.axes[dim].term, [(0, start), (old, end - start), (0, new - end)])
+        axes = list(whole.axes)
+        axes[dim] = Axis(pieces[1], axes[dim].origins)
+        return replace(whole, axes=tuple(axes))
+
+    def settle_products(self) -> None:
+        """Say of two parameters that are summed over against each other which one reads what the other makes.
+
+        One that reads units elsewhere does here too, and the other has their copies, as the vectors of spectral norm
+        have. Else it is one that makes no units itself.
+        """
+        for axes in self.products:
+            reads = {(p.student, d) for p in self.places.values() for d in p.contracted}
+            if not any(axis.origins & reads for axis in axes):
+                for axis in axes[::-1]:
+                    if axis.origins and not axis.origins & self.made:
+                        self.mark_contracted(axis.origins)
+                        break
+
+    def mark_contracted(self, origins: Iterable[Origin]) -> None:
+        """Mark these axes of parameters as columns: they read units, they do not make them."""
+        for name, dim in origins:
+            self._by_student[name].contracted.add(dim)
+
     def by_student(self) -> dict[str, TensorPlace]:
         """The same places by the student's names."""
         return self._by_student
@@ -157,6 +197,7 @@ class Call:
 
     def __init__(self, state: Correspondence, teacher: Node, student: Node) -> None:
         self.state, self.t, self.s = state, teacher, student
+        self._read: set[str] = set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -185,6 +226,7 @@ class Call:
 
     def both(self, name: str) -> tuple[Any, Any]:
         """An argument that is no tensor, (teacher's, student's)."""
+        self._read.add(name)
         return self.t.arguments[name], self.s.arguments[name]
 
     def dim(self, name: str, rank: int) -> int:
@@ -218,7 +260,9 @@ class Call:
         """Sum over axis ``i`` of ``a`` times axis ``j`` of ``b``."""
         first, second = a.axes[i], b.axes[j]
         reader = second if b.weight else first if a.weight else None
-        if reader is not None and not reader.origins & self.state.made:
+        if a.weight and b.weight:
+            self.state.products.append((first, second))
+        elif reader is not None and not reader.origins & self.state.made:
             self.mark_contracted(reader.origins)
         elif first.grown:
             # Two activations, or one and a tied weight that makes the same units: one must be zero.
@@ -238,14 +282,27 @@ class Call:
                 yield (whole if find(whole) is find(term) else term), origin
 
     def mark_contracted(self, origins: Iterable[Origin]) -> None:
-        """Mark these axes of parameters as columns: they read units, they do not make them."""
-        by_student = self.state.by_student()
-        for name, dim in origins:
-            by_student[name].contracted.add(dim)
+        """As `Correspondence.mark_contracted`."""
+        self.state.mark_contracted(origins)
 
     def remark(self, reason: str) -> None:
         """Record why no growth at this layer keeps the function exactly."""
         self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
+
+    def remark_options(self) -> None:
+        """Record options that no rule has read and that differ: another slope, eps or mode, another function.
+
+        Whole numbers may be sizes, but for operations on each coordinate.
+        """
+        kinds: tuple[type, ...] = (bool, float, str)
+        if _acts_on_each_coordinate(self.t):
+            kinds = (*kinds, int)
+        for name, t in self.t.arguments.items():
+            s = self.s.arguments.get(name)
+            if name in self._read or name in _IDLE:
+                continue
+            if t != s and (isinstance(t, kinds) or isinstance(s, kinds)):
+                self.remark(f"{self.t.name} with {name}={t} in the teacher but {s} in the student")
 
     # -- handing on ---------------------------------------------------------------------------------------------------
 
@@ -282,6 +339,9 @@ class Call:
 _PRODUCTS = {"mm", "addmm", "bmm", "embedding", "convolution"}
 _SUMS = {"add", "sub", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack", "split",
          "unbind", "select", "slice", "mean", "sum", "roll", "constant_pad_nd"}  # fmt: skip
+
+_IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled"}
+"""Options that change no output in evaluation mode."""
 
 Rule = Callable[[Call], None]
 RULES: dict[str, Rule] = {}
@@ -333,8 +393,10 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     try:
         if rule is not None:
             rule(call)
+            call.remark_options()
         elif all(t.shape == s.shape for t, s in _values(teacher, student)):
             call.set_same()
+            call.remark_options()
         else:
             raise AlignmentError(
                 f"no rule for operation {teacher.name!r} {where}: teach one with phiopt.growth.register_rule"

@@ -45,6 +45,7 @@ def derive(
     large, (state, inserted, chosen, axis) = _matched_at_some_size(
         small, student, lift, example, lifted, classes, correspondence
     )
+    state.settle_products()
     _settle_norms(state)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
     placements |= _match_unused(state, small.used, large.used)
@@ -75,6 +76,11 @@ def _check_modules(teacher: nn.Module, student: nn.Module) -> None:
                 raise TypeError(
                     f"{path} is a {type(part).__name__}, must be the module that it wraps: pass "
                     f"{path}.module, and wrap the result"
+                )
+        for name, value in (*module.named_parameters(), *module.named_buffers()):
+            if nn.parameter.is_lazy(value):
+                raise ValueError(
+                    f"{role}: {name} is not initialised yet, run a batch through the module first"
                 )
         if not any(True for _ in module.parameters()):
             raise ValueError(f"{role}={type(module).__name__} has no parameters")

@@ -144,23 +144,34 @@ def compare(
             an integer input) of the shape that the map was traced with.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
-    device = next(teacher.parameters()).device
     small, large = copied(teacher).eval(), copied(student).eval()
-    a = _first(small(x.to(device)))
-    b = _first(large(map.lift(x.to(device)))).index_select(map.class_axis, map.classes.to(device))
+    x = _placed(x, small)
+    a = _first(small(x))
+    b = _first(large(_placed(map.lift(x), large)))
+    if map.class_axis > 0:  # else one number per example: no classes
+        b = b.index_select(map.class_axis, map.classes.to(b.device))
     b = b[tuple(slice(0, n) for n in a.shape)]
-    change = float((a - b).abs().max())
+    change = float((a - b.to(a.device)).abs().max())
     return Verification(change, change / max(float(a.abs().max()), 1e-30), x.shape[0])
 
 
 def _check_values(role: str, module: nn.Module) -> None:
-    """Parameters are finite; buffers are no NaN, but may be infinite, as attention masks are."""
+    """All hold numbers. Parameters are finite; buffers are no NaN, but may be infinite, as attention masks are."""
+    for name, value in tensors_of(module).items():
+        if value.is_meta:
+            raise ValueError(f"{role}'s {name} is on meta, must hold numbers")
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"{role}'s {name} has values that are not finite")
     for name, buffer in module.named_buffers():
         if buffer.isnan().any():
             raise ValueError(f"{role}'s {name} holds NaN")
+
+
+def _placed(x: Tensor, module: nn.Module) -> Tensor:
+    """On the module's device and, unless they are whole numbers, in its dtype."""
+    like = next(module.parameters())
+    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
 
 
 def _first(output: object) -> Tensor:

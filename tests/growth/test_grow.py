@@ -308,6 +308,29 @@ def test_verify_reports_the_change(caplog):
     assert "max |Δ logits|" in caplog.text
 
 
+def test_one_number_per_example_is_verified_too():
+    teacher, student = (nn.Sequential(mlp(4, h, h, 1), nn.Flatten(0)) for h in (3, 6))
+    growth = GrowthMap.between(randomised(teacher), student, inputs=torch.ones(2, 4))
+    grown = grow(teacher, student, "net2wider", map=growth, verify=True)
+    assert grown.verification.exact
+    assert grown.verification.examples == 8
+
+
+def test_a_half_precision_teacher_grows_into_a_float_student():
+    teacher, student = randomised(mlp(4, 3, 3, 2)).half(), mlp(4, 6, 6, 2)
+    growth = GrowthMap.between(teacher, student)
+    grown = grow(teacher, student, "zero-out", map=growth)
+    assert compare(teacher, grown, growth).max_rel < 0.01
+
+
+def test_models_without_numbers_are_named():
+    small = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match="student: weight is not initialised yet"):
+        grow(small, nn.LazyLinear(3))
+    with pytest.raises(ValueError, match="student's weight is on meta"):
+        grow(small, nn.Linear(4, 3, device="meta"))
+
+
 def test_a_fill_can_be_added():
     @register_fill("ones")
     def ones(start):

@@ -1,14 +1,25 @@
 """Operations that pick coordinates by index."""
 
+from collections.abc import Iterable
+
 from phiopt.growth.axes import Term
-from phiopt.growth.correspond import Axis, Call, register_rule
+from phiopt.growth.correspond import Axis, Call, Pair, register_rule
 from phiopt.growth.trace import Value
+
+
+def remark_places(call: Call, x: Pair, dims: Iterable[int]) -> None:
+    """Which units an index picks is a value, which no trace holds; rows of a table are picked as those of an
+    embedding are.
+    """
+    if not x.weight and any(x.axes[d].grown for d in dims):
+        call.remark(f"{call.t.name} over a widened axis")
 
 
 @register_rule("index_select")
 def index_select(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
+    remark_places(call, x, [dim])
     axes = list(x.axes)
     axes[dim] = Axis(Term(*call.out()[dim]), x.axes[dim].origins)
     call.set(axes)
@@ -19,6 +30,7 @@ def index(call: Call) -> None:
     """``x[i, j]``: indexed axes, when adjacent, are replaced in place by the axes of the indices."""
     x = call.pair("self")
     given = [d for d, i in enumerate(call.t.arguments["indices"]) if isinstance(i, Value)]
+    remark_places(call, x, given)
     kept = [a for d, a in enumerate(x.axes) if d not in given]
     adjacent = given == list(range(given[0], given[-1] + 1))
     start = given[0] if adjacent else 0
@@ -31,6 +43,7 @@ def index(call: Call) -> None:
 def gather(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
+    remark_places(call, x, [dim])
     axes = [a if d != dim else Axis(Term(*call.out()[d])) for d, a in enumerate(x.axes)]
     call.set(axes)
 

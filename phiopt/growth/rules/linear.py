@@ -1,6 +1,6 @@
 """Operations that contract an axis: matrix products, embeddings, bilinear forms."""
 
-from phiopt.growth.axes import Mismatch
+from phiopt.growth.axes import Mismatch, Term
 from phiopt.growth.correspond import Axis, Call, Pair, register_rule
 
 
@@ -51,6 +51,15 @@ def addmm(call: Call) -> None:
 def embedding(call: Call) -> None:
     weight, indices = call.pair("weight"), call.pair("indices")
     call.set([*indices.axes, weight.axes[1]], scales=weight.axes[1])
+
+
+@register_rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(call: Call) -> None:
+    """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
+    call.const("mode")
+    call.set([Axis(Term(*call.out()[0])), call.pair("weight").axes[1]])
+    for i in range(1, len(call.t.outputs)):
+        call.set([Axis(Term(*size)) for size in call.out(i)], i)
 
 
 @register_rule("_trilinear")

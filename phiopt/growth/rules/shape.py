@@ -223,6 +223,14 @@ def select(call: Call) -> None:
     x = call.pair("self")
     t, s = call.both("index")
     dim = call.dim("dim", len(x.axes))
+    if x.axes[dim].grown:
+        size = x.axes[dim].size
+        old, new = t % size[0], s % size[1]
+        try:  # the teacher's coordinate sits at the student's
+            rest = size[0] - old - 1, size[1] - new - 1
+            split_cat(x.axes[dim].term, [(old, new), (1, 1), rest])
+        except Mismatch:
+            call.remark(f"select of coordinate {old} in the teacher but {new} in the student")
     pick(call, x, dim, t if t == s else 0)
 
 

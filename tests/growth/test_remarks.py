@@ -1,0 +1,89 @@
+"""Where the student computes another function than its teacher, or picks other units, the map says so."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phiopt.growth import GrowthMap, compare, grow
+from tests.growth.nets import randomised
+
+
+class Applied(nn.Module):
+    """A function of the units, and a head that reads what it makes."""
+
+    def __init__(self, function, width: int, made: int) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, width), nn.Linear(made, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.first(x)))
+
+
+def grown(teacher, student, fill="zero-out"):
+    teacher, student = randomised(teacher.double(), 0), randomised(student.double(), 1)
+    inputs = torch.zeros(2, 4, dtype=torch.float64)
+    growth = GrowthMap.between(teacher, student, inputs=inputs)
+    return compare(teacher, grow(teacher, student, fill, map=growth), growth), growth.remarks
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "remark"),
+    [
+        (nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), "negative_slope=0.1 in the teacher but 0.2"),
+        (nn.GELU(), nn.GELU(approximate="tanh"), "approximate=none in the teacher but tanh"),
+        (lambda x: x.clamp(0, 1), lambda x: x.clamp(0, 2), "max=1 in the teacher but 2"),
+        (lambda x: x**2, lambda x: x**3, "exponent=2 in the teacher but 3"),
+        (lambda x: x + 0.1, lambda x: x + 0.2, "other=0.1 in the teacher but 0.2"),
+        (nn.BatchNorm1d(4), nn.BatchNorm1d(6, eps=0.1), "eps=1e-05 in the teacher but 0.1"),
+    ],
+)
+def test_another_option_is_another_function(old, new, remark):
+    change, remarks = grown(Applied(old, 4, 4), Applied(new, 6, 6))
+    assert not change.exact
+    assert any(remark in x for x in remarks)
+
+
+def test_options_that_change_no_output_are_not_remarked():
+    old, new = nn.BatchNorm1d(4), nn.BatchNorm1d(6, momentum=0.5)
+    change, remarks = grown(Applied(old, 4, 4), Applied(new, 6, 6))
+    assert change.exact
+    assert not remarks
+
+
+@pytest.mark.parametrize(
+    ("pick", "made"),
+    [
+        (lambda x: x[:, torch.arange(x.shape[1] - 1, -1, -1)], (4, 6)),
+        (lambda x: x.index_select(1, torch.arange(x.shape[1] - 1, -1, -1)), (4, 6)),
+        (
+            lambda x: (x[:, :, None] * x[:, None])[:, *torch.triu_indices(*x.shape[1:] * 2, 1)],
+            (6, 15),
+        ),
+    ],
+    ids=["index", "index_select", "upper triangle"],
+)
+def test_units_picked_by_an_index_are_remarked(pick, made):
+    change, remarks = grown(Applied(pick, 4, made[0]), Applied(pick, 6, made[1]))
+    assert not change.exact
+    assert any("over a widened axis" in x for x in remarks)
+
+
+@pytest.mark.parametrize("fill", ["zero-out", "net2wider", "vv-zz"])
+def test_the_last_unit_of_the_teacher_is_the_last_of_the_student(fill):
+    def gated(x):
+        return F.silu(x) * x[:, -1, None]
+
+    change, remarks = grown(Applied(gated, 4, 4), Applied(gated, 6, 6), fill)
+    assert change.exact
+    assert not remarks
+
+
+def test_a_unit_that_cannot_sit_where_it_is_picked_is_remarked():
+    def picked(place):
+        return lambda x: x[:, place, None]
+
+    change, remarks = grown(Applied(picked(3), 4, 1), Applied(picked(1), 6, 1))
+    assert not change.exact
+    assert any("coordinate 3 in the teacher but 1 in the student" in x for x in remarks)
