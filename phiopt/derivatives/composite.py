@@ -170,8 +170,22 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """With the derivative itself, neither sparse nor rescaled."""
-    return F.embedding(input, weight, padding_idx, max_norm, norm_type)
+    """With the derivative itself, neither sparse nor rescaled.
+
+    ``max_norm`` shortens rows in the result alone: PyTorch does so in the table, which here is the
+    solver's own w, and leaves it out of the derivative.
+    """
+    rows = F.embedding(input, weight, padding_idx)
+    if max_norm is None:
+        return rows
+
+    def length(rows: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(rows, norm_type, -1, keepdim=True)
+
+    long = length(rows.detach()) > max_norm
+    # Of ones where it is not used: the norm of a row of zeros has no derivative.
+    scale = max_norm / (length(torch.where(long, rows, 1.0)) + 1e-7)
+    return torch.where(long, rows * scale, rows)
 
 
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
