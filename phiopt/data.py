@@ -138,9 +138,11 @@ class Data:
 
         def load(index: range | list[int]) -> Batch:
             items = [dataset[i] for i in index]
-            if not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
+            if not all(map(_paired, items)):
+                odd = next(item for item in items if not _paired(item))
                 raise TypeError(
-                    f"{self._name}: each item of the data set must be a pair (input, target)"
+                    f"{self._name}: an item of the data set is {_kind(odd)}, each must be a pair "
+                    "(input, target); a DataLoader with a collate_fn can make batches of such pairs"
                 )
             if not isinstance(items[0][0], Tensor):
                 raise TypeError(
@@ -195,9 +197,8 @@ class Data:
         return read
 
     def _checked(self, pair: Any) -> Batch:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            kind = f"{len(pair)} parts" if isinstance(pair, (tuple, list)) else type(pair).__name__
-            raise TypeError(f"{self._name}: got {kind}, must be a pair (inputs, targets)")
+        if not _paired(pair):
+            raise TypeError(f"{self._name}: got {_kind(pair)}, must be a pair (inputs, targets)")
         for name, part in zip(("inputs", "targets"), pair, strict=True):
             if not isinstance(part, Tensor):
                 raise TypeError(f"{self._name}: {name} are {type(part).__name__}, must be a Tensor")
@@ -250,6 +251,14 @@ class Data:
                 "models'; scale them"
             )
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
+
+
+def _paired(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} parts" if isinstance(value, (tuple, list)) else type(value).__name__
 
 
 def _joined(name: str, parts: tuple[Tensor, ...]) -> Tensor:

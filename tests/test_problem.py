@@ -153,3 +153,9 @@ def test_a_loss_that_fails_says_on_which_shapes():
             (X, shares),
             loss=lambda outputs, targets: (outputs - targets).square().mean(1),
         )
+
+
+def test_images_of_whole_numbers_are_refused_with_the_rule():
+    images = torch.randint(256, (60, 4), generator=generator(5)).byte()
+    with pytest.raises(ValueError, match=r"torch.uint8 of shape .*images must be floating"):
+        problem(mlp(4, 3, 2), mlp(4, 5, 2), CENTRE, (images, Y))
