@@ -171,10 +171,14 @@ def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
 def _failure(function: Callable[[Params], Tensor], params: Params) -> str | None:
     probes = {name: torch.ones_like(p) for name, p in params.items()}
     try:
-        grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
+        found = grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
     except (RuntimeError, NotImplementedError) as error:
         return str(error).strip().split("\n")[0]
-    return None
+    if all(value.isfinite().all() for value in found.values()):
+        return None
+    if not function(params).isfinite():
+        return None  # for the solver to say, which is told of other examples too
+    return "it is NaN or infinite at the start, as that of a root or a norm at 0 is"
 
 
 def _layer(call: Call) -> tuple[Callable[[Params], Tensor], Params]:
