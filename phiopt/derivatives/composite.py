@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.backends import cudnn, mkldnn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+from phiopt._attention import plain_attention
 
 aten: Any = torch.ops.aten
 
@@ -31,14 +32,14 @@ def differentiable() -> Iterator[None]:
     """Within this context the calls of PyTorch functions are differentiable to fourth order.
 
     Batch statistics that a layer computes in passing are used but not recorded: the context is for
-    pure functions. The choice of attention kernel is PyTorch's process-wide switch, put back on the
-    way out.
+    pure functions. The choices of attention's kernels are PyTorch's process-wide switches, put back
+    on the way out.
 
         >>> x = torch.randn(2, 3)
         >>> with differentiable():
         ...     y = F.layer_norm(x, (3,))
     """
-    with sdpa_kernel(SDPBackend.MATH), _Composites():
+    with plain_attention(), _Composites():
         yield
 
 
