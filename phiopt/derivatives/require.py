@@ -81,8 +81,8 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
         first, second = loss(params), loss(params)
         if not torch.allclose(first, second, rtol=1e-5, equal_nan=True):
             raise TypeError(
-                "student: two passes over one batch differ in evaluation mode; its Hessian is that "
-                f"of no one function; {advice}"
+                "student: two passes over one batch differ in evaluation mode, for it or ψ is "
+                f"random; its Hessian is that of no one function; {advice}"
             )
     reason = _failure(lambda w: loss(w), params)
     if reason is not None:

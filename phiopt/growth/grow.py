@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from phiopt._attention import plain_attention
 from phiopt._modules import alone, copied
 from phiopt._types import Lift, Params
 from phiopt.growth.fills import FILLS, Start, identities
@@ -150,8 +151,9 @@ def compare(
     x = map.example(seed) if inputs is None else inputs[:8]
     small, large = copied(teacher).eval(), copied(student).eval()
     x = _placed(x, small)
-    a = _first(small(x))
-    b = _first(large(_placed(map.lift(x), large)))
+    with plain_attention():
+        a = _first(small(x))
+        b = _first(large(_placed(map.lift(x), large)))
     if map.class_axis > 0:  # else one number per example: no classes
         b = b.index_select(map.class_axis, map.classes.to(b.device))
     b = b[tuple(slice(0, n) for n in a.shape)]
