@@ -197,25 +197,7 @@ class Data:
         return read
 
     def _checked(self, pair: Any) -> Batch:
-        if not _paired(pair):
-            raise TypeError(f"{self._name}: got {_kind(pair)}, must be a pair (inputs, targets)")
-        for name, part in zip(("inputs", "targets"), pair, strict=True):
-            if not isinstance(part, Tensor):
-                raise TypeError(f"{self._name}: {name} are {type(part).__name__}, must be a Tensor")
-            if part.is_meta or part.is_nested or part.layout != torch.strided:
-                kind = "on meta" if part.is_meta else f"nested or {part.layout}"
-                raise TypeError(
-                    f"{self._name}: {name} are {kind}, must be plain tensors of numbers"
-                )
-            if part.dim() == 0:
-                raise ValueError(
-                    f"{self._name}: {name} are a single number, must have a batch axis"
-                )
-        inputs, targets = (plain(self._name, part) for part in pair)
-        if len(inputs) != len(targets):
-            raise ValueError(
-                f"{self._name}: {len(inputs)} inputs and {len(targets)} targets, must be as many"
-            )
+        inputs, targets = (plain(self._name, part) for part in check_pair(self._name, pair))
         if len(inputs) == 0:
             raise ValueError(f"{self._name}: empty, at least one example is needed")
         for name, part in (("inputs", inputs), ("targets", targets)):
@@ -251,6 +233,28 @@ class Data:
                 "models'; scale them"
             )
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
+
+
+def check_pair(name: str, pair: Any) -> Batch:
+    """Inputs and targets, if ``pair`` is such: plain tensors with as many examples; errors call it
+    ``name``.
+    """
+    if not _paired(pair):
+        raise TypeError(f"{name}: got {_kind(pair)}, must be a pair (inputs, targets)")
+    for which, part in zip(("inputs", "targets"), pair, strict=True):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"{name}: {which} are {type(part).__name__}, must be a Tensor")
+        if part.is_meta or part.is_nested or part.layout != torch.strided:
+            kind = "on meta" if part.is_meta else f"nested or {part.layout}"
+            raise TypeError(f"{name}: {which} are {kind}, must be plain tensors of numbers")
+        if part.dim() == 0:
+            raise ValueError(f"{name}: {which} are a single number, must have a batch axis")
+    inputs, targets = pair
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"{name}: {len(inputs)} inputs and {len(targets)} targets, must be as many"
+        )
+    return inputs, targets
 
 
 def _paired(value: Any) -> bool:

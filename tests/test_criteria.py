@@ -214,6 +214,10 @@ def test_data_that_cannot_be_measured_is_refused(model, data):
         criteria.accuracy(model, data, batch_size=0)
     with pytest.raises(TypeError, match=r"batch_size: got 2\.5"):
         criteria.accuracy(model, data, batch_size=2.5)
+    items = [{"image": image, "label": label} for image, label in zip(x, y, strict=True)]
+    for loader, kind in ((TensorDataset(x, y, y), "3 parts"), (items, "dict")):
+        with pytest.raises(TypeError, match=f"data: got {kind}, must be a pair"):
+            criteria.accuracy(model, DataLoader(loader, batch_size=4))
     for bad in ((x.numpy(), y.numpy()), (x, y, y), "data"):
         with pytest.raises(TypeError, match=r"data: got (tuple|str), must be"):
             criteria.accuracy(model, bad)

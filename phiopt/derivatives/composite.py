@@ -202,7 +202,8 @@ def _mse_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    if size_average is not None or reduce is not None or weight is not None:
+    old = size_average is not None or reduce is not None
+    if old or weight is not None or input.shape != target.shape:  # of shapes that differ it warns
         kernel: Callable[..., Tensor] = F.mse_loss  # whose stub has no weight
         return kernel(input, target, size_average, reduce, reduction, weight)
     errors = (input - target) ** 2

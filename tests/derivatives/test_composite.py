@@ -197,6 +197,11 @@ def test_values_are_those_of_the_kernels(call):
     torch.testing.assert_close(composite, call(x.clone()), rtol=1e-12, atol=1e-12)
 
 
+def test_an_error_of_shapes_that_differ_warns_as_ever():
+    with differentiable(), pytest.warns(UserWarning, match="target size .* different"):
+        F.mse_loss(randn(4, 1), randn(4), reduction="none")
+
+
 def test_bounded_rows_are_shortened_in_the_result_alone():
     table = torch.cat([torch.zeros(1, 4), 3 * randn(2, 4).float()]).requires_grad_()
     before = table.detach().clone()
