@@ -188,3 +188,13 @@ def test_an_encoder_of_padded_tokens_is_initialised():
     found = initialize(small, large, (0.4, 0.3, 0.0, 0.3), (tokens, Y), solver=SOLVER)
     assert found.objective < found.start_objective
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_hooks_on_the_backward_pass_are_kept_and_not_called():
+    seen = []
+    large = mlp(4, 5, 2)
+    large[2].register_full_backward_hook(lambda *_: seen.append(1))
+    found = initialize(mlp(4, 3, 2), large, CENTRE, (X, Y), solver=SOLVER)
+    assert not seen
+    found.student(X).sum().backward()
+    assert seen

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from phiopt._modules import copied
+from phiopt._modules import evaluating
 from phiopt._types import Params
 from phiopt.derivatives.calls import CUTTING, Call, Functions, Kernels, recorded
 from phiopt.derivatives.composite import differentiable
@@ -67,7 +67,7 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
                 "whose signs jump where they are stored; take orthogonal_map='cayley', or "
                 f"torch.nn.utils.parametrize.remove_parametrizations; {advice}"
             )
-    model = copied(module).eval().requires_grad_(True)
+    model = evaluating(module).requires_grad_(True)
     with torch.enable_grad(), differentiable(), recorded(model) as calls:
         outputs = model(inputs.clone())
     for call in calls:
