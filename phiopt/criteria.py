@@ -282,8 +282,15 @@ def _neighbours(
 
 @contextmanager
 def _evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
-    """Evaluation mode without gradients; each submodule's own mode is put back."""
+    """Evaluation mode without gradients; each submodule's own mode is put back, and the embeddings
+    that a forward pass writes to, those with ``max_norm``.
+    """
     modes = {module: module.training for module in model.modules()}
+    tables = {
+        part: part.weight.detach().clone()
+        for part in modes
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None
+    }
     try:
         model.eval()
         with preserved_randomness(data, _like(model).device, seed), torch.no_grad():
@@ -291,6 +298,9 @@ def _evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for part, table in tables.items():
+                part.weight.copy_(table)
 
 
 def _like(model: nn.Module) -> Tensor:

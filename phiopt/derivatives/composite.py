@@ -171,12 +171,39 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """With the derivative itself, neither sparse nor rescaled.
+    """With the derivative itself, neither sparse nor rescaled."""
+    return _shortened(F.embedding(input, weight, padding_idx), max_norm, norm_type)
 
-    ``max_norm`` shortens rows in the result alone: PyTorch does so in the table, which here is the
-    solver's own w, and leaves it out of the derivative.
+
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """The same of bags of rows."""
+    return F.embedding_bag(
+        input,
+        _shortened(weight, max_norm, norm_type),
+        offsets,
+        mode=mode,
+        per_sample_weights=per_sample_weights,
+        include_last_offset=include_last_offset,
+        padding_idx=padding_idx,
+    )
+
+
+def _shortened(rows: Tensor, max_norm: float | None, norm_type: float) -> Tensor:
+    """``max_norm`` of embeddings, on a copy: PyTorch shortens the rows in the table, which here is
+    the solver's own w, and leaves it out of the derivative.
     """
-    rows = F.embedding(input, weight, padding_idx)
     if max_norm is None:
         return rows
 
@@ -252,6 +279,7 @@ _COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.instance_norm: _torch_instance_norm,
     torch._weight_norm: _weight_norm,
     F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
     F.hardsigmoid: _hardsigmoid,
     F.mse_loss: _mse_loss,
     **{

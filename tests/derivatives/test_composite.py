@@ -202,12 +202,13 @@ def test_an_error_of_shapes_that_differ_warns_as_ever():
         F.mse_loss(randn(4, 1), randn(4), reduction="none")
 
 
-def test_bounded_rows_are_shortened_in_the_result_alone():
+@pytest.mark.parametrize("call", [F.embedding, F.embedding_bag])
+def test_bounded_rows_are_shortened_in_the_result_alone(call):
     table = torch.cat([torch.zeros(1, 4), 3 * randn(2, 4).float()]).requires_grad_()
     before = table.detach().clone()
     with differentiable():
-        rows = F.embedding(torch.tensor([0, 1, 2]), table, max_norm=1.0)
-    torch.testing.assert_close(rows.norm(dim=1), torch.tensor([0.0, 1.0, 1.0]))
+        rows = call(torch.tensor([[0], [1], [2]]), table, max_norm=1.0)
+    torch.testing.assert_close(rows.view(3, 4).norm(dim=1), torch.tensor([0.0, 1.0, 1.0]))
     assert torch.equal(table, before)
     assert torch.autograd.grad(rows.sum(), table)[0].isfinite().all()
 
