@@ -60,7 +60,10 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
             kind = type(part).__name__
-            raise TypeError(f"student: {_path(name)} is a {kind}, must be a plain module; {advice}")
+            what = "its _orig_mod" if hasattr(part, "_orig_mod") else "what was scripted"
+            raise TypeError(
+                f"student: {_path(name)} is a {kind}, must be a plain module, {what}; {advice}"
+            )
         if "householder" in str(getattr(part, "orthogonal_map", "")):
             raise TypeError(
                 f"student: {_path(name)} makes its weight orthogonal by Householder reflections, "

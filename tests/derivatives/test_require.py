@@ -210,8 +210,11 @@ def test_the_loss_is_looked_at_too():
 def test_scripted_and_compiled_modules_are_refused():
     scripted = torch.jit.script(nn.Linear(4, 3))
     compiled = torch.compile(nn.Linear(4, 3))
-    for module, kind in ((scripted, "RecursiveScriptModule"), (compiled, "OptimizedModule")):
-        with pytest.raises(TypeError, match=f"student: 0 is a {kind}, must be a plain module"):
+    for module, kind, inner in (
+        (scripted, "RecursiveScriptModule", "what was scripted"),
+        (compiled, "OptimizedModule", "its _orig_mod"),
+    ):
+        with pytest.raises(TypeError, match=f"0 is a {kind}, must be a plain module, {inner}"):
             require_derivatives(nn.Sequential(module), randn(2, 4), None, {})
 
 
