@@ -40,6 +40,17 @@ def copied(module: Module) -> Module:
             raise TypeError(f"{type(module).__name__} cannot be copied: {error}") from error
 
 
+def evaluating(module: Module) -> Module:
+    """A deep copy of ``module`` in evaluation mode, to be differentiated as a function: without
+    backward hooks, which are for a backward pass of its owner's, and which `torch.func` cannot take.
+    """
+    copy = copied(module).eval()
+    for part in copy.modules():
+        part._backward_hooks.clear()
+        part._backward_pre_hooks.clear()
+    return copy
+
+
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
     """Afterwards all attributes are what they were: modes, kept activations, and tables, of buffers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from phiopt._modules import copied
+from phiopt._modules import evaluating
 from phiopt._types import Lift, Loss
 from phiopt.data import Data, Source, preserved_randomness
 from phiopt.derivatives import differentiable
@@ -74,7 +74,7 @@ def check(
             part(name, value, "__call__")
     examples, seed = count("examples", examples), seed_of(seed)
     with torch.inference_mode(False), preserved_randomness(data, torch.device("cpu"), seed):
-        model = copied(student).to("cpu", torch.float64).eval().requires_grad_(True)
+        model = evaluating(student).to("cpu", torch.float64).requires_grad_(True)
         generator = torch.Generator().manual_seed(seed)
         source = Data(data, torch.device("cpu"), torch.float64)
         x, y = (part[:examples] for part in source.batch(examples, generator))

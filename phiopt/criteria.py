@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from phiopt._types import Loss
-from phiopt.data import Source, preserved_randomness
+from phiopt.data import Source, check_pair, preserved_randomness
 from phiopt.objective._numbers import count
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
@@ -282,8 +282,15 @@ def _neighbours(
 
 @contextmanager
 def _evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
-    """Evaluation mode without gradients; each submodule's own mode is put back."""
+    """Evaluation mode without gradients; each submodule's own mode is put back, and the embeddings
+    that a forward pass writes to, those with ``max_norm``.
+    """
     modes = {module: module.training for module in model.modules()}
+    tables = {
+        part: part.weight.detach().clone()
+        for part in modes
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None
+    }
     try:
         model.eval()
         with preserved_randomness(data, _like(model).device, seed), torch.no_grad():
@@ -291,6 +298,9 @@ def _evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for part, table in tables.items():
+                part.weight.copy_(table)
 
 
 def _like(model: nn.Module) -> Tensor:
@@ -301,7 +311,8 @@ def _batches(model: nn.Module, data: Source, batch_size: int) -> Iterator[tuple[
     """Every batch of the data, on the model's device and dtype."""
     like = _like(model)
     empty = True
-    for x, y in _source(data, batch_size):
+    for batch in _source(data, batch_size):
+        x, y = check_pair("data", batch)
         if len(x) == 0:
             continue
         empty = False
@@ -326,9 +337,7 @@ def _source(data: Source, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
             f"data: got {type(data).__name__}, must be (inputs, targets) tensors, a Dataset or a "
             "DataLoader"
         )
-    x, y = data
-    if len(x) != len(y):
-        raise ValueError(f"data: {len(x)} inputs and {len(y)} targets, must be as many")
+    x, y = check_pair("data", data)
     return zip(x.split(batch_size), y.split(batch_size), strict=True)
 
 

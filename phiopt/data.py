@@ -138,9 +138,11 @@ class Data:
 
         def load(index: range | list[int]) -> Batch:
             items = [dataset[i] for i in index]
-            if not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
+            if not all(map(_paired, items)):
+                odd = next(item for item in items if not _paired(item))
                 raise TypeError(
-                    f"{self._name}: each item of the data set must be a pair (input, target)"
+                    f"{self._name}: an item of the data set is {_kind(odd)}, each must be a pair "
+                    "(input, target); a DataLoader with a collate_fn can make batches of such pairs"
                 )
             if not isinstance(items[0][0], Tensor):
                 raise TypeError(
@@ -195,26 +197,7 @@ class Data:
         return read
 
     def _checked(self, pair: Any) -> Batch:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            kind = f"{len(pair)} parts" if isinstance(pair, (tuple, list)) else type(pair).__name__
-            raise TypeError(f"{self._name}: got {kind}, must be a pair (inputs, targets)")
-        for name, part in zip(("inputs", "targets"), pair, strict=True):
-            if not isinstance(part, Tensor):
-                raise TypeError(f"{self._name}: {name} are {type(part).__name__}, must be a Tensor")
-            if part.is_meta or part.is_nested or part.layout != torch.strided:
-                kind = "on meta" if part.is_meta else f"nested or {part.layout}"
-                raise TypeError(
-                    f"{self._name}: {name} are {kind}, must be plain tensors of numbers"
-                )
-            if part.dim() == 0:
-                raise ValueError(
-                    f"{self._name}: {name} are a single number, must have a batch axis"
-                )
-        inputs, targets = (plain(self._name, part) for part in pair)
-        if len(inputs) != len(targets):
-            raise ValueError(
-                f"{self._name}: {len(inputs)} inputs and {len(targets)} targets, must be as many"
-            )
+        inputs, targets = (plain(self._name, part) for part in check_pair(self._name, pair))
         if len(inputs) == 0:
             raise ValueError(f"{self._name}: empty, at least one example is needed")
         for name, part in (("inputs", inputs), ("targets", targets)):
@@ -250,6 +233,36 @@ class Data:
                 "models'; scale them"
             )
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
+
+
+def check_pair(name: str, pair: Any) -> Batch:
+    """Inputs and targets, if ``pair`` is such: plain tensors with as many examples; errors call it
+    ``name``.
+    """
+    if not _paired(pair):
+        raise TypeError(f"{name}: got {_kind(pair)}, must be a pair (inputs, targets)")
+    for which, part in zip(("inputs", "targets"), pair, strict=True):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"{name}: {which} are {type(part).__name__}, must be a Tensor")
+        if part.is_meta or part.is_nested or part.layout != torch.strided:
+            kind = "on meta" if part.is_meta else f"nested or {part.layout}"
+            raise TypeError(f"{name}: {which} are {kind}, must be plain tensors of numbers")
+        if part.dim() == 0:
+            raise ValueError(f"{name}: {which} are a single number, must have a batch axis")
+    inputs, targets = pair
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"{name}: {len(inputs)} inputs and {len(targets)} targets, must be as many"
+        )
+    return inputs, targets
+
+
+def _paired(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} parts" if isinstance(value, (tuple, list)) else type(value).__name__
 
 
 def _joined(name: str, parts: tuple[Tensor, ...]) -> Tensor:

@@ -69,7 +69,8 @@ def initialize(
     stay at the start. The student runs in evaluation mode throughout. Teacher, student and data are
     never modified and share no storage with the result; PyTorch's global random state stays as it
     was (NumPy's and Python's are the data set's own, if it draws from them), and on the CPU the
-    same seed gives the same bits. Threads that call it take turns.
+    same seed gives the same bits, as long as ``torch.get_num_threads`` and the default dtype are
+    the same. Threads that call it take turns.
 
     Args:
         teacher: The trained model g(·, u). A batch of inputs to outputs ``(batch, c1)``.

@@ -169,9 +169,12 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
                 {name: p.detach().requires_grad_() for name, p in params.items()}
             )
         except RuntimeError as error:
+            whole = not task.inputs.is_floating_point()
             raise ValueError(
                 f"student: its forward pass fails on ψ of the data's inputs, {task.inputs.dtype} of "
                 f"shape {tuple(task.inputs.shape)}: {error}"
+                + whole
+                * " (whole numbers are handed on as they are; images must be floating)"
             ) from error
         if class_axis is not None:
             places = (*outputs.shape[:class_axis], *outputs.shape[class_axis + 1 :])

@@ -2,4 +2,5 @@
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported, and for the processes that tests start
+# Before PyTorch is imported, and for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"

@@ -158,3 +158,13 @@ def test_bad_arguments_are_named():
         check(net, data(4), loss=nn.CrossEntropyLoss)
     with pytest.raises(TypeError, match="seed: got 'a'"):
         check(net, data(4), seed="a")
+
+
+def test_the_row_of_padding_is_no_error():
+    """PyTorch holds it still, which finite differences would not."""
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 3))
+    tokens = torch.tensor([[0, 1], [2, 3], [4, 0], [1, 1]])
+    report = check(student, (tokens, torch.tensor([0, 1, 2, 0])))
+    assert report.trusted == 4
+    assert student[0].padding_idx == 0

@@ -197,6 +197,13 @@ def test_modes_and_generator_are_put_back_after_an_error(model, data):
     assert all(module.training for module in model.modules())
 
 
+def test_embeddings_of_bounded_rows_are_put_back():
+    model = nn.Sequential(nn.Embedding(5, 4, max_norm=0.1), nn.Flatten(), nn.Linear(8, 3))
+    before = model[0].weight.detach().clone()
+    criteria.accuracy(model, (torch.zeros(6, 2, dtype=torch.int64), torch.zeros(6).long()))
+    assert torch.equal(model[0].weight, before)
+
+
 def test_a_model_that_diverged_has_no_accuracy(model, data):
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")
@@ -214,6 +221,10 @@ def test_data_that_cannot_be_measured_is_refused(model, data):
         criteria.accuracy(model, data, batch_size=0)
     with pytest.raises(TypeError, match=r"batch_size: got 2\.5"):
         criteria.accuracy(model, data, batch_size=2.5)
+    items = [{"image": image, "label": label} for image, label in zip(x, y, strict=True)]
+    for loader, kind in ((TensorDataset(x, y, y), "3 parts"), (items, "dict")):
+        with pytest.raises(TypeError, match=f"data: got {kind}, must be a pair"):
+            criteria.accuracy(model, DataLoader(loader, batch_size=4))
     for bad in ((x.numpy(), y.numpy()), (x, y, y), "data"):
         with pytest.raises(TypeError, match=r"data: got (tuple|str), must be"):
             criteria.accuracy(model, bad)

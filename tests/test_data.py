@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, StackDataset, TensorDataset
 
 from phiopt.data import Data, preserved_randomness
 from tests.cases import CPU, generator, randn
@@ -128,6 +128,7 @@ BAD = {
     "images": (Pairs(["an image"] * 10), TypeError, "the data set's inputs are str"),
     "unlabelled": (list(X), TypeError, "got 10 parts"),
     "unlabelled set": (TensorDataset(X), TypeError, "got 1 parts"),
+    "named parts": (StackDataset(x=X, y=Y), TypeError, "is dict, each must be a pair .*collate_fn"),
     "items": (DataLoader(list(X), batch_size=2), TypeError, "got Tensor, must be a pair"),
 }
 

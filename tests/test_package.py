@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_modules", "_transforms"},
+    {"_types", "_modules", "_transforms", "_attention"},
     {"_files"},
     {"lift", "derivatives", "data"},
     {"growth"},
@@ -33,6 +33,7 @@ FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_ONLY = {
     "_types",
     "_modules",
+    "_attention",
     "_transforms",
     "lift",
     "growth",

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import torchopt
 from torch import nn
 
+from phiopt.growth import grow
 from phiopt.initialize import initialize
 from phiopt.objective import Gaussian, Lambdas
 from phiopt.problem import problem
@@ -114,7 +115,9 @@ def flat(outputs, targets):
 @pytest.mark.parametrize("case", ["loss that raises", "loss that is wrong", "layer"])
 def test_a_curvature_without_weight_or_derivatives_is_not_reported(case, solver):
     tokens = torch.randint(7, (40, 3), generator=generator(5))
-    small, large = (Bag(5, 2), Bag(5, 2)) if case == "layer" else (mlp(4, 3, 2), mlp(4, 5, 2))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small, large = (Bag(5, 2), Bag(5, 2)) if case == "layer" else (mlp(4, 3, 2), mlp(4, 5, 2))
     data = (tokens, Y[:40]) if case == "layer" else (X, Y)
     loss = {"layer": None, "loss that raises": hinges, "loss that is wrong": flat}[case]
     options = {"loss": loss, "solver": solver, "throw": False}
@@ -153,3 +156,47 @@ def test_a_loss_that_fails_says_on_which_shapes():
             (X, shares),
             loss=lambda outputs, targets: (outputs - targets).square().mean(1),
         )
+
+
+def test_images_of_whole_numbers_are_refused_with_the_rule():
+    images = torch.randint(256, (60, 4), generator=generator(5)).byte()
+    with pytest.raises(ValueError, match=r"torch.uint8 of shape .*images must be floating"):
+        problem(mlp(4, 3, 2), mlp(4, 5, 2), CENTRE, (images, Y))
+
+
+class Reader(nn.Module):
+    """An encoder of padded tokens, as PyTorch makes it by default: its fast path is of nested tensors."""
+
+    def __init__(self, width):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, 2, 2 * width, batch_first=True)
+        self.table, self.last = nn.Embedding(7, width), nn.Linear(width, 2)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, x):
+        padding = x == 0
+        hidden = self.encoder(self.table(x), src_key_padding_mask=padding)
+        return self.last(hidden.masked_fill(padding[..., None], 0.0).sum(1))
+
+
+def test_an_encoder_of_padded_tokens_is_initialised():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small, large = Reader(4), Reader(8)
+    tokens = torch.randint(1, 7, (60, 5), generator=generator(5))
+    tokens[::2, 3:] = 0
+    grown = grow(small, large, "zero-out", inputs=tokens, verify=True)
+    assert grown.verification.exact
+    found = initialize(small, large, (0.4, 0.3, 0.0, 0.3), (tokens, Y), solver=SOLVER)
+    assert found.objective < found.start_objective
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_hooks_on_the_backward_pass_are_kept_and_not_called():
+    seen = []
+    large = mlp(4, 5, 2)
+    large[2].register_full_backward_hook(lambda *_: seen.append(1))
+    found = initialize(mlp(4, 3, 2), large, CENTRE, (X, Y), solver=SOLVER)
+    assert not seen
+    found.student(X).sum().backward()
+    assert seen

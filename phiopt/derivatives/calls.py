@@ -30,6 +30,9 @@ KINKED = frozenset(
 # fmt: on
 """Functions whose value, first or second derivative jumps."""
 
+CUTTING = frozenset({"detach", "detach_", "_set_grad_enabled"})
+"""Functions that leave a part out of the derivative, `torch.no_grad` among them."""
+
 
 @dataclass
 class Call:
@@ -73,7 +76,7 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
 
     with (
         ExitStack() as exits,
-        _Functions(stack),
+        Functions(lambda: stack[-1].functions if stack else set()),
         Kernels(lambda: stack[-1].kernels if stack else set()),
     ):
         for name, module in model.named_modules():
@@ -86,10 +89,12 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
         found.extend(calls.values())
 
 
-class _Functions(TorchFunctionMode):
-    def __init__(self, stack: list[Call]) -> None:
+class Functions(TorchFunctionMode):
+    """Within, names of the PyTorch functions that are called are put into ``names()``."""
+
+    def __init__(self, names: Callable[[], set[str]]) -> None:
         super().__init__()
-        self.stack = stack
+        self.names = names
 
     def __torch_function__(
         self,
@@ -98,10 +103,9 @@ class _Functions(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if self.stack:
-            named = getattr(func, "overloadpacket", func)
-            name = resolve_name(named) or getattr(named, "__name__", "")
-            self.stack[-1].functions.add(name.rpartition(".")[2])
+        named = getattr(func, "overloadpacket", func)
+        name = resolve_name(named) or getattr(named, "__name__", "")
+        self.names().add(name.rpartition(".")[2])
         return func(*args, **(kwargs or {}))
 
 

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.backends import cudnn, mkldnn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+from phiopt._attention import plain_attention
 
 aten: Any = torch.ops.aten
 
@@ -31,14 +32,14 @@ def differentiable() -> Iterator[None]:
     """Within this context the calls of PyTorch functions are differentiable to fourth order.
 
     Batch statistics that a layer computes in passing are used but not recorded: the context is for
-    pure functions. The choice of attention kernel is PyTorch's process-wide switch, put back on the
-    way out.
+    pure functions. The choices of attention's kernels are PyTorch's process-wide switches, put back
+    on the way out.
 
         >>> x = torch.randn(2, 3)
         >>> with differentiable():
         ...     y = F.layer_norm(x, (3,))
     """
-    with sdpa_kernel(SDPBackend.MATH), _Composites():
+    with plain_attention(), _Composites():
         yield
 
 
@@ -171,7 +172,48 @@ def _embedding(
     sparse: bool = False,
 ) -> Tensor:
     """With the derivative itself, neither sparse nor rescaled."""
-    return F.embedding(input, weight, padding_idx, max_norm, norm_type)
+    return _shortened(F.embedding(input, weight, padding_idx), max_norm, norm_type)
+
+
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """The same of bags of rows."""
+    return F.embedding_bag(
+        input,
+        _shortened(weight, max_norm, norm_type),
+        offsets,
+        mode=mode,
+        per_sample_weights=per_sample_weights,
+        include_last_offset=include_last_offset,
+        padding_idx=padding_idx,
+    )
+
+
+def _shortened(rows: Tensor, max_norm: float | None, norm_type: float) -> Tensor:
+    """``max_norm`` of embeddings, on a copy: PyTorch shortens the rows in the table, which here is
+    the solver's own w, and leaves it out of the derivative.
+    """
+    if max_norm is None:
+        return rows
+
+    def length(rows: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(rows, norm_type, -1, keepdim=True)
+
+    long = length(rows.detach()) > max_norm
+    # Of ones where it is not used: the norm of a row of zeros has no derivative.
+    scale = max_norm / (length(torch.where(long, rows, 1.0)) + 1e-7)
+    return torch.where(long, rows * scale, rows)
 
 
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
@@ -187,7 +229,8 @@ def _mse_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    if size_average is not None or reduce is not None or weight is not None:
+    old = size_average is not None or reduce is not None
+    if old or weight is not None or input.shape != target.shape:  # of shapes that differ it warns
         kernel: Callable[..., Tensor] = F.mse_loss  # whose stub has no weight
         return kernel(input, target, size_average, reduce, reduction, weight)
     errors = (input - target) ** 2
@@ -236,6 +279,7 @@ _COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.instance_norm: _torch_instance_norm,
     torch._weight_norm: _weight_norm,
     F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
     F.hardsigmoid: _hardsigmoid,
     F.mse_loss: _mse_loss,
     **{

@@ -19,7 +19,13 @@ from phiopt.derivatives.composite import differentiable
 def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
     """The first call of each module that ``model`` ran on ``inputs``. A module within which no
     other ran is a layer (``not call.inner``).
+
+    ``model`` is the caller's to change: its embeddings lose their ``padding_idx``, by which PyTorch
+    holds a row still, so that its gradient, rightly, is that of no function of the table.
     """
+    for part in model.modules():
+        if isinstance(part, nn.Embedding):
+            part.padding_idx = None
     with recorded(model) as calls:
         model(inputs)
     return calls

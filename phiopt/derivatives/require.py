@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from phiopt._modules import copied
+from phiopt._modules import evaluating
 from phiopt._types import Params
-from phiopt.derivatives.calls import Call, Kernels, recorded
+from phiopt.derivatives.calls import CUTTING, Call, Functions, Kernels, recorded
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.hvp import linearise, square_norm
 from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
@@ -27,6 +27,8 @@ SILENTLY_WRONG = frozenset(
 # fmt: on
 """Fused kernels whose derivatives are wrong, and nothing would say so. None of them runs where
 `differentiable` could put its composite."""
+
+AUTHORED = "being written by hand, or cut by detach or torch.no_grad"
 
 
 class Composed(Protocol):
@@ -48,24 +50,27 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
 
     Raises:
         TypeError: Names the layer, or the loss: compiled or scripted, of kernels that cannot be
-            replaced, random in evaluation mode, without a third derivative, or with a hand-written
-            backward whose derivative is wrong.
+            replaced, random in evaluation mode, without a third derivative, or with a derivative that
+            its author has written or cut (``detach``, ``torch.no_grad``) and that is wrong.
 
-    One third derivative on a small batch; finite differences are for hand-written backwards alone.
+    One third derivative on a small batch; finite differences are for what has such an author alone.
     `phiopt.check` compares every layer.
     """
     advice = "with lambdas.curvature > 0 the solver needs third derivatives of every layer"
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
             kind = type(part).__name__
-            raise TypeError(f"student: {_path(name)} is a {kind}, must be a plain module; {advice}")
+            what = "its _orig_mod" if hasattr(part, "_orig_mod") else "what was scripted"
+            raise TypeError(
+                f"student: {_path(name)} is a {kind}, must be a plain module, {what}; {advice}"
+            )
         if "householder" in str(getattr(part, "orthogonal_map", "")):
             raise TypeError(
                 f"student: {_path(name)} makes its weight orthogonal by Householder reflections, "
                 "whose signs jump where they are stored; take orthogonal_map='cayley', or "
                 f"torch.nn.utils.parametrize.remove_parametrizations; {advice}"
             )
-    model = copied(module).eval().requires_grad_(True)
+    model = evaluating(module).requires_grad_(True)
     with torch.enable_grad(), differentiable(), recorded(model) as calls:
         outputs = model(inputs.clone())
     for call in calls:
@@ -79,33 +84,35 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
         first, second = loss(params), loss(params)
         if not torch.allclose(first, second, rtol=1e-5, equal_nan=True):
             raise TypeError(
-                "student: two passes over one batch differ in evaluation mode; its Hessian is that "
-                f"of no one function; {advice}"
+                "student: two passes over one batch differ in evaluation mode, for it or ψ is "
+                f"random; its Hessian is that of no one function; {advice}"
             )
     reason = _failure(lambda w: loss(w), params)
     if reason is not None:
         guilty = _innermost(calls, lambda call: _failure(*_layer(call)) is not None)
         where = ", ".join(map(_path, guilty)) or "its loss"
         raise TypeError(f"student: {where} has no third derivative ({reason}); {advice}")
-    if _has_custom_backward(outputs):
+    cut = any(call.functions & CUTTING and not _of_torch(call) for call in calls)
+    if cut or _has_custom_backward(outputs):
         wrong = _wrong_layers(model.double(), inputs)
         if wrong:
             raise TypeError(
                 f"student: the backward of {', '.join(map(_path, wrong))} disagrees with finite "
-                f"differences beyond the first derivative; {advice}"
+                f"differences beyond the first derivative, {AUTHORED}; {advice}"
             )
 
 
 def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
     """The same of the loss as a function of outputs."""
-    kernels: set[str] = set()
-    with torch.enable_grad(), Kernels(lambda: kernels):
+    with torch.enable_grad():
         outputs = loss.outputs(params).detach().requires_grad_()
-        kernels.clear()
-        value = loss.of_outputs(outputs)
+        kernels: set[str] = set()
+        functions: set[str] = set()
+        with Functions(lambda: functions), Kernels(lambda: kernels):
+            value = loss.of_outputs(outputs)
     for kernel in sorted(kernels & SILENTLY_WRONG):
         raise TypeError(f"loss: calls {kernel}, whose third derivative is wrong; {advice}")
-    if not _has_custom_backward(value):
+    if not (functions & CUTTING or _has_custom_backward(value)):
         return
     like = {"z": outputs.detach().double()}
 
@@ -117,8 +124,8 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
         if not orders[order].holds:
             why = orders[order].reason or "they disagree"
             raise TypeError(
-                f"loss: its hand-written backward was compared with finite differences in float64, "
-                f"and derivative {order} does not hold ({why}); {advice}"
+                "loss: its backward was compared with finite differences in float64, "
+                f"and derivative {order} does not hold ({why}), {AUTHORED}; {advice}"
             )
 
 
@@ -140,13 +147,18 @@ def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     """The innermost modules not of PyTorch whose derivatives differ from finite differences."""
 
     def wrong(call: Call) -> bool:
-        if type(call.module).__module__.startswith("torch.nn"):
+        if _of_torch(call):
             return False
-        orders = derivative_orders(*as_scalar(call, composite=True), kinked=bool(call.kinks))
+        # A module within may have kinks, if this one has none.
+        orders = derivative_orders(*as_scalar(call, composite=True), kinked=True)
         return not (orders[2].holds and orders[3].holds)
 
     inputs = inputs.double() if inputs.is_floating_point() else inputs.clone()
     return _innermost(layer_calls(model, inputs), wrong)
+
+
+def _of_torch(call: Call) -> bool:
+    return type(call.module).__module__.startswith("torch.nn")
 
 
 def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
@@ -162,10 +174,14 @@ def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
 def _failure(function: Callable[[Params], Tensor], params: Params) -> str | None:
     probes = {name: torch.ones_like(p) for name, p in params.items()}
     try:
-        grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
+        found = grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
     except (RuntimeError, NotImplementedError) as error:
         return str(error).strip().split("\n")[0]
-    return None
+    if all(value.isfinite().all() for value in found.values()):
+        return None
+    if not function(params).isfinite():
+        return None  # for the solver to say, which is told of other examples too
+    return "it is NaN or infinite at the start, as that of a root or a norm at 0 is"
 
 
 def _layer(call: Call) -> tuple[Callable[[Params], Tensor], Params]:

@@ -29,7 +29,8 @@ def carry_optimizer(
     Args:
         optimizer: Of the teacher's parameters, or of some of them; never modified. Its class, parameter groups and
             hyperparameters are kept. A parameter that only the student has joins the group of the teacher's
-            parameters of its name's last part and rank (``bias``, 1 axis), else the first group, with no state.
+            parameters of its name's last part and rank (``bias``, 1 axis), else the first group, with no state. What
+            the teacher has and ``optimizer`` does not stays out.
         map: From ``teacher`` to ``student``.
         teacher: The module whose parameters ``optimizer`` holds.
         student: The grown module, as [`grow`][phiopt.growth.grow] returns it.
@@ -68,7 +69,7 @@ def carry_optimizer(
     targets = {name: _target(name, map, owners) for name in names.values()}
     _check_state(optimizer, names)
     groups = _groups(optimizer, names, targets)
-    _place_fresh(groups, names, targets, owners)
+    _place_fresh(groups, map, targets, owners)
     carried = _like(optimizer, [_owned(group, owners) for group in groups])
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -141,7 +142,7 @@ def _groups(
 
 def _place_fresh(
     groups: list[dict[str, Any]],
-    names: dict[Tensor, str],
+    map: GrowthMap,
     targets: dict[str, str | None],
     owners: dict[str, nn.Parameter],
 ) -> None:
@@ -149,7 +150,7 @@ def _place_fresh(
     kinds = {
         _kind(t, owners[t]): group for group in reversed(groups) for t in reversed(group["params"])
     }
-    held = set(targets.values())
+    held = {place.student for place in map.placements.values()}
     for name, p in owners.items():
         if name not in held and p.requires_grad:
             kinds.get(_kind(name, p), groups[0])["params"].append(name)

@@ -214,7 +214,11 @@ class Call:
         """The pairs of a list of tensors, equally many on both sides."""
         ts, ss = self.t.arguments[name], self.s.arguments[name]
         if len(ts) != len(ss):
-            raise Mismatch(f"{len(ts)} tensors in the teacher but {len(ss)} in the student")
+            raise Mismatch(
+                f"{len(ts)} tensors in the teacher but {len(ss)} in the student; where a list of layers, "
+                "such as experts, is longer in the student, nothing says what the new ones are to do: "
+                "give both models as many"
+            )
         return [self.state.pair(t, s) for t, s in zip(ts, ss, strict=True)]
 
     def const(self, name: str) -> Any:
@@ -398,6 +402,12 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
             call.set_same()
             call.remark_options()
         else:
+            if ".parametrizations." in f".{teacher.module}":
+                raise AlignmentError(
+                    f"the weight that a parametrization computes cannot grow {where}: grow both models "
+                    "without it (torch.nn.utils.parametrize.remove_parametrizations), or teach the "
+                    f"operation {teacher.name!r} a rule with phiopt.growth.register_rule"
+                )
             raise AlignmentError(
                 f"no rule for operation {teacher.name!r} {where}: teach one with phiopt.growth.register_rule"
             )

@@ -42,9 +42,13 @@ def derive(
     example = example.detach().to("cpu")
     small = recorded(teacher, example, "teacher")
     lift, lifted = _lifted(student, example, lift)
-    large, (state, inserted, chosen, axis) = _matched_at_some_size(
-        small, student, lift, example, lifted, classes, correspondence
-    )
+    try:
+        large, (state, inserted, chosen, axis) = _matched_at_some_size(
+            small, student, lift, example, lifted, classes, correspondence
+        )
+    except AlignmentError as error:
+        _check_recurrent(teacher, student, error)
+        raise
     state.settle_products()
     _settle_norms(state)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
@@ -84,6 +88,25 @@ def _check_modules(teacher: nn.Module, student: nn.Module) -> None:
                 )
         if not any(True for _ in module.parameters()):
             raise ValueError(f"{role}={type(module).__name__} has no parameters")
+
+
+def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentError) -> None:
+    """Say so where models part because a recurrent layer of one name has more layers or directions: they are
+    unrolled into operations whose names tell nobody."""
+    others = dict(student.named_modules())
+    for name, old in teacher.named_modules():
+        new = others.get(name)
+        if not (isinstance(old, nn.RNNBase) and isinstance(new, nn.RNNBase)):
+            continue
+        ours, theirs = (
+            f"{m.mode} with num_layers={m.num_layers}, bidirectional={m.bidirectional}"
+            for m in (old, new)
+        )
+        if ours != theirs:
+            raise AlignmentError(
+                f"{name or 'the module itself'} is {ours} in the teacher but {theirs} in the student: a "
+                "new layer or direction cannot start as the identity, so these must agree; grow hidden_size"
+            ) from error
 
 
 def _lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor]:

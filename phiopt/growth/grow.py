@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from phiopt._attention import plain_attention
 from phiopt._modules import alone, copied
 from phiopt._types import Lift, Params
 from phiopt.growth.fills import FILLS, Start, identities
@@ -21,6 +22,8 @@ from phiopt.growth.trace import tensors_of
 _log = logging.getLogger("phiopt")
 EXACT = 1e-5
 """Relative change of the logits up to which a function counts as kept in float32."""
+ROUNDINGS = 8
+"""The same in units of rounding, where these are coarser: float16, bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class Verification:
     max_abs: float
     max_rel: float
     examples: int
+    tolerance: float = EXACT
+    """Largest ``max_rel`` that counts as none: 1e-5, or 8 roundings of the coarser of both models."""
 
     @property
     def exact(self) -> bool:
-        return self.max_rel <= EXACT
+        return self.max_rel <= self.tolerance
 
     def __str__(self) -> str:
         return f"max |Δ logits| = {self.max_abs:.3g} ({self.max_rel:.3g} relative) on {self.examples} examples"
@@ -71,7 +76,7 @@ def grow(
         seed: Of the fill's own random numbers; the global generator is not used.
         verify: Compare both models' logits on 8 examples (of ``inputs`` or random), log the largest change and keep it
             as the result's attribute ``verification``. A function-preserving fill that moves the logits by more than
-            1e-5 relative warns.
+            1e-5 relative warns (in float16 and bfloat16 by more than 8 roundings).
 
     Raises:
         ValueError: An unknown fill (the message lists them), negative θ, NaN in the weights, models that do not match.
@@ -146,13 +151,16 @@ def compare(
     x = map.example(seed) if inputs is None else inputs[:8]
     small, large = copied(teacher).eval(), copied(student).eval()
     x = _placed(x, small)
-    a = _first(small(x))
-    b = _first(large(_placed(map.lift(x), large)))
+    with plain_attention():
+        a = _first(small(x))
+        b = _first(large(_placed(map.lift(x), large)))
     if map.class_axis > 0:  # else one number per example: no classes
         b = b.index_select(map.class_axis, map.classes.to(b.device))
     b = b[tuple(slice(0, n) for n in a.shape)]
     change = float((a - b.to(a.device)).abs().max())
-    return Verification(change, change / max(float(a.abs().max()), 1e-30), x.shape[0])
+    held = (p for m in (small, large) for p in m.parameters() if p.is_floating_point())
+    tolerance = max(EXACT, *(ROUNDINGS * torch.finfo(p.dtype).eps for p in held))
+    return Verification(change, change / max(float(a.abs().max()), 1e-30), x.shape[0], tolerance)
 
 
 def _check_values(role: str, module: nn.Module) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -24,6 +23,7 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from phiopt._attention import plain_attention
 from phiopt._modules import unchanged
 from phiopt._types import Params
 
@@ -139,7 +139,7 @@ def _plain_kernels() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the flags below announce hardware that is not there
         with (
-            sdpa_kernel(SDPBackend.MATH),
+            plain_attention(),
             torch.backends.mkldnn.flags(enabled=False),
             torch.backends.cudnn.flags(enabled=False),
         ):

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from phiopt._modules import copied, unchanged
+from phiopt._modules import evaluating, unchanged
 from phiopt._types import Lift, Model, Params
 
 LIFT = ".lift."
@@ -42,7 +42,7 @@ def pure_model(student: nn.Module, lift: Lift) -> Model:
 
 def _function(module: nn.Module) -> Callable[[Params, Tensor], Any]:
     """The module's forward pass as a function of its parameters and of an input."""
-    module = copied(module).eval()
+    module = evaluating(module)
     for parameter in module.parameters():
         parameter.requires_grad = False  # not requires_grad_(), which torch.func forbids
     buffers = dict(module.named_buffers())

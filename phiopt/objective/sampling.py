@@ -33,7 +33,7 @@ def uniforms(samples: int, like: Tensor, generator: Generator, sampling: Samplin
         return torch.cat([half, 1 - half])
     points = qmc.Sobol(_dimension(like), scramble=False).random(samples)
     shape = (samples, 1, *like.shape[1:])
-    grid = torch.as_tensor(points).to(like.device, like.dtype).view(shape)
+    grid = torch.as_tensor(points, device="cpu").to(like.device, like.dtype).view(shape)
     return (grid + _rand((1, *like.shape), like, generator)).remainder(1.0)
 
 

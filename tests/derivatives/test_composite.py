@@ -35,6 +35,11 @@ class SquaredError(nn.Linear):
         return F.mse_loss(outputs, torch.ones_like(outputs))
 
 
+class Tokens(nn.Embedding):
+    def forward(self, x):
+        return super().forward(torch.arange(6).view(2, 3))
+
+
 class Operator(nn.Module):
     def __init__(self, operator):
         super().__init__()
@@ -84,6 +89,7 @@ MODULES = {
         FLAT,
     ),
     "squared error": (lambda: SquaredError(4, 3), FLAT),
+    "embedding of bounded rows": (lambda: Tokens(7, 4, max_norm=1.2), FLAT),
 }
 
 
@@ -174,6 +180,9 @@ CALLS = {
     ),
     "F.hardsigmoid": lambda x: F.hardsigmoid(4 * x),
     "F.hardsigmoid, in place": lambda x: (F.hardsigmoid(x.mul_(4), inplace=True), x),
+    "F.embedding, bounded": lambda x: F.embedding(
+        torch.arange(12).view(3, 4), x.view(-1, 5), 0, max_norm=1.5, norm_type=3.0
+    ),
     "F.mse_loss, none": lambda x: F.mse_loss(x, x.flip(0), reduction="none"),
     "F.mse_loss, sum": lambda x: F.mse_loss(x, x.flip(0), reduction="sum"),
     "F.mse_loss, weighted": lambda x: F.mse_loss(x, x.flip(0), weight=x.abs()),
@@ -185,7 +194,23 @@ def test_values_are_those_of_the_kernels(call):
     x = randn(4, 3, 5, 2, seed=3)
     with differentiable():
         composite = call(x.clone())
-    torch.testing.assert_close(composite, call(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(composite, call(x.clone()), rtol=1e-12, atol=1e-12)
+
+
+def test_an_error_of_shapes_that_differ_warns_as_ever():
+    with differentiable(), pytest.warns(UserWarning, match="target size .* different"):
+        F.mse_loss(randn(4, 1), randn(4), reduction="none")
+
+
+@pytest.mark.parametrize("call", [F.embedding, F.embedding_bag])
+def test_bounded_rows_are_shortened_in_the_result_alone(call):
+    table = torch.cat([torch.zeros(1, 4), 3 * randn(2, 4).float()]).requires_grad_()
+    before = table.detach().clone()
+    with differentiable():
+        rows = call(torch.tensor([[0], [1], [2]]), table, max_norm=1.0)
+    torch.testing.assert_close(rows.view(3, 4).norm(dim=1), torch.tensor([0.0, 1.0, 1.0]))
+    assert torch.equal(table, before)
+    assert torch.autograd.grad(rows.sum(), table)[0].isfinite().all()
 
 
 def test_the_third_derivative_of_the_fused_layer_norm_is_wrong():

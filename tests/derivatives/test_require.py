@@ -64,6 +64,12 @@ class OldStyle(torch.autograd.Function):
         return gradient
 
 
+def still(x):
+    with torch.no_grad():
+        scale = x.square().mean(1, keepdim=True)
+    return x / (1 + scale)
+
+
 def scripted_norm(x):
     def norm(x: torch.Tensor):
         return torch.layer_norm(x, [4], None, None, 1e-5)
@@ -81,8 +87,18 @@ def scripted_norm(x):
         Calling(lambda x: F.dropout(x, 0.5)),  # forgets that it is being evaluated
         Calling(Square.apply),
         Calling(lambda x: F.alpha_dropout(x, 0.5, training=True)),
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Calling(lambda x: x + (x > 0).detach())),
     ],
-    ids=["weight norm", "operator", "packet", "norm", "dropout", "right backward", "alpha dropout"],
+    ids=[
+        "weight norm",
+        "operator",
+        "packet",
+        "norm",
+        "dropout",
+        "right backward",
+        "alpha dropout",
+        "detached constant",
+    ],
 )
 def test_what_can_be_mended_passes(module):
     required(module)
@@ -107,6 +123,15 @@ def test_dropout_leaves_the_global_generator_alone():
             "the module itself has no third derivative .*saved tensor hooks",
         ),
         (nn.Sequential(nn.Linear(4, 4), Calling(OnlyOnce.apply)), "backward of 1 disagrees"),
+        (
+            nn.Sequential(nn.Linear(4, 4), Calling(lambda x: x * x.sigmoid().detach())),
+            "backward of 1 disagrees .* cut by detach or torch.no_grad",
+        ),
+        (nn.Sequential(nn.Linear(4, 4), Calling(still)), "backward of 1 disagrees"),
+        (
+            nn.Sequential(nn.Linear(4, 4), Calling(lambda x: x * (1 + (x - x).norm()))),
+            "1 has no third derivative .*NaN or infinite at the start, as that of a root",
+        ),
         (Calling(lambda x: x + torch.rand_like(x)), "two passes over one batch differ"),
         (
             Calling(lambda x: torch.native_layer_norm(x, (4,), None, None, 1e-5)[0]),
@@ -136,6 +161,9 @@ def test_dropout_leaves_the_global_generator_alone():
         "raising",
         "checkpoint",
         "once",
+        "detached",
+        "without gradient",
+        "norm at zero",
         "random",
         "kernel",
         "operator",
@@ -164,9 +192,11 @@ def test_gradients_of_embeddings_are_dense():
 def test_the_loss_is_looked_at_too():
     required(nn.Linear(4, 3), lambda o, t: Square.apply(o).sum(1))
     with pytest.raises(
-        TypeError, match=r"loss: its hand-written backward .* derivative 2 does not"
+        TypeError, match=r"loss: its backward .* derivative 2 does not hold .* written by hand"
     ):
         required(nn.Linear(4, 3), lambda o, t: OnlyOnce.apply(o).sum(1))
+    with pytest.raises(TypeError, match=r"loss: its backward .* cut by detach"):
+        required(nn.Linear(4, 3), lambda o, t: (o * o.sigmoid().detach()).sum(1))
     with pytest.raises(TypeError, match="loss: calls native_layer_norm"):
         required(
             nn.Linear(4, 3),
@@ -180,8 +210,11 @@ def test_the_loss_is_looked_at_too():
 def test_scripted_and_compiled_modules_are_refused():
     scripted = torch.jit.script(nn.Linear(4, 3))
     compiled = torch.compile(nn.Linear(4, 3))
-    for module, kind in ((scripted, "RecursiveScriptModule"), (compiled, "OptimizedModule")):
-        with pytest.raises(TypeError, match=f"student: 0 is a {kind}, must be a plain module"):
+    for module, kind, inner in (
+        (scripted, "RecursiveScriptModule", "what was scripted"),
+        (compiled, "OptimizedModule", "its _orig_mod"),
+    ):
+        with pytest.raises(TypeError, match=f"0 is a {kind}, must be a plain module, {inner}"):
             require_derivatives(nn.Sequential(module), randn(2, 4), None, {})
 
 

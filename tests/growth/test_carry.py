@@ -121,6 +121,17 @@ def test_groups_and_their_options_are_kept_and_new_layers_join_their_kind():
     assert all(not carried.state.get(owners[name]) for name in growth.fresh)
 
 
+def test_two_optimisers_of_one_teacher_divide_the_student_alike():
+    teacher, student, _ = trained("sgd")
+    growth = GrowthMap.between(teacher, student)
+    grown = grow(teacher, student, map=growth)
+    for rank in (True, False):
+        mine = [p for p in teacher.parameters() if (p.ndim > 1) is rank]
+        carried = carry_optimizer(torch.optim.SGD(mine, lr=0.1), growth, teacher, grown)
+        wanted = [p for p in grown.parameters() if (p.ndim > 1) is rank]
+        assert set(carried.param_groups[0]["params"]) == set(wanted)
+
+
 def test_frozen_parameters_stay_out():
     teacher, student, _ = trained("sgd")
     optimizer = torch.optim.SGD(teacher[4].parameters(), lr=0.1)

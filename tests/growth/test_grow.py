@@ -308,6 +308,14 @@ def test_verify_reports_the_change(caplog):
     assert "max |Δ logits|" in caplog.text
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_roundings_of_half_precision_are_no_change(dtype):
+    small, large = (randomised(mlp(16, 24, h, 5)).to(dtype) for h in (24, 40))
+    grown = grow(small, large, "net2wider", verify=True)  # without a warning
+    assert grown.verification.max_rel > 1e-5
+    assert grown.verification.exact
+
+
 def test_one_number_per_example_is_verified_too():
     teacher, student = (nn.Sequential(mlp(4, h, h, 1), nn.Flatten(0)) for h in (3, 6))
     growth = GrowthMap.between(randomised(teacher), student, inputs=torch.ones(2, 4))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import orthogonal
 
 from phiopt import lift as lifts
 from phiopt.growth import AlignmentError, GrowthMap, grow, register_rule
@@ -345,6 +346,39 @@ def test_models_that_part_are_refused_at_the_first_node():
     student = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     with pytest.raises(AlignmentError, match=r"part at operation .*relu.*tanh.*correspondence="):
         GrowthMap.between(mlp(4, 8, 3), student)
+
+
+@pytest.mark.parametrize("more", [{"num_layers": 2}, {"bidirectional": True}], ids=str)
+def test_recurrent_layers_of_another_form_are_refused_by_name(more):
+    class Net(nn.Module):
+        def __init__(self, width, **options):
+            super().__init__()
+            self.memory = nn.LSTM(4, width, batch_first=True, **options)
+            self.head = nn.Linear(width * (1 + self.memory.bidirectional), 3)
+
+        def forward(self, x):
+            return self.head(self.memory(x)[0][:, -1])
+
+    with pytest.raises(AlignmentError, match=r"memory is LSTM with num_layers=1.* must agree"):
+        GrowthMap.between(Net(3), Net(5, **more), inputs=torch.zeros(2, 4, 4))
+
+
+def test_more_experts_and_computed_weights_are_refused_with_what_to_do():
+    class Experts(nn.Module):
+        def __init__(self, count):
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(count))
+
+        def forward(self, x):
+            return torch.stack([expert(x) for expert in self.experts], 1).mean(1)
+
+    with pytest.raises(AlignmentError, match=r"2 tensors .* 4 .*experts.* as many"):
+        GrowthMap.between(Experts(2), Experts(4))
+    small, large = (
+        nn.Sequential(nn.Linear(4, n), orthogonal(nn.Linear(n, n)), nn.Linear(n, 3)) for n in (4, 6)
+    )
+    with pytest.raises(AlignmentError, match=r"a parametrization computes .*remove_parametriz"):
+        GrowthMap.between(small, large)
 
 
 @pytest.mark.parametrize("classes", [[0, 1], [0, 1, 5], [0, 0, 1], [-1, 0, 1], [0.0, 1.0, 2.0]])

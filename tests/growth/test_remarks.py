@@ -87,3 +87,18 @@ def test_a_unit_that_cannot_sit_where_it_is_picked_is_remarked():
     change, remarks = grown(Applied(picked(3), 4, 1), Applied(picked(1), 6, 1))
     assert not change.exact
     assert any("coordinate 3 in the teacher but 1 in the student" in x for x in remarks)
+
+
+def test_rows_bounded_in_norm_grow_by_zeros():
+    class Tokens(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(7, width, max_norm=1.0), nn.Linear(width, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.table(x).mean(1))
+
+    teacher, student = randomised(Tokens(4)), Tokens(6)
+    growth = GrowthMap.between(teacher, student, inputs=torch.arange(6).view(2, 3))
+    assert any("table: max_norm over a row that grows" in line for line in growth.remarks)
+    assert compare(teacher, grow(teacher, student, "zero", map=growth), growth).exact

@@ -115,6 +115,13 @@ def test_related_samples_estimate_a_smooth_mean_better(sampling):
     assert variance(sampling) < 0.25 * variance("independent")
 
 
+def test_sobol_does_not_follow_the_default_device():
+    x, noise = randn(3, 2), Uniform(0.1, samples=2, sampling="sobol")
+    with torch.device("meta"):
+        inside = noise.draw(x, generator())
+    torch.testing.assert_close(inside, noise.draw(x, generator()))
+
+
 def test_sobol_has_its_limit_of_dimensions():
     x = torch.zeros(1, 21202)
     with pytest.raises(ValueError, match="sampling: 'sobol' has 21201 dimensions at most"):

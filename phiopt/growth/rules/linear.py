@@ -53,6 +53,17 @@ def embedding(call: Call) -> None:
     call.set([*indices.axes, weight.axes[1]], scales=weight.axes[1])
 
 
+@register_rule("embedding_renorm")
+def bounded_embedding(call: Call) -> None:
+    """``max_norm``: rows that are too long are shortened, as a whole."""
+    weight = call.pair("self")
+    if weight.axes[1].grown:
+        call.remark(
+            "max_norm over a row that grows; kept where no row reaches it, or new columns are zero"
+        )
+    call.set(weight.axes)
+
+
 @register_rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(call: Call) -> None:
     """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
