@@ -1,6 +1,6 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
-from phiopt.solve.agreement import agreeing, check_agreement, fingerprint
+from phiopt.solve.agreement import agreeing, check_agreement, failing_together, fingerprint
 from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
@@ -39,6 +39,7 @@ __all__ = [
     "data_parallel",
     "decaying_adam",
     "default_optimizer",
+    "failing_together",
     "fingerprint",
     "fresh_draws",
     "masked",
