@@ -170,7 +170,10 @@ class Path:
         self, objective: Objective, sample: Sample, params: Params, state: Any
     ) -> tuple[Params, Any]:
         """w_{t+1} = T(w_t), and the optimiser's next state."""
-        gradient = objective.value_and_grad(params, sample)[2]
+        return self.move(objective.value_and_grad(params, sample)[2], params, state)
+
+    def move(self, gradient: Params, params: Params, state: Any) -> tuple[Params, Any]:
+        """The optimiser's part of a step."""
         updates, state = self.optimizer.update(gradient, state, params=params, inplace=False)
         return torchopt.apply_updates(params, updates, inplace=False), state
 

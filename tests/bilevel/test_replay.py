@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from phiopt.bilevel import AdjointError, Replay, Unroll, replay
+from benchmarks.test_gradient_cost import Peak
+from phiopt.bilevel import AdjointError, Implicit, Replay, Unroll, replay
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Lambdas
-from phiopt.solve import TorchOpt
+from phiopt.solve import LBFGS, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
 from tests.cases import CPU, randn, ridge
 
@@ -274,3 +275,27 @@ def test_it_goes_through_torch_func():
     for adjoint in (Replay(), Unroll()):
         found = torch.func.grad(loss)(point, adjoint)
         torch.testing.assert_close(found, expected)
+
+
+def in_parts(adjoint, micro_batch, delta=0.3):
+    """A hypergradient without the curvature, and the peak of its backward pass."""
+    objective, start = regression(count=4096)
+    objective = replace(objective, micro_batch=micro_batch)
+    theta = {**inputs(objective), "lambdas": (0.4, 0.3, 0.3, 0.0)}
+    wanted = [value for value in theta.values() if isinstance(value, torch.Tensor)]
+    if isinstance(adjoint, Replay):
+        solver = TorchOpt(torchopt.sgd(0.1, momentum=0.5), steps=3, batch_size=None)
+    else:
+        solver = LBFGS()
+    lost = outer(adjoint.solve(solver, at(objective, theta), start, seed=0, progress=False).params)
+    with Peak() as peak:
+        found = torch.autograd.grad(lost, wanted)
+    return found, peak.bytes
+
+
+@pytest.mark.parametrize("adjoint", [Replay(), Implicit()], ids=["replay", "implicit"])
+def test_small_batches_bound_the_memory_of_the_backward_pass(adjoint):
+    whole, most = in_parts(adjoint, None)
+    found, peak = in_parts(adjoint, 256)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-8)
+    assert peak < most / 2
