@@ -3,6 +3,7 @@
 from phiopt.solve.agreement import agreeing, check_agreement, failing_together, fingerprint
 from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
+from phiopt.solve.clip import clipped
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.mask import masked
 from phiopt.solve.normalise import normalised
@@ -36,6 +37,7 @@ __all__ = [
     "agreeing",
     "certify",
     "check_agreement",
+    "clipped",
     "data_parallel",
     "decaying_adam",
     "default_optimizer",

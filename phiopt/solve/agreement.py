@@ -65,7 +65,7 @@ def _described(value: Any, within: tuple[object, ...]) -> str:
     if isinstance(value, Tensor):
         inner = _sketch(value).tolist()
     elif isinstance(value, FunctionType):
-        inner = [value.__qualname__, *(_content(cell) for cell in value.__closure__ or ())]
+        inner = [value.__qualname__, *(content(cell) for cell in value.__closure__ or ())]
     elif isinstance(value, tuple | list):
         inner = list(value)
     elif is_dataclass(value) and not isinstance(value, type):
@@ -75,7 +75,7 @@ def _described(value: Any, within: tuple[object, ...]) -> str:
     return f"({', '.join(_described(item, (*within, value)) for item in inner)})"
 
 
-def _content(cell: CellType) -> Any:
+def content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # empty yet
