@@ -29,6 +29,7 @@ from phiopt.solve import (
     TorchOpt,
     certify,
     check_agreement,
+    failing_together,
     fingerprint,
     fresh_draws,
     perturbed,
@@ -160,7 +161,7 @@ def initialize(
             held["one of the settings"] = (scale, restrict_classes, restarts, micro_batch)
             marks = {name: fingerprint(value).to(like.device) for name, value in held.items()}
             check_agreement(process_group, marks)
-        posed = problem(
+        posed = failing_together(problem, process_group, like.device)(
             teacher,
             student,
             changed(weights, "lambdas.", numbers),

@@ -16,6 +16,7 @@ from phiopt.bilevel.adjoint import (
     attach,
     check_smooth,
     differentiable_inputs,
+    pieces,
     with_inputs,
     without_grad,
 )
@@ -39,7 +40,8 @@ class Implicit:
 
     (implicit function theorem; for hypergradients MacKay et al. 2019, Lorraine, Vicol & Duvenaud
     2020, Pedregosa 2016). One linear system a backward pass, by Hessian-vector products of the
-    whole objective; memory does not depend on the number of steps. The start has no influence.
+    whole objective; memory does not depend on the number of steps, and with a ``micro_batch`` is that
+    of so many examples, but for the last pass where the curvature counts. The start has no influence.
 
     The solve must be of one function: ``TorchOpt(fresh=False, tol=...)``, `LBFGS` or `NewtonCG`.
     The error of the derivative is of the order of the gradient left and of the system's residual.
@@ -140,14 +142,16 @@ class Implicit:
                 f"{solved.residual:.3g}. {solved.status.name}: {solved.status.value}"
             )
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
-        for sample in frozen:
+        for piece, share in (found for sample in frozen for found in pieces(objective, sample)):
 
-            def gradient(t: Params, sample: Sample = sample) -> Params:
-                return with_inputs(objective, t).value_and_grad(params, sample)[2]
+            def gradient(t: Params, piece: Sample = piece) -> Params:
+                return with_inputs(objective, t).value_and_grad(params, piece)[2]
 
             pull = cast(Any, vjp(gradient, theta))[1]
             (partial,) = pull(to_params(solved.x, params))
-            total = {name: sum_ - partial[name] / len(frozen) for name, sum_ in total.items()}
+            share /= len(frozen)
+            total = {name: sum_ - share * partial[name] for name, sum_ in total.items()}
+            del pull, partial  # or its graph would be alive beside the next one's
         return total
 
 

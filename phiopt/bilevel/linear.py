@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from math import frexp, hypot, isfinite, nan
+from math import frexp, hypot, isfinite, nan, sqrt
 from typing import Protocol, TypeAlias
 
 import torch
@@ -178,6 +178,7 @@ class MINRES(_Scaled):
         x = old = older = before = torch.zeros_like(b)
         v, rest, beta, largest, skew = b / size, size, 0.0, 0.0, 0.0
         (c_old, s_old), (c, s) = (1.0, 0.0), (1.0, 0.0)  # the last two Givens rotations
+        exact = True
         status, k = LinearStatus.ITERATION_LIMIT, 0
         for k in range(self.max_iterations):
             if abs(rest) <= self.tol / 2 * size:
@@ -185,7 +186,10 @@ class MINRES(_Scaled):
             # Lanczos: the next column (beta, alpha, following) of the tridiagonal matrix.
             product = operator(v)
             alpha = float(v @ product)
-            skew = max(skew, abs(float(before @ product) - beta))
+            # Once β is small v is of rounding alone, and neither it nor a later one tells anything.
+            exact = exact and beta >= sqrt(eps) * largest
+            if exact:
+                skew = max(skew, abs(float(before @ product) - beta))
             product = product - alpha * v - beta * before
             following = float(product.norm())
             if not isfinite(alpha + following):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import partial as bound
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,13 +15,15 @@ from phiopt.bilevel.adjoint import (
     attach,
     check_smooth,
     differentiable_inputs,
+    pieces,
     vector_jacobian,
     with_inputs,
     without_grad,
 )
 from phiopt.bilevel.trajectory import Path, float_leaves
-from phiopt.objective import Objective
+from phiopt.objective import Objective, Sample
 from phiopt.objective._numbers import count
+from phiopt.objective.passes import added
 from phiopt.solve import Outcome, Solver
 
 
@@ -37,7 +40,9 @@ class Replay:
     reverse-mode hypergradients; Maclaurin, Duvenaud & Adams 2015 go back by reversing the dynamics,
     where we store the iterates). With ``every=k`` one iterate in k is kept, and the steps from it to
     the next are taken once more in the backward pass: T/k + k iterates of T in memory, fewest at
-    k = √T, for the time of one more solve and the same bits.
+    k = √T, for the time of one more solve and the same bits. With a ``micro_batch`` a step without the
+    curvature goes back through so many examples at a time, for one more gradient; a step with it
+    needs the graph of the whole batch, because ‖H v‖² is no sum over examples.
 
     The result is exact for the solver's finite path to the iterate that it returned. Second
     derivatives and forward mode are refused; use `Unroll`.
@@ -110,12 +115,33 @@ def _through_step(
     if state is None:
         state = [torch.zeros_like(value) for value in values]
 
-    def move(w: Params, s: list[Tensor], t: Params) -> tuple[Params, list[Tensor]]:
-        w, following = path.advance(with_inputs(path.objective, t), sample, w, rebuilt(s))
+    def gradient(w: Params, t: Params, piece: Sample) -> Params:
+        return with_inputs(path.objective, t).value_and_grad(w, piece)[2]
+
+    def checked(w: Params, following: Any) -> tuple[Params, list[Tensor]]:
         path.check(index, w)
         return w, float_leaves(following)[0]
 
-    return cast(
-        tuple[Params, list[Tensor], Params],
-        vector_jacobian(move, (step.params, values, theta), (cotangent, state)),
-    )
+    parts = pieces(path.objective, sample)
+    if len(parts) == 1:
+
+        def whole(w: Params, s: list[Tensor], t: Params) -> tuple[Params, list[Tensor]]:
+            return checked(*path.move(gradient(w, t, sample), w, rebuilt(s)))
+
+        found = vector_jacobian(whole, (step.params, values, theta), (cotangent, state))
+        return cast(tuple[Params, list[Tensor], Params], found)
+
+    # Back through the optimiser, then through one piece of the gradient at a time.
+
+    def update(g: Params, w: Params, s: list[Tensor]) -> tuple[Params, list[Tensor]]:
+        return checked(*path.move(g, w, rebuilt(s)))
+
+    with torch.no_grad():
+        taken = gradient(step.params, theta, sample)
+    pulled, along, state = vector_jacobian(update, (taken, step.params, values), (cotangent, state))
+    partial = {name: torch.zeros_like(value) for name, value in theta.items()}
+    for piece, share in parts:
+        scaled = {name: share * value for name, value in pulled.items()}
+        more = vector_jacobian(bound(gradient, piece=piece), (step.params, theta), scaled)
+        along, partial = added(along, more[0]), added(partial, more[1])
+    return along, cast(list[Tensor], state), partial

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from types import FunctionType
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -18,6 +19,7 @@ from phiopt.bilevel.adjoint import AdjointError, detached, without_grad
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve import Outcome, Solver, default_optimizer
+from phiopt.solve.agreement import content
 
 EPS_ROOT = 1e-8
 """Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
@@ -90,6 +92,11 @@ class Path:
         optimizer = solver.optimizer or default_optimizer(
             cast(Any, solver).steps, every=objective.every, eps_root=EPS_ROOT
         )
+        if _clips(optimizer.update):
+            raise AdjointError(
+                "torchopt.clip.clip_grad_norm takes its factor for a constant, so that derivatives "
+                "through its steps are wrong; use phiopt.solve.clipped(optimizer, max_norm)"
+            )
         path = cls(objective, optimizer, start, graph, every)
         both_ends: Any = (path.init, path.update)
         watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*both_ends))
@@ -102,7 +109,7 @@ class Path:
         if self.last:
             raise AdjointError(
                 "the solve met a value that was not finite and was rolled back, so its path is no "
-                "smooth function of λ. Lower the learning rate or clip the gradient"
+                "smooth function of λ. Lower the learning rate, or clip the gradient (phiopt.solve.clipped)"
             )
         self.last = self.start
         return self.optimizer.init(params)
@@ -170,7 +177,10 @@ class Path:
         self, objective: Objective, sample: Sample, params: Params, state: Any
     ) -> tuple[Params, Any]:
         """w_{t+1} = T(w_t), and the optimiser's next state."""
-        gradient = objective.value_and_grad(params, sample)[2]
+        return self.move(objective.value_and_grad(params, sample)[2], params, state)
+
+    def move(self, gradient: Params, params: Params, state: Any) -> tuple[Params, Any]:
+        """The optimiser's part of a step."""
         updates, state = self.optimizer.update(gradient, state, params=params, inplace=False)
         return torchopt.apply_updates(params, updates, inplace=False), state
 
@@ -217,6 +227,18 @@ class _Watched(Objective):
         gradient = detached(recorded)
         path.asked[id(gradient)] = (gradient, recorded, sample)
         return value.detach(), detached(terms), gradient
+
+
+def _clips(part: Any, seen: frozenset[int] = frozenset()) -> bool:
+    """Whether TorchOpt's clipping is among the functions that an optimiser is made of."""
+    if isinstance(part, tuple | list):  # a GradientTransformation is one
+        return any(_clips(one, seen) for one in part)
+    if not isinstance(part, FunctionType) or id(part) in seen:
+        return False
+    if part.__module__ == "torchopt.clip":
+        return True
+    held = [content(cell) for cell in part.__closure__ or ()]
+    return _clips(held, seen | {id(part)})
 
 
 def _mark(params: Params) -> list[float]:

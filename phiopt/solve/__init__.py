@@ -1,8 +1,9 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
-from phiopt.solve.agreement import agreeing, check_agreement, fingerprint
+from phiopt.solve.agreement import agreeing, check_agreement, failing_together, fingerprint
 from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
+from phiopt.solve.clip import clipped
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.mask import masked
 from phiopt.solve.normalise import normalised
@@ -36,9 +37,11 @@ __all__ = [
     "agreeing",
     "certify",
     "check_agreement",
+    "clipped",
     "data_parallel",
     "decaying_adam",
     "default_optimizer",
+    "failing_together",
     "fingerprint",
     "fresh_draws",
     "masked",

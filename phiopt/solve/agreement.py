@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from functools import wraps
 from hashlib import sha256
 from types import CellType, FunctionType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,12 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt.data import Batch, Data
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TOLD = 400
+"""Bytes of a failure that other processes are told."""
 
 _DIFFERS = (
     "differs between the processes; all must be given the same models, data (no DistributedSampler: "
@@ -57,7 +65,7 @@ def _described(value: Any, within: tuple[object, ...]) -> str:
     if isinstance(value, Tensor):
         inner = _sketch(value).tolist()
     elif isinstance(value, FunctionType):
-        inner = [value.__qualname__, *(_content(cell) for cell in value.__closure__ or ())]
+        inner = [value.__qualname__, *(content(cell) for cell in value.__closure__ or ())]
     elif isinstance(value, tuple | list):
         inner = list(value)
     elif is_dataclass(value) and not isinstance(value, type):
@@ -67,19 +75,66 @@ def _described(value: Any, within: tuple[object, ...]) -> str:
     return f"({', '.join(_described(item, (*within, value)) for item in inner)})"
 
 
-def _content(cell: CellType) -> Any:
+def content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # empty yet
         return None
 
 
+class ElsewhereError(RuntimeError):
+    """Another process has failed; that is known to all."""
+
+
+def failing_together(
+    call: Callable[P, R], group: ProcessGroup | None, device: torch.device
+) -> Callable[P, R]:
+    """``call``, whose failure in one process is told to the others, which wait in `check_agreement`.
+
+    ``call`` must reach `check_agreement` before any other exchange between the processes, and fail
+    after it in all of them or in none. What it raises goes through; in a process in which it did not
+    fail `check_agreement` raises `ElsewhereError` with the rank that failed and its exception.
+    """
+
+    @wraps(call)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except ElsewhereError:
+            raise
+        except Exception as error:
+            if group is not None:
+                _failures(group, device, error)
+            raise
+
+    return telling
+
+
+def _failures(group: ProcessGroup, device: torch.device, error: Exception | None) -> list[str]:
+    """What has failed in which process, the same list in all of them."""
+    told = torch.zeros(dist.get_world_size(group), TOLD, dtype=torch.int32, device=device)
+    rank = dist.get_rank(group)
+    if error is not None:
+        text = (
+            f"rank {dist.get_global_rank(group, rank)} failed with {type(error).__name__}: {error}"
+        )
+        letters = list(text.encode()[:TOLD])
+        told[rank, : len(letters)] = torch.tensor(letters, dtype=torch.int32, device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX, group=group)
+    texts = (bytes(row).rstrip(b"\0").decode(errors="ignore") for row in told.tolist())
+    return [text for text in texts if text]
+
+
 def check_agreement(group: ProcessGroup, held: dict[str, Tensor]) -> None:
-    """Refuse, in all processes alike, what is not the same in all: ``ValueError`` with the name.
+    """Refuse, in all processes alike, what is not the same in all: ``ValueError`` with the name;
+    `ElsewhereError` if another process has failed before it came here (`failing_together`).
 
     Processes that start from different parameters, data, settings or seeds would each solve a problem
     of its own and mix the gradients, or wait for each other for ever.
     """
+    failures = _failures(group, next(iter(held.values())).device, None)
+    if failures:
+        raise ElsewhereError(f"process_group: {'; '.join(failures)}")
     for name, value in held.items():
         sketch = _sketch(value)
         ends = torch.cat([sketch, -sketch])

@@ -62,7 +62,7 @@ class TorchOpt:
 
     Args:
         optimizer: A functional gradient transformation, such as ``torchopt.adam(1e-3)`` or
-            ``torchopt.chain(torchopt.clip.clip_grad_norm(1.0), torchopt.sgd(schedule))``; None is
+            ``clipped(torchopt.sgd(schedule), 1.0)``; None is
             Adam on `normalised` gradients at 3e-3, which falls to 0 over the second half of the steps.
         steps: Updates at most; default 150.
         batch_size: Examples of D1 to a step, drawn without repeats; None is all of D1. Default 128.

@@ -233,3 +233,15 @@ def test_bad_steps_and_damping(value):
         Neumann(value)
     with pytest.raises(ValueError, match="damping: got"):
         Damped(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_symmetric_system_without_a_solution_is_not_called_asymmetric(dtype):
+    for seed in range(40):
+        n = 2 + seed % 10
+        q = torch.linalg.qr(randn(n, n, seed=seed))[0]
+        eigenvalues = torch.linspace(0, 1, n, dtype=q.dtype)
+        a = ((q * eigenvalues) @ q.T).to(dtype)
+        a, b = (a + a.T) / 2, randn(n, seed=100 + seed).to(dtype)
+        found = MINRES()(lambda v, a=a: a @ v, b)
+        assert found.status in (LinearStatus.SINGULAR, LinearStatus.STALLED), (seed, found)

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from phiopt.bilevel import AdjointError, Replay, Unroll, replay
+from benchmarks.test_gradient_cost import Peak
+from phiopt.bilevel import AdjointError, Implicit, Replay, Unroll, replay
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Lambdas
-from phiopt.solve import TorchOpt
+from phiopt.solve import LBFGS, TorchOpt, clipped, masked, normalised
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
 from tests.cases import CPU, randn, ridge
 
@@ -22,7 +23,7 @@ OPTIMIZERS = {
     "adamw": torchopt.adamw(1e-2, eps_root=1e-16),
     "rmsprop": torchopt.rmsprop(1e-2, eps=1e-4),
     "schedule": torchopt.sgd(torchopt.schedule.polynomial_schedule(0.05, 0.001, 1, 10)),
-    "clipped": torchopt.chain(torchopt.clip.clip_grad_norm(0.5), torchopt.sgd(0.05)),
+    "clipped": clipped(torchopt.sgd(0.05), 0.5),
     "default": None,
 }
 FRESH = TorchOpt(OPTIMIZERS["adam"], steps=12, batch_size=16, check_every=12)
@@ -274,3 +275,54 @@ def test_it_goes_through_torch_func():
     for adjoint in (Replay(), Unroll()):
         found = torch.func.grad(loss)(point, adjoint)
         torch.testing.assert_close(found, expected)
+
+
+def in_parts(adjoint, micro_batch, delta=0.3):
+    """A hypergradient without the curvature, and the peak of its backward pass."""
+    objective, start = regression(count=4096)
+    objective = replace(objective, micro_batch=micro_batch)
+    theta = {**inputs(objective), "lambdas": (0.4, 0.3, 0.3, 0.0)}
+    wanted = [value for value in theta.values() if isinstance(value, torch.Tensor)]
+    if isinstance(adjoint, Replay):
+        solver = TorchOpt(torchopt.sgd(0.1, momentum=0.5), steps=3, batch_size=None)
+    else:
+        solver = LBFGS()
+    lost = outer(adjoint.solve(solver, at(objective, theta), start, seed=0, progress=False).params)
+    with Peak() as peak:
+        found = torch.autograd.grad(lost, wanted)
+    return found, peak.bytes
+
+
+@pytest.mark.parametrize("adjoint", [Replay(), Implicit()], ids=["replay", "implicit"])
+def test_small_batches_bound_the_memory_of_the_backward_pass(adjoint):
+    whole, most = in_parts(adjoint, None)
+    found, peak = in_parts(adjoint, 256)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-8)
+    assert peak < most / 2
+
+
+@pytest.mark.parametrize("adjoint", [Replay(), Unroll()], ids=str)
+def test_clipped_steps_against_central_differences(adjoint):
+    objective, start = regression()
+    solver = TorchOpt(clipped(torchopt.sgd(0.1), 0.1), steps=5, batch_size=10)
+    theta = inputs(objective)
+
+    def solve(t):
+        return solved(adjoint, solver, at(objective, t), start).params
+
+    assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 1e-5), rel=1e-4)
+
+
+@pytest.mark.parametrize("adjoint", [Replay(), Unroll(), Unroll(last=2)], ids=str)
+@pytest.mark.parametrize("wrap", [None, "masked", "normalised"])
+def test_clipping_by_a_constant_factor_is_refused(adjoint, wrap):
+    objective, start = regression()
+    optimizer = torchopt.chain(torchopt.clip.clip_grad_norm(0.1), torchopt.sgd(0.1))
+    if wrap == "masked":
+        free = {name: torch.ones_like(value, dtype=torch.bool) for name, value in start.items()}
+        optimizer = masked(optimizer, free)
+    elif wrap == "normalised":
+        optimizer = normalised(optimizer)
+    solver = TorchOpt(optimizer, steps=5, batch_size=10)
+    with pytest.raises(AdjointError, match=r"phiopt\.solve\.clipped"):
+        solved(adjoint, solver, at(objective, inputs(objective)), start)

@@ -78,15 +78,16 @@ def disagreement(rank, group):
 class Broken(Dataset):
     """Raises in one process, or reads other pixels there, after so many reads."""
 
-    def __init__(self, rank, kind, length=41):
+    def __init__(self, rank, kind, length=41, after=400):
         self.there, self.kind, self.length, self.reads = rank == 1, kind, length, 0
+        self.after = after
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, i):
         self.reads += 1
-        if self.there and self.reads > 400:
+        if self.there and self.reads > self.after:
             if self.kind == "raises":
                 raise OSError("gone")
             return X[i] + 1, Y[i]
@@ -118,6 +119,15 @@ def failures(rank, group):
         better = solution.objective < solution.start_objective
         found[kind] = (solution.status.name, error, better, params)
     return found
+
+
+def failed_first(rank, group):
+    """What each process is told where one cannot even read the first examples."""
+    try:
+        fitted(group, Broken(rank, "raises", after=0))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def unlike(rank, group):
@@ -155,6 +165,7 @@ def work(rank, folder):
     found = {name: solve(name, group) for name in PROBLEMS}
     found |= {"derivatives": derivatives(group), "forward mode": forward_mode(group)}
     found |= {"failures": failures(rank, group), "unlike": unlike(rank, group)}
+    found["failed first"] = failed_first(rank, group)
     torch.save({**found, "error": disagreement(rank, group)}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -207,6 +218,11 @@ def test_all_end_alike_where_one_fails_to_read(found, kind):
     else:
         assert error == elsewhere
         assert "process_group: a batch differs between the processes" in error
+
+
+def test_all_end_promptly_where_one_fails_before_the_solve(found):
+    told = "ElsewhereError: process_group: rank 1 failed with OSError: gone"
+    assert [found[rank]["failed first"] for rank in range(PROCESSES)] == [told, "OSError: gone"]
 
 
 @pytest.mark.parametrize("name", ["lambdas", "neighbourhood", "solver", "data's length"])
