@@ -36,6 +36,7 @@ from phiopt.objective import (
 from phiopt.objective.importance import chosen, influence
 from phiopt.objective.passes import InParts, gradient_of_sum
 from phiopt.objective.probes import Distribution, draw_probes
+from phiopt.objective.sampling import Sampling
 from phiopt.solve.vector import to_params, to_vector
 
 NETS = {"tanh": nn.Tanh, "ReLU": nn.ReLU}
@@ -70,14 +71,16 @@ class Net:
     targets: Tensor
     hessian: Tensor
 
-    def sample(self, seed: int, step: int, curvature: Frobenius = EXACT) -> Sample:
+    def sample(self, curvature: Frobenius, seed: int, number: int) -> Sample:
+        """Of a solver's step."""
         objective = replace(self.objective, curvature=curvature)
-        return objective.sample(self.params, BATCH, seed, Stream.STEP, step)
+        return objective.sample(self.params, BATCH, seed, Stream.STEP, number)
 
-    def task(self, sample: Sample) -> Task:
-        assert sample.inputs is not None
-        assert sample.targets is not None
-        return Task(self.objective.model, self.objective.loss, sample.inputs, sample.targets)
+    def batch(self, seed: int, number: int) -> tuple[Task, Params]:
+        """The batch and the probe of an exact step."""
+        inputs, targets, _, probes, *_ = self.sample(EXACT, seed, number)
+        assert inputs is not None and targets is not None and probes is not None
+        return Task(self.objective.model, self.objective.loss, inputs, targets), probes
 
 
 @cache
@@ -87,7 +90,7 @@ def fitted(name: str, seed: int) -> Net:
     x, y, classes = digits()
     module = mlp(16, classes, NETS[name])
     train(module, x, y, EPOCHS)
-    params = dict(module.double().requires_grad_(False).named_parameters())
+    params = {name: p.detach() for name, p in module.double().named_parameters()}
     objective = Objective(
         model=pure_model(module, lambda inputs: inputs),
         teacher=params,  # so that the proximity is 0, with its gradient
@@ -121,18 +124,17 @@ def jackknife(statistic: Callable[[Tensor], Tensor], draws: Tensor) -> str:
 def step(net: Net, curvature: Frobenius | None, seed: int, number: int) -> tuple[Tensor, Tensor]:
     """The estimate, and its gradient up to a factor."""
     if curvature is None:
-        sample = net.sample(seed, number)
-        batch = net.task(sample)  # in random order
-        return by_parts(net, batch.part(0, PART), batch.part(PART, 2 * PART), sample.probes)
+        batch, probe = net.batch(seed, number)  # in random order
+        return by_parts(net, batch.part(0, PART), batch.part(PART, 2 * PART), probe)
     objective = replace(net.objective, curvature=curvature)
-    sample = net.sample(seed, number, curvature)
+    sample = net.sample(curvature, seed, number)
     _, terms, gradient = objective.value_and_grad(net.params, sample)
     return terms["curvature"], to_vector(gradient)
 
 
-def by_parts(net: Net, a: Task, b: Task, probes: Params) -> tuple[Tensor, Tensor]:
+def by_parts(net: Net, a: Task, b: Task, probe: Params) -> tuple[Tensor, Tensor]:
     """⟨H_A v, H_B v⟩ and 2 ⟨∂H_A v, H_B v⟩."""
-    pair = InParts.aimed(EXACT, (a, b), net.params, probes, size=None, halved=True)
+    pair = InParts.aimed(EXACT, (a, b), net.params, probe, size=None, halved=True)
     terms, gradient = gradient_of_sum(pair.passes(1.0), net.params)
     return terms["curvature"], to_vector(gradient)
 
@@ -176,10 +178,9 @@ def noise_of_parts(net: Net, sizes: tuple[int, int], draws: int, seed: int) -> T
     generator = Generator().manual_seed(seed)
     found = []
     for number in range(draws // 10):
-        sample = net.sample(seed, number)
-        batch = net.task(sample)
+        batch, probe = net.batch(seed, number)
         scores = influence(batch, batch.outputs(net.params))
-        _, exact = by_parts(net, batch, batch, sample.probes)
+        _, exact = by_parts(net, batch, batch, probe)
         noise = []
         for _ in range(10):
             offsets = torch.rand(2, generator=generator, dtype=torch.float64)
@@ -187,7 +188,7 @@ def noise_of_parts(net: Net, sizes: tuple[int, int], draws: int, seed: int) -> T
                 batch if size == BATCH else chosen(batch, scores, size, offset)
                 for size, offset in zip(sizes, offsets, strict=True)
             )
-            noise.append((by_parts(net, a, b, sample.probes)[1] - exact).square().sum())
+            noise.append((by_parts(net, a, b, probe)[1] - exact).square().sum())
         found.append(torch.stack([torch.stack(noise).mean(), exact.square().sum()]))
     return torch.stack(found)
 
@@ -264,7 +265,7 @@ def power(h: Tensor, start: Tensor, products: int) -> Tensor:
 
 
 def noise(draws: int, seed: int) -> Iterator[list[str]]:
-    others = ("antithetic", "sobol")
+    others: tuple[Sampling, ...] = ("antithetic", "sobol")
     yield ["δ", "samples", *(f'`sampling="{s}"`, {n}' for n in NETS for s in others)]
     for delta in (0.1, 0.3):
         for samples in (2, 4, 8):
@@ -305,9 +306,9 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    for table in chosen.tables:
-        rows = TABLES[table](chosen.draws, chosen.seed)
+    arguments = parser.parse_args()
+    for table in arguments.tables:
+        rows = TABLES[table](arguments.draws, arguments.seed)
         head = next(rows)
         print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
         for row in rows:
