@@ -26,12 +26,12 @@ SAME_COST = 270 / 150
 """An exact step costs so many default ones (benchmarks/test_gradient_cost.py: 6.2 / 3.4)."""
 
 
-def mlp(width: int, classes: int) -> nn.Module:
+def mlp(width: int, classes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Module:
     return nn.Sequential(
         nn.Linear(64, width),
-        nn.ReLU(),
+        activation(),
         nn.Linear(width, width),
-        nn.ReLU(),
+        activation(),
         nn.Linear(width, classes),
     )
 
@@ -89,17 +89,21 @@ def settings(steps: int) -> dict[str, tuple[Frobenius, TorchOpt]]:
     }
 
 
+def train(net: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int) -> None:
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+
 def posed(regime: str, seed: int):
     """The problem of a seed, in relative terms."""
     net, data, epochs = REGIMES[regime]
     torch.manual_seed(seed)
     x, y, classes = data()
     teacher, student = net(32, classes), net(64, 10)
-    optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
-    for _ in range(epochs):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(teacher(x), y).backward()
-        optimizer.step()
+    train(teacher, x, y, epochs)
     return problem(teacher, student, Lambdas(0.25, 0.25, 0.25, 0.25), (x, y), seed=seed).relative(
         128, seed
     )

@@ -60,8 +60,12 @@ def problem(parameters: int) -> tuple[Objective, dict[str, torch.Tensor]]:
 
 
 def solvers() -> dict[str, TorchOpt | LBFGS]:
-    adam = TorchOpt(torchopt.adam(1e-6), steps=STEPS, batch_size=4)
-    return {"TorchOpt": adam, "LBFGS": LBFGS(steps=STEPS, batch_size=4, draws=2, tol=1e-9)}
+    adam = torchopt.adam(1e-6)
+    return {
+        "TorchOpt": TorchOpt(steps=STEPS, batch_size=4),
+        "TorchOpt, given Adam": TorchOpt(adam, steps=STEPS, batch_size=4),
+        "LBFGS": LBFGS(steps=STEPS, batch_size=4, draws=2, tol=1e-9),
+    }
 
 
 def peak() -> int:
