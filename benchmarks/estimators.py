@@ -79,7 +79,9 @@ class Net:
     def batch(self, seed: int, number: int) -> tuple[Task, Params]:
         """The batch and the probe of an exact step."""
         inputs, targets, _, probes, *_ = self.sample(EXACT, seed, number)
-        assert inputs is not None and targets is not None and probes is not None
+        assert inputs is not None
+        assert targets is not None
+        assert probes is not None
         return Task(self.objective.model, self.objective.loss, inputs, targets), probes
 
 

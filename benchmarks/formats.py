@@ -72,10 +72,7 @@ def main() -> None:
     seconds = {}
     for name, curvature in CURVATURES.items():
         forms = {form: changed(posed(curvature), change) for form, change in FORMATS.items()}
-        calls = {
-            form: lambda p=p: p[0].value_and_grad(p[1], p[2])  # type: ignore[misc]
-            for form, p in forms.items()
-        }
+        calls = {form: lambda p=p: p[0].value_and_grad(p[1], p[2]) for form, p in forms.items()}
         seconds[name] = interleaved(calls, rounds)
     exact = posed(CURVATURES["exact"])
     double = changed(exact, cast(torch.float64))
