@@ -106,8 +106,8 @@ def initialize(
         restarts: Solve from this many perturbed starts too, and list the objectives they reach in
             the certificate: much lower ones say that w1 is a poor minimum. Each costs a solve.
         micro_batch: Examples that go through the student at once, to bound the memory of
-            activations; the result is the same to rounding. An adjoint's own passes are of whole
-            batches. None: the whole batch.
+            activations; the result is the same to rounding. So do an adjoint's passes, but for those
+            with the curvature. None: the whole batch.
         process_group: Share each batch out among the processes of this ``torch.distributed`` group,
             such as ``torch.distributed.group.WORLD``. Every process calls with the same arguments
             and gets the same solution, that of one process. None: this process alone.

@@ -52,8 +52,9 @@ class Status(Enum):
     )
     NON_FINITE = (
         "The objective or a derivative was NaN or infinite and stayed so after rolling back to the "
-        "best iterate with smaller steps; that iterate is returned. Lower the learning rate, clip "
-        "the gradient, or check the loss on the data given."
+        "best iterate with smaller steps; that iterate is returned. Where the start's objective is "
+        "finite, lower the learning rate or clip the gradient; else mend the model, the loss or the "
+        "data."
     )
     DATA_FAILED = (
         "Reading the data raised an exception midway; the best iterate until then is returned. "
@@ -238,7 +239,7 @@ class Solution:
     def __str__(self) -> str:
         c, s = self.certificate, self.stats
         lines = [
-            f"{self.status.name}: {self.status.value}",
+            _said(self),
             f"objective {self.start_objective:.4g} -> {self.objective:.4g} ({self.scale} scale); "
             f"on fresh draws {c.start_objective:.4g} -> {c.objective:.4g}",
             "term           weight   divided by      at start           end   fresh ± s.e.",
@@ -261,6 +262,12 @@ class Solution:
             f"{s.rollbacks} roll-backs, {s.seconds:.1f} s",
         ]
         return "\n".join(lines)
+
+
+def _said(solution: Solution) -> str:
+    """What happened and what to do about it, in a line, and in another one what was raised."""
+    said, error = f"{solution.status.name}: {solution.status.value}", solution.error
+    return said if error is None else f"{said}\n{type(error).__name__}: {error}"
 
 
 def _stationarity(c: Certificate) -> list[str]:
@@ -288,7 +295,7 @@ class SolveError(RuntimeError):
     """
 
     def __init__(self, solution: Solution) -> None:
-        super().__init__(f"{solution.status.name}: {solution.status.value}")
+        super().__init__(_said(solution))
         self.solution = solution
 
     def __reduce__(self) -> tuple[Any, ...]:

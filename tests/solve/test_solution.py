@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -53,6 +54,12 @@ def test_the_error_gives_the_advice_and_the_solution():
     assert str(error) == f"STEP_LIMIT: {Status.STEP_LIMIT.value}"
     assert error.solution is failed
     assert pickle.loads(pickle.dumps(error)).solution.status is Status.STEP_LIMIT
+
+
+def test_what_reading_the_data_raised_is_in_the_report_and_in_the_error():
+    failed = replace(solution(Status.DATA_FAILED), error=OSError("gone"))
+    assert str(failed).splitlines()[:2] == str(SolveError(failed)).splitlines()
+    assert str(failed).splitlines()[1] == "OSError: gone"
 
 
 @pytest.mark.parametrize(("curvature", "shown"), [(0.5, "along it 0.5"), (None, "along it -")])
