@@ -12,8 +12,7 @@ from torchopt import pytree
 
 from phiopt._transforms import batched, differentiated, plain
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective, Sample, Spectral
-from phiopt.objective.objective import _parts
+from phiopt.objective import Lambdas, Objective, Spectral
 from phiopt.solve import Outcome, Solver
 
 Part = TypeVar("Part")
@@ -95,18 +94,6 @@ def detached(values: Params) -> Params:
 def guarded(inputs: Params) -> Params:
     """The same tensors, whose derivatives are refused where they are not finite."""
     return {name: _Guarded.apply(name, value) for name, value in inputs.items()}
-
-
-def pieces(objective: Objective, sample: Sample) -> list[tuple[Sample, float]]:
-    """Samples of at most ``micro_batch`` examples and their shares: L is Σ share · L(piece).
-
-    Only where the curvature does not count: it is no sum over examples, and ∂/∂θ of its gradient
-    goes through the products of the whole batch. The sample is then its only piece.
-    """
-    if objective.micro_batch is None or "curvature" in objective._counted(sample):
-        return [(sample, 1.0)]
-    parts = _parts(sample._replace(offsets=None), objective.micro_batch)
-    return [(part._replace(repeat=sample.repeat), share) for _, part, share in parts]
 
 
 def check_smooth(objective: Objective) -> None:

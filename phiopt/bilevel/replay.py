@@ -15,7 +15,6 @@ from phiopt.bilevel.adjoint import (
     attach,
     check_smooth,
     differentiable_inputs,
-    pieces,
     vector_jacobian,
     with_inputs,
     without_grad,
@@ -122,7 +121,7 @@ def _through_step(
         path.check(index, w)
         return w, float_leaves(following)[0]
 
-    parts = pieces(path.objective, sample)
+    parts = path.objective.pieces(sample)
     if len(parts) == 1:
 
         def whole(w: Params, s: list[Tensor], t: Params) -> tuple[Params, list[Tensor]]:

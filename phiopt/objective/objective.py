@@ -211,6 +211,16 @@ class Objective:
 
         return product
 
+    def pieces(self, sample: Sample) -> list[tuple[Sample, float]]:
+        """Samples of at most ``micro_batch`` examples and their shares: L is Σ share · L(piece).
+
+        Where the curvature counts the sample is its only piece: ‖H v‖² is no sum over examples.
+        """
+        if self.micro_batch is None or "curvature" in self._counted(sample):
+            return [(sample, 1.0)]
+        parts = _parts(sample._replace(offsets=None), self.micro_batch)
+        return [(part._replace(repeat=sample.repeat), share) for _, part, share in parts]
+
     def weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Σ λ_i L_i / divisor_i over the terms that have weight."""
         return torch.stack([self._weight(n) * terms[n] for n in self.lambdas.active]).sum()
