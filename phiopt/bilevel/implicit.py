@@ -141,7 +141,7 @@ class Implicit:
                 f"{solved.residual:.3g}. {solved.status.name}: {solved.status.value}"
             )
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
-        for piece, share in (part for sample in frozen for part in objective.pieces(sample)):
+        for piece, share in (found for sample in frozen for found in objective.pieces(sample)):
 
             def gradient(t: Params, piece: Sample = piece) -> Params:
                 return with_inputs(objective, t).value_and_grad(params, piece)[2]
