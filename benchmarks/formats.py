@@ -10,6 +10,7 @@ of float64 on the same draw.
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -72,7 +73,10 @@ def main() -> None:
     seconds = {}
     for name, curvature in CURVATURES.items():
         forms = {form: changed(posed(curvature), change) for form, change in FORMATS.items()}
-        calls = {form: lambda p=p: p[0].value_and_grad(p[1], p[2]) for form, p in forms.items()}
+        calls: dict[str, Callable[[], object]] = {
+            form: partial(objective.value_and_grad, params, sample)
+            for form, (objective, params, sample) in forms.items()
+        }
         seconds[name] = interleaved(calls, rounds)
     exact = posed(CURVATURES["exact"])
     double = changed(exact, cast(torch.float64))
