@@ -106,8 +106,8 @@ def initialize(
         restarts: Solve from this many perturbed starts too, and list the objectives they reach in
             the certificate: much lower ones say that w1 is a poor minimum. Each costs a solve.
         micro_batch: Examples that go through the student at once, to bound the memory of
-            activations; the result is the same to rounding. So do an adjoint's passes, but for those
-            with the curvature. None: the whole batch.
+            activations; the result is the same to rounding. It bounds an adjoint's passes too, but for
+            those with the curvature. None: the whole batch.
         process_group: Share each batch out among the processes of this ``torch.distributed`` group,
             such as ``torch.distributed.group.WORLD``. Every process calls with the same arguments
             and gets the same solution, that of one process. None: this process alone.
@@ -161,23 +161,24 @@ def initialize(
             held["one of the settings"] = (scale, restrict_classes, restarts, micro_batch)
             marks = {name: fingerprint(value).to(like.device) for name, value in held.items()}
             check_agreement(process_group, marks)
-        posed = failing_together(problem, process_group, like.device)(
-            teacher,
-            student,
-            changed(weights, "lambdas.", numbers),
-            data,
-            lift=lift,
-            classes=classes,
-            loss=loss,
-            neighbourhood=changed(neighbourhood, "neighbourhood.", numbers),
-            curvature=curvature,
-            start=changed(start, "start.", numbers),
-            restrict_classes=restrict_classes,
-            differentiable=adjoint is not None,
-            micro_batch=micro_batch,
-            process_group=process_group,
-            seed=seed,
-        )
+        with failing_together(process_group, like.device):
+            posed = problem(
+                teacher,
+                student,
+                changed(weights, "lambdas.", numbers),
+                data,
+                lift=lift,
+                classes=classes,
+                loss=loss,
+                neighbourhood=changed(neighbourhood, "neighbourhood.", numbers),
+                curvature=curvature,
+                start=changed(start, "start.", numbers),
+                restrict_classes=restrict_classes,
+                differentiable=adjoint is not None,
+                micro_batch=micro_batch,
+                process_group=process_group,
+                seed=seed,
+            )
         if posed.objective.curvature is None and isinstance(solver, NewtonCG):
             raise TypeError(
                 "solver: NewtonCG needs second derivatives, which the student or the loss lacks "

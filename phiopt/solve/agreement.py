@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import wraps
 from hashlib import sha256
 from types import CellType, FunctionType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,6 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt.data import Batch, Data
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 TOLD = 400
 """Bytes of a failure that other processes are told."""
@@ -86,28 +83,22 @@ class ElsewhereError(RuntimeError):
     """Another process has failed; that is known to all."""
 
 
-def failing_together(
-    call: Callable[P, R], group: ProcessGroup | None, device: torch.device
-) -> Callable[P, R]:
-    """``call``, whose failure in one process is told to the others, which wait in `check_agreement`.
+@contextmanager
+def failing_together(group: ProcessGroup | None, device: torch.device) -> Iterator[None]:
+    """Tell a failure within to the other processes, which wait in `check_agreement`.
 
-    ``call`` must reach `check_agreement` before any other exchange between the processes, and fail
-    after it in all of them or in none. What it raises goes through; in a process in which it did not
-    fail `check_agreement` raises `ElsewhereError` with the rank that failed and its exception.
+    Within, `check_agreement` must come before any other exchange between the processes, and what fails
+    after it must do so in all of them. What is raised goes through; in a process that did not fail
+    `check_agreement` raises `ElsewhereError` with the rank that failed and its exception.
     """
-
-    @wraps(call)
-    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return call(*args, **kwargs)
-        except ElsewhereError:
-            raise
-        except Exception as error:
-            if group is not None:
-                _failures(group, device, error)
-            raise
-
-    return telling
+    try:
+        yield
+    except ElsewhereError:
+        raise
+    except Exception as error:
+        if group is not None:
+            _failures(group, device, error)
+        raise
 
 
 def _failures(group: ProcessGroup, device: torch.device, error: Exception | None) -> list[str]:
