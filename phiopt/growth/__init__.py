@@ -1,10 +1,11 @@
 """Growth: where the teacher sits in the student, and how everything else starts."""
 
 from phiopt.growth.carry import carry_optimizer
-from phiopt.growth.correspond import AlignmentError, register_rule
+from phiopt.growth.correspond import AlignmentError
 from phiopt.growth.fills import register_fill
 from phiopt.growth.grow import Verification, compare, grow
 from phiopt.growth.map import GrowthMap
+from phiopt.growth.operations import register_rule
 from phiopt.growth.placement import Placement
 
 __all__ = [

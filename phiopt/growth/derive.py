@@ -16,9 +16,10 @@ from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import align
 from phiopt.growth.axes import Mismatch, Term, find, fixed, unify
-from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair, TensorPlace, apply
+from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair, TensorPlace
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.insertion import Inserted, Insertions
+from phiopt.growth.operations import apply
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step

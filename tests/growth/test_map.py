@@ -479,7 +479,7 @@ def test_an_operation_without_a_rule_is_named_and_can_be_taught():
     try:
         check_injective(GrowthMap.between(Halved(3), Halved(5)), Halved(3), Halved(5))
     finally:
-        from phiopt.growth.correspond import RULES
+        from phiopt.growth.operations import RULES
 
         del RULES["halve"]
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from phiopt.growth.axes import Term
-from phiopt.growth.correspond import Axis, Call, Pair, register_rule
+from phiopt.growth.correspond import Axis, Pair
+from phiopt.growth.operations import Call, register_rule
 from phiopt.growth.trace import Value
 
 

@@ -1,7 +1,8 @@
 """Operations that contract an axis: matrix products, embeddings, bilinear forms."""
 
 from phiopt.growth.axes import Mismatch, Term
-from phiopt.growth.correspond import Axis, Call, Pair, register_rule
+from phiopt.growth.correspond import Axis, Pair
+from phiopt.growth.operations import Call, register_rule
 
 
 def linear_in(axes: list[Axis], *operands: Pair) -> Axis | None:

@@ -1,7 +1,8 @@
 """Normalisation layers. Those whose statistics run over an axis that grows cannot be kept by zeros alone."""
 
 from phiopt.growth.axes import Term, prod, split_prod
-from phiopt.growth.correspond import Axis, Call, Norm, register_rule
+from phiopt.growth.correspond import Axis, Norm
+from phiopt.growth.operations import Call, register_rule
 
 
 def parameters(call: Call, axis: Axis, *names: str) -> Axis:

@@ -1,7 +1,8 @@
 """Operations that act on each coordinate: operands are broadcast against each other, their axes equated."""
 
 from phiopt.growth.axes import Term
-from phiopt.growth.correspond import Axis, Call, Pair, register_rule
+from phiopt.growth.correspond import Axis, Pair
+from phiopt.growth.operations import Call, register_rule
 from phiopt.growth.trace import Value
 
 

@@ -1,7 +1,8 @@
 """Reductions over axes."""
 
 from phiopt.growth.axes import Term
-from phiopt.growth.correspond import Axis, Call, Norm, Pair, register_rule
+from phiopt.growth.correspond import Axis, Norm, Pair
+from phiopt.growth.operations import Call, register_rule
 
 _SUMS = {"sum", "any", "linalg_vector_norm", "norm"}
 _VARIANCES = {"var", "std", "var_mean", "std_mean"}

@@ -13,7 +13,8 @@ from phiopt.growth.axes import (
     split_cat,
     split_prod,
 )
-from phiopt.growth.correspond import Axis, Call, Pair, register_rule
+from phiopt.growth.correspond import Axis, Pair
+from phiopt.growth.operations import Call, register_rule
 from phiopt.growth.trace import Value
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from phiopt.growth.axes import Size, Term, fixed, prod, split_prod, unify
-from phiopt.growth.correspond import Axis, Call, Pair, register_rule
+from phiopt.growth.correspond import Axis, Pair
+from phiopt.growth.operations import Call, register_rule
 from phiopt.growth.places import places
 from phiopt.lift import nearest_places
 

@@ -1,0 +1,242 @@
+"""Carry the correspondence through every pair of aligned operations, by a rule for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
+from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair
+from phiopt.growth.trace import Node, Value
+
+
+class Call:
+    """Two aligned operations, as a rule sees them: arguments by schema name, axes to read, equate and hand on."""
+
+    def __init__(self, state: Correspondence, teacher: Node, student: Node) -> None:
+        self.state, self.t, self.s = state, teacher, student
+        self._read: set[str] = set()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def pair(self, name: str) -> Pair:
+        """The pair of the tensor argument ``name``."""
+        t, s = self.t.arguments[name], self.s.arguments[name]
+        return self.state.pair(t, s)
+
+    def has(self, name: str) -> bool:
+        """Whether the optional tensor ``name`` is given."""
+        return isinstance(self.t.arguments.get(name), Value)
+
+    def listed(self, name: str) -> list[Pair]:
+        """The pairs of a list of tensors, equally many on both sides."""
+        ts, ss = self.t.arguments[name], self.s.arguments[name]
+        if len(ts) != len(ss):
+            raise Mismatch(
+                f"{len(ts)} tensors in the teacher but {len(ss)} in the student; where a list of layers, "
+                "such as experts, is longer in the student, nothing says what the new ones are to do: "
+                "give both models as many"
+            )
+        return [self.state.pair(t, s) for t, s in zip(ts, ss, strict=True)]
+
+    def const(self, name: str) -> Any:
+        """An argument that is no tensor, the same on both sides (checked)."""
+        t, s = self.both(name)
+        if t != s:
+            raise Mismatch(f"{name}={t} in the teacher but {s} in the student")
+        return t
+
+    def both(self, name: str) -> tuple[Any, Any]:
+        """An argument that is no tensor, (teacher's, student's)."""
+        self._read.add(name)
+        return self.t.arguments[name], self.s.arguments[name]
+
+    def dim(self, name: str, rank: int) -> int:
+        """An axis argument, counted from the front."""
+        return int(self.const(name)) % max(rank, 1)
+
+    def dims(self, name: str, rank: int) -> list[int]:
+        """Axes arguments counted from the front; none given means all."""
+        given = self.const(name)
+        listed = (
+            range(rank)
+            if given is None or given == []
+            else [given]
+            if isinstance(given, int)
+            else given
+        )
+        return [d % max(rank, 1) for d in listed]
+
+    def out(self, i: int = 0) -> list[Size]:
+        """(teacher's, student's) size of each axis of output ``i``."""
+        return list(zip(self.t.outputs[i].shape, self.s.outputs[i].shape, strict=True))
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+
+    def join(self, a: Axis, b: Axis) -> Axis:
+        """Equate two axes; the result is made by both."""
+        unify(a.term, b.term)
+        return Axis(a.term, a.origins | b.origins)
+
+    def contract(self, a: Pair, i: int, b: Pair, j: int) -> None:
+        """Sum over axis ``i`` of ``a`` times axis ``j`` of ``b``."""
+        first, second = a.axes[i], b.axes[j]
+        reader = second if b.weight else first if a.weight else None
+        if a.weight and b.weight:
+            self.state.products.append((first, second))
+        elif reader is not None and not reader.origins & self.state.made:
+            self.mark_contracted(reader.origins)
+        elif first.grown:
+            # Two activations, or one and a tied weight that makes the same units: one must be zero.
+            silent = first if b.weight else second
+            for term, origin in self.makers(silent):
+                term.silent.add(origin)
+            if not silent.origins:
+                self.remark("a contraction over a widened axis that no layer makes")
+        self.join(first, second)
+
+    def makers(self, axis: Axis) -> Iterator[tuple[Term, Origin]]:
+        """The axes of tensors, or the blocks of them, that make the coordinates of ``axis``."""
+        by_student = self.state.by_student()
+        for origin in axis.origins:
+            whole = by_student[origin[0]].axes[origin[1]].term
+            for term in marked(axis.term):
+                yield (whole if find(whole) is find(term) else term), origin
+
+    def mark_contracted(self, origins: Iterable[Origin]) -> None:
+        """As `Correspondence.mark_contracted`."""
+        self.state.mark_contracted(origins)
+
+    def remark(self, reason: str) -> None:
+        """Record why no growth at this layer keeps the function exactly."""
+        self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
+
+    def remark_options(self) -> None:
+        """Record options that no rule has read and that differ: another slope, eps or mode, another function.
+
+        Whole numbers may be sizes, but for operations on each coordinate.
+        """
+        kinds: tuple[type, ...] = (bool, float, str)
+        if _acts_on_each_coordinate(self.t):
+            kinds = (*kinds, int)
+        for name, t in self.t.arguments.items():
+            s = self.s.arguments.get(name)
+            if name in self._read or name in _IDLE:
+                continue
+            if t != s and (isinstance(t, kinds) or isinstance(s, kinds)):
+                self.remark(f"{self.t.name} with {name}={t} in the teacher but {s} in the student")
+
+    # -- handing on ---------------------------------------------------------------------------------------------------
+
+    def set(
+        self, axes: Sequence[Axis], i: int = 0, *, scales: Axis | None = None, squared: bool = False
+    ) -> None:
+        """Give output ``i`` its axes; their sizes are checked against the recorded shapes."""
+        sizes = self.out(i)
+        if [a.size for a in axes] != sizes:
+            raise Mismatch(
+                f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
+            )
+        inputs = [self.state.pair(t, s) for t, s in zip(self.t.inputs, self.s.inputs, strict=False)]
+        weight = bool(inputs) and all(p.weight for p in inputs)
+        if not weight:
+            self.state.made.update(*(a.origins for a in axes))
+        averages = self.t.name in _PRODUCTS or (
+            self.t.name in _SUMS and all(p.averages for p in inputs)
+        )
+        if "groups" in self.t.arguments:
+            averages = averages and self.both("groups") == (1, 1)
+        self.state.start(
+            self.t.outputs[i],
+            self.s.outputs[i],
+            Pair(tuple(axes), weight, scales, averages, squared),
+        )
+
+    def set_same(self) -> None:
+        """Outputs whose axes are equal on both sides need no rule."""
+        for i in range(len(self.t.outputs)):
+            self.set([Axis(Term(t, s)) for t, s in self.out(i)], i)
+
+
+_PRODUCTS = {"mm", "addmm", "bmm", "embedding", "convolution"}
+_SUMS = {"add", "sub", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack", "split",
+         "unbind", "select", "slice", "mean", "sum", "roll", "constant_pad_nd"}  # fmt: skip
+
+_IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled"}
+"""Options that change no output in evaluation mode."""
+
+Rule = Callable[[Call], None]
+RULES: dict[str, Rule] = {}
+
+
+def register_rule(*names: str) -> Callable[[Rule], Rule]:
+    """Teach the growth map an operation.
+
+    Args:
+        names: Names of ATen operators without overload and trailing underscore (``"roll"``), or of custom
+            operators (``"fused_norm"`` for ``torch.ops.mylib.fused_norm``).
+
+    The decorated function receives a `Call`: it reads the arguments' axes, equates what the operation makes
+    equal, and gives every output its axes.
+
+    Examples:
+        >>> @register_rule("cosine_gate")
+        ... def cosine_gate(call):
+        ...     x, gate = call.pair("x"), call.pair("gate")
+        ...     call.set([call.join(a, b) for a, b in zip(x.axes, gate.axes)])
+    """
+
+    def add(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return add
+
+
+def _acts_on_each_coordinate(node: Node) -> bool:
+    """Whether the operation or, as the tag is often missing in place, its functional twin says so."""
+    operator = node.target
+    twin = getattr(torch.ops.aten, node.name, operator.overloadpacket)
+    same = getattr(twin, operator._overloadname, operator)
+    return any(torch.Tag.pointwise in x.tags for x in (operator, same))
+
+
+def apply(state: Correspondence, teacher: Node, student: Node) -> None:
+    """Apply the rule of one aligned pair of operations.
+
+    Raises:
+        AlignmentError: There is no rule, or the operation equates axes that differ.
+    """
+    call = Call(state, teacher, student)
+    rule = RULES.get(teacher.name)
+    if rule is None and _acts_on_each_coordinate(teacher):
+        rule = RULES["pointwise"]
+    where = f"at {student} (the teacher's {teacher})"
+    try:
+        if rule is not None:
+            rule(call)
+            call.remark_options()
+        elif all(t.shape == s.shape for t, s in _values(teacher, student)):
+            call.set_same()
+            call.remark_options()
+        else:
+            if ".parametrizations." in f".{teacher.module}":
+                raise AlignmentError(
+                    f"the weight that a parametrization computes cannot grow {where}: grow both models "
+                    "without it (torch.nn.utils.parametrize.remove_parametrizations), or teach the "
+                    f"operation {teacher.name!r} a rule with phiopt.growth.register_rule"
+                )
+            raise AlignmentError(
+                f"no rule for operation {teacher.name!r} {where}: teach one with phiopt.growth.register_rule"
+            )
+    except (Mismatch, AlignmentError) as error:
+        if "phiopt.growth.register_rule" in str(error):
+            raise
+        raise AlignmentError(f"the models part {where}: {error}") from error
+
+
+def _values(teacher: Node, student: Node) -> Iterable[tuple[Value, Value]]:
+    yield from zip(teacher.inputs, student.inputs, strict=False)
+    yield from zip(teacher.outputs, student.outputs, strict=False)
