@@ -1,8 +1,12 @@
-"""Small networks of every kind the growth map knows, at any width."""
+"""Small networks of every kind the growth map knows, at any width, and what holds of every map."""
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from phiopt.growth.trace import tensors_of
 
 
 def randomised(module, seed=0):
@@ -21,6 +25,29 @@ def randomised(module, seed=0):
             else:
                 b.fill_(7)
     return module
+
+
+def mlp(*widths):
+    layers = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def state(module):
+    return {name: value.detach().clone() for name, value in tensors_of(module).items()}
+
+
+def check_injective(growth, teacher, student):
+    """extract(embed(u, w)) == u, nothing outside the mask moves, and as many places as coordinates."""
+    u, w = state(teacher), state(student)
+    embedded, mask = growth.embed(u, into=w), growth.mask()
+    back = growth.extract(embedded)
+    assert back.keys() == u.keys()
+    assert all(torch.equal(back[name], u[name]) for name in u)
+    assert mask.keys() == w.keys()
+    assert all(torch.equal(embedded[n][~mask[n]], w[n][~mask[n]]) for n in w)
+    assert sum(int(m.sum()) for m in mask.values()) == sum(v.numel() for v in u.values())
 
 
 class Tagger(nn.Module):

@@ -1,43 +1,24 @@
 """The growth map: every coordinate has one place, found by following the computation."""
 
-import copy
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils.parametrizations import orthogonal
 
 from phiopt import lift as lifts
 from phiopt.growth import AlignmentError, GrowthMap, grow, register_rule
-from phiopt.growth.trace import tensors_of
-from tests.growth.nets import KINDS, Attention, Tagger, Wired, randomised
-
-
-def state(module):
-    return {name: value.detach().clone() for name, value in tensors_of(module).items()}
-
-
-def check_injective(growth, teacher, student):
-    """extract(embed(u, w)) == u, nothing outside the mask moves, and as many places as coordinates."""
-    u, w = state(teacher), state(student)
-    embedded, mask = growth.embed(u, into=w), growth.mask()
-    back = growth.extract(embedded)
-    assert back.keys() == u.keys()
-    assert all(torch.equal(back[name], u[name]) for name in u)
-    assert mask.keys() == w.keys()
-    assert all(torch.equal(embedded[n][~mask[n]], w[n][~mask[n]]) for n in w)
-    assert sum(int(m.sum()) for m in mask.values()) == sum(v.numel() for v in u.values())
-
-
-def mlp(*widths):
-    layers = []
-    for a, b in pairwise(widths):
-        layers += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+from tests.growth.nets import (
+    KINDS,
+    Attention,
+    Tagger,
+    Wired,
+    check_injective,
+    mlp,
+    randomised,
+    state,
+)
 
 
 def test_a_plain_net_puts_the_teacher_first():
@@ -260,19 +241,6 @@ def well_formed(kinds):
     return sorted(kinds, key=lambda kind: kind in ("concat", "split"))
 
 
-def test_models_are_left_as_they_were():
-    teacher, student = Wired(["residual"], 4, 4, 2).train(), Wired(["residual"], 8, 4, 2).eval()
-    before = copy.deepcopy(state(teacher)), copy.deepcopy(state(student))
-    growth = GrowthMap.between(teacher, student)
-    embedded = growth.embed(state(teacher), into=state(student))
-    embedded["head.weight"].zero_()
-    for module, old in zip((teacher, student), before, strict=True):
-        assert all(torch.equal(v, old[n]) for n, v in tensors_of(module).items())
-    assert teacher.training
-    assert teacher.blocks[0].norm.training
-    assert not student.training
-
-
 def test_extract_is_differentiable():
     teacher, student = mlp(4, 8, 3), mlp(4, 16, 5)
     growth = GrowthMap.between(teacher, student)
@@ -332,115 +300,6 @@ def test_correspondence_overrules_names():
     assert set(growth.fresh) == {"a.weight", "a.bias"}
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------
-
-
-def test_a_smaller_student_is_refused_by_layer_and_axis():
-    with pytest.raises(AlignmentError, match=r"smaller than its teacher.*0.weight.* 8 on axis 0"):
-        GrowthMap.between(mlp(4, 8, 3), mlp(4, 6, 3))
-    with pytest.raises(ValueError, match="smaller"):
-        GrowthMap.between(mlp(4, 8, 3), mlp(4, 8, 2))
-
-
-def test_models_that_part_are_refused_at_the_first_node():
-    student = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-    with pytest.raises(AlignmentError, match=r"part at operation .*relu.*tanh.*correspondence="):
-        GrowthMap.between(mlp(4, 8, 3), student)
-
-
-@pytest.mark.parametrize("more", [{"num_layers": 2}, {"bidirectional": True}], ids=str)
-def test_recurrent_layers_of_another_form_are_refused_by_name(more):
-    class Net(nn.Module):
-        def __init__(self, width, **options):
-            super().__init__()
-            self.memory = nn.LSTM(4, width, batch_first=True, **options)
-            self.head = nn.Linear(width * (1 + self.memory.bidirectional), 3)
-
-        def forward(self, x):
-            return self.head(self.memory(x)[0][:, -1])
-
-    with pytest.raises(AlignmentError, match=r"memory is LSTM with num_layers=1.* must agree"):
-        GrowthMap.between(Net(3), Net(5, **more), inputs=torch.zeros(2, 4, 4))
-
-
-def test_more_experts_and_computed_weights_are_refused_with_what_to_do():
-    class Experts(nn.Module):
-        def __init__(self, count):
-            super().__init__()
-            self.experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(count))
-
-        def forward(self, x):
-            return torch.stack([expert(x) for expert in self.experts], 1).mean(1)
-
-    with pytest.raises(AlignmentError, match=r"2 tensors .* 4 .*experts.* as many"):
-        GrowthMap.between(Experts(2), Experts(4))
-    small, large = (
-        nn.Sequential(nn.Linear(4, n), orthogonal(nn.Linear(n, n)), nn.Linear(n, 3)) for n in (4, 6)
-    )
-    with pytest.raises(AlignmentError, match=r"a parametrization computes .*remove_parametriz"):
-        GrowthMap.between(small, large)
-
-
-@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 5], [0, 0, 1], [-1, 0, 1], [0.0, 1.0, 2.0]])
-def test_wrong_classes_are_refused(classes):
-    with pytest.raises(ValueError, match="classes="):
-        GrowthMap.between(mlp(4, 8, 3), mlp(4, 8, 5), classes=classes)
-
-
-@pytest.mark.parametrize("classes", ["abc", {0: 1}, [None]])
-def test_classes_that_are_no_numbers_are_named(classes):
-    with pytest.raises(TypeError, match=r"classes=.* must be integers"):
-        GrowthMap.between(mlp(4, 8, 3), mlp(4, 16, 5), classes=classes)
-
-
-def test_modules_without_parameters_or_no_modules_are_refused():
-    with pytest.raises(ValueError, match="student=ReLU has no parameters"):
-        GrowthMap.between(mlp(4, 3), nn.ReLU())
-    with pytest.raises(TypeError, match=r"teacher=.* must be a torch.nn.Module"):
-        GrowthMap.between(torch.relu, mlp(4, 3))
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_wrapped_and_scripted_modules_are_refused_with_what_to_pass():
-    plain = mlp(4, 8, 3)
-    wrapped = nn.Sequential(nn.DataParallel(plain))
-    with pytest.raises(TypeError, match=r"teacher\.0 is a DataParallel.*pass teacher\.0\.module"):
-        GrowthMap.between(wrapped, plain)
-    with pytest.raises(TypeError, match=r"student is a TopLevelTracedModule, must be a plain"):
-        GrowthMap.between(plain, torch.jit.trace(plain, torch.zeros(1, 4)))
-
-
-def test_a_weight_that_one_side_computes_is_named():
-    normed = nn.Sequential(*mlp(4, 8, 3))
-    nn.utils.parametrizations.weight_norm(normed[0])
-    with pytest.raises(
-        AlignmentError, match=r"the teacher's '0.weight' is computed in the student"
-    ):
-        GrowthMap.between(mlp(4, 8, 3), normed)
-    with pytest.raises(
-        AlignmentError, match=r"the student's '0.weight' is computed in the teacher"
-    ):
-        GrowthMap.between(normed, mlp(4, 8, 3))
-
-
-def test_inputs_that_the_teacher_refuses_are_named():
-    with pytest.raises(ValueError, match=r"teacher's forward pass fails .* \(2, 5\)"):
-        GrowthMap.between(mlp(4, 8, 3), mlp(4, 8, 3), inputs=torch.zeros(2, 5))
-
-
-def test_a_student_that_fails_for_its_own_reason_says_it():
-    broken = nn.Sequential(nn.Linear(4, 8), nn.Linear(7, 3))
-    with pytest.raises(ValueError, match=r"that the student accepts .*forward pass fails: .*8"):
-        GrowthMap.between(mlp(4, 8, 3), broken)
-
-
-def test_a_lift_must_be_callable_and_keep_the_batch():
-    with pytest.raises(TypeError, match="lift="):
-        GrowthMap.between(mlp(4, 3), mlp(5, 3), lift=3)
-    with pytest.raises(ValueError, match="must keep batch and rank"):
-        GrowthMap.between(mlp(4, 3), mlp(5, 3), lift=lambda x: x.sum())
-
-
 def test_embed_names_what_it_does_not_know():
     teacher, student = mlp(4, 8, 3), mlp(4, 16, 5)
     growth = GrowthMap.between(teacher, student)
@@ -484,20 +343,6 @@ def test_an_operation_without_a_rule_is_named_and_can_be_taught():
         del RULES["halve"]
 
 
-def test_control_flow_that_needs_values_is_traced_with_values():
-    class Branching(nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, width), nn.Linear(width, 3)
-
-        def forward(self, x):
-            h = self.a(x)
-            return self.b(F.relu(h) if bool((x == x).all()) else h)
-
-    teacher, student = Branching(3), Branching(5)
-    check_injective(GrowthMap.between(teacher, student, inputs=torch.ones(2, 4)), teacher, student)
-
-
 def test_the_table_names_every_tensor_and_its_share():
     text = str(GrowthMap.between(mlp(4, 8, 3), mlp(4, 16, 5)))
     assert "0.weight" in text
@@ -522,56 +367,3 @@ def test_a_sum_that_the_student_does_not_have_is_remarked():
     check_injective(growth, Optional(6, 6), Optional(8, 10))
     other = GrowthMap.between(Optional(4, 6), Optional(8, 8))
     assert "a sum that the teacher does not have" in str(other)
-
-
-class Auxiliary(nn.Module):
-    """A head that evaluation mode leaves out, and an activation kept for whoever asks."""
-
-    def __init__(self, width, aux=True):
-        super().__init__()
-        self.body, self.head = nn.Linear(4, width), nn.Linear(width, 3)
-        if aux:
-            self.aux = nn.Linear(width, 3)
-
-        self.tables = {}
-
-    def forward(self, x):
-        if len(x) not in self.tables:
-            self.tables[len(x)] = torch.ones(len(x), 1)
-            self.register_buffer("table", torch.ones(1), persistent=False)
-        self.kept = self.body(x * self.tables[len(x)]).relu()
-        return self.head(self.kept)
-
-
-def test_a_head_that_evaluation_leaves_out_grows_with_the_teachers_coordinates_first():
-    teacher, student = Auxiliary(5), Auxiliary(8)
-    check_injective(GrowthMap.between(teacher, student), teacher, student)
-    grown = grow(teacher, student, "net2wider")
-    assert torch.equal(grown.aux.weight[:, :5], teacher.aux.weight)
-
-
-def test_a_head_that_the_student_lacks_is_left_out_with_a_warning():
-    teacher, student = Auxiliary(5), Auxiliary(8, aux=False)
-    with pytest.warns(UserWarning, match=r"aux\.weight, aux\.bias: not used"):
-        grown = grow(teacher, student, "zero-out")
-    x = torch.randn(2, 4)
-    assert torch.allclose(grown(x), teacher(x), atol=1e-6)
-
-
-def test_what_a_forward_pass_keeps_as_an_attribute_is_put_back_and_may_be_copied():
-    teacher, student = Auxiliary(5), Auxiliary(8)
-    x = torch.randn(2, 4)
-    kept = [(model(x), model.kept)[1] for model in (teacher, student)]
-    grown = grow(teacher, student, "zero-out")
-    assert teacher.kept is kept[0]
-    assert student.kept is kept[1]
-    assert not grown.kept.requires_grad
-
-
-def test_tables_that_a_forward_pass_fills_are_put_back():
-    teacher, student = Auxiliary(5), Auxiliary(8)
-    GrowthMap.between(teacher, student, inputs=torch.zeros(2, 4))
-    for model in (teacher, student):
-        assert not model.tables
-        assert not dict(model.named_buffers())
-        assert model(torch.zeros(2, 4)).device.type == "cpu"
