@@ -29,6 +29,9 @@ def test_an_mlp_is_its_formula():
 
 def test_a_relu_head_is_the_positive_part_and_says_so():
     model = MLP(4, (3,), 2, relu_head=True)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
+        model.head.bias.copy_(torch.tensor([0.5, -0.5]))  # one logit above zero, the other below
     x = torch.randn(50, 1, 2, 2)
     plain = MLP(4, (3,), 2)
     plain.load_state_dict(model.state_dict())

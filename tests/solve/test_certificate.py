@@ -95,12 +95,17 @@ def test_a_negative_eigenvalue_makes_a_solution_a_saddle(least, expected):
 
 
 def test_a_decrease_that_does_not_hold_on_fresh_draws_is_a_small_sample():
-    objective, start = classification((0.8, 0.01, 0.19, 0), count=200)
-    small = outcome(objective, start, draws=1)
+    """Six weights fit three examples; targets are random, so that fresh examples are fitted worse
+    than at the start. The problem is quadratic: nothing hangs on the path of the solver.
+    """
+    case = ridge(samples=1, delta=0.1, lambdas=(0.9, 0.05, 0.05, 0))
+    objective, start = case.objective(), case.start
+    small = outcome(objective, start, batch_size=3, draws=1)
     certificate = certified(objective, start, small)
     assert small.status is Status.SOLVED
+    assert certificate.objective > certificate.start_objective
     assert verdict(small, certificate) is Status.SAMPLE_TOO_SMALL
-    assert small.objective < certificate.objective  # it is over-fitted
+    assert small.objective < certificate.objective / 10  # it is over-fitted
     large = outcome(objective, start, batch_size=None, draws=4, tol=1e-3)
     assert verdict(large, certified(objective, start, large)) is Status.SOLVED
 
