@@ -209,14 +209,18 @@ class Case:
         def one(names: Any) -> Any:
             return names[int(draw.integers(len(names)))]
 
-        place = one([name for name in PLACES for _ in range(1 if name in ("teacher", "outer") else 3)])
+        place = one(
+            [name for name in PLACES for _ in range(1 if name in ("teacher", "outer") else 3)]
+        )
         verb = "learn" if place == "outer" else one(["initialize"] * 8 + ["solve_many", "learn"])
         solver = one([*SOLVERS] if place != "optimizer" and verb == "initialize" else STEPPING)
         if verb != "initialize":
             solver = "torchopt"
         adjoint = None
         if verb == "initialize" and draw.random() < 0.5:
-            adjoint = one([n for n in ADJOINTS if n != "implicit"] if solver in STEPPING else ["implicit"])
+            adjoint = one(
+                [n for n in ADJOINTS if n != "implicit"] if solver in STEPPING else ["implicit"]
+            )
             if solver == "saa-to-tol" and draw.random() < 0.5:
                 adjoint = "implicit"
         source = one(PLACES[place])
@@ -261,6 +265,8 @@ class Run:
             return at["collate"](torch.stack(xs)), torch.stack(ys)
 
         made: dict[str, Any] = {"batch_size": SIZE, "collate_fn": collated}
+        # A loader's generator of its own would take a StopIteration from within for its end.
+        kind = Batches if case.place == "loader" else DataLoader
         if case.source == "tensors":
             self.data: Any = self.x, self.y
         elif case.source == "dataset":
@@ -271,9 +277,9 @@ class Run:
                 if case.place == "sampler"
                 else {"shuffle": True, "generator": self.loader_generator}
             )
-            self.data = Batches(items, **made)
+            self.data = kind(items, **made)
         else:
-            self.data = Batches(Streamed(at["getitem"]), **made)
+            self.data = kind(Streamed(at["getitem"]), **made)
         if isinstance(self.data, Batches):
             self.data.fault = at["loader"]
         sgd = torchopt.sgd(0.1)
@@ -321,7 +327,11 @@ class Run:
 
     def held(self) -> Tensor:
         """All that a run must leave as it is."""
-        parts = [flatten(parameters(self.teacher)), flatten(parameters(self.student)), self.x.flatten()]
+        parts = [
+            flatten(parameters(self.teacher)),
+            flatten(parameters(self.student)),
+            self.x.flatten(),
+        ]
         states = [torch.get_rng_state(), self.loader_generator.get_state()]
         return torch.cat([*parts, self.y.double(), *(s.double() for s in states)])
 
@@ -344,8 +354,26 @@ def numbers(value: Any, name: str = "") -> dict[str, float]:
     return {key: number for part in parts for key, number in part.items()}
 
 
-REPORTED = ("params", "terms", "start_terms", "objective", "start_objective", "certificate", "divisors")
-NAMES = ("teacher", "student", "loss", "data", "lift", "neighbourhood", "solver", "outer", "adjoint")
+REPORTED = (
+    "params",
+    "terms",
+    "start_terms",
+    "objective",
+    "start_objective",
+    "certificate",
+    "divisors",
+)
+NAMES = (
+    "teacher",
+    "student",
+    "loss",
+    "data",
+    "lift",
+    "neighbourhood",
+    "solver",
+    "outer",
+    "adjoint",
+)
 
 
 def check(case: Case) -> bool:
@@ -406,7 +434,7 @@ def check_solution(case: Case, fault: Fault, solution: Solution) -> None:
     for name, value in solution.params.items():
         assert torch.equal(own[name], value), f"student and params differ in {name}"
     check_numbers(case, fault, solution)
-    if solution.status is Status.SOLVED:
+    if solution.status is Status.SOLVED and "curvature" in solution.terms:
         assert solution.certificate.spectrum is not None, "SOLVED, and the spectrum is lost"
 
 
@@ -423,11 +451,14 @@ def check_numbers(case: Case, fault: Fault, found: Any) -> None:
         assert not large, f"{found.status}: {large}"
         posed = problem_without_a_fault(case)
         start, end = (value(posed, w) for w in (posed.start, found.params))
-        assert end <= 1.1 * start + 0.02, f"{found.status}, from {start} to {end}"
+        small = found.status is Status.SAMPLE_TOO_SMALL  # says itself that it may be no better
+        assert small or end <= 1.1 * start + 0.02, f"{found.status}, from {start} to {end}"
         for name, divisor in posed.relative(SIZE, 0).objective.divisors.items():
             ratio = found.divisors.get(name, 1.0) / divisor
             # A loader's first batch may have been refused, and the next be another one.
-            assert 1 / 30 < ratio < 30, f"{found.status}: {name} is divided by {ratio:.3g} of its size"
+            assert 1 / 30 < ratio < 30, (
+                f"{found.status}: {name} is divided by {ratio:.3g} of its size"
+            )
 
 
 def problem_without_a_fault(case: Case) -> Any:
