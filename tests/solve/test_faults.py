@@ -82,7 +82,7 @@ def test_one_fault_at_a_random_step_is_survived(solver, step, order, value):
     found = solver.solve(objective, start)
     survived(found, start)
     if found.status is Status.REPORT_FAILED:  # it struck the curvature, which has no weight
-        assert lost(found) == ("terms.curvature",)
+        assert set(lost(found)) <= {"terms.curvature", "start_terms.curvature"}
     else:
         assert found.status in (Status.SOLVED, Status.BUDGET_SPENT)
     assert found.objective < found.start_objective
