@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from itertools import chain, count
+from itertools import count
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -166,33 +166,52 @@ class Data:
         return read
 
     def _from_loader(self, loader: DataLoader[Any]) -> Callable[[int | None, Generator], Batch]:
-        passes = count(1)
+        passes, number = count(1), 0
 
-        def one_pass() -> Iterator[Batch]:
-            empty, n = True, next(passes)
-            for batch in loader:
-                empty = False
-                yield self._checked(batch)
-            if empty:
+        def begin() -> Iterator[Any]:
+            nonlocal number
+            number = next(passes)
+            return iter(loader)
+
+        def following(batches: Iterator[Any]) -> Batch | None:
+            pair = _next(self._name, batches)
+            return None if pair is None else self._checked(pair)
+
+        def first(batches: Iterator[Any]) -> Batch:
+            batch = following(batches)
+            if batch is None:
                 raise ValueError(
                     f"{self._name}: the loader is empty, at least one batch is needed"
-                    if n == 1
-                    else f"{self._name}: the loader was empty on pass {n}, must give its batches again"
+                    if number == 1
+                    else f"{self._name}: the loader was empty on pass {number}, must give its batches "
+                    "again"
                 )
+            return batch
 
-        def forever() -> Iterator[Batch]:
-            while True:
-                yield from one_pass()
-
-        batches = forever()
-        self._example = next(batches)
-        batches = chain([self._example], batches)
+        batches: Iterator[Any] = begin()
+        self._example = first(batches)
+        again: Batch | None = self._example
 
         def read(size: int | None, generator: Generator) -> Batch:
-            if size is not None:
-                return next(batches)
-            parts = zip(*one_pass(), strict=True)
-            return cast(Batch, tuple(map(_joined, ("inputs", "targets"), parts)))
+            nonlocal batches, again
+            if size is None:
+                whole = begin()
+                parts = [first(whole)]
+                while (batch := following(whole)) is not None:
+                    parts.append(batch)
+                return cast(
+                    Batch, tuple(map(_joined, ("inputs", "targets"), zip(*parts, strict=True)))
+                )
+            found, again = again, None
+            try:
+                found = found or following(batches)
+                if found is None:
+                    batches = begin()
+                    found = first(batches)
+            except Exception:
+                batches = iter(())  # what was under way is lost
+                raise
+            return found
 
         return read
 
@@ -233,6 +252,30 @@ class Data:
                 "models'; scale them"
             )
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
+
+
+def _next(name: str, batches: Iterator[Any]) -> Any | None:
+    """The next batch of a loader's pass, None after the last.
+
+    A ``StopIteration`` that comes from the user's data set or ``collate_fn`` looks like the end of the
+    pass; it is told by the functions that it came through.
+
+    Raises:
+        RuntimeError: From such a ``StopIteration``.
+    """
+    try:
+        return next(batches)
+    except StopIteration as stop:
+        step = stop.__traceback__ and stop.__traceback__.tb_next
+        while step is not None:
+            code, module = step.tb_frame.f_code, str(step.tb_frame.f_globals.get("__name__"))
+            if code.co_name != "__next__" and not module.startswith("torch.utils.data."):
+                raise RuntimeError(
+                    f"{name}: {code.co_name} of the loader's data raised StopIteration, which would "
+                    "end the pass unseen; raise another exception there"
+                ) from stop
+            step = step.tb_next
+        return None
 
 
 def check_pair(name: str, pair: Any) -> Batch:

@@ -190,10 +190,10 @@ class Path:
         came = self.steps[index].params
         gap = square_norm({n: params[n].detach() - w for n, w in went.items()})
         length = square_norm({n: came[n] - w for n, w in went.items()})
-        if gap > 1e-4 * length + 1e-12 * square_norm(went):
+        if not gap <= 1e-4 * length + 1e-12 * square_norm(went):  # NaN, too
             raise AdjointError(
                 f"step {index} of the solve, taken again, ends elsewhere: the optimiser keeps a "
-                "state of its own, the loss is random, or the data have been changed in place. Use "
+                "state of its own, the loss is random or met a fault, or the data have been changed in place. Use "
                 "a pure optimiser and a pure loss, or give the solve a copy of the data"
             )
 

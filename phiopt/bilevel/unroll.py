@@ -65,7 +65,9 @@ class Unroll:
         else:
             plain = without_grad(objective, start)
             outcome, path = Path.of(solver, *plain, seed=seed, progress=progress)
-            params = _again(path, objective, start, self.last)
+            again = _again(path, objective, start, self.last)
+            # The values of the solve itself, to the last bit, with the derivative of its last steps.
+            params = {n: w + (again[n] - again[n].detach()) for n, w in outcome.params.items()}
         return replace(outcome, params={n: params[n].clone() for n in outcome.params})
 
 

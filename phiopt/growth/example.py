@@ -12,21 +12,34 @@ from phiopt.growth.trace import Trace, trace
 _SIZES = (32, 28, 224, 64, 96, 16, 8, 299, 384, *range(1, 257))
 _BATCH = 2
 
+REFUSALS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What a forward pass raises at an input that is not for it: PyTorch's errors, and checks of a module's own. Anything
+else, such as an ``OSError`` or a ``MemoryError``, is no answer to that question and goes through.
+"""
+
 
 def recorded(module: nn.Module, example: Tensor, role: str) -> Trace:
     """The trace of ``module`` on ``example``, on real values where shapes alone do not carry the forward pass."""
     try:
         return trace(module, example)
-    except Exception as without_values:
+    except REFUSALS:
         if example.device.type == "meta":
             raise
         try:
             return trace(module, example, values=True)
-        except Exception:
+        except REFUSALS as error:
             raise ValueError(
                 f"the {role}'s forward pass fails on a {example.dtype} input of shape {tuple(example.shape)}: "
-                f"{without_values}"
-            ) from without_values
+                f"{error}"
+            ) from error
 
 
 def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
@@ -34,13 +47,15 @@ def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
 
     Raises:
         ValueError: No shape tried was accepted; ``inputs=`` settles it.
+
+    What the forward pass raises that is none of `REFUSALS` goes through.
     """
     refusal: Exception | None = None
     for example in _candidates(module, like):
         for values in (False, True) if example is like else (False,):
             try:
                 trace(module, example, values=values)
-            except Exception as error:
+            except REFUSALS as error:
                 refusal = error if example is like else refusal
             else:
                 return example

@@ -20,7 +20,7 @@ from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
 from phiopt.solve.alike import check_alike
 from phiopt.solve.certificate import moments
-from phiopt.solve.solution import Outcome, Stats, Status
+from phiopt.solve.solution import Outcome, Stats, Status, vouched
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.torchopt_loop import JUDGES, TorchOpt, default_optimizer
 
@@ -295,15 +295,19 @@ class _Run:
             mine = [{n: v[index] for n, v in r.items()} for r in history[: work.steps]]
             stats = replace(work, rollbacks=int(self.rollbacks[index]), seconds=share)
             found.append(
-                Outcome(
-                    params={name: value[index].clone() for name, value in self.best.items()},
-                    status=status,
-                    objective=float(self.best_value[index]),
-                    start_objective=float(self.start_value[index]),
-                    terms={name: float(value[index]) for name, value in terms.items()},
-                    start_terms={n: float(value[index]) for n, value in self.start_terms.items()},
-                    history=mine,
-                    stats=stats,
+                vouched(
+                    Outcome(
+                        params={name: value[index].clone() for name, value in self.best.items()},
+                        status=status,
+                        objective=float(self.best_value[index]),
+                        start_objective=float(self.start_value[index]),
+                        terms={name: float(value[index]) for name, value in terms.items()},
+                        start_terms={
+                            n: float(value[index]) for n, value in self.start_terms.items()
+                        },
+                        history=mine,
+                        stats=stats,
+                    )
                 )
             )
         return found

@@ -12,7 +12,7 @@ from phiopt._types import Params
 from phiopt.derivatives import dot, square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.dead import dead_units
-from phiopt.solve.solution import Certificate, Outcome, Status
+from phiopt.solve.solution import Certificate, Outcome, Status, vouched
 from phiopt.solve.solver import Counted
 from phiopt.solve.spectrum import MeanHessian, flat, spectrum
 
@@ -130,6 +130,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     The sample is too small if the mean decrease on fresh draws is below half of the decrease on the
     frozen ones. A large ``decrease_error`` is no excuse: draws that differ so much are too small.
     """
+    outcome = vouched(outcome, certificate)
     if outcome.status.failed:
         return outcome.status
     if outcome.frozen is not None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from phiopt._types import Params
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import Moments, moments
-from phiopt.solve.solution import Outcome, Status
+from phiopt.solve.solution import Outcome, Status, vouched
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.spectrum import MeanHessian
 from phiopt.solve.vector import to_params, to_vector
@@ -174,7 +174,7 @@ class Frozen:
 
     def outcome(self, status: Status, seconds: float) -> Outcome:
         work, best, start = self.objective, self.best, self.start
-        return Outcome(
+        found = Outcome(
             params={name: value.clone() for name, value in best.params.items()},
             status=status,
             objective=best.value,
@@ -185,6 +185,7 @@ class Frozen:
             stats=work.stats(len(self.history), self.rollbacks, seconds),
             frozen=self.samples,
         )
+        return vouched(replace(found, error=work.error))
 
     def _all_terms(self, point: Point) -> dict[str, float]:
         known = {name: torch.tensor(value, device="cpu") for name, value in point.at.terms.items()}

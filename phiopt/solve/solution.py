@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from enum import Enum
+from math import isfinite
 from typing import Any
 
 from torch import nn
@@ -59,6 +60,12 @@ class Status(Enum):
     DATA_FAILED = (
         "Reading the data raised an exception midway; the best iterate until then is returned. "
         "See the solution's error, which is also the cause of the SolveError, and mend the data."
+    )
+
+    REPORT_FAILED = (
+        "The solve ended well, but a number of its report is NaN or infinite, or computing it raised an "
+        "exception, so that the result cannot be vouched for. The solution's lost names these numbers; "
+        "look for inputs on which the model, the loss, the lift or the neighbourhood are not finite."
     )
 
     @property
@@ -129,7 +136,7 @@ class Certificate:
         dead_units: By weight, how many of its units have gradients of exactly zero, coming in and
             going out, so that no gradient method can ever move them; see `dead_units`.
         spectrum: The ends of the spectrum of ∇²L(w1), on the frozen sample if there was one; None
-            unless the gradient norm had fallen to the tolerance.
+            unless the gradient norm had fallen to the tolerance. NaN where a product was not finite.
         restarts: L of the solutions from other starts, on the same draws; in their order.
     """
 
@@ -155,7 +162,7 @@ class Outcome:
     ``objective`` and ``start_objective`` are values on the draws that the best iterate was chosen
     by, so the first is never above the second. ``terms`` and ``start_terms`` are raw values on the
     same draws. ``frozen`` holds the draws that were kept for all steps, None if each step had its
-    own. ``error`` is what reading the data raised midway.
+    own. ``error`` is what reading the data raised midway, or computing the report.
     """
 
     params: Params
@@ -192,7 +199,8 @@ class Solution:
         history: One record a step: the objective and terms with weight on the step's sample, the
             gradient norm, and where the iterate was judged, its value on the held-out draws.
         stats: Evaluations and seconds.
-        error: What reading the data raised, where the status is ``DATA_FAILED``.
+        error: What reading the data raised, where the status is ``DATA_FAILED``; what computing a
+            number of the report raised, where it is ``REPORT_FAILED``.
 
     ``print(solution)`` shows a report.
     """
@@ -211,6 +219,12 @@ class Solution:
     history: list[dict[str, float]]
     stats: Stats
     error: Exception | None = None
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Names of the reported numbers that are NaN or infinite, such as ``terms.noise`` and
+        ``certificate.spectrum.least``."""
+        return lost(self, self.certificate)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write w1, the student's buffers and the report to a safetensors file with a JSON header,
@@ -266,8 +280,43 @@ class Solution:
 
 def _said(solution: Solution) -> str:
     """What happened and what to do about it, in a line, and in another one what was raised."""
-    said, error = f"{solution.status.name}: {solution.status.value}", solution.error
-    return said if error is None else f"{said}\n{type(error).__name__}: {error}"
+    lines = [f"{solution.status.name}: {solution.status.value}"]
+    if solution.lost:
+        lines.append(f"not finite: {', '.join(solution.lost)}")
+    if solution.error is not None:
+        lines.append(f"{type(solution.error).__name__}: {solution.error}")
+    return "\n".join(lines)
+
+
+def lost(found: Outcome | Solution, certificate: Certificate | None = None) -> tuple[str, ...]:
+    """Names of the numbers that are NaN or infinite, of a result and of its certificate."""
+    names = ("terms", "start_terms", "objective", "start_objective", "divisors")
+    reported = {name: getattr(found, name) for name in names if hasattr(found, name)}
+    numbers = {**_numbers(reported), **_numbers({"certificate": certificate})}
+    unfit = [name for name, value in numbers.items() if not isfinite(value)]
+    return tuple(unfit + [name for name, p in found.params.items() if not p.isfinite().all()])
+
+
+def vouched(found: Outcome, certificate: Certificate | None = None) -> Outcome:
+    """The outcome, whose status is no success where a number of the report is lost."""
+    failed = found.error is not None or bool(lost(found, certificate))
+    if failed and not found.status.failed:
+        return replace(found, status=Status.REPORT_FAILED)
+    return found
+
+
+def _numbers(value: Any, name: str = "") -> dict[str, float]:
+    """The numbers of a report by their paths."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, tuple):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        parts = [
+            _numbers(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()
+        ]
+        return {key: number for part in parts for key, number in part.items()}
+    return {name: float(value)} if isinstance(value, int | float) else {}
 
 
 def _stationarity(c: Certificate) -> list[str]:

@@ -37,6 +37,7 @@ class Counted:
         self.objective = objective
         self.gradient = self.forward = 0
         self.hvp = 0.0
+        self.error: Exception | None = None
 
     def value_and_grad(
         self, params: Params, sample: Sample
@@ -68,15 +69,17 @@ class Counted:
         self, params: Params, samples: list[Sample], known: dict[str, Tensor]
     ) -> dict[str, float]:
         """All four terms where those with weight are ``known``, in the paper's order; without the
-        curvature if that is not known and raises, for a solve is worth more than its report.
+        curvature if that is not known and raises, for a solve is worth more than its report. What it
+        raised is kept as ``error``.
         """
         names = [name for name, _ in self.objective.lambdas.items()]
         rest = [name for name in names if name not in known]
         try:
             found = self.mean_terms(params, samples, rest) | known if rest else known
-        except Exception:
+        except Exception as error:
             if "curvature" not in rest:
                 raise
+            self.error = error
             found = self.mean_terms(params, samples, rest[:-1]) | known
         return {name: float(found[name]) for name in names if name in found}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
+from math import isfinite, nan
 
 import numpy as np
 import torch
@@ -55,14 +55,14 @@ class MeanHessian:
         return self._kept
 
 
-def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Spectrum | None:
+def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Spectrum:
     """The ends of the spectrum of a symmetric operator on vectors shaped as ``like``, by Lanczos'
     method (Golub and Van Loan, Matrix Computations, section 10.1) from a random vector.
 
     The recurrence keeps three vectors and does not reorthogonalise: rounding then brings copies of
     eigenvalues, and none that are false (Paige 1971). It ends once an eigenvalue at the lower end is
     known to 1 %, or to be flat, after 10 products at least if it is not below zero, and after 60 at
-    the latest. None if a product is not finite.
+    the latest. Of NaN if a product is not finite.
     """
     device = next(iter(like.values())).device
     generator = Generator(device).manual_seed(seed)
@@ -84,7 +84,7 @@ def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Sp
         }
         length = float(square_norm(rest).sqrt())
         if not isfinite(diagonal[-1]) or not isfinite(length):
-            return None
+            return Spectrum(nan, nan, nan, len(diagonal))
         values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
         found = Spectrum(
             least=float(values[0]),

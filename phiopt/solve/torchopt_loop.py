@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,7 @@ from phiopt.objective._numbers import count, fraction
 from phiopt.solve.certificate import moments
 from phiopt.solve.flat import flattened
 from phiopt.solve.normalise import normalised
-from phiopt.solve.solution import Outcome, Status
+from phiopt.solve.solution import Outcome, Status, vouched
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.stopping import Stationarity
 
@@ -228,7 +228,7 @@ class _Run:
 
     def outcome(self, status: Status, seconds: float) -> Outcome:
         work = self.objective
-        return Outcome(
+        found = Outcome(
             params={name: value.clone() for name, value in self.best.items()},
             status=status,
             objective=self.best_value,
@@ -238,8 +238,8 @@ class _Run:
             history=self.history,
             stats=work.stats(len(self.history), self.rollbacks, seconds),
             frozen=None if self.solver.fresh else self.judges,
-            error=self.error,
         )
+        return vouched(replace(found, error=self.error or work.error))
 
 
 def _finite(record: dict[str, float]) -> bool:
