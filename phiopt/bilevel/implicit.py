@@ -31,9 +31,6 @@ from phiopt.solve.solver import Counted
 from phiopt.solve.spectrum import MeanHessian, flat, spectrum
 from phiopt.solve.vector import to_params, to_vector
 
-UNFIT = (LinearStatus.INDEFINITE, LinearStatus.SINGULAR, LinearStatus.STALLED)
-"""What a linear solver says of a Hessian that is flat in a direction."""
-
 
 @dataclass(frozen=True)
 class ImplicitReport:
@@ -224,8 +221,8 @@ class Implicit:
             errors: dict[str, float] = {}
             if solved.status is LinearStatus.SOLVED:
                 found = _partial(objective, params, frozen, theta, solved.x)
-                if self.check:
-                    errors = recheck(objective, params, frozen, theta, found, target)
+                if ends is not None and ends.largest > 0 and self.check:
+                    errors = recheck(objective, params, frozen, theta, found, target, ends.largest)
             inverse = nan if ends is None else 1 / ends.least if ends.least > 0 else inf
             missed = float((target - system(solved.x)).norm() / (target.norm() or 1.0))
             report = ImplicitReport(
@@ -239,11 +236,11 @@ class Implicit:
             return solved, found, report
 
         solved, found, report = judged(0.0)
-        if not self._good(solved, report) and (solved.status in (*UNFIT, LinearStatus.SOLVED)):
+        if not self._good(solved, report):
             ends = ends or spectrum(system.hessian, params, 0)
             if ends is not None and ends.least < -flat(ends, params):
                 raise AdjointError(_saddle(ends.least, ends.largest))
-            if ends is not None and ends.largest > 0:
+            if ends is not None and ends.largest > 0 and ends.least <= flat(ends, params):
                 damped = judged(self.damping * ends.largest)
                 if self._good(damped[0], damped[2]) or solved.status is not LinearStatus.SOLVED:
                     solved, found, report = damped

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import nan
+from math import inf, nan
 
 import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import with_inputs
-from phiopt.bilevel.linear import CG, LinearStatus
+from phiopt.bilevel.linear import CG, Damped, LinearStatus
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import moments
 from phiopt.solve.solver import Counted
@@ -30,6 +30,7 @@ def recheck(
     theta: Params,
     claimed: Params,
     cotangent: Tensor,
+    largest: float,
 ) -> dict[str, float]:
     """The relative error of ``claimed`` along one random direction in each group of inputs
     (``lambdas``, ``neighbourhood``, ``teacher``, ``psi``):
@@ -37,13 +38,13 @@ def recheck(
         | w̄ᵀ (w(θ + ε d) − w(θ)) − ε θ̄ᵀ d | / max(ε ‖θ̄‖ ‖d‖ / √k, |difference|)
 
     for k inputs, w(θ) and w(θ + ε d) found by Newton's method on the same frozen sample, from the
-    solution. ε is the fourth root of the precision, relative to the inputs' size. NaN where a
-    re-solve finds no minimiser. A group with no direction to move in (a single λ) is left out.
+    solution, each step damped by √precision times the ``largest`` eigenvalue. ε is the fourth root of the precision, relative to the inputs' size. NaN where a
+    re-solve finds no minimiser. A group without a direction (a single weight) is left out.
     """
     precision = torch.finfo(cotangent.dtype).eps
     step = precision**0.25
     generator = Generator().manual_seed(0)
-    origin = _minimised(with_inputs(objective, theta), params, frozen, step)
+    origin, _, left = _minimised(with_inputs(objective, theta), params, frozen, largest)
     floor = precision**0.5 * step * float(cotangent.norm() * to_vector(params).norm())
     errors = {}
     for group, names in _groups(theta).items():
@@ -52,10 +53,8 @@ def recheck(
         if length == 0:
             continue
         nearby = theta | {n: theta[n] + step * direction[n] for n in names}
-        moved = None
-        if origin is not None:
-            moved = _minimised(with_inputs(objective, nearby), origin, frozen, step)
-        if origin is None or moved is None:
+        moved, made, rest = _minimised(with_inputs(objective, nearby), origin, frozen, largest)
+        if not max(left, rest) <= max(REDUCTION * made, precision * largest):
             errors[group] = nan
             continue
         difference = float(cotangent @ (to_vector(moved) - to_vector(origin)))
@@ -69,36 +68,32 @@ def recheck(
 
 
 def _minimised(
-    objective: Objective, params: Params, frozen: list[Sample], step: float
-) -> Params | None:
-    """The minimiser near ``params``, by Newton's method; None if the gradient does not fall."""
+    objective: Objective, params: Params, frozen: list[Sample], largest: float
+) -> tuple[Params, float, float]:
+    """The minimiser near ``params`` by Newton's method, and the gradient's norm before and after."""
     counted = Counted(objective)
     precision = torch.finfo(next(iter(params.values())).dtype).eps
-    solver = CG(tol=max(1e-10, 10 * precision))
-    best, least, first = params, float("inf"), 0.0
+    solver = Damped(precision**0.5 * largest, CG(tol=1e-4))
+    best, least, first = params, inf, nan
     for number in range(STEPS):
         gradient = to_vector(moments(counted, params, frozen).gradient)
         size = float(gradient.norm())
-        first = first or size
+        first = first if number else size
         if not size < least:
             break  # rounding, or no longer near
-        previous, best, least = least, params, size
-        if size == 0 or (number > 2 and size > previous / 2):
+        best, least = params, size
+        if size == 0:
             break
         hessian, like = MeanHessian(counted, params, frozen), params
 
-        def product(
-            vector: Tensor, hessian: MeanHessian = hessian, like: Params = like
-        ) -> Tensor:
+        def product(vector: Tensor, hessian: MeanHessian = hessian, like: Params = like) -> Tensor:
             return to_vector(hessian(to_params(vector, like)))
 
         solved = solver(product, gradient)
         if solved.status is LinearStatus.NON_FINITE:
             break
         params = to_params(to_vector(params) - solved.x, params)
-    scale = float(to_vector(moments(counted, best, frozen).gradient).norm())
-    enough = scale <= REDUCTION * first or scale <= precision**0.5 * step
-    return best if enough else None
+    return best, first, least
 
 
 def _groups(theta: Params) -> dict[str, list[str]]:
