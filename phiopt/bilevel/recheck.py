@@ -38,8 +38,9 @@ def recheck(
         | w̄ᵀ (w(θ + ε d) − w(θ)) − ε θ̄ᵀ d | / max(ε ‖θ̄‖ ‖d‖ / √k, |difference|)
 
     for k inputs, w(θ) and w(θ + ε d) found by Newton's method on the same frozen sample, from the
-    solution, each step damped by √precision times the ``largest`` eigenvalue. ε is the fourth root of the precision, relative to the inputs' size. NaN where a
-    re-solve finds no minimiser. A group without a direction (a single weight) is left out.
+    solution, each step damped by √precision times the ``largest`` eigenvalue. ε is the fourth root
+    of the precision, relative to the inputs' size. NaN where a re-solve finds no minimiser. A group
+    without a direction (a single weight) is left out.
     """
     precision = torch.finfo(cotangent.dtype).eps
     step = precision**0.25

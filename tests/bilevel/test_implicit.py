@@ -220,3 +220,13 @@ class TestRefusals:
             Implicit(3)
         with pytest.raises(TypeError, match="linear_solver: got the class CG"):
             Implicit(CG)
+
+    def test_bad_arguments_of_the_check(self):
+        with pytest.raises(TypeError, match="check: got 'no', must be True or False"):
+            Implicit(check="no")
+        with pytest.raises(ValueError, match="max_error: got"):
+            Implicit(max_error=0.0)
+        with pytest.raises(ValueError, match="damping: got"):
+            Implicit(damping=1.0)
+        with pytest.raises(TypeError, match="report: got 3"):
+            Implicit(report=3)
