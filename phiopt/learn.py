@@ -16,6 +16,7 @@ from phiopt._arguments import check_modules
 from phiopt._modules import copied
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint, AdjointError, Replay, Unroll
+from phiopt.bilevel.nudge import Nudged
 from phiopt.bilevel.outer import OuterLoss, check_disjoint
 from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, Search, SearchStatus, Space
 from phiopt.bilevel.start import uniform_start
@@ -41,6 +42,9 @@ class Trial:
         status: Of the inner solve; None if it ended in an `AdjointError`.
         gradients: Gradients of φ's objective that the inner solve took.
         slopes: Whether the derivative of E was taken there: see `Learned.gradients`.
+        again: Whether it repeats the point of an earlier trial from a start nearby, after a saddle or
+            a solve without a derivative.
+        error: Why there is no derivative there, where one was asked for and refused.
     """
 
     lambdas: tuple[float, ...]
@@ -50,6 +54,20 @@ class Trial:
     status: Status | None
     gradients: int
     slopes: bool = False
+    again: bool = False
+    error: str | None = None
+
+    def at(self, other: Trial) -> bool:
+        """Whether both are at one point."""
+        return (self.lambdas, self.delta, self.theta) == (other.lambdas, other.delta, other.theta)
+
+    @property
+    def mark(self) -> str:
+        """What was out of the ordinary, in a few words; empty if nothing."""
+        failed = self.status is not None and self.status.failed
+        words = [str(self.status and self.status.name)] if failed else []
+        words += ["no derivative"] * (self.error is not None) + ["again"] * self.again
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,8 @@ class Learned:
             row = "{:8.3f}{:11.3f}{:7.3f}{:11.3f}".format(*t.lambdas)
             for value in (t.delta, t.theta):
                 row += f"{'-' if value is None else format(value, '.4g'):>10}"
-            lines.append(f"{row}{t.outer:>10.4g}{' <' if t.outer == self.outer else ''}")
+            best = " <" if t.outer == self.outer else ""
+            lines.append(f"{row}{t.outer:>10.4g}{best}{t.mark and '  ' + t.mark}")
         return "\n".join(lines)
 
 
@@ -160,11 +179,15 @@ def learn(
     Returns:
         `Learned`: the solution at the best point, the path of λ and the outer curve.
 
-    An error in a later trial ends the search, with the best point until then and a status that
-    says so; one in the first goes through. A warning tells if the chosen solution's solve failed.
+    A trial whose solve ends at a saddle, or has no derivative that can be trusted, is repeated once
+    from a start nearby, by a seeded nudge; both are in the path, marked. If that does not help the search
+    goes on from other points. A trial whose solve diverged or was not finite is marked as well. Any
+    other error in a later trial ends the search, with the best point until then and a status that says
+    so; one in the first goes through. A warning tells if the chosen solution's solve failed.
 
     Raises:
-        AdjointError: The solution at the start has no derivative that can be trusted.
+        AdjointError: No solution had a derivative that can be trusted, and no other point was better
+            than the start.
         SolveError: The data could not be read to the end of the first solve.
         FloatingPointError: E is finite nowhere.
         ValueError, TypeError: An argument breaks its rule; named before any work.
@@ -205,7 +228,6 @@ def learn(
         "scale": scale,
         "solver": solver,
         "restrict_classes": restrict_classes,
-        "adjoint": search.adjoint,
         "seed": seed,
         "throw": False,
     }
@@ -218,21 +240,28 @@ def learn(
         grown: dict[str, Any] = {"lift": lift, "classes": classes, "inputs": inputs, "seed": seed}
         origin = uniform_start(fixed, student, str(start), **grown)
 
-    def solve(point: Params) -> Solution:
+    def solve(point: Params, adjoint: Adjoint | None) -> Solution:
         learned = [weight if i in space.terms else 0.0 for i, weight in enumerate(point["lambdas"])]
         around: Any = neighbourhood
         if "delta" in point:
             around = replace(around, delta=point["delta"])
         begin = start if origin is None else origin(point["theta"])
         return initialize(
-            fixed, student, Lambdas(*learned), data, neighbourhood=around, start=begin, **options
+            fixed,
+            student,
+            Lambdas(*learned),
+            data,
+            neighbourhood=around,
+            start=begin,
+            adjoint=adjoint,
+            **options,
         )
 
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
         tqdm(desc="learn", disable=None if progress else True) as bar,
     ):
-        run = _Run(solve, outer, search.adjoint is not None, seed, bar)
+        run = _Run(solve, outer, search.adjoint, seed, bar)
         return run.through(search, space)
 
 
@@ -240,27 +269,32 @@ def learn(
 class _Run:
     """One search in progress: every evaluation, and the best."""
 
-    solve: Callable[[Params], Solution]
+    solve: Callable[[Params, Adjoint | None], Solution]
     outer: OuterLoss
-    differentiable: bool
+    adjoint: Adjoint | None
     seed: int
     bar: Any
     path: list[Trial] = field(default_factory=list)
     best: tuple[Solution, Trial] | None = None
     loss: Callable[[Params], Tensor] | None = None
+    error: AdjointError | None = None
 
     def through(self, search: Search, space: Space) -> Learned:
         error: Exception | None = None
         try:
             status = search.run(self.evaluate, space, self.seed)
         except AdjointError as raised:
-            if len(self.path) < 2:
-                raise
-            status, error = SearchStatus.NO_DERIVATIVE, raised
+            status, self.error = SearchStatus.NO_DERIVATIVE, raised
         except Exception as raised:
             if self.best is None:
                 raise
             status, error = SearchStatus.TRIAL_FAILED, raised
+        differentiated = any(trial.slopes for trial in self.path)
+        lowered = self.best is not None and not self.best[1].at(self.path[0])
+        if self.error is not None and error is None:
+            if not differentiated and not lowered:
+                raise self.error
+            error = self.error if status is SearchStatus.NO_DERIVATIVE else None
         if self.best is None:
             raise FloatingPointError(
                 f"outer: its loss is finite nowhere, at none of {len(self.path)} points. Look at "
@@ -282,31 +316,54 @@ class _Run:
         )
 
     def evaluate(self, point: Params) -> Evaluation:
-        tensors = {
-            n: v.detach().clone().requires_grad_(self.differentiable) for n, v in point.items()
-        }
+        """E there; from a start nearby too, if the first leads to a saddle or to no derivative."""
+        first, status = self._evaluate(point)
+        if status is not None and status is not Status.SADDLE:
+            return first
+        second, _ = self._evaluate(point, again=True)
+        return second if second.value < inf else first
+
+    def _evaluate(self, point: Params, again: bool = False) -> tuple[Evaluation, Status | None]:
+        """One solve; a status of None if it ended in an `AdjointError`."""
+        smooth = self.adjoint is not None
+        tensors = {n: v.detach().clone().requires_grad_(smooth) for n, v in point.items()}
+        index = len(self.path)
         try:
-            solution = self.solve(tensors)
-        except AdjointError:
-            if not self.path:
-                raise
-            return self._noted(point, None, inf, lambda: {})
+            solution = self.solve(tensors, Nudged(self.adjoint) if again else self.adjoint)
+        except AdjointError as error:
+            refused = error
+
+            def none() -> Params:
+                raise refused
+
+            found = self._noted(point, None, inf, none, again)
+            self._refused(index, error)
+            return found, None
         if solution.status is Status.DATA_FAILED:
-            self._noted(point, solution, inf, lambda: {})
+            self._noted(point, solution, inf, lambda: {}, again)
             raise SolveError(solution) from solution.error
-        with torch.set_grad_enabled(self.differentiable):
+        with torch.set_grad_enabled(smooth):
             value = self._loss(solution)(solution.params)
 
-        index = len(self.path)
-
         def slopes() -> Params:
+            try:
+                found = torch.autograd.grad(
+                    value, list(tensors.values()), allow_unused=True, materialize_grads=True
+                )
+            except AdjointError as error:
+                self._refused(index, error)
+                if again:
+                    raise
+                return self._evaluate(point, again=True)[0].slopes()
             self.path[index] = replace(self.path[index], slopes=True)
-            found = torch.autograd.grad(
-                value, list(tensors.values()), allow_unused=True, materialize_grads=True
-            )
             return dict(zip(tensors, found, strict=True))
 
-        return self._noted(point, solution, float(value.detach()), slopes)
+        number = float(value.detach())
+        return self._noted(point, solution, number, slopes, again), solution.status
+
+    def _refused(self, index: int, error: AdjointError) -> None:
+        self.error = error
+        self.path[index] = replace(self.path[index], error=str(error))
 
     def _loss(self, solution: Solution) -> Callable[[Params], Tensor]:
         """E, made from the first solution's student: parameters that are not solved for are its."""
@@ -322,6 +379,7 @@ class _Run:
         solution: Solution | None,
         value: float,
         slopes: Callable[[], Params],
+        again: bool,
     ) -> Evaluation:
         weights = tuple(point["lambdas"].tolist())
         value = value if isfinite(value) and solution is not None else inf
@@ -332,6 +390,7 @@ class _Run:
             outer=value,
             status=None if solution is None else solution.status,
             gradients=0 if solution is None else solution.stats.gradient,
+            again=again,
         )
         self.path.append(trial)
         if solution is not None and value < (inf if self.best is None else self.best[1].outer):

@@ -1,7 +1,7 @@
 """The outer level: the derivative of φ, and what is learned with it."""
 
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
-from phiopt.bilevel.implicit import Implicit
+from phiopt.bilevel.implicit import Implicit, ImplicitReport
 from phiopt.bilevel.linear import CG, MINRES, Damped, LinearSolution, LinearStatus, Neumann
 from phiopt.bilevel.outer import OuterLoss, Training
 from phiopt.bilevel.replay import Replay
@@ -15,6 +15,7 @@ __all__ = [
     "AdjointError",
     "Damped",
     "Implicit",
+    "ImplicitReport",
     "LinearSolution",
     "LinearStatus",
     "Mirror",

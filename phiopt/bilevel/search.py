@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
-from phiopt.bilevel.adjoint import Adjoint
+from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.replay import Replay
 from phiopt.objective._numbers import count, part, positive
 
@@ -41,8 +41,9 @@ class SearchStatus(Enum):
         "Lower the inner learning rate, or start elsewhere."
     )
     NO_DERIVATIVE = (
-        "A solution had no derivative that could be trusted, so the search ended there; the best "
-        "point until then is returned. See the adjoint's advice in the message of `error`."
+        "A solution had no derivative that could be trusted, so no descent went on from there; the "
+        "search went on from other points, and the best of all is returned. See the adjoint's "
+        "advice in the message of `error`."
     )
     TRIAL_FAILED = (
         "A trial raised an error, or its data could not be read, so the search ended there; the "
@@ -52,7 +53,7 @@ class SearchStatus(Enum):
 
 class Evaluation(NamedTuple):
     """E at a point, infinite where it is not finite, and its derivative there, computed when asked
-    for.
+    for; an `AdjointError` where there is none to be trusted.
     """
 
     value: float
@@ -235,7 +236,10 @@ class Mirror:
         if not isfinite(here.value):
             return SearchStatus.NOT_FINITE, left
         while left > DERIVATIVE:  # one that no step can follow is of no use
-            slopes, left = here.slopes(), left - DERIVATIVE
+            try:
+                slopes, left = here.slopes(), left - DERIVATIVE
+            except AdjointError:
+                return SearchStatus.NO_DERIVATIVE, left - 1
             origin, before, lowered, misses = point, here.value, False, 0
             while left and misses < self.patience:
                 target = space.moved(origin, slopes, rate)
