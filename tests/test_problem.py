@@ -10,7 +10,7 @@ from phiopt.growth import grow
 from phiopt.initialize import initialize
 from phiopt.objective import Gaussian, Lambdas
 from phiopt.problem import problem
-from phiopt.solve import LBFGS, NewtonCG, TorchOpt, solve_many
+from phiopt.solve import LBFGS, NewtonCG, SolveError, TorchOpt, solve_many
 from tests.cases import flatten, generator, mlp, randn
 
 X, Y = randn(60, 4, seed=3), torch.randint(2, (60,), generator=generator(4))
@@ -137,9 +137,10 @@ def test_a_report_that_raises_does_not_cost_the_solution():
     def loss(outputs, targets):
         return F.cross_entropy(Frail.apply(outputs, 1), targets, reduction="none")
 
-    found = initialize(
-        mlp(4, 3, 2), mlp(4, 5, 2), (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER
-    )
+    models = mlp(4, 3, 2), mlp(4, 5, 2)
+    with pytest.raises(SolveError, match=r"REPORT_FAILED(.|\n)*curvature.*: out of memory") as raised:
+        initialize(*models, (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER)
+    found = raised.value.solution
     assert found.objective < found.start_objective
     assert list(found.terms) == ["task", "proximity", "noise"]
 
