@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_modules", "_transforms", "_attention", "_json"},
+    {"_types", "_json"},
+    {"_modules", "_transforms", "_attention"},
     {"_files", "_randomness"},
     {"lift", "derivatives", "data"},
     {"growth"},
