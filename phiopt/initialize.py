@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_modules, check_options, without_data
-from phiopt._modules import alone
+from phiopt._modules import alone, with_tensors
 from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import changed, given_tensors, with_inputs
 from phiopt.data import Source, preserved_randomness
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Objective
-from phiopt.problem import Problem, loaded, problem
+from phiopt.problem import Problem, problem
 from phiopt.solve import (
     NewtonCG,
     Outcome,
@@ -261,7 +261,7 @@ def _solve(
         seed=seed,
     )
     return Solution(
-        student=loaded(module, params),
+        student=with_tensors(module, params),
         params=outcome.params,
         status=verdict(replace(outcome, params=params), certificate),
         terms=outcome.terms,
