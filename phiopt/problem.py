@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.func import grad
 
 from phiopt._arguments import check_modules, check_precision, check_start
-from phiopt._modules import copied
+from phiopt._modules import copied, with_tensors
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
 from phiopt.derivatives import require_derivatives
@@ -31,6 +31,7 @@ from phiopt.objective import (
     student_loss,
 )
 from phiopt.objective._numbers import one_of
+from phiopt.objective.verify import verify_gradient
 from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
@@ -113,10 +114,13 @@ def problem(
         for name, value in (("micro_batch", micro_batch), ("process_group", process_group)):
             if value is not None:
                 _check_apart(task, params, name)
-        if "curvature" in lambdas.active:
+        curved = "curvature" in lambdas.active
+        if not curved:
+            _check_gradient(task, params)
+        verify_gradient(started, growth.lift, task, params, lambdas.active)
+        if curved:
             require_derivatives(started, growth.lift(x), task, params)
         else:
-            _check_gradient(task, params)
             reported = _has_derivatives(started, growth.lift(x), task, params)
     if process_group is not None:
         check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
@@ -268,17 +272,7 @@ def _start_module(
         one_of("start", start or "default", tuple(sorted(FILLS)))
         return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
     check_start(start, student)
-    return loaded(student, start)
-
-
-def loaded(module: nn.Module, values: Params) -> nn.Module:
-    """A copy of the module that holds ``values``."""
-    copy = copied(module)
-    held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
-    with torch.no_grad():
-        for name, value in values.items():
-            held[name].copy_(value)
-    return copy
+    return with_tensors(student, start)
 
 
 def _parameters(lift: Lift | None) -> Params:
