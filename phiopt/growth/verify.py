@@ -151,49 +151,55 @@ class _Check:
         self._lift = _evaluating(map.lift, teacher)
 
     def run(self, batches: Sequence[Tensor], seed: int) -> Difference | str | None:
-        """Compare on every batch; a batch after the first that a forward pass refuses proves nothing."""
-        telling: list[list[Tensor]] = []
-        for i, x in enumerate(batches):
+        """Compare on every batch; one that a forward pass refuses proves nothing."""
+        refused: Exception | None = None
+        seen: list[list[Tensor]] = []
+        for x in batches:
             try:
                 old, found = self._compare(x, seed)
-            except REFUSALS:
-                if i == 0:
-                    raise
+            except REFUSALS as error:
+                refused = refused or error
                 continue
             if found is not None:
                 return found
-            telling.append(old)
-        if _varies(telling):
+            seen.append(old)
+        if _varies(seen):
             return None
-        return self._on_other_weights(batches[0], seed, telling)
+        return self._otherwise(batches[0], seed, refused)
 
-    def _on_other_weights(
-        self, x: Tensor, seed: int, telling: Sequence[Sequence[Tensor]]
+    def _otherwise(
+        self, x: Tensor, seed: int, refused: Exception | None
     ) -> Difference | str | None:
-        """Outputs that no input changes say little of a map; with random weights in the teacher they may."""
-        nothing = (
-            "the teacher's outputs are zero, not finite or the same at every input; pass inputs= on which they vary, "
-            "or compare the outputs on data"
-        )
+        """Where no batch told anything: positive inputs below one, then random weights in the teacher."""
         generator = torch.Generator().manual_seed(seed)
+        gentle = x
+        if x.is_floating_point():
+            gentle = torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu")
         names = dict(self._teacher.module.named_parameters())
         u = {
             n: _moved(v, 0.3, generator, 0.1) if n in names else v
             for n, v in self._teacher.tensors.items()
         }
-        w = self._make(u, self._constructed)
-        other = _Check(
-            self._map,
-            self._teacher.holding(u),
-            self._student.holding(w),
-            self._make,
-            self._constructed,
+        for check, inputs in ((self, gentle), (self._with(u), x), (self._with(u), gentle)):
+            try:
+                old, found = check._compare(inputs, seed)
+            except REFUSALS as error:
+                refused = refused or error
+                continue
+            if found is not None or _varies([old]):
+                return found
+        if refused is not None:
+            raise refused
+        return (
+            "the teacher's outputs are zero, not finite or the same at every input tried; pass inputs= on which they "
+            "vary, or compare the outputs on data"
         )
-        try:
-            old, found = other._compare(x, seed)
-        except REFUSALS:
-            return nothing
-        return found if found is not None or _varies([old]) else nothing
+
+    def _with(self, u: Params) -> _Check:
+        """The same check of a teacher with other weights."""
+        w = self._make(u, self._constructed)
+        teacher, student = self._teacher.holding(u), self._student.holding(w)
+        return _Check(self._map, teacher, student, self._make, self._constructed)
 
     def _compare(self, x: Tensor, seed: int) -> tuple[list[Tensor], Difference | str | None]:
         x = self._teacher.placed(x)

@@ -1,17 +1,12 @@
 """A grown student is held against its teacher on numbers: what is right passes, what is wrong is named."""
 
-import random
-import warnings
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phiopt.growth import AlignmentError, GrowthMap, grow
-from phiopt.growth.trace import tensors_of
-from tests.growth.nets import KINDS, Attention, Decoder, Tagger, Wired, mlp, randomised, state
+from tests.growth.nets import KINDS, Attention, Decoder, Tagger, Wired, mlp, randomised
 
 KEPT = ("zero-out", "net2wider", "vv-zz")
 
@@ -86,8 +81,8 @@ WRONG = {
         VECTORS,
     ),
     "high clamp": (
-        always(lambda x: x.clamp(max=20)),
-        always(lambda x: x.clamp(max=1000)),
+        always(lambda x: x.clamp(max=4)),
+        always(lambda x: x.clamp(max=40)),
         VECTORS,
     ),
     "low clamp": (
@@ -128,8 +123,8 @@ WRONG = {
         SEQUENCES,
     ),
     "softmax temperature": (
-        always(lambda x: (x / 2).softmax(1)),
-        always(lambda x: (x / 3).softmax(1)),
+        always(lambda x: (x.relu() / 2).softmax(1)),
+        always(lambda x: (x.relu() / 3).softmax(1)),
         SEQUENCES,
     ),
     "pad value": (
@@ -259,14 +254,24 @@ def checked(x: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("fill", KEPT)
 @pytest.mark.parametrize("name", RIGHT)
-def test_what_is_right_is_not_refused(name, fill):
+def test_what_is_right_is_not_refused(name):
     old, new, inputs = RIGHT[name]
     teacher, student = randomised(old()), randomised(new(), 1)
     growth = unsaid(teacher, student, inputs)
-    grow(teacher, student, fill, map=growth, inputs=inputs)  # without a warning
-    grow(teacher, student, fill, map=growth)
+    grow(teacher, student, "net2wider", map=growth)  # without a warning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fill", KEPT)
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_is_not_refused_by_any_fill_or_input(name, fill):
+    old, new, inputs = RIGHT[name]
+    for seed in range(5):
+        teacher, student = randomised(old(), seed), randomised(new(), seed + 1)
+        growth = unsaid(teacher, student, inputs)
+        for given in (inputs, None):
+            grow(teacher, student, fill, map=growth, inputs=given, seed=seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
