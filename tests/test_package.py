@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_modules", "_transforms", "_attention"},
-    {"_files"},
+    {"_types", "_json"},
+    {"_modules", "_transforms", "_attention"},
+    {"_files", "_randomness"},
     {"lift", "derivatives", "data"},
     {"growth"},
     {"objective"},
