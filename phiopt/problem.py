@@ -31,6 +31,7 @@ from phiopt.objective import (
     student_loss,
 )
 from phiopt.objective._numbers import one_of
+from phiopt.objective.verify import verify_gradient
 from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
@@ -114,10 +115,13 @@ def problem(
         for name, value in (("micro_batch", micro_batch), ("process_group", process_group)):
             if value is not None:
                 _check_apart(task, params, name)
-        if "curvature" in lambdas.active:
+        curved = "curvature" in lambdas.active
+        if not curved:
+            _check_gradient(task, params)
+        verify_gradient(started, growth.lift, task, params, lambdas.active)
+        if curved:
             require_derivatives(started, growth.lift(x), task, params)
         else:
-            _check_gradient(task, params)
             reported = _has_derivatives(started, growth.lift(x), task, params)
     if examples is not None and relabelled and loss is not None:
         outputs = model({}, examples.example[0][:2])
