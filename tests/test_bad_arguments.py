@@ -217,7 +217,7 @@ TABLE = {
         "fill": word("zeros", "net2wide", "Zero"),
         "theta": ([-1, nan, inf, "1", True, None, 1j, [0.1]], "must"),
         "seed": SEED,
-        "verify": FLAG,
+        "verify": (["no", "True", "", 1, 0, nan], "must be True or False"),
         "map": ([3, "map", phiopt.GrowthMap, {}], "must be a GrowthMap"),
         "inputs": ([3, "x", [0.0], (X, Y)], "must be a Tensor"),
         "lift": LIFT,
