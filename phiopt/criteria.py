@@ -186,6 +186,10 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
             outputs = _finite(model(x), "outputs")
             if not y.is_floating_point():  # others are no labels, and not needed here
                 check_class_axis("data", outputs, y)
+            elif outputs.dim() < 2:
+                raise ValueError(
+                    f"model: its outputs are {tuple(outputs.shape)}, must be logits (batch, classes, ...)"
+                )
             parts.append(outputs.double().softmax(1).cpu())
     return torch.cat(parts)
 

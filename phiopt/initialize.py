@@ -123,8 +123,9 @@ def initialize(
 
     Raises:
         SolveError: The solver failed (its ``solution`` attribute holds the best there is).
-        ValueError, TypeError: An argument breaks its rule, or a layer of the student has no third
-            derivative although λ4 > 0 (see `check`); named before any work.
+        ValueError, TypeError: An argument breaks its rule; the gradient of the loss is not that of
+            its values, for a layer or the loss detaches, rounds or differentiates by hand; or a layer
+            of the student has no third derivative although λ4 > 0 (see `check`). Named before any work.
 
     Examples:
         >>> teacher = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))

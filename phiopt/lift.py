@@ -2,7 +2,8 @@
 
 A lift is any callable on a batch. The lifts of this module also say *where* the teacher's coordinates
 sit in the larger input, which the growth map needs for the columns of a linear layer behind ``flatten``;
-of a plain callable it is assumed that they sit first on each axis.
+of a plain callable it is found by applying it to probes. Where a callable mixes coordinates, they are taken to sit
+first on each axis, and the map's remarks say so.
 
 A lift with parameters to learn is an ``nn.Module``; with methods ``shape`` and ``places`` it says where it puts
 the teacher's coordinates, and can be part of a `Compose`. It runs in evaluation mode.

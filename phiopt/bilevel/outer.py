@@ -184,11 +184,11 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor, differentiable: bo
     """On two examples ``outer.loss`` has the shape, and the derivative, that are asked of it."""
     with torch.enable_grad():
         losses = loss(outputs.detach().requires_grad_(), targets)
-    if not isinstance(losses, Tensor) or losses.shape != outputs.shape[:1]:
+    if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(
-            f"outer.loss: returned {shape} for {len(outputs)} examples, must give one loss per "
-            f"example, shape ({len(outputs)},) (reduction='none')"
+            f"outer.loss: returned {shape} for {len(targets)} examples, must give one loss per "
+            f"example, shape ({len(targets)},) (reduction='none')"
         )
     if differentiable and not losses.requires_grad:
         raise ValueError(

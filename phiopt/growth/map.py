@@ -78,8 +78,8 @@ class GrowthMap:
             teacher: The trained model. Run once on tensors without storage, in evaluation mode; never modified.
             student: The larger model. Run and left likewise.
             lift: ψ, a callable from a batch of the teacher's inputs to one of the student's. ``None``: inferred from
-                the input shapes. Of a plain callable the teacher's inputs are taken to sit first on each axis; a
-                `phiopt.lift` object says where they sit.
+                the input shapes. Where a plain callable puts the teacher's coordinates and, for an embedding's rows,
+                its tokens, is found by applying it to probes; a `phiopt.lift` object says it.
             classes: Student output index of each teacher class. ``None``: the first ``c1``.
             inputs: A batch of the teacher's inputs, for its shape and dtype. ``None``: a shape is found that the
                 teacher accepts.

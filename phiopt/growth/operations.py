@@ -218,7 +218,7 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
         if rule is not None:
             rule(call)
             call.remark_options()
-        elif all(t.shape == s.shape for t, s in _values(teacher, student)):
+        elif all(_equal(state, t, s) for t, s in _values(teacher, student)):
             call.set_same()
             call.remark_options()
         else:
@@ -235,6 +235,11 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
         if "phiopt.growth.register_rule" in str(error):
             raise
         raise AlignmentError(f"the models part {where}: {error}") from error
+
+
+def _equal(state: Correspondence, t: Value, s: Value) -> bool:
+    known = state.pairs.get((t.id, s.id))
+    return t.shape == s.shape and not (known and any(a.moved for a in known.axes))
 
 
 def _values(teacher: Node, student: Node) -> Iterable[tuple[Value, Value]]:

@@ -3,6 +3,7 @@
 from phiopt.growth.axes import Mismatch, Term
 from phiopt.growth.correspond import Axis, Pair
 from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.rules.indexing import place_rows
 
 
 def linear_in(axes: list[Axis], *operands: Pair) -> Axis | None:
@@ -51,6 +52,7 @@ def addmm(call: Call) -> None:
 @register_rule("embedding")
 def embedding(call: Call) -> None:
     weight, indices = call.pair("weight"), call.pair("indices")
+    place_rows(call, weight.axes[0], (call.t.arguments["indices"], call.s.arguments["indices"]))
     call.set([*indices.axes, weight.axes[1]], scales=weight.axes[1])
 
 
@@ -69,6 +71,8 @@ def bounded_embedding(call: Call) -> None:
 def embedding_bag(call: Call) -> None:
     """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
     call.const("mode")
+    rows = call.pair("weight").axes[0]
+    place_rows(call, rows, (call.t.arguments["indices"], call.s.arguments["indices"]))
     call.set([Axis(Term(*call.out()[0])), call.pair("weight").axes[1]])
     for i in range(1, len(call.t.outputs)):
         call.set([Axis(Term(*size)) for size in call.out(i)], i)

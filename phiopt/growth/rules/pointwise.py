@@ -43,7 +43,7 @@ def pointwise(call: Call) -> None:
         axis = operands[0].axes[call.dim("dim", len(operands[0].axes))]
         if axis.grown and call.t.name in _SOFTMAXES:
             call.remark("softmax over a widened axis")
-        elif axis.grown:
+        elif axis.moved and call.t.name in _CUMULATIVE:
             call.remark(f"{call.t.name} over a widened axis; kept only by zero-out")
     axes = broadcast(call, operands)
     made = [a for a in axes if a.origins]
