@@ -95,6 +95,10 @@ class Correspondence:
     """Axes of parameters that are summed over against each other, as weight @ vector is."""
     remarks: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found."""
+    added: dict[str, float] = field(default_factory=dict)
+    """Parameters that only the student's layers have, and the value with which they do nothing."""
+    gone: dict[str, float] = field(default_factory=dict)
+    """The same of the teacher's."""
     moves: Moves | None = None
     """What ψ does with the teacher's inputs."""
 
