@@ -245,7 +245,7 @@ def learn(
         "seed": seed,
         "throw": False,
     }
-    fixed = copied(teacher).requires_grad_(False)  # û is given, not learned
+    fixed = copied(teacher, "teacher").requires_grad_(False)  # û is given, not learned
 
     origin = None
     if "theta" in space.start:

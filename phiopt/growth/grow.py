@@ -108,6 +108,16 @@ def grow(
         instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
     if lift is not None:
         part("lift", lift, "__call__")
+    if map is not None:
+        map.check_models(teacher, student)
+        if lift is not None and lift is not map.lift and lift != map.lift:
+            raise ValueError(
+                f"lift={lift!r} contradicts map=, whose lift is {map.lift!r}; pass one"
+            )
+        if classes is not None and torch.as_tensor(classes).tolist() != map.classes.tolist():
+            raise ValueError(
+                f"classes={classes!r} contradict map=, whose classes are {map.classes.tolist()}; pass one"
+            )
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)
@@ -155,7 +165,7 @@ def compare(
             an integer input) of the shape that the map was traced with.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
-    small, large = copied(teacher).eval(), copied(student).eval()
+    small, large = copied(teacher, "teacher").eval(), copied(student, "student").eval()
     x = _placed(x, small)
     with plain_attention():
         a = _first(small(x))
