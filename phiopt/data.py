@@ -116,10 +116,7 @@ class Data:
             return self._from_dataset(source)
         if isinstance(source, (tuple, list)):
             return self._from_tensors(source)
-        raise TypeError(
-            f"{self._name}: got {type(source).__name__}, must be (inputs, targets) tensors, a Dataset "
-            "or a DataLoader"
-        )
+        raise TypeError(_no_source(self._name, source))
 
     def _from_tensors(self, pair: Any) -> Callable[[int | None, Generator], Batch]:
         inputs, targets = self._example = self._checked(pair)
@@ -291,6 +288,21 @@ def _next(name: str, batches: Iterator[Any]) -> Any | None:
                 ) from stop
             step = step.tb_next
         return None
+
+
+def check_source(name: str, source: Any) -> None:
+    """Refuse, by ``name``, what is no data at all, before any of it is read."""
+    if isinstance(source, (tuple, list)):
+        check_pair(name, source)
+    elif isinstance(source, type) or not isinstance(source, (Dataset, DataLoader)):
+        raise TypeError(_no_source(name, source))
+
+
+def _no_source(name: str, source: Any) -> str:
+    return (
+        f"{name}: got {type(source).__name__}, must be (inputs, targets) tensors, a Dataset or a "
+        "DataLoader"
+    )
 
 
 def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:

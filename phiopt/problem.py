@@ -17,7 +17,6 @@ from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
 from phiopt.derivatives import require_derivatives
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.fills import FILLS
 from phiopt.objective import (
     Curvature,
     Frobenius,
@@ -30,7 +29,6 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
-from phiopt.objective._numbers import one_of
 from phiopt.objective.verify import verify_gradient
 from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
 
@@ -86,6 +84,7 @@ def problem(
     ``differentiable`` keeps the teacher's parameters and ψ's attached to the caller's.
     """
     like = check_modules(teacher, student)
+    check_start(start, student)
     check_precision(like.dtype, neighbourhood, curvature)
     examples = None if data is None else Data(data, like.device, like.dtype)
     inputs = None if examples is None else examples.example[0]
@@ -274,9 +273,8 @@ def _start_module(
 ) -> nn.Module:
     """A new module at w0, in the student's modes."""
     if start is None or isinstance(start, str):
-        one_of("start", start or "default", tuple(sorted(FILLS)))
-        return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
-    check_start(start, student)
+        fill = "default" if start is None else start
+        return grow(teacher, student, fill=fill, map=growth, seed=seed)
     return with_tensors(student, start)
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
+from phiopt._values import count, part, positive
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.replay import Replay
-from phiopt.objective._numbers import count, part, positive
 
 WORTH = 1e-4
 """A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""
@@ -299,7 +299,7 @@ class Optuna:
         shown = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+            study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed % 2**32))
             for _ in range(self.trials - 1):
                 trial = study.ask()
                 unit = {n: trial.suggest_float(n, 1e-6, 1 - 1e-6) for n in space.coordinates}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from phiopt._values import instance
 from phiopt.growth.map import GrowthMap
 
 _FRESH = {"sum": "initial_accumulator_value", "step_size": "lr"}
@@ -63,10 +64,10 @@ def carry_optimizer(
         >>> carried.state[grown.bias]["momentum_buffer"]
         tensor([1., 1., 0.])
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer: got {type(optimizer).__name__}, must be a torch.optim.Optimizer"
-        )
+    instance("optimizer", optimizer, Optimizer, "a torch.optim.Optimizer")
+    instance("map", map, GrowthMap, "a GrowthMap")
+    for role, module in (("teacher", teacher), ("student", student)):
+        instance(role, module, nn.Module, "an nn.Module")
     names = _names(optimizer, teacher)
     owners = dict(student.named_parameters(remove_duplicate=False))
     targets = {name: _target(name, map, owners) for name in names.values()}

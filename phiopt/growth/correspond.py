@@ -95,6 +95,10 @@ class Correspondence:
     """Axes of parameters that are summed over against each other, as weight @ vector is."""
     remarks: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found."""
+    added: dict[str, float] = field(default_factory=dict)
+    """Parameters that only the student's layers have, and the value with which they do nothing."""
+    gone: dict[str, float] = field(default_factory=dict)
+    """The same of the teacher's."""
     moves: Moves | None = None
     """What ψ does with the teacher's inputs."""
 
@@ -151,7 +155,9 @@ class Correspondence:
         known = self.places.get(names[0])
         if known is not None and known.student != names[1]:
             raise AlignmentError(
-                f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student"
+                f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student: "
+                "the teacher shares what the student does not. Share it in the student too, or give the teacher a copy "
+                "for each place"
             )
         terms = [Term(a, b) for a, b in zip(t.shape, s.shape, strict=True)]
         axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -21,10 +22,11 @@ from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
+from phiopt.growth.optional import check_gone
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
-from phiopt.growth.trace import Trace, names_of
+from phiopt.growth.trace import Trace, aliases_of, names_of, tensors_of
 from phiopt.growth.units import demands
 
 
@@ -54,7 +56,8 @@ def derive(
         _check_recurrent(teacher, student, error)
         raise
     state.settle_products()
-    _settle_norms(state)
+    check_gone(state.gone, tensors_of(teacher))
+    inserted = _settle_norms(state, inserted)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
     placements |= _match_unused(state, small.used, large.used, names)
     names.check_places(
@@ -73,6 +76,7 @@ def derive(
         "correspondence": state,
         "inserted": inserted,
         "fresh": {name: shape for name, shape in large.used.items() if name not in taken},
+        "aliases": (aliases_of(teacher), aliases_of(student)),
         "traced": (tuple(example.shape), example.dtype),
     }
 
@@ -259,13 +263,19 @@ def _class_axis(state: Correspondence, axes: Sequence[Axis]) -> int:
     return grown[0] if grown else min(1, len(axes) - 1)
 
 
-def _settle_norms(state: Correspondence) -> None:
+def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
     """Let the weights of normalisations take up what their new units change, or say why that is impossible."""
     _, reasons, factors = demands(state.norms)
     state.remarks |= dict.fromkeys(reasons)
     for norm, factor in factors:
         assert norm.weight is not None
-        state.by_student()[norm.weight].axes[0].term.gain[norm.weight, 0] = factor
+        if norm.weight in state.by_student():
+            state.by_student()[norm.weight].axes[0].term.gain[norm.weight, 0] = factor
+        inserted = [
+            replace(x, value=factor) if x.how == "constant" and x.weight == norm.weight else x
+            for x in inserted
+        ]
+    return list(inserted)
 
 
 def _placement(place: TensorPlace, used: Mapping[str, tuple[int, ...]]) -> Placement:
@@ -290,7 +300,7 @@ def _match_unused(
     out: dict[str, Placement] = {}
     homeless = []
     for name, shape in small.items():
-        if name in state.places:
+        if name in state.places or name in state.gone:
             continue
         module, _, leaf = name.rpartition(".")
         image = names.renamed(module)
@@ -318,6 +328,7 @@ def _check_injective(placements: Mapping[str, Placement]) -> None:
     for name, place in placements.items():
         if place.student in seen:
             raise AlignmentError(
-                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties"
+                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties: "
+                "untie it in the student, or tie it in the teacher too"
             )
         seen[place.student] = name

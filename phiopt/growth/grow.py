@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 from phiopt._attention import plain_attention
 from phiopt._modules import alone, copied, with_tensors
 from phiopt._types import Lift, Params
+from phiopt._values import flag, instance, one_of, part, seed_of, within
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
@@ -95,14 +96,28 @@ def grow(
         >>> torch.allclose(grown(x)[:, :3], small(x), atol=1e-6)
         True
     """
-    if fill not in FILLS:
-        raise ValueError(f"fill={fill!r} is unknown; choose one of {', '.join(sorted(FILLS))}")
-    if not (hasattr(theta, "__float__") and math.isfinite(theta) and theta >= 0):
-        raise ValueError(f"theta={theta!r} must be a number, finite and >= 0")
-    if not hasattr(seed, "__index__"):
-        raise TypeError(f"seed={seed!r} must be a whole number")
-    if not isinstance(map, GrowthMap | None):
-        raise TypeError(f"map={map!r} must be a GrowthMap")
+    for role, module in (("teacher", teacher), ("student", student)):
+        instance(role, module, nn.Module, "an nn.Module")
+    one_of("fill", fill, sorted(FILLS))
+    theta, seed = within("theta", theta, 0, inf), seed_of(seed)
+    if verify is not None:
+        verify = flag("verify", verify)
+    if map is not None:
+        instance("map", map, GrowthMap, "a GrowthMap")
+    if inputs is not None:
+        instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
+    if lift is not None:
+        part("lift", lift, "__call__")
+    if map is not None:
+        map.check_models(teacher, student)
+        if lift is not None and lift is not map.lift and lift != map.lift:
+            raise ValueError(
+                f"lift={lift!r} contradicts map=, whose lift is {map.lift!r}; pass one"
+            )
+        if classes is not None and torch.as_tensor(classes).tolist() != map.classes.tolist():
+            raise ValueError(
+                f"classes={classes!r} contradict map=, whose classes are {map.classes.tolist()}; pass one"
+            )
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)
@@ -150,7 +165,7 @@ def compare(
             an integer input) of the shape that the map was traced with.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
-    small, large = copied(teacher).eval(), copied(student).eval()
+    small, large = copied(teacher, "teacher").eval(), copied(student, "student").eval()
     x = _placed(x, small)
     with plain_attention():
         a = _first(small(x))

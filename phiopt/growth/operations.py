@@ -9,6 +9,7 @@ import torch
 
 from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair
+from phiopt.growth.optional import canonical, paired, settle
 from phiopt.growth.trace import Node, Value
 
 
@@ -27,8 +28,8 @@ class Call:
         return self.state.pair(t, s)
 
     def has(self, name: str) -> bool:
-        """Whether the optional tensor ``name`` is given."""
-        return isinstance(self.t.arguments.get(name), Value)
+        """Whether both take the optional tensor ``name``."""
+        return all(isinstance(n.arguments.get(name), Value) for n in (self.t, self.s))
 
     def listed(self, name: str) -> list[Pair]:
         """The pairs of a list of tensors, equally many on both sides."""
@@ -139,7 +140,7 @@ class Call:
             raise Mismatch(
                 f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
             )
-        inputs = [self.state.pair(t, s) for t, s in zip(self.t.inputs, self.s.inputs, strict=False)]
+        inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
         weight = bool(inputs) and all(p.weight for p in inputs)
         if not weight:
             self.state.made.update(*(a.origins for a in axes))
@@ -209,12 +210,14 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     Raises:
         AlignmentError: There is no rule, or the operation equates axes that differ.
     """
+    teacher, student = canonical(teacher), canonical(student)
     call = Call(state, teacher, student)
     rule = RULES.get(teacher.name)
     if rule is None and _acts_on_each_coordinate(teacher):
         rule = RULES["pointwise"]
     where = f"at {student} (the teacher's {teacher})"
     try:
+        settle(state, teacher, student)
         if rule is not None:
             rule(call)
             call.remark_options()
@@ -243,5 +246,5 @@ def _equal(state: Correspondence, t: Value, s: Value) -> bool:
 
 
 def _values(teacher: Node, student: Node) -> Iterable[tuple[Value, Value]]:
-    yield from zip(teacher.inputs, student.inputs, strict=False)
+    yield from paired(teacher, student)
     yield from zip(teacher.outputs, student.outputs, strict=False)

@@ -15,7 +15,7 @@ from phiopt._json import WHOLE, Field
 from phiopt._types import Lift
 from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import aliases_of, tensors_of
 
 if TYPE_CHECKING:
     from phiopt.growth.map import GrowthMap
@@ -89,6 +89,7 @@ def load(
         "remarks": [remark.text() for remark in about["remarks"].items()],
         "inserted": [_inserted(layer) for layer in about["inserted"].items()],
         "fresh": fresh,
+        "aliases": (aliases_of(teacher), aliases_of(student)),
         "traced": _example(example) if example.value else example.value,
     }
     if tensors:
@@ -157,7 +158,8 @@ def _inserted(field: Field) -> Inserted:
         None if parts[key].value is None else parts[key].text() for key in ("weight", "bias")
     )
     how = parts["how"].text(get_args(get_type_hints(Inserted)["how"]))
-    return Inserted(how, parts["module"].text(), weight, bias, parts["eps"].number())  # type: ignore[arg-type]
+    numbers = parts["eps"].number(), parts["value"].number()
+    return Inserted(how, parts["module"].text(), weight, bias, *numbers)  # type: ignore[arg-type]
 
 
 def _example(field: Field) -> tuple[tuple[int, ...], torch.dtype]:

@@ -323,7 +323,7 @@ def _stray(grown: Params, large: Params) -> str | None:
 
 def _seed(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (a forward pass may draw from the global generator)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (a forward pass may draw from the global generator)
     torch.manual_seed(seed)
 
 

@@ -34,7 +34,7 @@ def bmm(call: Call) -> None:
 
 @register_rule("addmm", "addmv", "baddbmm")
 def addmm(call: Call) -> None:
-    bias = call.pair("self")
+    bias = call.pair("self") if call.has("self") else None
     first, second = ("batch1", "batch2") if "batch1" in call.t.arguments else ("mat1", "mat2")
     if "vec" in call.t.arguments:
         first, second = "mat", "vec"
@@ -43,10 +43,10 @@ def addmm(call: Call) -> None:
     call.contract(a, len(a.axes) - 1, b, lead if second != "vec" else 0)
     axes = [call.join(x, y) for x, y in zip(a.axes[:lead], b.axes[:lead], strict=True)]
     axes += [a.axes[lead], *(b.axes[lead + 1 :] if second != "vec" else ())]
-    for i in range(1, len(bias.axes) + 1):
-        if bias.axes[-i].size != (1, 1):
+    for i in range(1, len(bias.axes) + 1 if bias else 1):
+        if bias and bias.axes[-i].size != (1, 1):
             axes[-i] = call.join(axes[-i], bias.axes[-i])
-    call.set(axes, scales=linear_in(axes, a, b) if bias.weight else None)
+    call.set(axes, scales=linear_in(axes, a, b) if bias is None or bias.weight else None)
 
 
 @register_rule("embedding")

@@ -3,6 +3,7 @@
 from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Axis, Pair
 from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.optional import paired
 from phiopt.growth.trace import Value
 
 
@@ -26,7 +27,7 @@ def broadcast(call: Call, operands: list[Pair]) -> list[Axis]:
 
 
 def tensors(call: Call) -> list[Pair]:
-    return [call.state.pair(t, s) for t, s in zip(call.t.inputs, call.s.inputs, strict=True)]
+    return [call.state.pair(t, s) for t, s in paired(call.t, call.s)]
 
 
 _SOFTMAXES = {"_softmax", "_log_softmax", "softmax", "log_softmax"}

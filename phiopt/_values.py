@@ -1,0 +1,154 @@
+"""What a user may give to the library's functions and objects, checked: numbers, as floats or as tensors
+to differentiate in, counts, seeds, flags, words, and other objects.
+
+Every error names the argument, its value and the rule, in one form: ``name: got value, must be rule``.
+"""
+
+import os
+from collections.abc import Collection
+from difflib import get_close_matches
+from math import inf
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from phiopt._transforms import batched
+
+Scalar = float | Tensor
+
+LONGEST = 100
+"""Of a value's text in an error, in characters."""
+
+
+def shown(value: object) -> str:
+    """The value in an error: its text, cut where it is long; of a tensor its shape and dtype."""
+    if isinstance(value, Tensor) and value.dim():
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def scalar(name: str, value: object) -> Scalar:
+    """``value`` as a float, or as the 0-dimensional floating tensor it is; anything else is refused
+    by ``name``.
+    """
+    if isinstance(value, Tensor):
+        if value.dim() or not value.is_floating_point():
+            raise TypeError(
+                f"{name}: got a tensor of shape {tuple(value.shape)} and dtype {value.dtype}, "
+                "must be a number or a 0-dimensional floating tensor"
+            )
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: got {shown(value)}, must be a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name}: got {shown(value)}, must fit into a float") from error
+
+
+def known(value: Scalar) -> float | None:
+    """The number itself; None under ``torch.vmap``, where one tensor stands for many."""
+    if isinstance(value, Tensor):
+        if batched(value):
+            return None
+        return float(value.detach())
+    return value
+
+
+def count(name: str, value: object, least: int = 1) -> int:
+    """``value``, NumPy's too, as an int if it is a whole number of at least ``least``; else an error by
+    ``name``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: got {shown(value)}, must be a whole number")
+    if value < least:
+        raise ValueError(f"{name}: got {shown(value)}, must be at least {least}")
+    return int(value)
+
+
+def seed_of(value: object) -> int:
+    """``value`` if every generator takes it for a seed: 0 to 2⁶³ − 1; else an error."""
+    seed = count("seed", value, least=0)
+    if seed >= 2**63:
+        raise ValueError(f"seed: got {shown(seed)}, must be below 2**63")
+    return seed
+
+
+def flag(name: str, value: object) -> bool:
+    """``value`` if it is True or False, NumPy's too; else an error by ``name``: text such as "no" would
+    count as True.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: got {shown(value)}, must be True or False")
+    return bool(value)
+
+
+def number(name: str, value: object) -> float:
+    """``value`` as a float, off any graph; else an error by ``name``."""
+    value = scalar(name, value)
+    return float(value.detach()) if isinstance(value, Tensor) else value
+
+
+def fraction(name: str, value: object) -> float:
+    """``value`` if it is a number between 0 and 1, neither of them; else an error by ``name``."""
+    found = number(name, value)
+    if not 0 < found < 1:
+        raise ValueError(f"{name}: got {found}, must lie between 0 and 1")
+    return found
+
+
+def positive(name: str, value: object) -> float:
+    """``value`` if it is a positive, finite number; else an error by ``name``."""
+    found = number(name, value)
+    if not 0 < found < inf:
+        raise ValueError(f"{name}: got {found}, must be positive and finite")
+    return found
+
+
+def within(name: str, value: object, low: float, high: float) -> float:
+    """``value`` if it is a finite number from ``low`` to ``high``; else an error by ``name``."""
+    found = number(name, value)
+    if not (low <= found <= high and -inf < found < inf):
+        rule = f"lie in [{low:g}, {high:g}]"
+        if high == inf:
+            rule = "be finite" if low == -inf else f"be at least {low:g} and finite"
+        raise ValueError(f"{name}: got {found}, must {rule}")
+    return found
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """An error by ``name`` unless ``value`` is among the words ``allowed``; it asks whether a close one
+    was meant.
+    """
+    if isinstance(value, str) and value in allowed:
+        return
+    close = get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"{name}: got {shown(value)}, must be one of {', '.join(allowed)}{meant}")
+
+
+def part(name: str, value: object, method: str) -> None:
+    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method; a class is none."""
+    if isinstance(value, type):
+        raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
+    if not hasattr(value, method):
+        what = "a callable" if method == "__call__" else f"an object with {method}()"
+        raise TypeError(f"{name}: got {shown(value)}, which has no {method}(); must be {what}")
+
+
+def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], rule: str) -> None:
+    """A ``TypeError`` by ``name`` unless ``value`` is of this kind, which ``rule`` says in words."""
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
+        raise TypeError(f"{name}: got {got}, must be {rule}")
+
+
+def path_of(name: str, value: object) -> None:
+    """An error by ``name`` unless ``value`` is a path of some length."""
+    instance(name, value, (str, os.PathLike), "a path")
+    if not os.fspath(value):  # type: ignore[call-overload]
+        raise ValueError(f"{name}: got {shown(value)}, must be a path")
