@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from phiopt.growth.axes import Origin, Size, Term, split_cat
+from phiopt.growth.lifted import Moves
 from phiopt.growth.trace import Node, Trace, Value
 
 
@@ -26,6 +27,11 @@ class Axis:
 
     @property
     def grown(self) -> bool:
+        return self.term.t != self.term.s
+
+    @property
+    def moved(self) -> bool:
+        """Whether it grows, or has its coordinates in another order."""
         return not self.term.same
 
 
@@ -89,6 +95,12 @@ class Correspondence:
     """Axes of parameters that are summed over against each other, as weight @ vector is."""
     remarks: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found."""
+    added: dict[str, float] = field(default_factory=dict)
+    """Parameters that only the student's layers have, and the value with which they do nothing."""
+    gone: dict[str, float] = field(default_factory=dict)
+    """The same of the teacher's."""
+    moves: Moves | None = None
+    """What ψ does with the teacher's inputs."""
 
     def __post_init__(self) -> None:
         self._by_student: dict[str, TensorPlace] = {}

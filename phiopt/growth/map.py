@@ -18,6 +18,7 @@ from phiopt.growth.placement import Placement
 from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
 from phiopt.growth.table import table
+from phiopt.objective._numbers import instance, part, path_of, seed_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,8 +79,8 @@ class GrowthMap:
             teacher: The trained model. Run once on tensors without storage, in evaluation mode; never modified.
             student: The larger model. Run and left likewise.
             lift: ψ, a callable from a batch of the teacher's inputs to one of the student's. ``None``: inferred from
-                the input shapes. Of a plain callable the teacher's inputs are taken to sit first on each axis; a
-                `phiopt.lift` object says where they sit.
+                the input shapes. Where a plain callable puts the teacher's coordinates and, for an embedding's rows,
+                its tokens, is found by applying it to probes; a `phiopt.lift` object says it.
             classes: Student output index of each teacher class. ``None``: the first ``c1``.
             inputs: A batch of the teacher's inputs, for its shape and dtype. ``None``: a shape is found that the
                 teacher accepts.
@@ -97,6 +98,14 @@ class GrowthMap:
             >>> phiopt.GrowthMap.between(small, large).mask()["2.weight"].sum()
             tensor(24)
         """
+        for role, module in (("teacher", teacher), ("student", student)):
+            instance(role, module, nn.Module, "an nn.Module")
+        if lift is not None:
+            part("lift", lift, "__call__")
+        if inputs is not None:
+            instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
+        if correspondence is not None:
+            instance("correspondence", correspondence, Mapping, "a mapping of module names")
         return cls(**derive(teacher, student, lift, classes, inputs, correspondence))
 
     def embed(self, u: Params, into: Params) -> Params:
@@ -154,6 +163,7 @@ class GrowthMap:
 
     def example(self, seed: int = 0) -> Tensor:
         """A random batch of 8 inputs of the teacher's, of the shape that the map was traced with."""
+        seed = seed_of(seed)
         if self.traced is None:
             raise ValueError("this map was not traced here; pass inputs=")
         shape, dtype = self.traced
@@ -171,10 +181,13 @@ class GrowthMap:
         Raises:
             ImportError: matplotlib is not installed.
         """
+        if path is not None:
+            path_of("path", path)
         return plot(self, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map to a safetensors file with a JSON header, in one step; no pickle."""
+        path_of("path", path)
         save(self, path)
 
     @staticmethod
@@ -198,6 +211,11 @@ class GrowthMap:
             ValueError: The file is no map, belongs to other models (the message says what differs), or ``lift`` is
                 missing or superfluous.
         """
+        path_of("path", path)
+        for role, module in (("teacher", teacher), ("student", student)):
+            instance(role, module, nn.Module, "an nn.Module")
+        if lift is not None:
+            part("lift", lift, "__call__")
         return GrowthMap(**load(path, teacher, student, lift))
 
     def __str__(self) -> str:

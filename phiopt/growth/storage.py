@@ -157,7 +157,8 @@ def _inserted(field: Field) -> Inserted:
         None if parts[key].value is None else parts[key].text() for key in ("weight", "bias")
     )
     how = parts["how"].text(get_args(get_type_hints(Inserted)["how"]))
-    return Inserted(how, parts["module"].text(), weight, bias, parts["eps"].number())  # type: ignore[arg-type]
+    numbers = parts["eps"].number(), parts["value"].number()
+    return Inserted(how, parts["module"].text(), weight, bias, *numbers)  # type: ignore[arg-type]
 
 
 def _example(field: Field) -> tuple[tuple[int, ...], torch.dtype]:

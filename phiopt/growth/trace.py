@@ -76,7 +76,13 @@ class Trace:
 
 
 @torch.inference_mode(False)  # inference tensors keep composite operations whole
-def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
+def trace(
+    module: nn.Module,
+    *inputs: Tensor,
+    values: bool = False,
+    tensors: Params | None = None,
+    keep: dict[int, Tensor] | None = None,
+) -> Trace:
     """Record the forward pass of ``module`` on inputs of these shapes and dtypes.
 
     Args:
@@ -84,8 +90,10 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
             forward pass assigns to its attributes, such as a kept activation, are put back.
         inputs: Example inputs; with ``values=False`` only their shapes and dtypes matter.
         values: Compute with real values, for modules whose control flow depends on them.
+        tensors: Values for all parameters and buffers in place of the module's own.
+        keep: Filled with a copy of what every operation makes, by the id of its value.
     """
-    state = tensors_of(module)
+    state = tensors_of(module) if tensors is None else tensors
     if values:
         device = next(iter(state.values())).device
         given, state_in = (
@@ -97,7 +105,7 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
             tuple(x.to("meta") for x in inputs),
             {k: v.to("meta") for k, v in state.items()},
         )
-    recorder = _Recorder(meta=not values)
+    recorder = _Recorder(meta=not values, keep=keep)
     for x in (*given, *state_in.values()):
         recorder.taint(x)
     with (
@@ -157,9 +165,10 @@ def _plain_kernels() -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, *, meta: bool) -> None:
+    def __init__(self, *, meta: bool, keep: dict[int, Tensor] | None = None) -> None:
         super().__init__()
         self.meta = meta
+        self.keep = keep
         self.nodes: list[tuple[Node, set[int], set[int]]] = []
         self._ids: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # keeps every id() unique while recording
@@ -222,6 +231,8 @@ class _Recorder(TorchDispatchMode):
             if any(x is y for y in inputs):
                 self._renew(x)  # changed in place: a new value in the same tensor
         node = Node(name, func, arguments, tuple(self.value(x) for x in outputs), self._path[-1])
+        if self.keep is not None and name != "identity":
+            self.keep |= {self.value(x).id: x.clone() for x in outputs}
         self.nodes.append((node, {_storage(x) for x in inputs}, {_storage(x) for x in outputs}))
         return out
 

@@ -13,6 +13,7 @@ from phiopt import _files
 from phiopt._json import Field
 from phiopt._modules import with_tensors
 from phiopt.objective import Lambdas
+from phiopt.objective._numbers import instance, path_of
 from phiopt.solve.solution import Certificate, Solution, Spectrum, Stats, Status
 
 _KIND = "solution"
@@ -26,6 +27,7 @@ _HINTS: dict[Any, dict[str, Any]] = {
 
 def save(solution: Solution, path: str | os.PathLike[str]) -> None:
     """Write ``solution``; λ that are tensors are kept as numbers, without their graph."""
+    path_of("path", path)
     held = dict(solution.student.named_parameters()) | dict(solution.student.named_buffers())
     about = {
         f.name: _plain(getattr(solution, f.name)) for f in fields(solution) if f.name not in _APART
@@ -35,6 +37,8 @@ def save(solution: Solution, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
     """Read a solution into a copy of ``student``, which is checked against it."""
+    path_of("path", path)
+    instance("student", student, nn.Module, "an nn.Module")
     tensors, about = _files.read(path, _KIND)
     held = {**dict(student.named_parameters()), **dict(student.named_buffers())}
     found = {name: tuple(value.shape) for name, value in held.items()}

@@ -224,7 +224,7 @@ def select(call: Call) -> None:
     x = call.pair("self")
     t, s = call.both("index")
     dim = call.dim("dim", len(x.axes))
-    if x.axes[dim].grown:
+    if x.axes[dim].moved:
         size = x.axes[dim].size
         old, new = t % size[0], s % size[1]
         try:  # the teacher's coordinate sits at the student's
@@ -274,7 +274,7 @@ def slice_(call: Call) -> None:
         slice(n.arguments["start"], n.arguments["end"]).indices(size)[:2]
         for n, size in zip((call.t, call.s), axis.size, strict=True)
     )
-    if not axis.grown and call.out()[dim][0] == call.out()[dim][1]:
+    if not axis.moved and call.out()[dim][0] == call.out()[dim][1]:
         piece = axis.term if axis.size == call.out()[dim] else Term(*call.out()[dim])
     elif step == 1:
         rest = axis.size[0] - t1, axis.size[1] - s1
@@ -290,11 +290,11 @@ def slice_(call: Call) -> None:
 
 @register_rule("roll", "flip")
 def reorder(call: Call) -> None:
-    """Only axes that do not grow may change their order."""
+    """Only axes that neither grow nor are reordered may change their order."""
     x = call.pair("self")
     for dim in call.dims("dims", len(x.axes)):
-        if x.axes[dim].grown:
-            raise Mismatch(f"{call.t.name} along axis {dim}, which grows")
+        if x.axes[dim].moved:
+            raise Mismatch(f"{call.t.name} along axis {dim}, which grows or is reordered")
     call.set(x.axes, scales=x.scales)
 
 

@@ -12,6 +12,8 @@ from phiopt.lift import nearest_places
 def slide(call: Call, axis: Axis, out: Size, scale: float, shift: float = 0.0) -> Axis:
     """The axis of output positions, when the input at position p is output at ``scale p + shift``."""
     if out[0] == out[1]:
+        if axis.moved and not axis.grown:
+            call.remark("the lift moves positions, which are no longer beside their neighbours")
         return Axis(Term(*out))
     given = places(axis.term)
     unify(axis.term, fixed(given, axis.size[1], external=True))
@@ -80,6 +82,9 @@ def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: boo
         if kernel.grown and shift:
             call.remark("a larger kernel without the padding that keeps its centre")
         size = call.out()[-n + i]
+        if kernel.size == (1, 1) and stride[i] == 1 and shift == 0 and size == axis.size:
+            out.append(axis)
+            continue
         if transposed:
             out.append(slide(call, axis, size, stride[i], -shift))
         else:
@@ -116,7 +121,7 @@ def resample(call: Call) -> None:
     n = next(d for d in (1, 2, 3) if f"{d}d" in call.t.name)
     lead = len(x.axes) - n
     for d in range(lead, len(x.axes)):
-        if x.axes[d].grown:
+        if x.axes[d].moved:
             call.remark(f"{call.t.name} over a widened axis")
     axes = [
         Axis(fixed(nearest_places(*size), size[1], external=True)) for size in call.out()[lead:]
