@@ -155,7 +155,9 @@ class Correspondence:
         known = self.places.get(names[0])
         if known is not None and known.student != names[1]:
             raise AlignmentError(
-                f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student"
+                f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student: "
+                "the teacher shares what the student does not. Share it in the student too, or give the teacher a copy "
+                "for each place"
             )
         terms = [Term(a, b) for a, b in zip(t.shape, s.shape, strict=True)]
         axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))

@@ -26,7 +26,7 @@ from phiopt.growth.optional import check_gone
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
-from phiopt.growth.trace import Trace, names_of, tensors_of
+from phiopt.growth.trace import Trace, aliases_of, names_of, tensors_of
 from phiopt.growth.units import demands
 
 
@@ -76,6 +76,7 @@ def derive(
         "correspondence": state,
         "inserted": inserted,
         "fresh": {name: shape for name, shape in large.used.items() if name not in taken},
+        "aliases": (aliases_of(teacher), aliases_of(student)),
         "traced": (tuple(example.shape), example.dtype),
     }
 
@@ -327,6 +328,7 @@ def _check_injective(placements: Mapping[str, Placement]) -> None:
     for name, place in placements.items():
         if place.student in seen:
             raise AlignmentError(
-                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties"
+                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties: "
+                "untie it in the student, or tie it in the teacher too"
             )
         seen[place.student] = name

@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_flatten
 from phiopt._attention import plain_attention
 from phiopt._modules import alone, copied, with_tensors
 from phiopt._types import Lift, Params
+from phiopt._values import flag, instance, one_of, part, seed_of, within
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
 from phiopt.growth.verify import verify as held_against
-from phiopt.objective._numbers import flag, instance, one_of, part, seed_of, within
 
 _log = logging.getLogger("phiopt")
 EXACT = 1e-5
@@ -108,6 +108,16 @@ def grow(
         instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
     if lift is not None:
         part("lift", lift, "__call__")
+    if map is not None:
+        map.check_models(teacher, student)
+        if lift is not None and lift is not map.lift and lift != map.lift:
+            raise ValueError(
+                f"lift={lift!r} contradicts map=, whose lift is {map.lift!r}; pass one"
+            )
+        if classes is not None and torch.as_tensor(classes).tolist() != map.classes.tolist():
+            raise ValueError(
+                f"classes={classes!r} contradict map=, whose classes are {map.classes.tolist()}; pass one"
+            )
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)
@@ -155,7 +165,7 @@ def compare(
             an integer input) of the shape that the map was traced with.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
-    small, large = copied(teacher).eval(), copied(student).eval()
+    small, large = copied(teacher, "teacher").eval(), copied(student, "student").eval()
     x = _placed(x, small)
     with plain_attention():
         a = _first(small(x))

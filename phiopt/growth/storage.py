@@ -15,7 +15,7 @@ from phiopt._json import WHOLE, Field
 from phiopt._types import Lift
 from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import aliases_of, tensors_of
 
 if TYPE_CHECKING:
     from phiopt.growth.map import GrowthMap
@@ -89,6 +89,7 @@ def load(
         "remarks": [remark.text() for remark in about["remarks"].items()],
         "inserted": [_inserted(layer) for layer in about["inserted"].items()],
         "fresh": fresh,
+        "aliases": (aliases_of(teacher), aliases_of(student)),
         "traced": _example(example) if example.value else example.value,
     }
     if tensors:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,17 @@ class Node:
     arguments: dict[str, Any]
     outputs: tuple[Value, ...]
     module: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        operator = self.target
+        return vars(self) | {
+            "target": (operator.namespace, operator._opname, operator._overloadname)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        namespace, name, overload = state["target"]
+        packet = getattr(getattr(torch.ops, namespace), name)
+        vars(self).update(state | {"target": getattr(packet, overload)})
 
     @property
     def inputs(self) -> list[Value]:
@@ -143,12 +155,41 @@ def names_of(module: nn.Module) -> dict[str, list[str]]:
     return names
 
 
+def aliases_of(module: nn.Module) -> dict[str, str]:
+    """The first name of each tied tensor, by its others."""
+    listed = names_of(module).items()
+    return {name: first for first, names in listed for name in names if name != first}
+
+
 @contextlib.contextmanager
 def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    with unchanged(module):
+    with unchanged(module), _without_hooks(module):
         for part in module.modules():
             part.training = False
         yield
+
+
+@contextlib.contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """Without the user's forward hooks, which are for runs of the user's own. Those of PyTorch stay, as they compute
+    weights."""
+    taken = []
+    for part in module.modules():
+        for kind in ("_forward_pre_hooks", "_forward_hooks"):
+            hooks = getattr(part, kind)
+            kept = {
+                key: hook
+                for key, hook in hooks.items()
+                if str(getattr(hook, "__module__", "")).startswith("torch.")
+            }
+            if len(kept) < len(hooks):
+                taken.append((part, kind, hooks))
+                setattr(part, kind, OrderedDict(kept))
+    try:
+        yield
+    finally:
+        for part, kind, hooks in taken:
+            setattr(part, kind, hooks)
 
 
 @contextlib.contextmanager
