@@ -34,11 +34,13 @@ from phiopt.solve import (
     fingerprint,
     fresh_draws,
     perturbed,
+    together,
     verdict,
 )
 
 
 @alone()
+@together
 def initialize(
     teacher: nn.Module,
     student: nn.Module,
@@ -123,6 +125,7 @@ def initialize(
 
     Raises:
         SolveError: The solver failed (its ``solution`` attribute holds the best there is).
+        ConnectionError: Another process of ``process_group`` has ended, or has failed by itself.
         ValueError, TypeError: An argument breaks its rule; the gradient of the loss is not that of
             its values, for a layer or the loss detaches, rounds or differentiates by hand; or a layer
             of the student has no third derivative although λ4 > 0 (see `check`). Named before any work.

@@ -5,6 +5,7 @@ from phiopt.solve.batched import Posed, solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.clip import clipped
 from phiopt.solve.deterministic import LBFGS, NewtonCG
+from phiopt.solve.exchange import together
 from phiopt.solve.mask import masked
 from phiopt.solve.normalise import normalised
 from phiopt.solve.parallel import data_parallel
@@ -48,5 +49,6 @@ __all__ = [
     "normalised",
     "perturbed",
     "solve_many",
+    "together",
     "verdict",
 ]

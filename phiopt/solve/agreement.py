@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt.data import Batch, Data
+from phiopt.solve.exchange import LostError, all_reduce
 
 TOLD = 400
 """Bytes of a failure that other processes are told."""
@@ -37,7 +38,7 @@ def agreeing(data: Data, group: ProcessGroup, device: torch.device) -> Data:
         sketches = [_sketch(part) if batch else nothing for part in batch or (failed, failed)]
         sketch = torch.cat(sketches)
         ends = torch.cat([failed, sketch, -sketch])
-        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
+        all_reduce(ends, group, dist.ReduceOp.MAX)
         if ends[0]:
             return error or RuntimeError("data: reading failed in another process")
         if not torch.equal(ends[1:7], -ends[7:]):
@@ -93,7 +94,7 @@ def failing_together(group: ProcessGroup | None, device: torch.device) -> Iterat
     """
     try:
         yield
-    except ElsewhereError:
+    except (ElsewhereError, LostError):
         raise
     except Exception as error:
         if group is not None:
@@ -111,7 +112,7 @@ def _failures(group: ProcessGroup, device: torch.device, error: Exception | None
         )
         letters = list(text.encode()[:TOLD])
         told[rank, : len(letters)] = torch.tensor(letters, dtype=torch.int32, device=device)
-    dist.all_reduce(told, op=dist.ReduceOp.MAX, group=group)
+    all_reduce(told, group, dist.ReduceOp.MAX)
     texts = (bytes(row).rstrip(b"\0").decode(errors="ignore") for row in told.tolist())
     return [text for text in texts if text]
 
@@ -129,7 +130,7 @@ def check_agreement(group: ProcessGroup, held: dict[str, Tensor]) -> None:
     for name, value in held.items():
         sketch = _sketch(value)
         ends = torch.cat([sketch, -sketch])
-        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
+        all_reduce(ends, group, dist.ReduceOp.MAX)
         if not torch.equal(ends[:3], -ends[3:]):
             raise ValueError(f"process_group: {name} {_DIFFERS}")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt._types import Model, Params
+from phiopt.solve.exchange import all_reduce
 from phiopt.solve.vector import to_params, to_vector
 
 
@@ -28,7 +29,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, group: ProcessGroup) -> Tensor:
         total = x.contiguous().clone()
-        dist.all_reduce(total, group=group)
+        all_reduce(total, group)
         return total
 
     @staticmethod

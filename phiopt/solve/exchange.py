@@ -1,0 +1,120 @@
+"""Sums over the processes of a group. Where one process is lost, the others end with an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+INTERVAL = timedelta(seconds=2)
+"""A process that waits for the others looks this often whether one of them has told of a failure."""
+
+
+class LostError(ConnectionError):
+    """Another process of the group has ended, cannot be reached, or has failed by itself. The group is
+    of no use from then on.
+    """
+
+
+@dataclass
+class _State:
+    """Of a group, in this process: the number of calls that all have begun, and what was lost."""
+
+    calls: int = 0
+    lost: str = ""
+
+    @property
+    def key(self) -> str:
+        """Where in the group's store a failure of this call is told."""
+        return f"phiopt/failed/{self.calls}"
+
+
+_states: WeakKeyDictionary[ProcessGroup, _State] = WeakKeyDictionary()
+
+
+def all_reduce(tensor: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> None:
+    """`torch.distributed.all_reduce`, in place. `LostError` where a process is lost.
+
+    Over gloo only the neighbours of a process that has ended see their connections close. The others
+    would wait for the neighbours; they learn of the failure from the group's store, where `together`
+    tells it.
+    """
+    state = _states.setdefault(group, _State())
+    if state.lost:
+        raise LostError(state.lost)
+    try:
+        if tensor.device.type == "cpu":
+            _watched(tensor, group, op, state)
+        else:
+            dist.all_reduce(tensor, op=op, group=group)
+    except LostError as error:
+        state.lost = str(error)
+        raise
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        state.lost = (
+            "process_group: a process of the group has ended, or cannot be reached; start all of them "
+            f"again ({first})"
+        )
+        raise LostError(state.lost) from error
+
+
+def _watched(tensor: Tensor, group: ProcessGroup, op: Any, state: _State) -> None:
+    work = dist.all_reduce(tensor, op=op, group=group, async_op=True)
+    failed = False
+    while not work.is_completed():
+        with suppress(RuntimeError):  # the interval is over; `wait` below raises what else there is
+            work.wait(INTERVAL)
+        # A failure in all processes alike is told too; an interval later this one has come to it itself.
+        if failed and not work.is_completed():
+            raise LostError(f"process_group: {group.get_group_store().get(state.key).decode()}")
+        failed = group.get_group_store().check([state.key])
+    work.wait()
+
+
+def together(call: Callable[P, T]) -> Callable[P, T]:
+    """Of a function that all processes of its ``process_group`` call together, if that is given: what
+    is raised in one of them is told to the others, who may wait for it.
+
+    `LostError` is then not taken for another error, nor does it go by unseen.
+    """
+
+    @wraps(call)
+    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        group = kwargs.get("process_group")
+        if not isinstance(group, ProcessGroup):
+            return call(*args, **kwargs)
+        state = _states.setdefault(group, _State())
+        state.calls += 1
+        try:
+            result = call(*args, **kwargs)
+            if state.lost:
+                raise LostError(state.lost)
+        except BaseException as error:
+            _tell(group, state, error)
+            if state.lost and isinstance(error, Exception) and not isinstance(error, LostError):
+                raise LostError(state.lost) from error
+            raise
+        return result
+
+    return told
+
+
+def _tell(group: ProcessGroup, state: _State, error: BaseException) -> None:
+    rank = dist.get_global_rank(group, dist.get_rank(group))
+    own = f"rank {rank} failed with {type(error).__name__}: {error}"
+    text = state.lost.removeprefix("process_group: ") or own
+    with suppress(RuntimeError):  # the store may have gone with the process
+        if not group.get_group_store().check([state.key]):
+            group.get_group_store().set(state.key, text)
