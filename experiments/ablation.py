@@ -124,10 +124,13 @@ def _fill(
                     directory.refuse(name, "learn", seed, f"teacher: {error}")
                 tqdm.write(f"{name}, seeds {group}: teacher: {error}", file=sys.stderr)
                 continue
-            for first in range(0, len(missing), CHUNK):
-                for record in lattice.solved(scenes, missing[first : first + CHUNK]):
-                    _write(directory, name, label(record["point"]), record)
-                    bar.update()
+            for first in range(0, len(points), CHUNK):
+                # All of them or none: the last bits depend on what is solved together.
+                chunk = points[first : first + CHUNK]
+                for record in lattice.solved(scenes, chunk) if {*missing} & {*chunk} else ():
+                    if tuple(record["point"]) in missing:
+                        _write(directory, name, label(record["point"]), record)
+                        bar.update()
             for scene in scenes:
                 if scene.seed in unlearned:
                     try:
