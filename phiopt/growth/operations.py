@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
+from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair
 from phiopt.growth.trace import Node, Value
 
@@ -119,7 +120,7 @@ class Call:
         Whole numbers may be sizes, but for operations on each coordinate.
         """
         kinds: tuple[type, ...] = (bool, float, str)
-        if _acts_on_each_coordinate(self.t):
+        if acts_on_each_coordinate(self.t.target, self.t.name):
             kinds = (*kinds, int)
         for name, t in self.t.arguments.items():
             s = self.s.arguments.get(name)
@@ -195,14 +196,6 @@ def register_rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
-def _acts_on_each_coordinate(node: Node) -> bool:
-    """Whether the operation or, as the tag is often missing in place, its functional twin says so."""
-    operator = node.target
-    twin = getattr(torch.ops.aten, node.name, operator.overloadpacket)
-    same = getattr(twin, operator._overloadname, operator)
-    return any(torch.Tag.pointwise in x.tags for x in (operator, same))
-
-
 def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     """Apply the rule of one aligned pair of operations.
 
@@ -211,7 +204,7 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     """
     call = Call(state, teacher, student)
     rule = RULES.get(teacher.name)
-    if rule is None and _acts_on_each_coordinate(teacher):
+    if rule is None and acts_on_each_coordinate(teacher.target, teacher.name):
         rule = RULES["pointwise"]
     where = f"at {student} (the teacher's {teacher})"
     try:
