@@ -18,8 +18,10 @@ from phiopt.growth.align import align
 from phiopt.growth.axes import Mismatch, Term, find, fixed, unify
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair, TensorPlace
 from phiopt.growth.example import accepted, recorded
+from phiopt.growth.factors import check_rescaled
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.operations import apply
+from phiopt.growth.options import compare_constants
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
@@ -50,8 +52,10 @@ def derive(
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
         raise
+    compare_constants(state)
     state.settle_products()
     _settle_norms(state)
+    check_rescaled(state)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
     placements |= _match_unused(state, small.used, large.used)
     _check_injective(placements)

@@ -45,7 +45,8 @@ def addmm(call: Call) -> None:
     for i in range(1, len(bias.axes) + 1):
         if bias.axes[-i].size != (1, 1):
             axes[-i] = call.join(axes[-i], bias.axes[-i])
-    call.set(axes, scales=linear_in(axes, a, b) if bias.weight else None)
+    summed = bias.weight and any(axis.origins for axis in bias.axes)  # else a constant
+    call.set(axes, scales=linear_in(axes, a, b) if summed else None)
 
 
 @register_rule("embedding")
