@@ -10,8 +10,8 @@ from phiopt.growth.correspond import AlignmentError, Correspondence
 from phiopt.growth.trace import Node, Value
 
 _PRODUCTS = {"addmm", "mm", "convolution"}
-_HARMLESS = {"view", "transpose", "t", "dropout", "expand"}
-_IDEMPOTENT = {"relu", "hardtanh", "clamp", "clamp_min", "max_pool2d_with_indices"}
+_HARMLESS = {"view", "dropout", "expand"}
+_IDEMPOTENT = {"relu", "hardtanh", "clamp", "clamp_min"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Insertions:
         """Let the output of the student's own operation stand for the teacher's value that flows into it."""
         twins = self.state.twins
         through = [v for v in node.inputs if v.id in twins and v.shape == node.outputs[0].shape]
+        self._check_written(node)
         if not through:
             return
         source, branch = through[0], None
@@ -66,6 +67,17 @@ class Insertions:
             )
         elif node.name not in _HARMLESS and not self._repeats(node, source):
             self.found[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+
+    def _check_written(self, node: Node) -> None:
+        """Parameters that only the student writes into in passing, as a bound on the norm of rows does."""
+        for argument in node.target._schema.arguments:
+            value = node.arguments.get(argument.name)
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and isinstance(value, Value) and value.id in self.state.student.tensors:
+                name = self.state.student.tensors[value.id]
+                self.state.remarks[
+                    f"{_where(node)}: the student's {node.name} changes {name!r}; the teacher has no such operation"
+                ] = None
 
     def omit(self, node: Node) -> None:
         """Let a sum of the teacher that the student does not have stand for its later operand."""
@@ -130,7 +142,8 @@ class Insertions:
         while v.id in self.producers:
             before = self.producers[v.id]
             if before.name == node.name:
-                return node.name in _IDEMPOTENT
+                options = [{k: x for k, x in n.arguments.items() if k != "self"} for n in (node, before)]
+                return node.name in _IDEMPOTENT and options[0] == options[1]
             if id(before) not in self.source:
                 return False
             v = self.source[id(before)]
@@ -145,7 +158,10 @@ class Insertions:
             value = node.inputs[0]
         if value.id in self.state.student.tensors:
             return Inserted("zero", "", self.state.student.tensors[value.id], None)
-        raise AlignmentError("an inserted residual branch has no parameter that could silence it")
+        raise AlignmentError(
+            "an inserted residual branch has no parameter that could silence it: the student adds what the teacher "
+            "does not have, as a mask or another constant; give both models the same"
+        )
 
     def _parameters(self, node: Node) -> list[str]:
         """Parameters among the arguments, seen through the transposes and views that bring them there."""

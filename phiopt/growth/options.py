@@ -30,7 +30,8 @@ _IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled", "stable", 
 _SIZES = {"size", "sizes", "shape", "normalized_shape", "output_size", "split_size", "split_sizes", "sections",
           "chunks", "N", "C", "HxW", "last_dim_size"}  # fmt: skip
 """Arguments that the shapes of inputs and outputs say as well."""
-_OPTIONAL = {"weight", "bias", "running_mean", "running_var"}
+_PARAMETERS = {"weight", "bias"}
+"""Tensors that a layer may be without."""
 _DIMS = {"dim", "dims", "dim0", "dim1", "dimension", "axis"}
 _SLIDING = {"kernel_size", "stride", "padding", "dilation", "output_padding"}
 _SCALES = {"scales": -1, "scales_w": -1, "scales_h": -2, "scales_d": -3}
@@ -55,7 +56,7 @@ def differences(teacher: Node, student: Node, read: Iterable[str] = ()) -> Itera
     each = acts_on_each_coordinate(teacher.target, teacher.name)
     for argument in (*teacher.target._schema.arguments, *student.target._schema.arguments):
         name = argument.name
-        if name in read or name in _OPTIONAL or _silent(teacher, name):
+        if name in read or _silent(teacher, name) or _lacking(teacher, student, name):
             continue
         if not same_option(teacher, student, name):
             # How many are picked of an order is measured: the first of them are the same.
@@ -88,7 +89,8 @@ def check_operands(teacher: Node, student: Node) -> None:
     """
     for name, t in teacher.arguments.items():
         s = student.arguments.get(name)
-        if name in _OPTIONAL or (isinstance(t, list) and isinstance(s, list) and len(t) != len(s)):
+        uneven = isinstance(t, list) and isinstance(s, list) and len(t) != len(s)
+        if uneven or _lacking(teacher, student, name):
             continue
         for a, b in zip(_listed(t), _listed(s), strict=False):
             if isinstance(a, Value) != isinstance(b, Value):
@@ -167,6 +169,11 @@ def _picked_axis(state: Correspondence, t: Node, s: Node, name: str, i: int) -> 
     return axes[dim]
 
 
+def _lacking(teacher: Node, student: Node, name: str) -> bool:
+    given = [n.arguments.get(name) for n in (teacher, student)]
+    return name in _PARAMETERS and any(x is None for x in given)
+
+
 def _silent(node: Node, name: str) -> bool:
     if name == "padding_idx":
         return node.name == "embedding"  # it stops gradients only
@@ -185,6 +192,8 @@ def _meaning(node: Node, name: str) -> Any:
     value = node.arguments.get(name)
     if name in _DIMS and not isinstance(value, Value):
         return _dims(node, value)
+    if name == "stride" and node.name == "as_strided":
+        return _layout(node.arguments["size"], value)
     if name in _SLIDING and isinstance(value, list):
         if name == "stride" and not value:
             value = node.arguments.get("kernel_size")
@@ -208,6 +217,16 @@ def _dims(node: Node, value: Any) -> Any:
         return list(range(rank))
     dims = [d % max(rank, 1) for d in _listed(value)]
     return dims if node.name in ("permute", "roll") else sorted(dims)
+
+
+def _layout(size: list[int], stride: list[int]) -> Any:
+    """The strides of an ordinary tensor follow from its shape."""
+    below = 1
+    for n, step in reversed([(n, step) for n, step in zip(size, stride, strict=True) if n != 1]):
+        if step != below:
+            return stride
+        below *= n
+    return None
 
 
 def _kind(dtype: torch.dtype) -> str:

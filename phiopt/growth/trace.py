@@ -20,6 +20,7 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -107,6 +108,7 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
         recorder.follow(module),
         _plain_kernels(),
         recorder,
+        _ListsAsTensors(),
     ):
         result = torch.func.functional_call(module, state_in, given)
     outputs = tuple(recorder.value(x) for x in tree_flatten(result)[0] if isinstance(x, Tensor))
@@ -250,6 +252,27 @@ class _Recorder(TorchDispatchMode):
             for node, reads, writes in nodes
             if node.name != "identity" and (reads | writes) & self._tainted
         ]
+
+
+class _ListsAsTensors(TorchFunctionMode):
+    """Indices written as lists reach the recorder with their values: ``x[[0, 2]]`` is ``x[tensor([0, 2])]``."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            x, index, *rest = args
+            given = index if isinstance(index, tuple) else (index,)
+            given = tuple(torch.tensor(i) if _whole_numbers(i) else i for i in given)
+            args = (x, given if isinstance(index, tuple) else given[0], *rest)
+        return func(*args, **(kwargs or {}))
+
+
+def _whole_numbers(index: Any) -> bool:
+    """Whether an index is a list of them, or of lists of them."""
+    return (
+        isinstance(index, list)
+        and bool(index)
+        and all(isinstance(i, int) or _whole_numbers(i) for i in index)
+    )
 
 
 def _keeps(x: Tensor, y: Tensor) -> bool:

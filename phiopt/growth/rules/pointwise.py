@@ -101,11 +101,11 @@ def multiply(call: Call) -> None:
     scales = None if rounded else operands[0].scales
     if not isinstance(t, Value) and not same_option(call.t, call.s, "other"):
         reason = f"a constant factor is {t} in the teacher but {s} in the student; give the student the teacher's"
+        remark = f"{call.s.module or 'the root module'}: {reason}"
         ratio = _ratio(call.t.name, t, s)
-        if ratio is None or not rescale(call.state, call.s.arguments["self"], scales, ratio):
+        value = call.s.arguments["self"]
+        if ratio is None or not rescale(call.state, value, scales, ratio, remark):
             call.remark(reason)
-        elif scales is not None:
-            call.state.rescaled.append((scales, f"{call.s.module or 'the root module'}: {reason}"))
     squared = call.t.name == "mul" and call.t.arguments["self"] == call.t.arguments["other"]
     call.set(axes, scales=scales, squared=squared)
 

@@ -276,10 +276,8 @@ def slice_(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
     axis, step = x.axes[dim], call.const("step")
-    (t0, t1), (s0, s1) = (
-        slice(n.arguments["start"], n.arguments["end"]).indices(size)[:2]
-        for n, size in zip((call.t, call.s), axis.size, strict=True)
-    )
+    ends = zip(call.both("start"), call.both("end"), axis.size, strict=True)
+    (t0, t1), (s0, s1) = (slice(start, end).indices(size)[:2] for start, end, size in ends)
     if not axis.grown and call.out()[dim][0] == call.out()[dim][1]:
         if t0 != s0:
             raise Mismatch(difference(call.t, call.s, "start"))
