@@ -219,6 +219,10 @@ def _follow(
             insertions.insert(student)
         elif teacher is not None:
             insertions.omit(teacher)
+    paired = {id(student) for teacher, student in steps if teacher is not None}
+    for node in large.nodes:
+        if id(node) not in paired:
+            insertions.check_written(node)
     return state, insertions.done()
 
 

@@ -44,7 +44,6 @@ class Insertions:
         """Let the output of the student's own operation stand for the teacher's value that flows into it."""
         twins = self.state.twins
         through = [v for v in node.inputs if v.id in twins and v.shape == node.outputs[0].shape]
-        self._check_written(node)
         if not through:
             return
         source, branch = through[0], None
@@ -68,8 +67,8 @@ class Insertions:
         elif node.name not in _HARMLESS and not self._repeats(node, source):
             self.found[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
 
-    def _check_written(self, node: Node) -> None:
-        """Parameters that only the student writes into in passing, as a bound on the norm of rows does."""
+    def check_written(self, node: Node) -> None:
+        """Remark a tensor that only the student writes into in passing, as a bound on the norm of rows does."""
         for argument in node.target._schema.arguments:
             value = node.arguments.get(argument.name)
             written = argument.alias_info is not None and argument.alias_info.is_write

@@ -371,3 +371,80 @@ def test_another_option_is_refused_or_remarked(kind, old, new):
     for widths in ((8, 8), (8, 12)):
         said = outcome(kind, old, new, widths)
         assert said.startswith(("refused", "remarked")), (widths, said)
+
+
+KEPT = {
+    "vector": {
+        "slope to seven digits": (nn.LeakyReLU(0.1), nn.LeakyReLU(0.1 + 1e-12)),
+        "eps below rounding": (of_width(lambda w: nn.BatchNorm1d(w, 1e-12)), of_width(lambda w: nn.BatchNorm1d(w, 1e-11))),
+        "momentum": (of_width(lambda w: nn.BatchNorm1d(w)), of_width(lambda w: nn.BatchNorm1d(w, momentum=0.9))),
+        "axis from either end": (lambda x: x - x.mean(0, True), lambda x: x - x.mean(-2, True)),
+        "a number as a tensor": (lambda x: x * 2, lambda x: x * torch.tensor(2.0)),
+        "a tensor as a number": (lambda x: torch.tensor([2.0]) * x, lambda x: x * 2),
+        "a sum with a number": (lambda x: x + 1, lambda x: torch.tensor(1.0) + x),
+        "a difference from a number": (lambda x: 1 - x, lambda x: torch.tensor(1.0) - x),
+        "whole and other numbers": (lambda x: x.clamp(0, 1), lambda x: x.clamp(0.0, 1.0)),
+        "power as a tensor": (lambda x: x**2, lambda x: x ** torch.tensor(2.0)),
+        "where as a tensor": (lambda x: torch.where(x > 0, x, 0.5), lambda x: torch.where(x > 0, x, torch.tensor(0.5))),
+        "masked_fill as a tensor": (lambda x: x.masked_fill(x > 0, 0.5), lambda x: x.masked_fill(x > 0, torch.tensor(0.5))),
+        "a factor that the weights take up": (lambda x: x * 2, lambda x: x * 3),
+        "a divisor that the weights take up": (lambda x: x / 2, lambda x: x / 3),
+        "dropout in evaluation": (nn.Dropout(0.1), nn.Dropout(0.9)),
+        "in place": (nn.ReLU(), nn.ReLU(inplace=True)),
+        "cast there and back": (lambda x: x.double(), lambda x: x.to(torch.float64)),
+        "default of a correction": (lambda x: x / x.var(0), lambda x: x / x.var(0, correction=1)),
+        "constants of the width": (lambda x: x + torch.ones(x.shape[1]), lambda x: x + torch.ones(x.shape[1])),
+        "zeros_like": (lambda x: torch.maximum(x, torch.zeros_like(x)), lambda x: torch.maximum(x, torch.zeros_like(x))),
+    },
+    "steps": {
+        "causal": (attention(is_causal=True), attention(is_causal=True)),
+        "mask": (attention(attn_mask=mask()), attention(attn_mask=mask())),
+        "mask made otherwise": (attention(attn_mask=mask(-9.0)), attention(attn_mask=-9.0 * torch.ones(5, 5).double().triu(1))),
+        "scale as it is by default": (attention(), attention(scale=0.5)),
+        "softmax from either end": (lambda x: x.softmax(1), lambda x: x.softmax(-2)),
+        "roll around": (lambda x: x.roll(1, 1), lambda x: x.roll(-4, -2)),
+        "flip": (lambda x: x.flip(0, 1), lambda x: x.flip(1, 0)),
+        "select from either end": (lambda x: x[:, -1], lambda x: x[:, 4]),
+        "slice from either end": (lambda x: x[:, -2:], lambda x: x[:, 3:5]),
+        "index as a list": (lambda x: x[:, [0, 2]], lambda x: x[:, torch.tensor([0, -3])]),
+        "permuted from either end": (lambda x: x.permute(0, 2, 1).mean(-1), lambda x: x.permute(-3, -1, -2).mean(2)),
+        "cumsum": (lambda x: x.cumsum(1), lambda x: x.cumsum(-2)),
+        "unbiased": (lambda x: x / x.std(1, keepdim=True), lambda x: x / x.std(-2, keepdim=True, correction=1)),
+        "linspace": (lambda x: x + ramp(5, 1), lambda x: x + torch.arange(5)[:, None] / 4),
+        "positions in a table": (table(), table(sparse=True, scale_grad_by_freq=True)),
+        "padding_idx stops gradients": (table(), table(padding_idx=0)),
+        "GRU": (recurrent(nn.GRU), recurrent(nn.GRU, dropout=0.0)),
+        "stride by default": (lambda x: F.avg_pool1d(x.mT, 2).mT, lambda x: F.avg_pool1d(x.mT, [2], [2]).mT),
+        "pad": (lambda x: F.pad(x, (0, 0, 1, 0)), lambda x: F.pad(x, (0, 0, 1, 0), value=0.0)),
+    },
+    "image": {
+        "groups of a size": (of_width(lambda w: nn.GroupNorm(w // 4, w)), of_width(lambda w: nn.GroupNorm(w // 4, w))),
+        "convolution groups of a size": (
+            of_width(lambda w: nn.Conv2d(w, w, 3, groups=w // 4)),
+            of_width(lambda w: nn.Conv2d(w, w, 3, groups=w // 4)),
+        ),
+        "depthwise": (
+            of_width(lambda w: nn.Conv2d(w, w, 3, groups=w)),
+            of_width(lambda w: nn.Conv2d(w, w, 3, groups=w)),
+        ),
+        "a larger kernel, padded": (
+            of_width(lambda w: nn.Conv2d(w, w, 3, padding=1)),
+            of_width(lambda w: nn.Conv2d(w, w, 5, padding=2)),
+        ),
+        "adaptive": (pool("adaptive_avg_pool2d", 3), pool("adaptive_avg_pool2d", (3, 3))),
+        "pool stride by default": (pool("max_pool2d", 3), pool("max_pool2d", (3, 3), 3)),
+        "upsample by size or factor": (nn.Upsample(size=18), nn.Upsample(scale_factor=2)),
+        "corners": (
+            nn.Upsample(size=18, mode="bilinear", align_corners=True),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+        ),
+        "reflect": (nn.ReflectionPad2d(1), nn.ReflectionPad2d((1, 1, 1, 1))),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "old", "new"), listed(KEPT))
+def test_the_same_option_written_otherwise_keeps_the_function(kind, old, new):
+    for widths in ((8, 8), (8, 12)):
+        said = outcome(kind, old, new, widths)
+        assert said == "exact", (widths, said)
