@@ -1,4 +1,4 @@
-"""``python -m experiments`` and the console script ``phiopt``: one command line."""
+"""``python -m experiments``: one command line for every experiment, run from a clone."""
 
 import sys
 
@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from experiments.cli import app
     except ModuleNotFoundError as error:
-        needed = "pip install 'phiopt[experiments]'"
+        needed = "pip install -e '.[experiments]'"
         print(f"error: {error.name} is not installed; {needed}", file=sys.stderr)
         raise SystemExit(2) from None
     app()

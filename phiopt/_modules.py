@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from phiopt._types import Params
+
 Module = TypeVar("Module", bound=nn.Module)
 
 _ALONE = RLock()
@@ -38,6 +40,42 @@ def copied(module: Module) -> Module:
             return deepcopy(module, {id(value): value.detach().clone() for value in results})
         except TypeError as error:
             raise TypeError(f"{type(module).__name__} cannot be copied: {error}") from error
+
+
+def with_tensors(module: Module, tensors: Params) -> Module:
+    """A copy of ``module`` that holds copies of ``tensors``, parameters and buffers by name; the others
+    keep their values.
+
+    A buffer that cannot hold its values where it is, because it is an expanded view or shares memory
+    with another buffer, gets memory of its own.
+    """
+    copy = copied(module)
+    held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
+    with torch.no_grad():
+        for name, value in tensors.items():
+            if overlapping(held[name]):
+                held[name].data = torch.empty(
+                    held[name].shape, dtype=held[name].dtype, device=held[name].device
+                )
+            held[name].copy_(value)
+        for name, value in tensors.items():
+            wanted = value.detach().to(held[name])
+            if not torch.equal(held[name], wanted):
+                held[name].data = wanted.clone(memory_format=torch.contiguous_format)
+    return copy
+
+
+def overlapping(value: Tensor) -> bool:
+    """Whether two entries of ``value`` may be one place in memory, as in a tensor made by ``expand``."""
+    if value.layout != torch.strided or value.numel() == 0:
+        return False
+    reach = 0
+    axes = [(s, n) for s, n in zip(value.stride(), value.shape, strict=True) if n > 1]
+    for stride, size in sorted(axes):
+        if stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
 
 
 def evaluating(module: Module) -> Module:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from phiopt._modules import evaluating
+from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss
-from phiopt.data import Data, Source, preserved_randomness
+from phiopt.data import Data, Source
 from phiopt.derivatives import differentiable
 from phiopt.derivatives.calls import Call
 from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from phiopt._randomness import begun_anew, preserved_randomness
 from phiopt._types import Loss
-from phiopt.data import Source, check_pair, preserved_randomness
+from phiopt.data import Source, check_pair
 from phiopt.objective._numbers import count
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
@@ -325,7 +326,7 @@ def _batches(model: nn.Module, data: Source, batch_size: int) -> Iterator[tuple[
 def _source(data: Source, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
     count("batch_size", batch_size)
     if isinstance(data, DataLoader):
-        return data
+        return begun_anew(data)
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size)
     if not (

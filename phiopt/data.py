@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import copy
 from itertools import count
 from typing import Any, TypeAlias, cast
@@ -12,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from phiopt._modules import alone
+from phiopt._randomness import at_end, begun_anew
 from phiopt._transforms import plain
 
 Source: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
@@ -30,8 +29,8 @@ class Data:
 
     Args:
         source: ``(inputs, targets)`` of one length; a map-style ``Dataset`` of pairs; or a
-            ``DataLoader``, whose own batches are used in its own order, again and again. Never
-            modified.
+            ``DataLoader``, whose own batches are used in its own order, again and again; each pass
+            starts its own workers, also with ``persistent_workers``. Never modified.
         device: Where batches go.
         dtype: What floating inputs and targets become. Integer inputs stay, integer targets become
             int64.
@@ -165,7 +164,8 @@ class Data:
         self._example = load(range(min(len(dataset), 2)))
         return read
 
-    def _from_loader(self, loader: DataLoader[Any]) -> Callable[[int | None, Generator], Batch]:
+    def _from_loader(self, given: DataLoader[Any]) -> Callable[[int | None, Generator], Batch]:
+        loader = begun_anew(given)
         passes, number = count(1), 0
 
         def begin() -> Iterator[Any]:
@@ -190,6 +190,12 @@ class Data:
 
         batches: Iterator[Any] = begin()
         self._example = first(batches)
+
+        def rest() -> None:
+            nonlocal batches
+            batches = iter(())  # whose workers end with it
+
+        at_end(rest)
         again: Batch | None = self._example
 
         def read(size: int | None, generator: Generator) -> Batch:
@@ -318,31 +324,6 @@ def _joined(name: str, parts: tuple[Tensor, ...]) -> Tensor:
             f"data: the loader's {name} are of shapes {shapes} in different batches, must be alike "
             "to go through at once: give the solver a batch_size"
         ) from error
-
-
-@contextmanager
-def preserved_randomness(
-    source: Source | None, device: torch.device, seed: int, *others: Source | None
-) -> Iterator[None]:
-    """PyTorch's global generators start from ``seed`` within, and are put back after, as are the
-    loaders' own.
-
-    A loader draws its order from them, and so may a data set's transforms: seeded they repeat
-    themselves, and the caller's stream of random numbers goes on as if nothing had been drawn.
-    """
-    parts: list[Any] = []
-    for loader in (source, *others):
-        if isinstance(loader, DataLoader):
-            parts += loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None)
-    found = {id(g): g for part in parts if (g := getattr(part, "generator", None)) is not None}
-    owned = [(generator, generator.get_state()) for generator in found.values()]
-    try:
-        with alone(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        for generator, state in owned:
-            generator.set_state(state)
 
 
 def _draw(length: int, size: int | None, generator: Generator) -> Tensor | None:

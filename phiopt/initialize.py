@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_modules, check_options, without_data
-from phiopt._modules import alone
+from phiopt._modules import alone, with_tensors
+from phiopt._randomness import preserved_randomness
 from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import changed, given_tensors, with_inputs
-from phiopt.data import Source, preserved_randomness
+from phiopt.data import Source
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Objective
-from phiopt.problem import Problem, loaded, problem
+from phiopt.problem import Problem, problem
 from phiopt.solve import (
     NewtonCG,
     Outcome,
@@ -68,10 +69,11 @@ def initialize(
 
     Minimised over the student's parameters that require grad; its other parameters and its buffers
     stay at the start. The student runs in evaluation mode throughout. Teacher, student and data are
-    never modified and share no storage with the result; PyTorch's global random state stays as it
-    was (NumPy's and Python's are the data set's own, if it draws from them), and on the CPU the
-    same seed gives the same bits, as long as ``torch.get_num_threads`` and the default dtype are
-    the same. Threads that call it take turns.
+    never modified and share no storage with the result. The global random states of PyTorch, NumPy
+    and Python stay as they were, and so do the generators that a loader or data set holds. On the
+    CPU the same seed gives the same bits, as long as ``torch.get_num_threads`` and the default
+    dtype are the same, also where a data set draws at random, from these generators or in a loader's
+    workers. Threads that call it take turns.
 
     Args:
         teacher: The trained model g(·, u). A batch of inputs to outputs ``(batch, c1)``.
@@ -79,7 +81,8 @@ def initialize(
         lambdas: λ, a point of the simplex with λ2 > 0: `Lambdas`, four numbers, or a tensor of
             shape ``(4,)``.
         data: D1 in the teacher's space: ``(inputs, targets)``, a map-style ``Dataset`` of pairs, or
-            a ``DataLoader``. None only if λ2 is all the weight.
+            a ``DataLoader``, each of whose passes starts its own workers, also with
+            ``persistent_workers``. None only if λ2 is all the weight.
         lift: ψ, from a batch of the teacher's inputs to one of the student's; a module runs in
             evaluation mode. None: inferred from the shapes.
         classes: Student output index of each of the teacher's classes. None: the first c1.
@@ -261,7 +264,7 @@ def _solve(
         seed=seed,
     )
     return Solution(
-        student=loaded(module, params),
+        student=with_tensors(module, params),
         params=outcome.params,
         status=verdict(replace(outcome, params=params), certificate),
         terms=outcome.terms,

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from phiopt._arguments import check_modules
 from phiopt._modules import copied
+from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint, AdjointError, Replay, Unroll
 from phiopt.bilevel.nudge import Nudged
 from phiopt.bilevel.outer import OuterLoss, check_disjoint
 from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, Search, SearchStatus, Space
 from phiopt.bilevel.start import uniform_start
-from phiopt.data import Data, Source, preserved_randomness
+from phiopt.data import Data, Source
 from phiopt.initialize import initialize
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
 from phiopt.objective._numbers import count, fraction, number, part, positive

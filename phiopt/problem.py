@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.func import grad
 
 from phiopt._arguments import check_modules, check_precision, check_start
-from phiopt._modules import copied
+from phiopt._modules import copied, with_tensors
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
 from phiopt.derivatives import require_derivatives
@@ -268,17 +268,7 @@ def _start_module(
         one_of("start", start or "default", tuple(sorted(FILLS)))
         return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
     check_start(start, student)
-    return loaded(student, start)
-
-
-def loaded(module: nn.Module, values: Params) -> nn.Module:
-    """A copy of the module that holds ``values``."""
-    copy = copied(module)
-    held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
-    with torch.no_grad():
-        for name, value in values.items():
-            held[name].copy_(value)
-    return copy
+    return with_tensors(student, start)
 
 
 def _parameters(lift: Lift | None) -> Params:

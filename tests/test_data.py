@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, StackDataset, TensorDataset
 
-from phiopt.data import Data, preserved_randomness
+from phiopt._randomness import preserved_randomness
+from phiopt.data import Data
 from tests.cases import CPU, generator, randn
 
 X, Y = randn(10, 3), torch.arange(10) % 3

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_modules", "_transforms", "_attention"},
-    {"_files"},
+    {"_types", "_json"},
+    {"_modules", "_transforms", "_attention"},
+    {"_files", "_randomness"},
     {"lift", "derivatives", "data"},
     {"growth"},
     {"objective"},
@@ -91,6 +92,7 @@ def test_the_library_knows_no_experiment_no_data_set_and_no_plot(file: Path) -> 
 
 def test_importing_phiopt_loads_nothing_heavy_beside_torch() -> None:
     heavy = ("torchvision", "matplotlib", "sklearn", "pandas", "rich", "typer", "experiments")
+    heavy += ("scipy.stats", "scipy.optimize", "scipy.linalg", "optuna")
     code = f"import sys, phiopt; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

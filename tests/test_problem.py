@@ -138,7 +138,9 @@ def test_a_report_that_raises_does_not_cost_the_solution():
         return F.cross_entropy(Frail.apply(outputs, 1), targets, reduction="none")
 
     models = mlp(4, 3, 2), mlp(4, 5, 2)
-    with pytest.raises(SolveError, match=r"REPORT_FAILED(.|\n)*curvature.*: out of memory") as raised:
+    with pytest.raises(
+        SolveError, match=r"REPORT_FAILED(.|\n)*curvature.*: out of memory"
+    ) as raised:
         initialize(*models, (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER)
     found = raised.value.solution
     assert found.objective < found.start_objective

@@ -20,7 +20,7 @@ from experiments.methods import (
     mapped,
     phi_slice,
 )
-from phiopt.growth.grow import with_tensors
+from phiopt._modules import with_tensors
 from phiopt.growth.trace import tensors_of
 
 Layers = Callable[[Sequence[Layer]], Sequence[Layer]]

@@ -18,10 +18,10 @@ from torch import Tensor
 from experiments.methods import Growth, Initialised, extended, mapped
 from experiments.rivals.common import batches, task_loss
 from experiments.rivals.layers import grown_axes
+from phiopt._modules import with_tensors
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
 from phiopt.growth.axes import Places, Term, find
-from phiopt.growth.grow import with_tensors
 from phiopt.growth.places import places, positions
 from phiopt.growth.trace import tensors_of
 

@@ -7,7 +7,7 @@ from torch import Generator
 
 from experiments.methods import Growth, Initialised, extended, mapped
 from experiments.rivals.common import normal
-from phiopt.growth.grow import with_tensors
+from phiopt._modules import with_tensors
 from phiopt.growth.trace import tensors_of
 
 SHRINK = 0.6

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from phiopt.growth.correspond import AlignmentError
+from phiopt.growth.named import Named
 from phiopt.growth.subsequence import Step, subsequence
 from phiopt.growth.trace import Node, Trace
 
 
-def align(
-    teacher: Trace, student: Trace, correspondence: Mapping[str, str] | None = None
-) -> Iterator[list[Step]]:
+def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
     """Ways to pair the two computations, the most literal first.
 
     Networks of equal depth record the same operations. Where the student is deeper, the operations of modules that the
     teacher does not have are its own; failing that, the longest common subsequence decides.
 
     Args:
-        correspondence: Teacher's module names to student's, where names alone mislead. Student modules beside a named
-            one that are not named themselves are new.
+        named: Modules that belong together, where names alone mislead. Student modules beside a named one that are not
+            named themselves are new, unless the teacher has others that must sit there.
 
     Raises:
-        AlignmentError: An operation of the teacher has no counterpart.
+        AlignmentError: An operation of the teacher has no counterpart, or what is said cannot be.
     """
-    if correspondence is None and _names(teacher.nodes) == _names(student.nodes):
+    named.check_order(teacher, student)
+    ways = 0
+    for steps in _ways(teacher, student, named):
+        if all(t is None or s is None or named.allows(t, s) for t, s in steps):
+            ways += 1
+            yield steps
+    if not ways:
+        raise AlignmentError(_parting(teacher.nodes, student.nodes, named))
+
+
+def _ways(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
+    if _names(teacher.nodes) == _names(student.nodes):
         yield list(zip(teacher.nodes, student.nodes, strict=True))
-        return
-    shared = _shared_nodes(teacher, student, correspondence or {})
+        if not named:
+            return
+    shared = _shared_nodes(teacher, student, named)
     if _names(shared) == _names(teacher.nodes):
         partner = dict(zip(map(id, shared), teacher.nodes, strict=True))
         yield [(partner.get(id(n)), n) for n in student.nodes]
-    steps = subsequence(teacher, student, correspondence or {}, {id(n) for n in shared})
+    if named:
+        kept = {id(n) for n in shared}
+        steps = subsequence(
+            teacher,
+            student,
+            lambda t, s: id(s) in kept and (named.renamed(t.module) or t.module) == s.module,
+            named.likely,
+        )
+        if steps is not None:
+            yield steps
+    steps = subsequence(teacher, student, named.allows, named.likely)
     if steps is None:
-        raise AlignmentError(_parting(teacher.nodes, student.nodes))
+        raise AlignmentError(_parting(teacher.nodes, student.nodes, named))
     yield steps
 
 
@@ -41,30 +62,22 @@ def _names(nodes: list[Node]) -> list[str]:
     return [n.name for n in nodes]
 
 
-def _shared_nodes(teacher: Trace, student: Trace, correspondence: Mapping[str, str]) -> list[Node]:
+def _shared_nodes(teacher: Trace, student: Trace, named: Named) -> list[Node]:
     """The student's nodes that run in modules which the teacher has too."""
     known = {
         "",
         *(_above(n.module, i) for n in teacher.nodes for i in range(n.module.count(".") + 1)),
     }
-    back = {s: t for t, s in correspondence.items()}
-    beside = {s.rpartition(".")[0] for s in back}
+    beside = {new.rpartition(".")[0] for new in named.pairs.values()}
 
     def shared(module: str) -> bool:
         if not module:
             return True
+        original = named.original(module)
+        if original is not None:  # below a named module the teacher's own names count
+            return original in known
         parts = module.split(".")
-        for i in range(1, len(parts) + 1):
-            prefix = ".".join(parts[:i])
-            if prefix in back:
-                # Below a named module the teacher's own names count.
-                renamed = ".".join([back[prefix], *parts[i:]])
-                return renamed in known or not parts[i:]
-            if prefix.rpartition(".")[0] in beside and any(
-                k.startswith(prefix.rpartition(".")[0]) for k in back
-            ):
-                return False
-        return module in known
+        return module in known and not any(".".join(parts[:i]) in beside for i in range(len(parts)))
 
     return [n for n in student.nodes if shared(n.module)]
 
@@ -74,15 +87,19 @@ def _above(module: str, levels: int) -> str:
     return ".".join(parts[: len(parts) - levels])
 
 
-def _parting(teacher: list[Node], student: list[Node]) -> str:
+def _parting(teacher: list[Node], student: list[Node], named: Named) -> str:
+    said = (
+        f"under {named} they cannot be paired"
+        if named
+        else "say which modules belong together with correspondence="
+    )
     for i, (t, s) in enumerate(zip(teacher, student, strict=False)):
         if t.name != s.name:
             return (
-                f"the models part at operation {i}: {t} in the teacher, {s} in the student; "
-                "say which modules belong together with correspondence="
+                f"the models part at operation {i}: {t} in the teacher, {s} in the student; {said}"
             )
+    if len(teacher) == len(student):
+        return f"the models compute the same operations, but {said}"
     node = (teacher if len(teacher) > len(student) else student)[min(len(teacher), len(student))]
     whose = "teacher" if len(teacher) > len(student) else "student"
-    return (
-        f"the {whose} alone computes {node}; say which modules belong together with correspondence="
-    )
+    return f"the {whose} alone computes {node}; {said}"

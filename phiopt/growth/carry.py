@@ -28,15 +28,18 @@ def carry_optimizer(
 
     Args:
         optimizer: Of the teacher's parameters, or of some of them; never modified. Its class, parameter groups and
-            hyperparameters are kept. A parameter that only the student has joins the group of the teacher's
-            parameters of its name's last part and rank (``bias``, 1 axis), else the first group, with no state. What
-            the teacher has and ``optimizer`` does not stays out.
+            hyperparameters are kept. A parameter that only the student has goes, with no state, where the parameter
+            most like it is: of its name's last part and rank (``bias``, 1 axis), in the nearest module. A frozen
+            one stays out, unless ``optimizer`` holds all that the teacher has. What the teacher has and
+            ``optimizer`` does not stays out.
         map: From ``teacher`` to ``student``.
         teacher: The module whose parameters ``optimizer`` holds.
         student: The grown module, as [`grow`][phiopt.growth.grow] returns it.
 
     Returns:
-        A new optimiser of the same class over the student's parameters.
+        A new optimiser of the same class over the student's parameters. Each group is in the order of
+        ``student.parameters()``, with ``param_names`` if the teacher's has them. So its ``state_dict()`` fits an
+        optimiser that is made from ``student.parameters()``, or from the same groups of them.
 
     Raises:
         TypeError: The optimiser's state is not of its parameter's shape (L-BFGS, Adafactor), or its class cannot be
@@ -65,12 +68,19 @@ def carry_optimizer(
             f"optimizer: got {type(optimizer).__name__}, must be a torch.optim.Optimizer"
         )
     names = _names(optimizer, teacher)
-    owners = dict(student.named_parameters())
+    owners = dict(student.named_parameters(remove_duplicate=False))
     targets = {name: _target(name, map, owners) for name in names.values()}
     _check_state(optimizer, names)
     groups = _groups(optimizer, names, targets)
-    _place_fresh(groups, map, targets, owners)
-    carried = _like(optimizer, [_owned(group, owners) for group in groups])
+    _place_fresh(groups, map, teacher, student)
+    order, prefix = {p: i for i, p in enumerate(student.parameters())}, _prefix(optimizer, names)
+    for group in groups:
+        group["params"].sort(key=lambda name: order[owners[name]])
+        group["params"] = [
+            owners[name] if prefix is None else (prefix + name, owners[name])
+            for name in group["params"]
+        ]
+    carried = _like(optimizer, groups)
     for group in optimizer.param_groups:
         for p in group["params"]:
             state, target = optimizer.state.get(p), targets[names[p]]
@@ -141,27 +151,50 @@ def _groups(
 
 
 def _place_fresh(
-    groups: list[dict[str, Any]],
-    map: GrowthMap,
-    targets: dict[str, str | None],
-    owners: dict[str, nn.Parameter],
+    groups: list[dict[str, Any]], map: GrowthMap, teacher: nn.Module, student: nn.Module
 ) -> None:
-    """Add what only the student has to the group of its kind."""
-    kinds = {
-        _kind(t, owners[t]): group for group in reversed(groups) for t in reversed(group["params"])
+    """Add what only the student has to the group of the parameter most like it."""
+    owners = dict(student.named_parameters(remove_duplicate=False))
+    group_of = {target: group for group in groups for target in group["params"]}
+    placed = {
+        map.placements[name].student: p
+        for name, p in teacher.named_parameters()
+        if name in map.placements and map.placements[name].student in owners
     }
-    held = {place.student for place in map.placements.values()}
-    for name, p in owners.items():
-        if name not in held and p.requires_grad:
-            kinds.get(_kind(name, p), groups[0])["params"].append(name)
+    others = [t for t, p in placed.items() if t not in group_of and p.requires_grad]
+    everything, old = group_of.keys() == placed.keys(), {owners[target] for target in placed}
+    for name, p in student.named_parameters():
+        if p in old or not (p.requires_grad or everything):
+            continue
+        near = [(_likeness(name, p, t, owners[t]), t) for t in (*group_of, *others)]
+        group = group_of.get(max(near, key=lambda pair: pair[0])[1]) if near else groups[0]
+        if group is not None:
+            group["params"].append(name)
 
 
-def _kind(name: str, p: Tensor) -> tuple[str, int]:
-    return name.rpartition(".")[2], p.ndim
+def _likeness(name: str, p: Tensor, other: str, q: Tensor) -> tuple[bool, int, float]:
+    """Whether two parameters are of one kind, and how near their modules are."""
+    *path, last = name.split(".")
+    *way, end = other.split(".")
+    shared = next((i for i, (a, b) in enumerate(zip(path, way, strict=False)) if a != b), None)
+    if shared is None:
+        shared, steps = min(len(path), len(way)), 0
+    else:
+        a, b = path[shared], way[shared]
+        steps = abs(int(a) - int(b)) if a.isdecimal() and b.isdecimal() else 0
+    return (last, p.ndim) == (end, q.ndim), shared, -steps
 
 
-def _owned(group: dict[str, Any], owners: dict[str, nn.Parameter]) -> dict[str, Any]:
-    return group | {"params": [owners[name] for name in group["params"]]}
+def _prefix(optimizer: Optimizer, names: dict[Tensor, str]) -> str | None:
+    """What the optimiser's own names of parameters, if it has such, put before the teacher's."""
+    if "param_names" not in optimizer.param_groups[0]:
+        return None
+    given = {
+        called.removesuffix(names[p]) if called.endswith(names[p]) else ""
+        for group in optimizer.param_groups
+        for p, called in zip(group["params"], group["param_names"], strict=True)
+    }
+    return given.pop() if len(given) == 1 else ""
 
 
 def _like(optimizer: Optimizer, groups: Iterable[dict[str, Any]]) -> Optimizer:

@@ -20,12 +20,13 @@ from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair,
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
 from phiopt.growth.insertion import Inserted, Insertions
+from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
 from phiopt.growth.options import compare_constants
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
-from phiopt.growth.trace import Trace
+from phiopt.growth.trace import Trace, names_of
 from phiopt.growth.units import demands
 
 
@@ -39,6 +40,7 @@ def derive(
 ) -> dict[str, Any]:
     """Everything that a `GrowthMap` holds, by name; see `GrowthMap.between`."""
     _check_modules(teacher, student)
+    names = named(teacher, student, correspondence)
     if not isinstance(inputs, Tensor | None):
         raise TypeError(f"inputs={inputs!r} must be a Tensor, a batch of the teacher's inputs")
     example = inputs[:2] if inputs is not None else accepted(teacher, None, "teacher")
@@ -47,7 +49,7 @@ def derive(
     lift, lifted = _lifted(student, example, lift)
     try:
         large, (state, inserted, chosen, axis) = _matched_at_some_size(
-            small, student, lift, example, lifted, classes, correspondence
+            small, student, lift, example, lifted, classes, names
         )
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
@@ -57,7 +59,12 @@ def derive(
     _settle_norms(state)
     check_rescaled(state)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
-    placements |= _match_unused(state, small.used, large.used)
+    placements |= _match_unused(state, small.used, large.used, names)
+    names.check_places(
+        {name: place.student for name, place in placements.items()},
+        names_of(teacher),
+        names_of(student),
+    )
     _check_injective(placements)
     taken = {p.student for p in placements.values()}
     return {
@@ -140,7 +147,7 @@ def _matched_at_some_size(
     example: Tensor,
     lifted: Tensor,
     classes: Sequence[int] | Tensor | None,
-    names: Mapping[str, str] | None,
+    names: Named,
 ) -> tuple[Trace, tuple[Correspondence, list[Inserted], Tensor, int]]:
     """Match at the student's own input size, else where axes that no parameter sees have the teacher's.
 
@@ -173,7 +180,7 @@ def _matched(
     lift: Lift,
     example: Tensor,
     classes: Sequence[int] | Tensor | None,
-    names: Mapping[str, str] | None,
+    names: Named,
 ) -> tuple[Correspondence, list[Inserted], Tensor, int]:
     """The first way to pair the two computations under which every axis agrees."""
     failure: AlignmentError | None = None
@@ -296,6 +303,7 @@ def _match_unused(
     state: Correspondence,
     small: Mapping[str, tuple[int, ...]],
     large: Mapping[str, tuple[int, ...]],
+    names: Named,
 ) -> dict[str, Placement]:
     """Tensors outside the forward pass, such as step counters and auxiliary heads, follow the module that they belong
     to, the teacher's coordinates first."""
@@ -307,7 +315,10 @@ def _match_unused(
         if name in state.places:
             continue
         module, _, leaf = name.rpartition(".")
-        partner = f"{modules.get(module, module)}.{leaf}".lstrip(".")
+        image = names.renamed(module)
+        if image is None:
+            image = modules.get(module, module)
+        partner = f"{image}.{leaf}".lstrip(".")
         there = large.get(partner, ())
         fits = len(there) == len(shape) and all(s >= t for t, s in zip(shape, there, strict=True))
         if partner not in large or not fits or partner in taken:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from phiopt._attention import plain_attention
-from phiopt._modules import alone, copied
+from phiopt._modules import alone, copied, with_tensors
 from phiopt._types import Lift, Params
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
@@ -122,15 +122,6 @@ def grow(
                 f"fill={fill!r} did not keep the function: {result}. {reasons}", stacklevel=2
             )
     return grown
-
-
-def with_tensors(module: nn.Module, tensors: Params) -> nn.Module:
-    """A copy of ``module`` that holds copies of ``tensors``."""
-    out = copied(module)
-    with torch.no_grad():
-        for name, value in tensors_of(out).items():
-            value.copy_(tensors[name])
-    return out
 
 
 @torch.no_grad()

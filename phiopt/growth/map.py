@@ -84,7 +84,7 @@ class GrowthMap:
             inputs: A batch of the teacher's inputs, for its shape and dtype. ``None``: a shape is found that the
                 teacher accepts.
             correspondence: Teacher's module names to student's, where the graphs alone do not settle it, as
-                ``{"layer1.0": "layer1.0"}``.
+                ``{"layer1.0": "layer1.0"}``. What it says holds, or is refused by name.
 
         Raises:
             AlignmentError: The models cannot be matched, or a student's layer is smaller than its teacher's.

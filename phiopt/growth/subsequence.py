@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from phiopt.growth.trace import Node, Trace
@@ -14,22 +14,26 @@ _NEVER = float("-inf")
 
 
 def subsequence(
-    teacher: Trace, student: Trace, correspondence: Mapping[str, str], shared: set[int]
+    teacher: Trace,
+    student: Trace,
+    allowed: Callable[[Node, Node], bool],
+    likely: Callable[[str], str],
 ) -> list[Step] | None:
     """Pair as many operations in order as possible.
 
-    Operations of one name match; those of modules that ``correspondence`` names match only as it says,
-    and the last operation of one model only the last of the other. Operations on parameters alone follow
+    Operations of one name match, where ``allowed`` has them, and the last operation of one model only the last of the
+    other. Operations on parameters alone follow
     the operation that uses them. Of the teacher's operations only sums may go unmatched: a residual
     connection may exist only where widths agree.
 
     Args:
-        shared: Ids of the student's nodes that may have a counterpart where ``correspondence`` is given.
+        allowed: Whether a node of the teacher's may be paired with one of the student's.
+        likely: The student's module that a module of the teacher's should rather be than another.
 
     Returns:
         The steps, or None where an operation of the teacher has no counterpart.
     """
-    likeness = _Likeness(teacher, student, correspondence, shared)
+    likeness = _Likeness(teacher, student, allowed, likely)
     sides = _Side.of(teacher), _Side.of(student)
     ts, ss = sides[0].nodes, sides[1].nodes
     best = [[0.0] * (len(ss) + 1) for _ in range(len(ts) + 1)]
@@ -60,12 +64,16 @@ def _omission(node: Node) -> float:
 
 
 class _Likeness:
-    """How well two operations match; equal modules and no shrinking break ties."""
+    """How well two operations match; likely modules and no shrinking break ties."""
 
     def __init__(
-        self, teacher: Trace, student: Trace, correspondence: Mapping[str, str], shared: set[int]
+        self,
+        teacher: Trace,
+        student: Trace,
+        allowed: Callable[[Node, Node], bool],
+        likely: Callable[[str], str],
     ) -> None:
-        self._names, self._shared = correspondence, shared
+        self._allowed, self._likely = allowed, likely
         self._last = {o.id for o in teacher.outputs}, {o.id for o in student.outputs}
 
     def __call__(self, t: Node, s: Node) -> float:
@@ -74,20 +82,14 @@ class _Likeness:
         ]
         if t.name != s.name or last[0] != last[1]:
             return _NEVER
-        if self._names and not (id(s) in self._shared and self._renamed(t.module) == s.module):
+        if not self._allowed(t, s):
             return _NEVER
         shrinks = any(
             len(a.shape) != len(b.shape)
             or any(x > y for x, y in zip(a.shape, b.shape, strict=True))
             for a, b in zip(t.outputs, s.outputs, strict=False)
         )
-        return 1.0 + 0.001 * (t.module == s.module) - 0.5 * shrinks
-
-    def _renamed(self, module: str) -> str:
-        for old, new in self._names.items():
-            if module == old or module.startswith(old + "."):
-                return new + module[len(old) :]
-        return module
+        return 1.0 + 0.001 * (self._likely(t.module) == s.module) - 0.5 * shrinks
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,16 @@ def tensors_of(module: nn.Module) -> Params:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+def names_of(module: nn.Module) -> dict[str, list[str]]:
+    """All names of each parameter and buffer, by its first; a tied one has several."""
+    first: dict[int, str] = {}
+    names: dict[str, list[str]] = {}
+    for listed in (module.named_parameters, module.named_buffers):
+        for name, value in listed(remove_duplicate=False):
+            names.setdefault(first.setdefault(id(value), name), []).append(name)
+    return names
+
+
 @contextlib.contextmanager
 def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
     with unchanged(module):

@@ -2,8 +2,8 @@
 
 from typing import Literal, get_args
 
+import scipy
 import torch
-from scipy.stats import qmc
 from torch import Generator, Tensor
 
 from phiopt.objective._numbers import one_of
@@ -31,7 +31,7 @@ def uniforms(samples: int, like: Tensor, generator: Generator, sampling: Samplin
     if sampling == "antithetic":
         half = _rand((samples // 2, *like.shape), like, generator)
         return torch.cat([half, 1 - half])
-    points = qmc.Sobol(_dimension(like), scramble=False).random(samples)
+    points = scipy.stats.qmc.Sobol(_dimension(like), scramble=False).random(samples)
     shape = (samples, 1, *like.shape[1:])
     grid = torch.as_tensor(points, device="cpu").to(like.device, like.dtype).view(shape)
     return (grid + _rand((1, *like.shape), like, generator)).remainder(1.0)
@@ -55,10 +55,10 @@ def normals(samples: int, like: Tensor, generator: Generator, sampling: Sampling
 
 
 def _dimension(like: Tensor) -> int:
-    dimension = like[0].numel()
-    if dimension > qmc.Sobol.MAXDIM:
+    dimension, most = like[0].numel(), scipy.stats.qmc.Sobol.MAXDIM
+    if dimension > most:
         raise ValueError(
-            f"sampling: 'sobol' has {qmc.Sobol.MAXDIM} dimensions at most, inputs have {dimension}"
+            f"sampling: 'sobol' has {most} dimensions at most, inputs have {dimension}"
         )
     return dimension
 

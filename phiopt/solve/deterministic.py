@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy
 
 from phiopt._types import Params
 from phiopt.objective import Objective
@@ -78,7 +78,7 @@ class LBFGS:
             # Each step's line search has 20 evaluations at most; no other limit.
             options = {"maxcor": self.memory, "maxfun": 20 * steps, "ftol": 0.0, "gtol": 0.0}
             zero = np.zeros_like(run.centre.w)
-            minimize(
+            scipy.optimize.minimize(
                 run.value_and_grad,
                 zero,
                 jac=True,
@@ -146,7 +146,7 @@ class NewtonCG:
         """See `Solver`."""
 
         def minimise(run: Frozen, steps: int) -> None:
-            minimize(
+            scipy.optimize.minimize(
                 run.value_and_grad,
                 np.zeros_like(run.centre.w),
                 jac=True,

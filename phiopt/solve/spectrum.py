@@ -6,8 +6,8 @@ from collections.abc import Callable
 from math import isfinite, nan
 
 import numpy as np
+import scipy
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Generator
 
 from phiopt._types import Params
@@ -85,7 +85,7 @@ def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Sp
         length = float(square_norm(rest).sqrt())
         if not isfinite(diagonal[-1]) or not isfinite(length):
             return Spectrum(nan, nan, nan, len(diagonal))
-        values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
+        values, vectors = scipy.linalg.eigh_tridiagonal(np.array(diagonal), np.array(beside))
         found = Spectrum(
             least=float(values[0]),
             largest=float(values[-1]),

@@ -6,11 +6,10 @@ import os
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from phiopt import _files
-from phiopt._modules import copied
+from phiopt._modules import with_tensors
 from phiopt.solve import solution as kinds
 from phiopt.solve.solution import Solution, Status
 
@@ -32,8 +31,7 @@ def save(solution: Solution, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
     """Read a solution into a copy of ``student``, which is checked against it."""
     tensors, about = _files.read(path, _KIND)
-    loaded = copied(student)
-    held = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
+    held = {**dict(student.named_parameters()), **dict(student.named_buffers())}
     found = {name: tuple(value.shape) for name, value in held.items()}
     expected = {name: tuple(value.shape) for name, value in tensors.items()}
     _files.check(
@@ -41,9 +39,7 @@ def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
         _files.differences("student", expected, found)
         + [f"student has {name} too" for name in found if name not in expected],
     )
-    with torch.no_grad():
-        for name, value in held.items():
-            value.copy_(tensors[name])
+    loaded = with_tensors(student, tensors)
     params = {name: p.detach().clone() for name, p in loaded.named_parameters()}
     report = {key: _revived(value) for key, value in about["report"].items()}
     return Solution(student=loaded, params=params, **report)

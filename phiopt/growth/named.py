@@ -1,0 +1,179 @@
+"""The modules that a user says belong together: checked by name, and what they allow when operations are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import combinations
+
+from torch import nn
+
+from phiopt.growth.correspond import AlignmentError
+from phiopt.growth.trace import Node, Trace
+
+
+@dataclass(frozen=True)
+class Named:
+    """Teacher's module names to student's, as ``correspondence=`` says; falsy where it says nothing."""
+
+    pairs: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs)
+
+    def __str__(self) -> str:
+        return f"correspondence={dict(self.pairs)!r}"
+
+    def renamed(self, module: str) -> str | None:
+        """The student's module that belongs to the teacher's ``module``; ``None`` where it is free."""
+        return _moved(module, self.pairs)
+
+    def original(self, module: str) -> str | None:
+        """The teacher's module that belongs to the student's ``module``; ``None`` where it is free."""
+        return _moved(module, {new: old for old, new in self.pairs.items()})
+
+    def likely(self, module: str) -> str:
+        """The student's module that the teacher's ``module`` should rather be than another: as said, or where the
+        modules around a named one are to be expected, else the one of its name.
+        """
+        around = {}
+        for old, new in self.pairs.items():
+            a, b = old.split("."), new.split(".")
+            while a and b and a[-1] == b[-1]:
+                a, b = a[:-1], b[:-1]
+                around[".".join(a)] = ".".join(b)
+        return _moved(module, around | dict(self.pairs)) or module
+
+    def allows(self, teacher: Node, student: Node) -> bool:
+        """Whether these operations may be paired: each in the module that belongs to the other's, or both free."""
+        new, old = self.renamed(teacher.module), self.original(student.module)
+        return new in (None, student.module) and old in (None, teacher.module)
+
+    def check_order(self, teacher: Trace, student: Trace) -> None:
+        """Of two named modules the same one runs first in both models, and a module runs in both or in neither.
+
+        Raises:
+            AlignmentError: It does not; the pairs are named.
+        """
+        runs: dict[str, tuple[int, int]] = {}
+        for old, new in self.pairs.items():
+            t, s = _first(teacher, old), _first(student, new)
+            if (t is None) != (s is None):
+                idle, whose = (old, "teacher") if t is None else (new, "student")
+                raise AlignmentError(
+                    f"correspondence: {old!r} cannot be {new!r}: the {whose}'s {idle!r} computes nothing in the "
+                    "forward pass, the other does"
+                )
+            if t is not None and s is not None:
+                runs[old] = t, s
+        for a, b in combinations(runs, 2):
+            if _inside(a, b) or _inside(b, a):
+                continue
+            before = [runs[a][i] < runs[b][i] for i in (0, 1)]
+            if before[0] != before[1]:
+                x, y = (a, b) if before[0] else (b, a)
+                raise AlignmentError(
+                    f"correspondence: {x!r} -> {self.pairs[x]!r} and {y!r} -> {self.pairs[y]!r} cross: the teacher "
+                    f"runs {x!r} before {y!r}, the student {self.pairs[y]!r} before {self.pairs[x]!r}; the modules "
+                    "have to run in the same order in both"
+                )
+
+    def check_places(
+        self,
+        placed: Mapping[str, str],
+        teacher: Mapping[str, Sequence[str]],
+        student: Mapping[str, Sequence[str]],
+    ) -> None:
+        """The tensors of a named module sit in the module that it is said to be.
+
+        Args:
+            placed: Student's name of each of the teacher's tensors.
+            teacher: All names of each of the teacher's tensors, for tied ones have several.
+            student: The same of the student's.
+
+        Raises:
+            AlignmentError: One of them sits elsewhere.
+        """
+        for old, new in placed.items():
+            modules = [
+                {n.rpartition(".")[0] for n in names} for names in (teacher[old], student[new])
+            ]
+            said = [
+                {self.renamed(m) for m in modules[0]} - {None},
+                {self.original(m) for m in modules[1]} - {None},
+            ]
+            if any(s and not s & m for s, m in zip(said, modules[::-1], strict=True)):
+                raise AlignmentError(
+                    f"correspondence: the teacher's {old!r} would sit in the student's {new!r}, against what is said"
+                )
+
+
+def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Named:
+    """The checked argument.
+
+    Raises:
+        TypeError: It is no mapping of names to names.
+        ValueError: A module that does not exist, or names that contradict each other.
+    """
+    if correspondence is None:
+        return Named()
+    if not isinstance(correspondence, Mapping) or not all(
+        isinstance(name, str) for pair in correspondence.items() for name in pair
+    ):
+        raise TypeError(
+            f"correspondence={correspondence!r} must be a mapping of the teacher's module names to the student's"
+        )
+    pairs: dict[str, str] = {}
+    for old, new in correspondence.items():
+        key, value = _known("teacher", teacher, old), _known("student", student, new)
+        if pairs.setdefault(key, value) != value:
+            raise ValueError(
+                f"correspondence: {old!r} is the teacher's {key!r}, which is said to be {pairs[key]!r} and {new!r}"
+            )
+    for (a, x), (b, y) in combinations(pairs.items(), 2):
+        if x == y:
+            raise ValueError(
+                f"correspondence: {a!r} and {b!r} are both said to be {x!r}, which can be one of them only"
+            )
+        for (outer, image), (inner, other) in (((a, x), (b, y)), ((b, y), (a, x))):
+            if _inside(inner, outer) != _inside(other, image):
+                raise ValueError(
+                    f"correspondence: {outer!r} -> {image!r} and {inner!r} -> {other!r} contradict each other: one "
+                    "of them lies inside the other in only one of the models"
+                )
+    return Named(pairs)
+
+
+def _known(role: str, module: nn.Module, name: str) -> str:
+    """The first name of the module called ``name``, for a shared one has several."""
+    everything = dict(module.named_modules(remove_duplicate=False))
+    if name in everything:
+        return next(first for first, part in module.named_modules() if part is everything[name])
+    near = get_close_matches(name, [n for n in everything if n], n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else _listing(everything)
+    raise ValueError(f"correspondence: the {role} has no module {name!r}{hint}")
+
+
+def _listing(names: Sequence[str] | Mapping[str, nn.Module], most: int = 12) -> str:
+    shown = [repr(n) for n in names if n]
+    more = f", ... {len(shown) - most} more" if len(shown) > most else ""
+    return f"; it has {', '.join(shown[:most])}{more}" if shown else "; it has no submodules"
+
+
+def _inside(module: str, outer: str) -> bool:
+    return not outer or module == outer or module.startswith(f"{outer}.")
+
+
+def _moved(module: str, pairs: Mapping[str, str]) -> str | None:
+    """``module`` with the longest of the names above it that ``pairs`` has replaced."""
+    above = [name for name in pairs if _inside(module, name)]
+    if not above:
+        return None
+    nearest = max(above, key=len)
+    below = module[len(nearest) :].lstrip(".")
+    return ".".join(part for part in (pairs[nearest], below) if part)
+
+
+def _first(trace: Trace, module: str) -> int | None:
+    return next((i for i, n in enumerate(trace.nodes) if _inside(n.module, module)), None)
