@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import phiopt
 from experiments import basic, classes, demo, lattice, study
+from experiments.checks import ABLATIONS
 from experiments.data import data_root, fashion_mnist
 from experiments.errors import UsageError
 from experiments.lattice import CHUNK, FLOOR, HORIZON, Case, Point, Scene, finite
@@ -27,15 +28,14 @@ from experiments.records import LATTICE_FIELDS, RunDirectory, environment, write
 from experiments.report.ablation import described, show_and_write
 from experiments.scales import SCALES, Scale
 
-TASKS = ("digits", "classes", "noise")
 CENTRE = (0.25, 0.25, 0.25, 0.25)
 
 
 def cases(names: Sequence[str], scale: Scale, data: Path | None, *, download: bool) -> list[Case]:
     """Those of these names, on MLPs; Fashion-MNIST is read only where it is needed."""
-    unknown = [name for name in names if name not in TASKS]
+    unknown = [name for name in names if name not in ABLATIONS]
     if unknown:
-        raise UsageError(f"--tasks: unknown {', '.join(unknown)!r}; choose from {', '.join(TASKS)}")
+        raise UsageError(f"--tasks: unknown {unknown[0]!r}; choose from {', '.join(ABLATIONS)}")
     found = {"digits": Case(demo.TASK, 64, Descent(60, 1e-3), HORIZON, 0.5)}
     if set(names) - {"digits"}:
         images = fashion_mnist(data_root(data), download=download)

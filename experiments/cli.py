@@ -1,5 +1,6 @@
 """The command line: one command an experiment.  Heavy imports wait until one is chosen."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -10,11 +11,24 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from experiments import checks
 from experiments.errors import UsageError
 
 
 class Experiments(TyperGroup):
-    """The group of experiments; an unknown one is answered with the list."""
+    """The group of experiments: an unknown one is answered with the list, a mistake with one line."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            code = super().main(*args, **options | {"standalone_mode": False})
+        except Exception as error:
+            # Typer's own, which has had the class from two packages.
+            if not hasattr(error, "format_message"):
+                raise
+            message = " ".join(error.format_message().split())
+            typer.echo(f"error: {message}", err=True)
+            code = getattr(error, "exit_code", 2)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
@@ -66,6 +80,8 @@ def experiments(context: typer.Context) -> None:
 def demo(seeds: Seeds = None, methods: Methods = None, out: Out = Path("runs/demo")) -> None:
     """Digits 0 to 4 teach, a larger student learns all ten: under a minute, no download."""
     with _mistakes_shown(out):
+        numbers = checks.seeds(seeds, default=5)
+        checks.writable(out)
         import torch
 
         from experiments import demo, study
@@ -73,7 +89,7 @@ def demo(seeds: Seeds = None, methods: Methods = None, out: Out = Path("runs/dem
 
         # Networks this small lose by threads, and one gives the same figures on every machine.
         torch.set_num_threads(1)
-        demo.run(_seeds(seeds, default=5), _methods(methods, study.METHODS, PAPER), out)
+        demo.run(numbers, _methods(methods, study.METHODS, PAPER), out)
 
 
 def _experiment(name: str) -> Callable[..., None]:
@@ -100,6 +116,10 @@ def _experiment(name: str) -> Callable[..., None]:
         out: Out = Path("runs") / name,
     ) -> None:
         with _mistakes_shown(out):
+            checks.seeds(seeds, default=1)
+            names = None if tasks is None else checks.names("--tasks", tasks)
+            checks.data(data, download=download)
+            checks.writable(out)
             from experiments.data import data_root
             from experiments.methods import METHODS as PAPER
             from experiments.scales import SCALES
@@ -107,8 +127,7 @@ def _experiment(name: str) -> Callable[..., None]:
 
             experiment = import_module(f"experiments.{name.replace('-', '_')}").EXPERIMENT
             size = SCALES[scale.value]
-            numbers, place = _seeds(seeds, default=size.seeds), _device(device)
-            names = None if tasks is None else _names("--tasks", tasks)
+            numbers, place = checks.seeds(seeds, default=size.seeds), _device(device)
             registry = experiment.methods or METHODS
             compared = _methods(methods, registry, experiment.methods or PAPER)
             images = experiment.load(data_root(data), download=download)
@@ -140,11 +159,18 @@ def ablation(
 ) -> None:
     """φ on a lattice of λ, many points at a time, and `phiopt.learn` against its best point."""
     with _mistakes_shown(out):
+        names = checks.names("--tasks", tasks, checks.ABLATIONS)
+        numbers = checks.seeds(seeds, default=5)
+        checks.resolution(resolution)
+        if names != ["digits"]:
+            checks.data(data, download=download)
+        for name in names:
+            checks.writable(out / name)
         from experiments import ablation
 
         ablation.run(
-            _names("--tasks", tasks),
-            _seeds(seeds, default=5),
+            names,
+            numbers,
             resolution,
             data,
             _device(device),
@@ -160,6 +186,8 @@ def report(
 ) -> None:
     """One Markdown and one HTML page with all figures and tables of the runs."""
     with _mistakes_shown(out):
+        checks.reported(runs)
+        checks.writable(out)
         from experiments.report import document
 
         document.write(runs, out)
@@ -182,44 +210,17 @@ def _mistakes_shown(out: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _seeds(text: str | None, default: int) -> list[int]:
-    if text is None:
-        return list(range(default))
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0:
-        raise UsageError(
-            f"--seeds {text}: a count such as 5 or a list such as 0,3,7 of integers >= 0"
-        )
-    if "," not in text:
-        numbers = list(range(numbers[0]))
-    if not numbers:
-        raise UsageError(f"--seeds {text}: at least one seed is needed")
-    if len(set(numbers)) < len(numbers):
-        raise UsageError(f"--seeds {text}: repeated; each seed counts once")
-    return numbers
-
-
 def _methods(
     text: str | None, registry: Mapping[str, Any], default: Mapping[str, Any]
 ) -> list[str]:
     if text is None or text == "all":
         return list(default if text is None else registry)
-    names = _names("--methods", text)
+    names = checks.names("--methods", text)
     unknown = [name for name in names if name not in registry]
     if unknown:
         raise UsageError(
             f"--methods {text}: unknown {', '.join(unknown)!r}; choose from {', '.join(registry)}"
         )
-    return names
-
-
-def _names(option: str, text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if len(set(names)) < len(names):
-        raise UsageError(f"{option} {text}: repeated; each may be named once")
     return names
 
 

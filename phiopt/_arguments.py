@@ -11,10 +11,12 @@ from torch.distributed import ProcessGroup
 
 from phiopt._transforms import wrapped
 from phiopt._types import Params
-from phiopt.data import Source
+from phiopt.data import Source, check_source
+from phiopt.growth.fills import FILLS
 from phiopt.objective import Lambdas, Spectral
-from phiopt.objective._numbers import count, known, part, seed_of
+from phiopt.objective._numbers import count, flag, instance, known, one_of, part, seed_of, shown
 
+SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """Of the models: in float16 Adam's ε is 0, and third derivatives overflow."""
 
@@ -22,8 +24,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
     """A parameter that stands for the device and dtype of both."""
     for name, module in (("teacher", teacher), ("student", student)):
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"{name}: got {type(module).__name__}, must be an nn.Module")
+        instance(name, module, nn.Module, "an nn.Module")
         for key, value in (*module.named_parameters(), *module.named_buffers()):
             if nn.parameter.is_lazy(value):
                 raise ValueError(
@@ -60,29 +61,41 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
     return like
 
 
+def check_parts(parts: Mapping[str, tuple[object, str]]) -> None:
+    """Pluggable objects by name, each with the attribute that makes it one; None where it is left out."""
+    for name, (value, attribute) in parts.items():
+        if value is not None:
+            part(name, value, attribute)
+
+
 def check_options(
     lambdas: Lambdas,
     data: Source | None,
     scale: str,
     seed: int,
     restarts: int,
+    micro_batch: int | None,
     process_group: object,
     parts: Mapping[str, tuple[object, str]],
+    flags: Mapping[str, object],
 ) -> None:
     """``parts`` are pluggable objects by name, each with the attribute that makes it one."""
-    for name, (value, attribute) in parts.items():
-        if value is not None:
-            part(name, value, attribute)
-    if scale not in ("relative", "paper"):
-        raise ValueError(f"scale: got {scale!r}, must be 'relative' or 'paper'")
+    check_parts(parts)
+    for name, value in flags.items():
+        flag(name, value)
+    one_of("scale", scale, SCALES)
     seed_of(seed)
     count("restarts", restarts, least=0)
+    if micro_batch is not None:
+        count("micro_batch", micro_batch)
     if process_group is not None and not isinstance(process_group, ProcessGroup):
         raise TypeError(
             f"process_group: got {process_group!r}, must be a group of torch.distributed that this "
             "process is in, such as torch.distributed.group.WORLD"
         )
     needy = [name for name in lambdas.active if name != "proximity"]
+    if data is not None:
+        check_source("data", data)
     if data is None and needy:
         raise ValueError(
             f"data: None, but the weight of {', '.join(needy)} is not 0; these terms need D1"
@@ -105,10 +118,20 @@ def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object
         raise TypeError("neighbourhood: Sobol points need float32 models, got bfloat16")
 
 
-def check_start(start: Params, student: nn.Module) -> None:
-    """The student's parameters by name, and buffers if any, each as the student has it."""
+def check_start(start: str | Params | None, student: nn.Module) -> None:
+    """A fill's name, or the student's parameters by name, and buffers if any, each as the student has
+    it.
+    """
+    if start is None:
+        return
+    if isinstance(start, str):
+        one_of("start", start, sorted(FILLS))
+        return
     if not isinstance(start, dict):
         raise TypeError(f"start: got {type(start).__name__}, must be a fill's name or Params")
+    for name, value in start.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"start: {name} is {shown(value)}, must be a Tensor")
     missing = [name for name, _ in student.named_parameters() if name not in start]
     if missing:
         raise ValueError(f"start: lacks {', '.join(missing)}; must hold every parameter")

@@ -4,52 +4,85 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from reprlib import repr as excerpt
+from secrets import token_hex
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from phiopt._json import Field, parsed
 from phiopt._types import Params
 
 _KEY = "phiopt"
 VERSION = 1
 
 
-def write(
-    path: str | os.PathLike[str], kind: str, tensors: Params, about: Mapping[str, Any]
-) -> None:
-    """Write the whole file or nothing: it takes its place in one step when it is complete."""
-    path = Path(path)
-    header = json.dumps({"kind": kind, "version": VERSION, **about})
-    held = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block succeeds, in one step and with all its
+    bytes on the disk: whenever the process or the machine stops, ``path`` is whole, the old file or the new.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile's, whose files nobody else may read. Processes of other machines have the same numbers.
+    own = f"{os.getpid()}-{token_hex(4)}"
+    temporary = path.with_name(f".{path.stem}-{own}{path.suffix}")
     try:
-        save_file(held, temporary, metadata={_KEY: header})
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _keep_name(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, dict[str, Any]]:
+def _keep_name(folder: Path) -> None:
+    """Have the disk hold the folder's names too, where a folder can be opened."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def write(
+    path: str | os.PathLike[str], kind: str, tensors: Params, about: Mapping[str, Any]
+) -> None:
+    """Write the whole file or nothing."""
+    header = json.dumps({"kind": kind, "version": VERSION, **about})
+    held = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with atomic(Path(path)) as temporary:
+        temporary.write_bytes(save(held, metadata={_KEY: header}))
+
+
+def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
     """The tensors, on the CPU, and the header of a file of this kind.
 
     Raises:
         ValueError: It is no file that `write` made, or of another kind or a later version.
+        OSError: It cannot be read.
     """
     try:
+        with open(path, "rb"):  # whose error names the path
+            pass
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"path: {path} is no safetensors file: {error}") from error
-    about = json.loads(header) if header else {}
-    if about.get("kind") != kind:
-        raise ValueError(f"path: {path} holds {about.get('kind', 'something else')}, not a {kind}")
-    if about["version"] > VERSION:
+    about = parsed(header or "{}", f"path: {path}")
+    held = about.members()
+    if "kind" not in held or held["kind"].value != kind:
+        found = excerpt(held["kind"].value).strip("'") if "kind" in held else "something else"
+        raise ValueError(f"path: {path} holds {found}, not a {kind}")
+    if about.members(["version"])["version"].whole(0) > VERSION:
         raise ValueError(
-            f"path: {path} has format {about['version']}, this phiopt reads up to {VERSION}"
+            f"path: {path} has format {about.value['version']}, this phiopt reads up to {VERSION}"
         )
     return tensors, about
 

@@ -26,8 +26,8 @@ def alone() -> Iterator[None]:
         yield
 
 
-def copied(module: Module) -> Module:
-    """A deep copy of ``module``.
+def copied(module: Module, role: str | None = None) -> Module:
+    """A deep copy of ``module``, which is the argument ``role``.
 
     ``deepcopy`` alone refuses the results of a computation, such as an activation that a forward
     pass kept as an attribute; here they are copied off the graph. Copies made in inference mode can
@@ -39,17 +39,34 @@ def copied(module: Module) -> Module:
         try:
             return deepcopy(module, {id(value): value.detach().clone() for value in results})
         except TypeError as error:
-            raise TypeError(f"{type(module).__name__} cannot be copied: {error}") from error
+            raise TypeError(
+                f"{f'{role}: ' if role else ''}{type(module).__name__} cannot be copied: {_uncopied(module)}{error}; "
+                "keep such an object outside the module, or give its class a __deepcopy__"
+            ) from error
+
+
+def _uncopied(module: nn.Module) -> str:
+    """The first attribute that refuses to be copied, with its type."""
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name in ("_parameters", "_buffers", "_modules") or isinstance(value, Tensor):
+                continue
+            try:
+                deepcopy(value)
+            except TypeError:
+                where = f"{path}.{name}" if path else name
+                return f"its attribute {where} is a {type(value).__name__}: "
+    return ""
 
 
 def with_tensors(module: Module, tensors: Params) -> Module:
-    """A copy of ``module`` that holds copies of ``tensors``, parameters and buffers by name; the others
+    """A copy of the student ``module`` that holds copies of ``tensors``, parameters and buffers by name; the others
     keep their values.
 
     A buffer that cannot hold its values where it is, because it is an expanded view or shares memory
     with another buffer, gets memory of its own.
     """
-    copy = copied(module)
+    copy = copied(module, "student")
     held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
     with torch.no_grad():
         for name, value in tensors.items():

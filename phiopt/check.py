@@ -11,14 +11,14 @@ from torch.func import functional_call
 from phiopt._modules import evaluating
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss
-from phiopt.data import Data, Source
+from phiopt.data import Data, Source, check_source
 from phiopt.derivatives import differentiable
 from phiopt.derivatives.calls import Call
 from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
 from phiopt.derivatives.orders import Order, derivative_orders
 from phiopt.derivatives.report import WHOLE, DerivativeReport, LayerReport
 from phiopt.objective import Task, student_loss
-from phiopt.objective._numbers import count, part, seed_of
+from phiopt.objective._numbers import count, instance, part, seed_of
 from phiopt.objective.loss import check_labels
 
 EXAMPLES = 4
@@ -68,8 +68,8 @@ def check(
         >>> report.layers[1].verdict  # LayerNorm
         'mended from order 3 on'
     """
-    if not isinstance(student, nn.Module):
-        raise TypeError(f"student: got {type(student).__name__}, must be an nn.Module")
+    instance("student", student, nn.Module, "an nn.Module")
+    check_source("data", data)
     for name, value in (("lift", lift), ("loss", loss)):
         if value is not None:
             part(name, value, "__call__")

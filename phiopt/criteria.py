@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from phiopt._randomness import begun_anew, preserved_randomness
 from phiopt._types import Loss
-from phiopt.data import Source, check_pair
-from phiopt.objective._numbers import count
+from phiopt.data import Source, check_pair, check_source
+from phiopt.objective._numbers import count, instance, number, part, seed_of, shown
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
 
@@ -142,6 +142,9 @@ def robustness(
         >>> robustness(model, data, Uniform(0.0)) == cross_entropy(model, data)
         True
     """
+    part("neighbourhood", neighbourhood, "perturb")
+    if loss is not None:
+        part("loss", loss, "__call__")
     measures = (_log_loss if loss is None else loss,)
     return _means(model, data, measures, batch_size, neighbourhood, seed)[0]
 
@@ -164,8 +167,13 @@ def prediction_variance(
         >>> prediction_variance([nn.Linear(4, 3) for seed in range(5)], data) > 0
         True
     """
+    instance("models", models, (list, tuple), "a list of modules")
     if len(models) < 2:
-        raise ValueError(f"models: got {len(models)}, a variance needs at least two")
+        raise ValueError(
+            f"models: got {len(models)}, must be two or more: a variance needs at least two"
+        )
+    for i, model in enumerate(models):
+        instance(f"models[{i}]", model, nn.Module, "an nn.Module")
     probabilities = torch.stack([predict(model, data, batch_size=batch_size) for model in models])
     return probabilities.var(0).sum(1).mean().item()
 
@@ -186,6 +194,10 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
             outputs = _finite(model(x), "outputs")
             if not y.is_floating_point():  # others are no labels, and not needed here
                 check_class_axis("data", outputs, y)
+            elif outputs.dim() < 2:
+                raise ValueError(
+                    f"model: its outputs are {tuple(outputs.shape)}, must be logits (batch, classes, ...)"
+                )
             parts.append(outputs.double().softmax(1).cpu())
     return torch.cat(parts)
 
@@ -222,16 +234,27 @@ def corruption_curve(
         >>> corruption_curve(model, images, (0, 30)).percentages
         [0.0, 30.0]
     """
-    for percentage in percentages:
-        if not 0 <= percentage <= 100:
-            raise ValueError(f"percentages: got {percentage}, each must lie in [0, 100]")
+    percentages = _percentages(percentages)
     noises = [Corruption(percentage / 100, low=low, high=high) for percentage in percentages]
     scores = [evaluate(model, data, n, batch_size=batch_size, seed=seed) for n in noises]
     return CorruptionCurve(
-        [float(percentage) for percentage in percentages],
+        percentages,
         [score.accuracy for score in scores],
         [score.cross_entropy for score in scores],
     )
+
+
+def _percentages(values: object) -> list[float]:
+    """Numbers from 0 to 100, in the order given; at least one."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"percentages: got {shown(values)}, must be numbers in [0, 100]")
+    found = [number("percentages", value) for value in values]
+    if not found:
+        raise ValueError(f"percentages: got {shown(values)}, must be one number or more")
+    for value in found:
+        if not 0 <= value <= 100:
+            raise ValueError(f"percentages: got {value:g}, each must lie in [0, 100]")
+    return found
 
 
 def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -252,6 +275,9 @@ def _means(
     seed: int,
 ) -> list[float]:
     """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples."""
+    seed = seed_of(seed)
+    if neighbourhood is not None:
+        part("neighbourhood", neighbourhood, "perturb")
     totals, losses = [0.0 for _ in measures], 0
     generator: Generator | None = None
     with _evaluating(model, data, seed):
@@ -265,6 +291,10 @@ def _means(
                 raise ValueError(
                     f"loss: returned shape {tuple(values[0].shape)}, must give one loss per example, "
                     f"shape ({len(y)},) (reduction='none')"
+                )
+            if not values[0].numel():
+                raise ValueError(
+                    f"data: targets of shape {tuple(y.shape)} give no loss, must hold one label or more"
                 )
             totals = [total + v.sum().item() for total, v in zip(totals, values, strict=True)]
             losses += values[0].numel()
@@ -286,6 +316,7 @@ def _evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
     """Evaluation mode without gradients; each submodule's own mode is put back, and the embeddings
     that a forward pass writes to, those with ``max_norm``.
     """
+    instance("model", model, nn.Module, "an nn.Module")
     modes = {module: module.training for module in model.modules()}
     tables = {
         part: part.weight.detach().clone()
@@ -325,19 +356,11 @@ def _batches(model: nn.Module, data: Source, batch_size: int) -> Iterator[tuple[
 
 def _source(data: Source, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
     count("batch_size", batch_size)
+    check_source("data", data)
     if isinstance(data, DataLoader):
         return begun_anew(data)
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size)
-    if not (
-        isinstance(data, (tuple, list))
-        and len(data) == 2
-        and all(isinstance(part, Tensor) for part in data)
-    ):
-        raise TypeError(
-            f"data: got {type(data).__name__}, must be (inputs, targets) tensors, a Dataset or a "
-            "DataLoader"
-        )
     x, y = check_pair("data", data)
     return zip(x.split(batch_size), y.split(batch_size), strict=True)
 

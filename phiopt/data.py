@@ -52,18 +52,22 @@ class Data:
     ) -> None:
         self._device, self._dtype, self._name = device, dtype, name
         self._classes: int | None = None
+        self._outputs: int | None = None
         self._repeatable = isinstance(source, (tuple, list, TensorDataset))
         self._agree: Agree = lambda batch, error: error
         self.error: Exception | None = None
         self.length: int | None = None  # examples, where that is known
         self._read = self._reader(source)
 
-    def expect_classes(self, classes: int) -> None:
+    def expect_classes(self, classes: int, outputs: int | None = None) -> None:
         """From here on targets must be class indices 0 ... ``classes`` - 1.
+
+        With ``outputs``, which are the student's, labels that are no index of these either may be
+        there too: they mark what the user's loss leaves out, such as -100 and 255.
 
         Raises ``ValueError`` for a label outside, ``TypeError`` for targets that are not integers.
         """
-        self._classes = classes
+        self._classes, self._outputs = classes, outputs
         self._check_labels(self._example[1])
 
     @property
@@ -112,10 +116,7 @@ class Data:
             return self._from_dataset(source)
         if isinstance(source, (tuple, list)):
             return self._from_tensors(source)
-        raise TypeError(
-            f"{self._name}: got {type(source).__name__}, must be (inputs, targets) tensors, a Dataset "
-            "or a DataLoader"
-        )
+        raise TypeError(_no_source(self._name, source))
 
     def _from_tensors(self, pair: Any) -> Callable[[int | None, Generator], Batch]:
         inputs, targets = self._example = self._checked(pair)
@@ -242,11 +243,16 @@ class Data:
                 f"{self._name}: targets are {targets.dtype}, must be integer class indices "
                 "(give loss= for other targets)"
             )
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= self._classes:
+        teachers = f"the teacher has {self._classes} classes"
+        if self._outputs is None:
+            check_range(self._name, targets, self._classes, teachers)
+            return
+        unclear = targets[(targets >= self._classes) & (targets < self._outputs)]
+        if unclear.numel():
             raise ValueError(
-                f"{self._name}: labels from {low} to {high}, must lie in 0 ... {self._classes - 1}, "
-                f"the teacher has {self._classes} classes"
+                f"{self._name}: label {int(unclear[0])}, must lie in 0 ... {self._classes - 1}, "
+                f"{teachers}; a label that marks what loss= leaves out must be negative or at least "
+                f"{self._outputs}, the student has so many outputs"
             )
 
     def _placed(self, name: str, part: Tensor) -> Tensor:
@@ -282,6 +288,34 @@ def _next(name: str, batches: Iterator[Any]) -> Any | None:
                 ) from stop
             step = step.tb_next
         return None
+
+
+def check_source(name: str, source: Any) -> None:
+    """Refuse, by ``name``, what is no data at all, before any of it is read."""
+    if isinstance(source, (tuple, list)):
+        check_pair(name, source)
+    elif isinstance(source, type) or not isinstance(source, (Dataset, DataLoader)):
+        raise TypeError(_no_source(name, source))
+
+
+def _no_source(name: str, source: Any) -> str:
+    return (
+        f"{name}: got {type(source).__name__}, must be (inputs, targets) tensors, a Dataset or a "
+        "DataLoader"
+    )
+
+
+def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
+    """Refuse, by ``name``, labels that are not in 0 ... ``classes`` - 1, and none at all."""
+    if labels.numel() == 0:
+        raise ValueError(f"{name}: targets of shape {tuple(labels.shape)} hold no label")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{name}: labels from {low} to {high}, must lie in 0 ... {classes - 1}, {why}. Labels that "
+            "mark what to leave out, such as -100 and 255, need a loss that leaves it out: give "
+            "loss= (docs/gotchas.md), or take these examples out of the data"
+        )
 
 
 def check_pair(name: str, pair: Any) -> Batch:

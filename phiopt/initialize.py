@@ -114,7 +114,7 @@ def initialize(
         process_group: Share each batch out among the processes of this ``torch.distributed`` group,
             such as ``torch.distributed.group.WORLD``. Every process calls with the same arguments
             and gets the same solution, that of one process. None: this process alone.
-        seed: Of every random draw; a whole number, at least 0.
+        seed: Of every random draw; a whole number from 0 to 2⁶³ − 1.
         throw: True: raise when the solver fails. False: return the solution with its status.
         progress: Show a progress bar, on a terminal only.
 
@@ -123,8 +123,9 @@ def initialize(
 
     Raises:
         SolveError: The solver failed (its ``solution`` attribute holds the best there is).
-        ValueError, TypeError: An argument breaks its rule, or a layer of the student has no third
-            derivative although λ4 > 0 (see `check`); named before any work.
+        ValueError, TypeError: An argument breaks its rule; the gradient of the loss is not that of
+            its values, for a layer or the loss detaches, rounds or differentiates by hand; or a layer
+            of the student has no third derivative although λ4 > 0 (see `check`). Named before any work.
 
     Examples:
         >>> teacher = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -145,7 +146,8 @@ def initialize(
         "solver": (solver, "solve"),
         "adjoint": (adjoint, "solve"),
     }
-    check_options(weights, data, scale, seed, restarts, process_group, parts)
+    flags = {"restrict_classes": restrict_classes, "throw": throw, "progress": progress}
+    check_options(weights, data, scale, seed, restarts, micro_batch, process_group, parts, flags)
     seed = int(seed)
     like = check_modules(teacher, student)
     solver = TorchOpt() if solver is None else solver

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from phiopt._arguments import check_modules
+from phiopt._arguments import SCALES, check_modules, check_parts
 from phiopt._modules import copied
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss, Params
@@ -21,10 +21,10 @@ from phiopt.bilevel.nudge import Nudged
 from phiopt.bilevel.outer import OuterLoss, check_disjoint
 from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, Search, SearchStatus, Space
 from phiopt.bilevel.start import uniform_start
-from phiopt.data import Data, Source
+from phiopt.data import Data, Source, check_source
 from phiopt.initialize import initialize
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
-from phiopt.objective._numbers import count, fraction, number, part, positive
+from phiopt.objective._numbers import flag, fraction, number, one_of, part, positive, seed_of
 from phiopt.solve import Solution, SolveError, Solver, Status, TorchOpt
 
 LEARNABLE = ("lambdas", "delta", "theta")
@@ -205,10 +205,23 @@ def learn(
     """
     search = Mirror() if search is None else search
     part("search", search, "run")
-    count("seed", seed, least=0)
+    seed = seed_of(seed)
+    flags = {"restrict_classes": restrict_classes, "progress": progress}
+    for name, value in flags.items():
+        flag(name, value)
+    one_of("scale", scale, SCALES)
+    check_parts(
+        {
+            "lift": (lift, "__call__"),
+            "loss": (loss, "__call__"),
+            "curvature": (curvature, "products"),
+            "solver": (solver, "solve"),
+        }
+    )
     neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
     part("neighbourhood", neighbourhood, "perturb")
     space = _space(lambdas, parameters, neighbourhood, start, theta, floor)
+    check_source("data", data)
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     like = check_modules(teacher, student)
@@ -232,7 +245,7 @@ def learn(
         "seed": seed,
         "throw": False,
     }
-    fixed = copied(teacher).requires_grad_(False)  # û is given, not learned
+    fixed = copied(teacher, "teacher").requires_grad_(False)  # û is given, not learned
 
     origin = None
     if "theta" in space.start:

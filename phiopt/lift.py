@@ -2,7 +2,8 @@
 
 A lift is any callable on a batch. The lifts of this module also say *where* the teacher's coordinates
 sit in the larger input, which the growth map needs for the columns of a linear layer behind ``flatten``;
-of a plain callable it is assumed that they sit first on each axis.
+of a plain callable it is found by applying it to probes. Where a callable mixes coordinates, they are taken to sit
+first on each axis, and the map's remarks say so.
 
 A lift with parameters to learn is an ``nn.Module``; with methods ``shape`` and ``places`` it says where it puts
 the teacher's coordinates, and can be part of a `Compose`. It runs in evaluation mode.
@@ -12,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from phiopt.objective._numbers import count, one_of, shown, within
 
 Shape = tuple[int, ...]
 
@@ -72,8 +76,8 @@ class Pad:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _sizes("size", self.size))
-        if self.align not in ("start", "center"):
-            raise ValueError(f"align={self.align!r} must be 'start' or 'center'")
+        one_of("align", self.align, ("start", "center"))
+        within("value", self.value, -inf, inf)
 
     def __call__(self, x: Tensor) -> Tensor:
         margins: list[int] = []
@@ -125,11 +129,10 @@ class Channels:
     at: int = 0
 
     def __post_init__(self) -> None:
-        _sizes("channels", (self.channels,))
-        if self.mode not in ("repeat", "place"):
-            raise ValueError(f"mode={self.mode!r} must be 'repeat' or 'place'")
-        if self.at < 0 or (self.at and self.mode == "repeat"):
-            raise ValueError(f"at={self.at} must be >= 0, and 0 in mode 'repeat'")
+        count("channels", self.channels)
+        one_of("mode", self.mode, ("repeat", "place"))
+        if count("at", self.at, least=0) and self.mode == "repeat":
+            raise ValueError(f"at: got {self.at}, must be 0 in mode 'repeat'")
 
     def __call__(self, x: Tensor) -> Tensor:
         self._check(tuple(x.shape[1:]))
@@ -170,8 +173,7 @@ class Resize:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _sizes("size", self.size))
-        if self.mode not in ("linear", "nearest", "bicubic"):
-            raise ValueError(f"mode={self.mode!r} must be 'linear', 'nearest' or 'bicubic'")
+        one_of("mode", self.mode, ("linear", "nearest", "bicubic"))
 
     def __call__(self, x: Tensor) -> Tensor:
         self.shape(tuple(x.shape[1:]))
@@ -203,10 +205,13 @@ class Compose(nn.Module):
 
     def __init__(self, *lifts: PlacedLift) -> None:
         super().__init__()
+        if not lifts:
+            raise ValueError("lifts: got none, must be at least one; Identity() changes nothing")
         for i, lift in enumerate(lifts):
-            if not isinstance(lift, PlacedLift):
+            if isinstance(lift, type) or not isinstance(lift, PlacedLift):
                 raise TypeError(
-                    f"lifts[{i}]={lift!r} has no shape() and places(); pass a plain callable as lift= itself"
+                    f"lifts[{i}]: got {shown(lift)}, which has no shape() and places(), must be a lift "
+                    "of its place; pass a plain callable as lift= itself"
                 )
             if isinstance(lift, nn.Module):
                 self.add_module(str(i), lift)
@@ -276,8 +281,10 @@ def nearest_places(old: int, new: int) -> NDArray[np.int64]:
 
 
 def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(sizes, int) or not sizes or any(int(n) != n or n < 1 for n in sizes):
-        raise ValueError(
-            f"{name}={sizes!r} must be whole numbers >= 1, one for each of the last axes"
+    """Whole numbers of at least 1."""
+    if not isinstance(sizes, tuple | list) or not sizes:
+        kind = ValueError if isinstance(sizes, tuple | list | int) else TypeError
+        raise kind(
+            f"{name}: got {shown(sizes)}, must be a tuple of whole numbers, one for each of the last axes"
         )
-    return tuple(int(n) for n in sizes)
+    return tuple(count(name, n) for n in sizes)

@@ -17,7 +17,6 @@ from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
 from phiopt.derivatives import require_derivatives
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.fills import FILLS
 from phiopt.objective import (
     Curvature,
     Frobenius,
@@ -30,7 +29,7 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
-from phiopt.objective._numbers import one_of
+from phiopt.objective.verify import verify_gradient
 from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
@@ -85,11 +84,13 @@ def problem(
     ``differentiable`` keeps the teacher's parameters and ψ's attached to the caller's.
     """
     like = check_modules(teacher, student)
+    check_start(start, student)
     check_precision(like.dtype, neighbourhood, curvature)
     examples = None if data is None else Data(data, like.device, like.dtype)
     inputs = None if examples is None else examples.example[0]
     still = copied(lift).eval() if isinstance(lift, nn.Module) else lift
     growth = GrowthMap.between(teacher, student, lift=still, classes=classes, inputs=inputs)
+    relabelled = False
     if examples is not None:
         relabelled = _relabelled(growth, examples, restrict_classes)
         if growth.class_axis <= 0 and (loss is None or restrict_classes or relabelled):
@@ -97,7 +98,7 @@ def problem(
                 "student: its outputs have one axis or none, must be (batch, classes, ...) unless "
                 "loss= is given, with neither classes= nor restrict_classes=True"
             )
-        if loss is None or relabelled:
+        if loss is None:
             examples.expect_classes(len(growth.classes))
     started = _start_module(teacher, student, growth, start, seed)
     params = {n: p.detach().clone() for n, p in started.named_parameters() if p.requires_grad}
@@ -113,11 +114,17 @@ def problem(
         for name, value in (("micro_batch", micro_batch), ("process_group", process_group)):
             if value is not None:
                 _check_apart(task, params, name)
-        if "curvature" in lambdas.active:
+        curved = "curvature" in lambdas.active
+        if not curved:
+            _check_gradient(task, params)
+        verify_gradient(started, growth.lift, task, params, lambdas.active)
+        if curved:
             require_derivatives(started, growth.lift(x), task, params)
         else:
-            _check_gradient(task, params)
             reported = _has_derivatives(started, growth.lift(x), task, params)
+    if examples is not None and relabelled and loss is not None:
+        outputs = model({}, examples.example[0][:2])
+        examples.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
     if process_group is not None:
         check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
         model = data_parallel(model, process_group)
@@ -217,8 +224,9 @@ def _check_apart(task: Task, params: Params, name: str) -> None:
             alone = torch.cat(parts)
         except (RuntimeError, ValueError):
             alone = torch.full_like(together, torch.nan)
-    size = float(together.abs().max())
-    if not torch.allclose(alone, together, rtol=0, atol=size * torch.finfo(alone.dtype).eps ** 0.5):
+    size = float(together.abs().max()) if together.numel() else 0.0
+    atol = size * torch.finfo(alone.dtype).eps ** 0.5
+    if alone.shape != together.shape or not torch.allclose(alone, together, rtol=0, atol=atol):
         raise ValueError(
             f"{name}: the outputs of two examples change when they go through the student one by one, "
             "so that a batch cannot be taken apart; is a BatchNorm without running statistics in it, "
@@ -265,9 +273,8 @@ def _start_module(
 ) -> nn.Module:
     """A new module at w0, in the student's modes."""
     if start is None or isinstance(start, str):
-        one_of("start", start or "default", tuple(sorted(FILLS)))
-        return grow(teacher, student, fill=start or "default", map=growth, seed=seed)
-    check_start(start, student)
+        fill = "default" if start is None else start
+        return grow(teacher, student, fill=fill, map=growth, seed=seed)
     return with_tensors(student, start)
 
 

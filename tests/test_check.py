@@ -135,7 +135,7 @@ def test_nothing_is_modified():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(TypeError, match="student: got str"):
+    with pytest.raises(TypeError, match="student: got 'net', must be"):
         check("net", data(4))
     with pytest.raises(ValueError, match="must give one loss per example"):
         check(nn.Linear(4, 3), data(4), loss=nn.CrossEntropyLoss())

@@ -264,7 +264,6 @@ BAD = {
         r"^outer.data: inputs are torch.int64, .*robust=0",
     ),
     "test kind": ({"test": V[0]}, TypeError, "^test: got Tensor"),
-    "outer kind": ({"outer": OuterLoss("x")}, TypeError, "^outer.data: got str"),
     "outer empty": ({"outer": OuterLoss((V[0][:0], V[1][:0]))}, ValueError, "^outer.data: empty"),
     "outer nan": (
         {"outer": OuterLoss((V[0] * torch.nan, V[1]))},

@@ -24,7 +24,7 @@ from phiopt.bilevel.adjoint import (
 from phiopt.bilevel.linear import CG, LinearSolution, LinearSolver, LinearStatus
 from phiopt.bilevel.recheck import recheck
 from phiopt.objective import Objective, Sample
-from phiopt.objective._numbers import fraction, part, positive
+from phiopt.objective._numbers import flag, fraction, part, positive
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.certificate import moments
 from phiopt.solve.solver import Counted
@@ -147,8 +147,7 @@ class Implicit:
     def __post_init__(self) -> None:
         part("linear_solver", self.linear_solver, "__call__")
         fraction("tol", self.tol)
-        if not isinstance(self.check, bool):
-            raise TypeError(f"check: got {self.check!r}, must be True or False")
+        flag("check", self.check)
         positive("max_error", self.max_error)
         fraction("damping", self.damping)
         if self.report is not None:

@@ -13,13 +13,13 @@ from torch.func import grad
 
 from phiopt._types import Loss, Model, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
-from phiopt.data import Data, Source
+from phiopt.data import Data, Source, check_source
 from phiopt.objective import Neighbourhood, Uniform, pure_model
-from phiopt.objective._numbers import count, number, part
+from phiopt.objective._numbers import count, part, within
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
 from phiopt.objective.task import task
-from phiopt.solve.torchopt_loop import check_optimizer
+from phiopt.solve.optimizer import check_optimizer
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Training:
     batch_size: int | None = 128
 
     def __post_init__(self) -> None:
+        check_source("data", self.data)
         check_optimizer(self.optimizer)
         count("steps", self.steps)
         if self.batch_size is not None:
@@ -93,8 +94,8 @@ class OuterLoss:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= number("robust", self.robust) <= 1:
-            raise ValueError(f"robust: got {self.robust}, must lie in [0, 1]")
+        check_source("data", self.data)
+        within("robust", self.robust, 0, 1)
         if self.neighbourhood is not None:
             part("neighbourhood", self.neighbourhood, "perturb")
         if self.loss is not None:
@@ -184,11 +185,11 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor, differentiable: bo
     """On two examples ``outer.loss`` has the shape, and the derivative, that are asked of it."""
     with torch.enable_grad():
         losses = loss(outputs.detach().requires_grad_(), targets)
-    if not isinstance(losses, Tensor) or losses.shape != outputs.shape[:1]:
+    if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(
-            f"outer.loss: returned {shape} for {len(outputs)} examples, must give one loss per "
-            f"example, shape ({len(outputs)},) (reduction='none')"
+            f"outer.loss: returned {shape} for {len(targets)} examples, must give one loss per "
+            f"example, shape ({len(targets)},) (reduction='none')"
         )
     if differentiable and not losses.requires_grad:
         raise ValueError(

@@ -299,7 +299,7 @@ class Optuna:
         shown = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+            study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed % 2**32))
             for _ in range(self.trials - 1):
                 trial = study.ask()
                 unit = {n: trial.suggest_float(n, 1e-6, 1 - 1e-6) for n in space.coordinates}

@@ -32,26 +32,35 @@ def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
 
 
 def as_scalar(call: Call, *, composite: bool) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating
-    inputs in one vector, and that vector as it was; with PyTorch's own kernels or ``composite``.
-    """
-    params = {f"p{name}": p.detach() for name, p in call.module.named_parameters()}
-    given = [t for t in tensors((call.args, call.kwargs)) if t.is_floating_point()]
-    inputs = {f"x{i}": t.detach() for i, t in enumerate(given)}
-    like = params | inputs
-    places = {id(t): f"x{i}" for i, t in enumerate(given)}
+    """`waves` as a function of one vector, and that vector as it was."""
+    function, like = waves(call, composite=composite)
+    return (lambda vector: function(split(vector, like))), joined(like)
 
-    def function(vector: Tensor) -> Tensor:
-        values = split(vector, like)
+
+def waves(
+    call: Call, *, composite: bool, trained: bool = False
+) -> tuple[Callable[[Params], Tensor], Params]:
+    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating
+    inputs, and these as they were; with PyTorch's own kernels or ``composite``. ``trained``: of those
+    alone that require grad.
+    """
+    params = {f"p{name}": p for name, p in call.module.named_parameters()}
+    given = [t for t in tensors((call.args, call.kwargs)) if t.is_floating_point()]
+    inputs = {f"x{i}": t for i, t in enumerate(given)}
+    wanted = {n: t for n, t in (params | inputs).items() if t.requires_grad or not trained}
+    places = {id(t): f"x{i}" for i, t in enumerate(given) if f"x{i}" in wanted}
+
+    def function(values: Params) -> Tensor:
         held = {name[1:]: v for name, v in values.items() if name[0] == "p"}
         held |= {name: b.clone() for name, b in call.module.named_buffers()}
         args, kwargs = _replaced((call.args, call.kwargs), places, values)
         with differentiable() if composite else nullcontext():
             outputs = functional_call(call.module, held, args, kwargs)
-            waves = [t.sin() for t in tensors(outputs) if t.is_floating_point()]
-            return sum([(wave + wave * wave).sum() for wave in waves], vector.new_zeros(()))
+            found = [t.sin() for t in tensors(outputs) if t.is_floating_point()]
+            nothing = torch.zeros((), device="cpu")
+            return sum([(wave + wave * wave).sum() for wave in found], nothing)
 
-    return function, joined(like)
+    return function, {name: t.detach() for name, t in wanted.items()}
 
 
 def joined(params: Params) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from phiopt.growth.correspond import AlignmentError
 from phiopt.growth.named import Named
+from phiopt.growth.optional import kind
 from phiopt.growth.subsequence import Step, subsequence
 from phiopt.growth.trace import Node, Trace
 
@@ -59,7 +60,7 @@ def _ways(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
 
 
 def _names(nodes: list[Node]) -> list[str]:
-    return [n.name for n in nodes]
+    return [kind(n) for n in nodes]
 
 
 def _shared_nodes(teacher: Trace, student: Trace, named: Named) -> list[Node]:
@@ -94,7 +95,7 @@ def _parting(teacher: list[Node], student: list[Node], named: Named) -> str:
         else "say which modules belong together with correspondence="
     )
     for i, (t, s) in enumerate(zip(teacher, student, strict=False)):
-        if t.name != s.name:
+        if kind(t) != kind(s):
             return (
                 f"the models part at operation {i}: {t} in the teacher, {s} in the student; {said}"
             )

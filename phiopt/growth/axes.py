@@ -11,7 +11,7 @@ An axis pairs ``t`` teacher coordinates with ``s >= t`` student coordinates. Wha
 
 Operations on activations split, join and equate terms; a free axis takes the form that an operation
 needs (first-order unification). An axis with ``t == s`` can only be the identity, so it carries no
-structure and equating it costs nothing: only axes that grow are ever reasoned about.
+structure, unless its places are given in another order: only axes that grow or are reordered are ever reasoned about.
 """
 
 from __future__ import annotations
@@ -68,7 +68,15 @@ class Term:
 
     @property
     def same(self) -> bool:
-        return self.t == self.s
+        """Whether every coordinate of the student's is the teacher's of its number."""
+        return self.t == self.s and not _moved(self)
+
+
+def _moved(term: Term) -> bool:
+    """Whether places are given that change the order of an axis of equal size on both sides."""
+    while term.kind == "link":
+        term = term.parts[0]
+    return term.kind == "fixed" or any(_moved(part) for part in term.parts)
 
 
 def find(term: Term) -> Term:
@@ -87,9 +95,7 @@ def find(term: Term) -> Term:
 
 def fixed(places: Places, s: int, *, external: bool = False) -> Term:
     """An axis whose teacher coordinate ``i`` sits at ``places[i]``."""
-    if len(places) == s:
-        if not np.array_equal(places, np.arange(s)):
-            raise Mismatch("an axis of equal size on both sides must keep its order")
+    if np.array_equal(places, np.arange(s)):
         return Term(s, s)
     return Term(
         len(places), s, "fixed", fixed=np.asarray(places, dtype=np.int64), external=external
@@ -102,7 +108,7 @@ def cat(parts: Sequence[Term]) -> Term:
     if len(flat) == 1:
         return flat[0]
     t, s = sum(p.t for p in flat), sum(p.s for p in flat)
-    return Term(t, s) if t == s else Term(t, s, "cat", flat)
+    return Term(t, s) if all(p.same for p in flat) else Term(t, s, "cat", flat)
 
 
 def prod(factors: Sequence[Term]) -> Term:
@@ -112,7 +118,7 @@ def prod(factors: Sequence[Term]) -> Term:
     if len(flat) == 1:
         return flat[0]
     t, s = _product(f.size for f in flat)
-    return Term(t, s) if t == s else Term(t, s, "prod", flat)
+    return Term(t, s) if all(p.same for p in flat) else Term(t, s, "prod", flat)
 
 
 def _regrouped(factors: list[Term]) -> list[Term]:
@@ -127,7 +133,8 @@ def _regrouped(factors: list[Term]) -> list[Term]:
 
 def _each(parts: Sequence[Term], lead: Term | None) -> Term:
     head = parts[0]
-    return Term(*head.size) if head.same else Term(*head.size, "each", tuple(parts), lead=lead)
+    same = all(p.same for p in parts)
+    return Term(*head.size) if same else Term(*head.size, "each", tuple(parts), lead=lead)
 
 
 def picked(term: Term, lead: Term, i: int) -> Term:
@@ -146,7 +153,8 @@ def marked(term: Term) -> Iterator[Term]:
 
 def _zip(parts: Sequence[Term], phase: Size = (0, 0)) -> Term:
     t, s = sum(p.t for p in parts), sum(p.s for p in parts)
-    return Term(t, s) if t == s else Term(t, s, "zip", tuple(parts), phase=phase)
+    same = all(p.same for p in parts)
+    return Term(t, s) if same else Term(t, s, "zip", tuple(parts), phase=phase)
 
 
 def _align_rows(node: Term) -> None:
@@ -333,7 +341,7 @@ def unify(a: Term, b: Term) -> None:
     if a.size != b.size:
         raise Mismatch(f"axes of {a.t} -> {a.s} and {b.t} -> {b.s} meet")
     a, b = find(a), find(b)
-    if a is b or a.same:
+    if a is b:
         return
     if b.kind == "free":
         a, b = b, a

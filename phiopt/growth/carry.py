@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from phiopt.growth.map import GrowthMap
+from phiopt.objective._numbers import instance
 
 _FRESH = {"sum": "initial_accumulator_value", "step_size": "lr"}
 """State that does not start at zero (Adagrad, Rprop), and the option that it starts at."""
@@ -63,10 +64,10 @@ def carry_optimizer(
         >>> carried.state[grown.bias]["momentum_buffer"]
         tensor([1., 1., 0.])
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer: got {type(optimizer).__name__}, must be a torch.optim.Optimizer"
-        )
+    instance("optimizer", optimizer, Optimizer, "a torch.optim.Optimizer")
+    instance("map", map, GrowthMap, "a GrowthMap")
+    for role, module in (("teacher", teacher), ("student", student)):
+        instance(role, module, nn.Module, "an nn.Module")
     names = _names(optimizer, teacher)
     owners = dict(student.named_parameters(remove_duplicate=False))
     targets = {name: _target(name, map, owners) for name in names.values()}

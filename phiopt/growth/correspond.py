@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from phiopt.growth.axes import Origin, Size, Term, split_cat
+from phiopt.growth.lifted import Moves
 from phiopt.growth.trace import Node, Trace, Value
 
 
@@ -28,6 +29,11 @@ class Axis:
 
     @property
     def grown(self) -> bool:
+        return self.term.t != self.term.s
+
+    @property
+    def moved(self) -> bool:
+        """Whether it grows, or has its coordinates in another order."""
         return not self.term.same
 
 
@@ -110,6 +116,12 @@ class Correspondence:
     """Axes of parameters that take up another constant factor, with the remark for where they cannot."""
     remarks: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found."""
+    added: dict[str, float] = field(default_factory=dict)
+    """Parameters that only the student's layers have, and the value with which they do nothing."""
+    gone: dict[str, float] = field(default_factory=dict)
+    """The same of the teacher's."""
+    moves: Moves | None = None
+    """What ψ does with the teacher's inputs."""
 
     def __post_init__(self) -> None:
         self._by_student: dict[str, TensorPlace] = {}
@@ -169,7 +181,9 @@ class Correspondence:
         known = self.places.get(names[0])
         if known is not None and known.student != names[1]:
             raise AlignmentError(
-                f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student"
+                f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student: "
+                "the teacher shares what the student does not. Share it in the student too, or give the teacher a copy "
+                "for each place"
             )
         terms = [Term(a, b) for a, b in zip(t.shape, s.shape, strict=True)]
         axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phiopt import lift as lifts
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import align
@@ -20,13 +20,15 @@ from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair,
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
 from phiopt.growth.insertion import Inserted, Insertions
+from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
+from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
-from phiopt.growth.trace import Trace, names_of
+from phiopt.growth.trace import Trace, aliases_of, names_of, tensors_of
 from phiopt.growth.units import demands
 
 
@@ -46,17 +48,19 @@ def derive(
     example = inputs[:2] if inputs is not None else accepted(teacher, None, "teacher")
     example = example.detach().to("cpu")
     small = recorded(teacher, example, "teacher")
-    lift, lifted = _lifted(student, example, lift)
+    lift, made = lifted(student, example, lift)
+    moves = Moves.of(lift, example, made)
     try:
         large, (state, inserted, chosen, axis) = _matched_at_some_size(
-            small, student, lift, example, lifted, classes, names
+            small, student, moves, made, classes, names
         )
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
         raise
     compare_constants(state)
     state.settle_products()
-    _settle_norms(state)
+    check_gone(state.gone, tensors_of(teacher))
+    inserted = _settle_norms(state, inserted)
     check_rescaled(state)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
     placements |= _match_unused(state, small.used, large.used, names)
@@ -76,6 +80,7 @@ def derive(
         "correspondence": state,
         "inserted": inserted,
         "fresh": {name: shape for name, shape in large.used.items() if name not in taken},
+        "aliases": (aliases_of(teacher), aliases_of(student)),
         "traced": (tuple(example.shape), example.dtype),
     }
 
@@ -121,31 +126,11 @@ def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentErr
             ) from error
 
 
-def _lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor]:
-    if lift is not None:
-        if not callable(lift):
-            raise TypeError(f"lift={lift!r} must be callable on a batch of the teacher's inputs")
-        lifted = lift(example)
-        if (
-            not isinstance(lifted, Tensor)
-            or lifted.ndim != example.ndim
-            or lifted.shape[0] != example.shape[0]
-        ):
-            shape = tuple(lifted.shape) if isinstance(lifted, Tensor) else type(lifted).__name__
-            raise ValueError(
-                f"lift={lift!r} makes {shape} of a batch {tuple(example.shape)}; it must keep batch and rank"
-            )
-        return lift, lifted
-    lifted = accepted(student, example, "student")
-    return lifts.infer(tuple(example.shape[1:]), tuple(lifted.shape[1:])), lifted
-
-
 def _matched_at_some_size(
     small: Trace,
     student: nn.Module,
-    lift: Lift,
-    example: Tensor,
-    lifted: Tensor,
+    moves: Moves,
+    made: Tensor,
     classes: Sequence[int] | Tensor | None,
     names: Named,
 ) -> tuple[Trace, tuple[Correspondence, list[Inserted], Tensor, int]]:
@@ -153,18 +138,20 @@ def _matched_at_some_size(
 
     A recurrent net repeats its operations for each step of the sequence, so that lengths must agree.
     """
-    large = recorded(student, lifted, "student")
+    large = recorded(student, made, "student")
     try:
-        return large, _matched(small, large, lift, example, classes, names)
+        return large, _matched(small, large, moves, classes, names)
     except AlignmentError as error:
         failure = error
-    grown = [d for d in range(1, lifted.ndim) if lifted.shape[d] > example.shape[d]]
+    grown = [d for d in range(1, made.ndim) if made.shape[d] > moves.example.shape[d]]
     for n in range(1, len(grown) + 1):
         for axes in combinations(grown, n):
-            shape = [example.shape[d] if d in axes else size for d, size in enumerate(lifted.shape)]
+            shape = [
+                moves.example.shape[d] if d in axes else size for d, size in enumerate(made.shape)
+            ]
             try:
-                large = recorded(student, lifted.new_zeros(shape), "student")
-                found = _matched(small, large, lift, example, classes, names)
+                large = recorded(student, made.new_zeros(shape), "student")
+                found = _matched(small, large, moves, classes, names)
             except ValueError:
                 continue
             found[0].remarks |= {
@@ -177,8 +164,7 @@ def _matched_at_some_size(
 def _matched(
     small: Trace,
     large: Trace,
-    lift: Lift,
-    example: Tensor,
+    moves: Moves,
     classes: Sequence[int] | Tensor | None,
     names: Named,
 ) -> tuple[Correspondence, list[Inserted], Tensor, int]:
@@ -187,7 +173,7 @@ def _matched(
     try:
         for steps in align(small, large, names):
             try:
-                state, inserted = _follow(small, large, steps, lift, example)
+                state, inserted = _follow(small, large, steps, moves)
                 return state, inserted, *_match_classes(state, classes)
             except AlignmentError as error:
                 failure = failure or error
@@ -198,25 +184,24 @@ def _matched(
 
 
 def _follow(
-    small: Trace, large: Trace, steps: Sequence[Step], lift: Lift, example: Tensor
+    small: Trace, large: Trace, steps: Sequence[Step], moves: Moves
 ) -> tuple[Correspondence, list[Inserted]]:
     """Start from the input's axes and pass every pair of operations."""
-    state = Correspondence(small, large)
+    state = Correspondence(small, large, moves=moves)
+    if moves.reason is not None:
+        state.remarks[f"the input: {moves.reason}"] = None
     (t,), (s,) = small.inputs, large.inputs
-    shape = tuple(example.shape[1:])
-    where = (
-        lift.places(shape) if isinstance(lift, lifts.PlacedLift) else [np.arange(n) for n in shape]
-    )
     axes = [Axis(Term(t.shape[0], s.shape[0]))]
-    for dim, (place, size) in enumerate(zip(where, s.shape[1:], strict=True), start=1):
-        if len(place) == size:  # equal, or followed at the teacher's size
-            axes.append(Axis(Term(size, size)))
-            continue
+    sizes = zip(moves.places, moves.size, s.shape[1:], strict=True)
+    for dim, (place, whole, size) in enumerate(sizes, start=1):
         if len(place) > size:
             raise ValueError(
-                f"lift={lift!r} makes axis {dim} of the input smaller: {len(place)} to {size}"
+                f"lift={moves.lift!r} makes axis {dim} of the input smaller: {len(place)} to {size}"
             )
-        axes.append(Axis(fixed(np.asarray(place), size, external=True)))
+        at_teachers_size = size != whole
+        axes.append(
+            Axis(Term(size, size) if at_teachers_size else fixed(place, size, external=True))
+        )
     state.start(t, s, Pair(tuple(axes)))
     insertions = Insertions(state)
     for teacher, student in steps:
@@ -266,6 +251,11 @@ def _match_classes(
         raise ValueError(
             f"classes={chosen.tolist()} do not fit the output of {new} classes: {error}"
         ) from error
+    made = {id(find(a.term)) for place in state.places.values() for a in place.axes}
+    if not find(axes[axis].term).same and id(find(axes[axis].term)) not in made:
+        raise ValueError(
+            f"classes={chosen.tolist()} change the order of an output that no parameter makes by itself"
+        )
     return chosen.to(torch.int64), axis
 
 
@@ -281,13 +271,19 @@ def _class_axis(state: Correspondence, axes: Sequence[Axis]) -> int:
     return grown[0] if grown else min(1, len(axes) - 1)
 
 
-def _settle_norms(state: Correspondence) -> None:
+def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
     """Let the weights of normalisations take up what their new units change, or say why that is impossible."""
     _, reasons, factors = demands(state.norms)
     state.remarks |= dict.fromkeys(reasons)
     for norm, factor in factors:
         assert norm.weight is not None
-        state.by_student()[norm.weight].axes[0].term.gain[norm.weight, 0] = factor
+        if norm.weight in state.by_student():
+            state.by_student()[norm.weight].axes[0].term.gain[norm.weight, 0] = factor
+        inserted = [
+            replace(x, value=factor) if x.how == "constant" and x.weight == norm.weight else x
+            for x in inserted
+        ]
+    return list(inserted)
 
 
 def _placement(place: TensorPlace, used: Mapping[str, tuple[int, ...]]) -> Placement:
@@ -312,7 +308,7 @@ def _match_unused(
     out: dict[str, Placement] = {}
     homeless = []
     for name, shape in small.items():
-        if name in state.places:
+        if name in state.places or name in state.gone:
             continue
         module, _, leaf = name.rpartition(".")
         image = names.renamed(module)
@@ -340,6 +336,7 @@ def _check_injective(placements: Mapping[str, Placement]) -> None:
     for name, place in placements.items():
         if place.student in seen:
             raise AlignmentError(
-                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties"
+                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties: "
+                "untie it in the student, or tie it in the teacher too"
             )
         seen[place.student] = name

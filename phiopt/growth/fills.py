@@ -263,6 +263,9 @@ def identities(start: Start, out: Params) -> Params:
         if layer.weight is None:
             continue
         weight = torch.zeros_like(out[layer.weight])
+        if layer.how == "constant":
+            out[layer.weight] = weight + layer.value
+            continue
         if layer.how == "identity" and weight.ndim == 1:  # a batch norm: undo its statistics
             statistics = (f"{layer.module}.running_{kind}" for kind in ("mean", "var"))
             mean, variance = (out[name].to(weight) for name in statistics)

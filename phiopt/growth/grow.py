@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from phiopt._types import Lift, Params
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
+from phiopt.growth.verify import verify as held_against
+from phiopt.objective._numbers import flag, instance, one_of, part, seed_of, within
 
 _log = logging.getLogger("phiopt")
 EXACT = 1e-5
@@ -56,7 +58,7 @@ def grow(
     inputs: Tensor | None = None,
     map: GrowthMap | None = None,
     seed: int = 0,
-    verify: bool = False,
+    verify: bool | None = None,
 ) -> nn.Module:
     """A new student that holds the teacher's values at their places and ``fill`` elsewhere.
 
@@ -74,11 +76,16 @@ def grow(
         inputs: A batch of the teacher's inputs, as there.
         map: A map made before for these two modules.
         seed: Of the fill's own random numbers; the global generator is not used.
-        verify: Compare both models' logits on 8 examples (of ``inputs`` or random), log the largest change and keep it
-            as the result's attribute ``verification``. A function-preserving fill that moves the logits by more than
-            1e-5 relative warns (in float16 and bfloat16 by more than 8 roundings).
+        verify: ``None``: a function-preserving fill is checked on numbers where the map has no remark: both models
+            run on a few inputs (of ``inputs`` or random) of several sizes, in float64 where they are small enough.
+            What cannot be checked so, as a forward pass that draws random numbers, warns. ``True``: the same, and for
+            every fill the logits on 8 examples are compared, the largest change is logged and kept as the result's
+            attribute ``verification``; a function-preserving fill whose map has remarks warns if it moves the logits by
+            more than 1e-5 relative (in float16 and bfloat16 by more than 8 roundings). ``False``: nothing is run.
 
     Raises:
+        AlignmentError: A function-preserving fill does not keep the function, and no remark of the map says why; the
+            message names the first operations that part, with their modules.
         ValueError: An unknown fill (the message lists them), negative θ, NaN in the weights, models that do not match.
 
     Examples:
@@ -89,35 +96,53 @@ def grow(
         >>> torch.allclose(grown(x)[:, :3], small(x), atol=1e-6)
         True
     """
-    if fill not in FILLS:
-        raise ValueError(f"fill={fill!r} is unknown; choose one of {', '.join(sorted(FILLS))}")
-    if not (hasattr(theta, "__float__") and math.isfinite(theta) and theta >= 0):
-        raise ValueError(f"theta={theta!r} must be a number, finite and >= 0")
-    if not hasattr(seed, "__index__"):
-        raise TypeError(f"seed={seed!r} must be a whole number")
-    if not isinstance(map, GrowthMap | None):
-        raise TypeError(f"map={map!r} must be a GrowthMap")
+    for role, module in (("teacher", teacher), ("student", student)):
+        instance(role, module, nn.Module, "an nn.Module")
+    one_of("fill", fill, sorted(FILLS))
+    theta, seed = within("theta", theta, 0, inf), seed_of(seed)
+    if verify is not None:
+        verify = flag("verify", verify)
+    if map is not None:
+        instance("map", map, GrowthMap, "a GrowthMap")
+    if inputs is not None:
+        instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
+    if lift is not None:
+        part("lift", lift, "__call__")
+    if map is not None:
+        map.check_models(teacher, student)
+        if lift is not None and lift is not map.lift and lift != map.lift:
+            raise ValueError(
+                f"lift={lift!r} contradicts map=, whose lift is {map.lift!r}; pass one"
+            )
+        if classes is not None and torch.as_tensor(classes).tolist() != map.classes.tolist():
+            raise ValueError(
+                f"classes={classes!r} contradict map=, whose classes are {map.classes.tolist()}; pass one"
+            )
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)
-    u, w = _detached(teacher), _detached(student)
-    start = Start(
-        map,
-        {name: value for name, value in u.items() if name in map.placements},
-        w,
-        frozenset(dict(student.named_buffers())),
-        theta,
-        torch.Generator().manual_seed(seed),
-    )
-    grown = with_tensors(student, identities(start, FILLS[fill](start)))
+
+    def make(u: Params, w: Params) -> Params:
+        known = {name: value for name, value in u.items() if name in map.placements}
+        buffers = frozenset(dict(student.named_buffers()))
+        start = Start(map, known, w, buffers, theta, torch.Generator().manual_seed(seed))
+        return identities(start, FILLS[fill](start))
+
+    grown = with_tensors(student, make(_detached(teacher), _detached(student)))
+    preserving = fill in ("zero-out", "net2wider", "vv-zz")
+    if verify is not False and preserving and not map.remarks:
+        held = _detached(grown)
+        why = held_against(teacher, student, map, make, held, fill=fill, inputs=inputs, seed=seed)
+        if why is not None:
+            warnings.warn(
+                f"fill={fill!r} is not verified: {why} (verify=False skips the check)", stacklevel=2
+            )
     if verify:
         result = compare(teacher, grown, map, inputs=inputs, seed=seed)
         grown.verification = result  # type: ignore[assignment]
         _log.info("fill %s: %s", fill, result)
-        if fill in ("zero-out", "net2wider", "vv-zz") and not result.exact:
-            reasons = (
-                "; ".join(map.remarks) or "no layer is known to prevent it: please report this"
-            )
+        if preserving and map.remarks and not result.exact:
+            reasons = "; ".join(map.remarks)
             warnings.warn(
                 f"fill={fill!r} did not keep the function: {result}. {reasons}", stacklevel=2
             )
@@ -140,7 +165,7 @@ def compare(
             an integer input) of the shape that the map was traced with.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
-    small, large = copied(teacher).eval(), copied(student).eval()
+    small, large = copied(teacher, "teacher").eval(), copied(student, "student").eval()
     x = _placed(x, small)
     with plain_attention():
         a = _first(small(x))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from phiopt.growth.correspond import AlignmentError, Correspondence
+from phiopt.growth.optional import ACTS, operand
 from phiopt.growth.trace import Node, Value
 
 _PRODUCTS = {"addmm", "mm", "convolution"}
@@ -18,14 +19,16 @@ _IDEMPOTENT = {"relu", "hardtanh", "clamp", "clamp_min"}
 class Inserted:
     """How the tensors of one inserted operation start so that it does nothing.
 
-    ``identity``: a product passes its input on; ``zero``: a residual branch adds nothing.
+    ``identity``: a product passes its input on; ``zero``: a residual branch adds nothing;
+    ``constant``: a parameter that the teacher's layer lacks has the ``value`` with which it does nothing.
     """
 
-    how: Literal["identity", "zero"]
+    how: Literal["identity", "zero", "constant"]
     module: str
     weight: str | None
     bias: str | None
     eps: float = 0.0
+    value: float = 1.0
 
 
 @dataclass
@@ -55,6 +58,10 @@ class Insertions:
         if branch is not None:
             self._forget(branch, source)
             self.found[id(node)] = self._silenced(branch)
+        elif (name := operand(self.state.student, node)) is not None:
+            self.found[id(node)] = Inserted(
+                "constant", node.module, name, None, value=ACTS[node.name]
+            )
         elif id(node) in self.found:
             pass  # a sum of two streams, remarked
         elif node.name in _PRODUCTS:
@@ -87,6 +94,9 @@ class Insertions:
         later = max(known, key=lambda v: v.id)
         image = images[later.id]
         self.state.start(node.outputs[0], image, self.state.pair(later, image))
+        if (name := operand(self.state.teacher, node)) is not None:
+            self.state.gone[name] = ACTS[node.name]
+            return
         self.state.remarks[f"{_where(node)}: a sum that the student does not have"] = None
 
     def _value(self, id: int) -> Value | None:
@@ -96,7 +106,11 @@ class Insertions:
     def done(self) -> list[Inserted]:
         """Everything found; operations without an identity become remarks."""
         self.state.remarks |= dict.fromkeys(x for x in self.found.values() if isinstance(x, str))
-        return [x for x in self.found.values() if isinstance(x, Inserted)]
+        constants = [
+            Inserted("constant", name.rpartition(".")[0], name, None, value=value)
+            for name, value in self.state.added.items()
+        ]
+        return [*(x for x in self.found.values() if isinstance(x, Inserted)), *constants]
 
     def _residual(self, node: Node, through: list[Value]) -> tuple[Value, Value | None]:
         """Which operand of an inserted sum is the stream, and which the branch that must add nothing."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from phiopt._files import differences
 from phiopt._modules import alone
 from phiopt._types import Lift, Params
 from phiopt.growth.correspond import Correspondence
@@ -18,6 +19,8 @@ from phiopt.growth.placement import Placement
 from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
 from phiopt.growth.table import table
+from phiopt.growth.trace import tensors_of
+from phiopt.objective._numbers import instance, part, path_of, seed_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +54,7 @@ class GrowthMap:
         inserted: Sequence[Inserted] = (),
         fresh: Mapping[str, tuple[int, ...]] | None = None,
         traced: tuple[tuple[int, ...], torch.dtype] | None = None,
+        aliases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
     ) -> None:
         self.placements = dict(placements)
         self.lift, self.classes, self.class_axis = lift, classes, class_axis
@@ -59,6 +63,7 @@ class GrowthMap:
         self.inserted = tuple(inserted)
         self.fresh = dict(fresh or {})
         self.traced = traced
+        self._aliases = aliases
 
     @classmethod
     @alone()
@@ -78,8 +83,8 @@ class GrowthMap:
             teacher: The trained model. Run once on tensors without storage, in evaluation mode; never modified.
             student: The larger model. Run and left likewise.
             lift: ψ, a callable from a batch of the teacher's inputs to one of the student's. ``None``: inferred from
-                the input shapes. Of a plain callable the teacher's inputs are taken to sit first on each axis; a
-                `phiopt.lift` object says where they sit.
+                the input shapes. Where a plain callable puts the teacher's coordinates and, for an embedding's rows,
+                its tokens, is found by applying it to probes; a `phiopt.lift` object says it.
             classes: Student output index of each teacher class. ``None``: the first ``c1``.
             inputs: A batch of the teacher's inputs, for its shape and dtype. ``None``: a shape is found that the
                 teacher accepts.
@@ -97,46 +102,68 @@ class GrowthMap:
             >>> phiopt.GrowthMap.between(small, large).mask()["2.weight"].sum()
             tensor(24)
         """
+        for role, module in (("teacher", teacher), ("student", student)):
+            instance(role, module, nn.Module, "an nn.Module")
+        if lift is not None:
+            part("lift", lift, "__call__")
+        if inputs is not None:
+            instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
+        if correspondence is not None:
+            instance("correspondence", correspondence, Mapping, "a mapping of module names")
         return cls(**derive(teacher, student, lift, classes, inputs, correspondence))
 
     def embed(self, u: Params, into: Params) -> Params:
         """The teacher's values at their places in a copy of ``into``.
 
         Args:
-            u: Teacher tensors by name; parameters, buffers or both.
-            into: Student tensors by name. Those that ``u`` has no part in are copied unchanged.
+            u: Teacher tensors by name; parameters, buffers or both. A tied tensor may come under any of its names.
+            into: Student tensors by name, likewise. Those that ``u`` has no part in are copied unchanged.
 
         Returns:
             New tensors of the shapes, dtypes and devices of ``into``; differentiable in both.
 
         Raises:
-            ValueError: A name or a shape that the map does not know.
+            ValueError: A name or a shape that the map does not know, or tied names of ``u`` with other values each.
+            TypeError: A value that is no tensor.
         """
+        _check_tensors("u", u)
+        _check_tensors("into", into)
         out = {name: value.clone() for name, value in into.items()}
-        for name, value in u.items():
+        for name, value in self._by_first_name(u).items():
             place = self._placement(name, value)
-            if place.student not in out:
+            names = self._student_names(place, out)
+            if not names:
                 raise ValueError(f"into lacks {place.student!r}, where the teacher's {name!r} sits")
-            target = out[place.student]
-            if tuple(target.shape) != place.shape:
-                raise ValueError(
-                    f"into[{place.student!r}] has shape {tuple(target.shape)}, the map has {place.shape}"
-                )
+            target = out[names[0]]
+            _check_shape("into", names[0], target, place.shape)
             if place.shape:
                 target[place.index(target.device)] = value.to(target)
             else:
-                out[place.student] = value.to(target).clone()
+                target = value.to(target).clone()
+            out.update(dict.fromkeys(names, target))
         return out
 
     def extract(self, w: Params) -> Params:
         """w[u]: the student's values at the teacher's places, by the teacher's names; differentiable in ``w``.
 
         Teacher tensors whose student tensor is not in ``w`` are left out; ``extract(embed(u, w0)) == u`` exactly.
+
+        Raises:
+            ValueError: A name or a shape that is not the student's.
+            TypeError: A value that is no tensor.
         """
+        _check_tensors("w", w)
+        known = {p.student for p in self.placements.values()} | {*self.fresh, *self._aliases[1]}
+        unknown = [name for name in w if name not in known]
+        if unknown:
+            raise ValueError(
+                f"w has {unknown[0]!r}, which the student lacks; it has {', '.join(sorted(known))}"
+            )
         out = {}
         for name, place in self.placements.items():
-            if place.student in w:
-                value = w[place.student]
+            for held in self._student_names(place, w)[:1]:
+                value = w[held]
+                _check_shape("w", held, value, place.shape)
                 out[name] = value[place.index(value.device)] if place.shape else value
         return out
 
@@ -154,6 +181,7 @@ class GrowthMap:
 
     def example(self, seed: int = 0) -> Tensor:
         """A random batch of 8 inputs of the teacher's, of the shape that the map was traced with."""
+        seed = seed_of(seed)
         if self.traced is None:
             raise ValueError("this map was not traced here; pass inputs=")
         shape, dtype = self.traced
@@ -171,10 +199,13 @@ class GrowthMap:
         Raises:
             ImportError: matplotlib is not installed.
         """
+        if path is not None:
+            path_of("path", path)
         return plot(self, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map to a safetensors file with a JSON header, in one step; no pickle."""
+        path_of("path", path)
         save(self, path)
 
     @staticmethod
@@ -198,6 +229,11 @@ class GrowthMap:
             ValueError: The file is no map, belongs to other models (the message says what differs), or ``lift`` is
                 missing or superfluous.
         """
+        path_of("path", path)
+        for role, module in (("teacher", teacher), ("student", student)):
+            instance(role, module, nn.Module, "an nn.Module")
+        if lift is not None:
+            part("lift", lift, "__call__")
         return GrowthMap(**load(path, teacher, student, lift))
 
     def __str__(self) -> str:
@@ -206,14 +242,64 @@ class GrowthMap:
     def __repr__(self) -> str:
         return f"<GrowthMap of {len(self.placements)} tensors, lift={self.lift}>"
 
+    def check_models(self, teacher: nn.Module, student: nn.Module) -> None:
+        """The map is of these models.
+
+        Raises:
+            ValueError: It was made for others; the message says what differs.
+        """
+        placed = {name: place.teacher_shape for name, place in self.placements.items()}
+        there = {p.student: p.shape for p in self.placements.values()} | self.fresh
+        found = {
+            role: {name: tuple(value.shape) for name, value in tensors_of(module).items()}
+            for role, module in (("teacher", teacher), ("student", student))
+        }
+        lines = [
+            *differences("teacher", placed, found["teacher"]),
+            *differences("student", there, found["student"]),
+            *(f"student has {name} too" for name in found["student"] if name not in there),
+        ]
+        if lines:
+            more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+            raise ValueError(f"map= belongs to other models: {'; '.join(lines[:8])}{more}")
+
+    def _by_first_name(self, u: Params) -> Params:
+        """The teacher's tensors, each once: tied ones under their first name."""
+        out: dict[str, Tensor] = {}
+        for name, value in u.items():
+            first = self._aliases[0].get(name, name)
+            if first in out and out[first] is not value and not torch.equal(out[first], value):
+                raise ValueError(
+                    f"u[{name!r}] differs from u[{first!r}], which the teacher ties: it is one tensor"
+                )
+            out.setdefault(first, value)
+        return out
+
+    def _student_names(self, place: Placement, w: Params) -> list[str]:
+        """The names under which ``w`` has the tensor that ``place`` is in; a tied one has several."""
+        others = [name for name, first in self._aliases[1].items() if first == place.student]
+        return [name for name in (place.student, *others) if name in w]
+
     def _placement(self, name: str, value: Tensor) -> Placement:
         if name not in self.placements:
             raise ValueError(
                 f"u has {name!r}, which the map does not know; it knows {', '.join(self.placements)}"
             )
         place = self.placements[name]
-        if tuple(value.shape) != place.teacher_shape:
-            raise ValueError(
-                f"u[{name!r}] has shape {tuple(value.shape)}, the map has {place.teacher_shape}"
-            )
+        _check_shape("u", name, value, place.teacher_shape)
         return place
+
+
+def _check_tensors(argument: str, tensors: Params) -> None:
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"{argument}={tensors!r} must be a dictionary of tensors by name")
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{argument}[{name!r}]={value!r} must be a Tensor")
+
+
+def _check_shape(argument: str, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(value.shape) != shape:
+        raise ValueError(
+            f"{argument}[{name!r}] has shape {tuple(value.shape)}, the map has {shape}"
+        )

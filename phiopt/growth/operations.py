@@ -8,6 +8,7 @@ from typing import Any
 from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
 from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair
+from phiopt.growth.optional import canonical, paired, settle
 from phiopt.growth.options import (
     check_operands,
     difference,
@@ -33,8 +34,8 @@ class Call:
         return self.state.pair(t, s)
 
     def has(self, name: str) -> bool:
-        """Whether the optional tensor ``name`` is given."""
-        return isinstance(self.t.arguments.get(name), Value)
+        """Whether both take the optional tensor ``name``."""
+        return all(isinstance(n.arguments.get(name), Value) for n in (self.t, self.s))
 
     def listed(self, name: str) -> list[Pair]:
         """The pairs of a list of tensors, equally many on both sides."""
@@ -141,7 +142,7 @@ class Call:
             raise Mismatch(
                 f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
             )
-        inputs = [self.state.pair(t, s) for t, s in zip(self.t.inputs, self.s.inputs, strict=False)]
+        inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
         weight = bool(inputs) and all(p.weight for p in inputs)
         if not weight:
             self.state.made.update(*(a.origins for a in axes))
@@ -200,6 +201,7 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     Raises:
         AlignmentError: There is no rule, or the operation equates axes that differ.
     """
+    teacher, student = canonical(teacher), canonical(student)
     call = Call(state, teacher, student)
     rule = RULES.get(teacher.name)
     if rule is None and acts_on_each_coordinate(teacher.target, teacher.name):
@@ -207,9 +209,10 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     where = f"at {student} (the teacher's {teacher})"
     try:
         check_operands(teacher, student)
+        settle(state, teacher, student)
         if rule is not None:
             rule(call)
-        elif all(t.shape == s.shape for t, s in _values(teacher, student)):
+        elif all(_equal(state, t, s) for t, s in _values(teacher, student)):
             call.set_same()
         else:
             if ".parametrizations." in f".{teacher.module}":
@@ -229,6 +232,11 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
         raise AlignmentError(f"the models part {where}: {error}") from error
 
 
+def _equal(state: Correspondence, t: Value, s: Value) -> bool:
+    known = state.pairs.get((t.id, s.id))
+    return t.shape == s.shape and not (known and any(a.moved for a in known.axes))
+
+
 def _values(teacher: Node, student: Node) -> Iterable[tuple[Value, Value]]:
-    yield from zip(teacher.inputs, student.inputs, strict=False)
+    yield from paired(teacher, student)
     yield from zip(teacher.outputs, student.outputs, strict=False)

@@ -1,7 +1,7 @@
 """Compare the options of two paired operations: every argument that is no tensor and no size and that no rule reads.
 
-An option that is *measured*, such as a slope, an eps, a factor or a mode, changes values: the teacher's coordinates have
-their places still, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or a
+An option that is *measured*, such as a slope, an eps, a factor or a mode, changes values: the teacher's coordinates
+have their places still, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or a
 shift, changes which coordinates meet: there is no map, and a difference is refused. Constants that are tensors are
 compared once all axes are decided, each coordinate of the teacher's with the student's at its place.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from phiopt.growth.axes import Mismatch
 from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.correspond import Axis, ConstantPair, Correspondence
+from phiopt.growth.optional import NEUTRAL
 from phiopt.growth.places import places
 from phiopt.growth.trace import Node, Value
 
@@ -29,8 +30,6 @@ _IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled", "stable", 
 _SIZES = {"size", "sizes", "shape", "normalized_shape", "output_size", "split_size", "split_sizes", "sections",
           "chunks", "N", "C", "HxW", "last_dim_size"}  # fmt: skip
 """Arguments that the shapes of inputs and outputs say as well."""
-_PARAMETERS = {"weight", "bias"}
-"""Tensors that a layer may be without."""
 _DIMS = {"dim", "dims", "dim0", "dim1", "dimension", "axis"}
 _SLIDING = {"kernel_size", "stride", "padding", "dilation", "output_padding"}
 _SCALES = {"scales": -1, "scales_w": -1, "scales_h": -2, "scales_d": -3}
@@ -170,7 +169,7 @@ def _picked_axis(state: Correspondence, t: Node, s: Node, name: str, i: int) -> 
 
 def _lacking(teacher: Node, student: Node, name: str) -> bool:
     given = [n.arguments.get(name) for n in (teacher, student)]
-    return name in _PARAMETERS and any(x is None for x in given)
+    return name in NEUTRAL and any(x is None for x in given)
 
 
 def _silent(node: Node, name: str) -> bool:

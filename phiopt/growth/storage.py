@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from phiopt import _files
 from phiopt import lift as lifts
+from phiopt._json import WHOLE, Field
 from phiopt._types import Lift
 from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import aliases_of, tensors_of
 
 if TYPE_CHECKING:
     from phiopt.growth.map import GrowthMap
 
 _KIND = "growth map"
+_FIELDS = ("lift", "class_axis", "remarks", "inserted", "fresh", "example", "placements")
+_NESTED = 20
+"""Lifts composed of lifts."""
 _LIFTS: dict[str, Any] = {
     kind.__name__: kind for kind in (lifts.Identity, lifts.Pad, lifts.Channels, lifts.Resize)
 }
@@ -59,41 +63,113 @@ def load(
     lift: Lift | None,
 ) -> dict[str, Any]:
     """Everything that a `GrowthMap` holds, by name, checked against the models."""
-    tensors, about = _files.read(path, _KIND)
-    placed = about["placements"]
-    expected = {name: tuple(p["teacher_shape"]) for name, p in placed.items()}
-    there = {p["student"]: tuple(p["shape"]) for p in placed.values()}
-    fresh = {name: tuple(shape) for name, shape in about["fresh"].items()}
+    tensors, header = _files.read(path, _KIND)
+    about = header.members(_FIELDS)
+    placed = {name: _Placed.of(place) for name, place in about["placements"].members().items()}
+    expected = {name: place.teacher_shape for name, place in placed.items()}
+    there = {place.student: place.shape for place in placed.values()}
+    fresh = {name: _shape(shape) for name, shape in about["fresh"].members().items()}
     _files.check(
         path,
         _files.differences("teacher", expected, _shapes(teacher))
         + _files.differences("student", there | fresh, _shapes(student))
         + [f"student has {name} too" for name in _shapes(student) if name not in there | fresh],
     )
-    placements = {
-        name: Placement(
-            p["student"],
-            tuple(p["shape"]),
-            tuple(
-                tensors.get(f"{name}/{axis}", torch.arange(n, device="cpu"))
-                for axis, n in enumerate(p["teacher_shape"])
-            ),
-            frozenset(p["contracted"]),
-        )
-        for name, p in placed.items()
-    }
     example = about["example"]
-    return {
-        "placements": placements,
+    found = {
+        "placements": {
+            name: place.filled(
+                [tensors.pop(f"{name}/{axis}", None) for axis in range(len(place.shape))], name
+            )
+            for name, place in placed.items()
+        },
         "lift": _lift(path, about["lift"], lift),
-        "classes": tensors["classes"],
-        "class_axis": about["class_axis"],
-        "remarks": about["remarks"],
-        "inserted": [Inserted(**layer) for layer in about["inserted"]],
+        "classes": _indices(tensors.pop("classes", None), header.where, "classes"),
+        "class_axis": about["class_axis"].whole(-8, 8),
+        "remarks": [remark.text() for remark in about["remarks"].items()],
+        "inserted": [_inserted(layer) for layer in about["inserted"].items()],
         "fresh": fresh,
-        "traced": example
-        and (tuple(example[0]), getattr(torch, example[1].removeprefix("torch."))),
+        "aliases": (aliases_of(teacher), aliases_of(student)),
+        "traced": _example(example) if example.value else example.value,
     }
+    if tensors:
+        raise ValueError(f"{header.where}: its tensor {next(iter(tensors))!r} is none of a map's")
+    return found
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What the header says of a placement."""
+
+    field: Field
+    student: str
+    shape: tuple[int, ...]
+    teacher_shape: tuple[int, ...]
+    contracted: frozenset[int]
+
+    @staticmethod
+    def of(field: Field) -> _Placed:
+        parts = field.members(("student", "shape", "teacher_shape", "contracted"))
+        shape, teacher_shape = _shape(parts["shape"]), _shape(parts["teacher_shape"])
+        if len(shape) != len(teacher_shape):
+            raise parts["teacher_shape"].wrong(f"of {len(shape)} axes, as the student's")
+        axes = [axis.whole(0, len(shape) - 1) for axis in parts["contracted"].items()]
+        return _Placed(field, parts["student"].text(), shape, teacher_shape, frozenset(axes))
+
+    def filled(self, places: list[Tensor | None], name: str) -> Placement:
+        """With the coordinates of each axis; those that keep their order have no tensor."""
+        found = []
+        for axis, (at, size, most) in enumerate(
+            zip(places, self.teacher_shape, self.shape, strict=True)
+        ):
+            at = torch.arange(size, device="cpu") if at is None else at
+            found.append(_indices(at, self.field.where, f"{name}/{axis}", size, most))
+        return Placement(self.student, self.shape, tuple(found), self.contracted)
+
+
+def _indices(
+    at: Tensor | None, where: str, name: str, size: int | None = None, most: int = WHOLE
+) -> Tensor:
+    """Checked: ``size`` different coordinates of an axis of ``most``."""
+    if at is None:
+        raise ValueError(f"{where}: its tensor {name!r} is missing")
+    said = f"{where}: its tensor {name!r}"
+    if at.dtype != torch.int64 or at.ndim != 1 or len(at) != (len(at) if size is None else size):
+        many = "" if size is None else f"{size} "
+        raise ValueError(
+            f"{said} is {at.dtype} of shape {tuple(at.shape)}, must be {many}whole numbers (int64)"
+        )
+    if len(at) and (int(at.min()) < 0 or int(at.max()) >= most):
+        raise ValueError(
+            f"{said} runs from {int(at.min())} to {int(at.max())}, must lie in 0 ... {most - 1}"
+        )
+    if len(at.unique()) < len(at):
+        raise ValueError(f"{said} gives a coordinate twice, each may be given once")
+    return at
+
+
+def _shape(field: Field) -> tuple[int, ...]:
+    return tuple(size.whole(0) for size in field.items())
+
+
+def _inserted(field: Field) -> Inserted:
+    parts = field.members(f.name for f in fields(Inserted))
+    weight, bias = (
+        None if parts[key].value is None else parts[key].text() for key in ("weight", "bias")
+    )
+    how = parts["how"].text(get_args(get_type_hints(Inserted)["how"]))
+    numbers = parts["eps"].number(), parts["value"].number()
+    return Inserted(how, parts["module"].text(), weight, bias, *numbers)  # type: ignore[arg-type]
+
+
+def _example(field: Field) -> tuple[tuple[int, ...], torch.dtype]:
+    parts = field.items()
+    if len(parts) != 2:
+        raise field.wrong("a shape and a dtype")
+    dtype = getattr(torch, parts[1].text().removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise parts[1].wrong("the name of a dtype")
+    return _shape(parts[0]), dtype
 
 
 def _plain(places: Tensor) -> bool:
@@ -115,18 +191,24 @@ def _described(lift: Lift) -> dict[str, Any] | None:
     return {"kind": type(lift).__name__} | {f.name: getattr(lift, f.name) for f in fields(lift)}
 
 
-def _lift(
-    path: str | os.PathLike[str], described: dict[str, Any] | None, given: Lift | None
-) -> Lift:
-    if (described is None) == (given is None):
-        what = "needs it, as a callable cannot be saved" if described is None else "has its own"
+def _lift(path: str | os.PathLike[str], described: Field, given: Lift | None) -> Lift:
+    if (described.value is None) == (given is None):
+        what = "needs it, as a callable cannot be saved" if given is None else "has its own"
         raise ValueError(f"lift={given!r}: the map in {path} {what}")
-    return given if described is None else _made(described)  # type: ignore[return-value]
+    return _made(described) if given is None else given
 
 
-def _made(described: dict[str, Any]) -> lifts.PlacedLift:
-    options = {k: tuple(v) if k == "size" else v for k, v in described.items() if k != "kind"}
-    if described["kind"] == "Compose":
-        return lifts.Compose(*(_made(part) for part in options["lifts"]))
-    made: lifts.PlacedLift = _LIFTS[described["kind"]](**options)
+def _made(described: Field, depth: int = 0) -> lifts.PlacedLift:
+    parts = described.members(["kind"])
+    kind = parts.pop("kind").text(["Compose", *_LIFTS])
+    if kind == "Compose":
+        parts = described.members(["lifts"])
+        if depth > _NESTED:
+            raise parts["lifts"].wrong(f"nested at most {_NESTED} deep")
+        return lifts.Compose(*(_made(part, depth + 1) for part in parts["lifts"].items()))
+    options = {k: _shape(v) if k == "size" else v.value for k, v in parts.items()}
+    try:
+        made: lifts.PlacedLift = _LIFTS[kind](**options)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise described.wrong(f"the arguments of a {kind}: {error}") from error
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from phiopt.growth.optional import ACTS, canonical, kind, paired
 from phiopt.growth.trace import Node, Trace
 
 Step = tuple[Node | None, Node | None]
@@ -23,8 +24,8 @@ def subsequence(
 
     Operations of one name match, where ``allowed`` has them, and the last operation of one model only the last of the
     other. Operations on parameters alone follow
-    the operation that uses them. Of the teacher's operations only sums may go unmatched: a residual
-    connection may exist only where widths agree.
+    the operation that uses them. Of the teacher's operations only sums may go unmatched, since a residual connection
+    may exist only where widths agree, and what a parameter adds or multiplies.
 
     Args:
         allowed: Whether a node of the teacher's may be paired with one of the student's.
@@ -38,7 +39,7 @@ def subsequence(
     ts, ss = sides[0].nodes, sides[1].nodes
     best = [[0.0] * (len(ss) + 1) for _ in range(len(ts) + 1)]
     for i in range(len(ts) - 1, -1, -1):
-        row, below, cost = best[i], best[i + 1], _omission(ts[i])
+        row, below, cost = best[i], best[i + 1], _omission(ts[i], sides[0])
         row[-1] = below[-1] - cost
         for j in range(len(ss) - 1, -1, -1):
             row[j] = max(below[j + 1] + likeness(ts[i], ss[j]), below[j] - cost, row[j + 1])
@@ -47,7 +48,7 @@ def subsequence(
     steps: list[Step] = []
     i = j = 0
     while i < len(ts) or j < len(ss):
-        if i < len(ts) and best[i][j] == best[i + 1][j] - _omission(ts[i]):
+        if i < len(ts) and best[i][j] == best[i + 1][j] - _omission(ts[i], sides[0]):
             steps.append((ts[i], None))
             i += 1
         elif i < len(ts) and best[i][j] == best[i + 1][j + 1] + likeness(ts[i], ss[j]):
@@ -59,12 +60,14 @@ def subsequence(
     return steps
 
 
-def _omission(node: Node) -> float:
-    return 0.5 if node.name == "add" else -_NEVER
+def _omission(node: Node, side: _Side) -> float:
+    """What leaving out an operation of the teacher costs: a sum, or what a parameter does to each coordinate."""
+    acts = node.name in ACTS and any(v.id not in side.data for v in node.inputs)
+    return 0.5 if node.name == "add" or acts else -_NEVER
 
 
 class _Likeness:
-    """How well two operations match; likely modules and no shrinking break ties."""
+    """How well two operations match; likely modules, no shrinking, and parameters in the same places break ties."""
 
     def __init__(
         self,
@@ -75,12 +78,13 @@ class _Likeness:
     ) -> None:
         self._allowed, self._likely = allowed, likely
         self._last = {o.id for o in teacher.outputs}, {o.id for o in student.outputs}
+        self._data = _Side.of(teacher).data, _Side.of(student).data
 
     def __call__(self, t: Node, s: Node) -> float:
         last = [
             any(o.id in ids for o in n.outputs) for n, ids in zip((t, s), self._last, strict=True)
         ]
-        if t.name != s.name or last[0] != last[1]:
+        if kind(t) != kind(s) or last[0] != last[1]:
             return _NEVER
         if not self._allowed(t, s):
             return _NEVER
@@ -89,6 +93,10 @@ class _Likeness:
             or any(x > y for x, y in zip(a.shape, b.shape, strict=True))
             for a, b in zip(t.outputs, s.outputs, strict=False)
         )
+        reads = [
+            [v.id in data for v in n.inputs] for n, data in zip((t, s), self._data, strict=True)
+        ]
+        shrinks |= t.name in ACTS and reads[0] != reads[1]
         return 1.0 + 0.001 * (self._likely(t.module) == s.module) - 0.5 * shrinks
 
 
@@ -113,7 +121,7 @@ class _Side:
 
 def _parameters(teacher: _Side, student: _Side, t: Node, s: Node) -> Iterator[Step]:
     """The operations that bring the parameters of two matched operations, in order."""
-    for a, b in zip(t.inputs, s.inputs, strict=False):
+    for a, b in paired(canonical(t), canonical(s)):
         if a.id in teacher.data or b.id in student.data:
             continue
         old, new = teacher.producers.get(a.id), student.producers.get(b.id)

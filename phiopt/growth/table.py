@@ -42,8 +42,25 @@ def table(growth: GrowthMap) -> str:
     lines.append(
         f"{carried} of {total} coordinates carried ({_share(carried, total)}); lift: {growth.lift}"
     )
+    lines += [
+        f"{place.student}, axis {axis}: {moved}"
+        for place in growth.placements.values()
+        for axis, at in enumerate(place.places)
+        if (moved := _moved(at))
+    ]
     lines += [f"not exact: {remark}" for remark in growth.remarks]
     return "\n".join(lines)
+
+
+def _moved(places: Tensor, most: int = 16) -> str:
+    """Where coordinates that change their order go; empty where they keep it."""
+    listed = places.tolist()
+    if listed == sorted(listed):
+        return ""
+    more = len(listed) - most
+    shown = ", ".join(map(str, range(min(len(listed), most)))), ", ".join(map(str, listed[:most]))
+    rest = f", ... {more} more, see placements" if more > 0 else ""
+    return f"{shown[0]} -> {shown[1]}{rest}"
 
 
 def where(place: Placement) -> str:

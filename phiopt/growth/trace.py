@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,17 @@ class Node:
     outputs: tuple[Value, ...]
     module: str
 
+    def __getstate__(self) -> dict[str, Any]:
+        operator = self.target
+        return vars(self) | {
+            "target": (operator.namespace, operator._opname, operator._overloadname)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        namespace, name, overload = state["target"]
+        packet = getattr(getattr(torch.ops, namespace), name)
+        vars(self).update(state | {"target": getattr(packet, overload)})
+
     @property
     def inputs(self) -> list[Value]:
         return [x for x in tree_flatten(self.arguments)[0] if isinstance(x, Value)]
@@ -78,7 +90,13 @@ class Trace:
 
 
 @torch.inference_mode(False)  # inference tensors keep composite operations whole
-def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
+def trace(
+    module: nn.Module,
+    *inputs: Tensor,
+    values: bool = False,
+    tensors: Params | None = None,
+    keep: dict[int, Tensor] | None = None,
+) -> Trace:
     """Record the forward pass of ``module`` on inputs of these shapes and dtypes.
 
     Args:
@@ -86,8 +104,10 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
             forward pass assigns to its attributes, such as a kept activation, are put back.
         inputs: Example inputs; with ``values=False`` only their shapes and dtypes matter.
         values: Compute with real values, for modules whose control flow depends on them.
+        tensors: Values for all parameters and buffers in place of the module's own.
+        keep: Filled with a copy of what every operation makes, by the id of its value.
     """
-    state = tensors_of(module)
+    state = tensors_of(module) if tensors is None else tensors
     if values:
         device = next(iter(state.values())).device
         given, state_in = (
@@ -99,7 +119,7 @@ def trace(module: nn.Module, *inputs: Tensor, values: bool = False) -> Trace:
             tuple(x.to("meta") for x in inputs),
             {k: v.to("meta") for k, v in state.items()},
         )
-    recorder = _Recorder(meta=not values)
+    recorder = _Recorder(meta=not values, keep=keep)
     for x in (*given, *state_in.values()):
         recorder.taint(x)
     with (
@@ -139,12 +159,41 @@ def names_of(module: nn.Module) -> dict[str, list[str]]:
     return names
 
 
+def aliases_of(module: nn.Module) -> dict[str, str]:
+    """The first name of each tied tensor, by its others."""
+    listed = names_of(module).items()
+    return {name: first for first, names in listed for name in names if name != first}
+
+
 @contextlib.contextmanager
 def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    with unchanged(module):
+    with unchanged(module), _without_hooks(module):
         for part in module.modules():
             part.training = False
         yield
+
+
+@contextlib.contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """Without the user's forward hooks, which are for runs of the user's own. Those of PyTorch stay, as they compute
+    weights."""
+    taken = []
+    for part in module.modules():
+        for kind in ("_forward_pre_hooks", "_forward_hooks"):
+            hooks = getattr(part, kind)
+            kept = {
+                key: hook
+                for key, hook in hooks.items()
+                if str(getattr(hook, "__module__", "")).startswith("torch.")
+            }
+            if len(kept) < len(hooks):
+                taken.append((part, kind, hooks))
+                setattr(part, kind, OrderedDict(kept))
+    try:
+        yield
+    finally:
+        for part, kind, hooks in taken:
+            setattr(part, kind, hooks)
 
 
 @contextlib.contextmanager
@@ -161,9 +210,10 @@ def _plain_kernels() -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, *, meta: bool) -> None:
+    def __init__(self, *, meta: bool, keep: dict[int, Tensor] | None = None) -> None:
         super().__init__()
         self.meta = meta
+        self.keep = keep
         self.nodes: list[tuple[Node, set[int], set[int]]] = []
         self._ids: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # keeps every id() unique while recording
@@ -228,6 +278,8 @@ class _Recorder(TorchDispatchMode):
             if any(x is y for y in inputs):
                 self._renew(x)  # changed in place: a new value in the same tensor
         node = Node(name, func, arguments, tuple(self.value(x) for x in outputs), self._path[-1])
+        if self.keep is not None and name != "identity":
+            self.keep |= {self.value(x).id: x.clone() for x in outputs}
         self.nodes.append((node, {storage(x) for x in inputs}, {storage(x) for x in outputs}))
         return out
 

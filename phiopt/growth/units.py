@@ -157,7 +157,7 @@ def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tupl
     factors: list[tuple[Norm, float]] = []
     for norm in norms:
         where = norm.module or "the root module"
-        inside = {id(leaf): leaf for leaf in leaves(norm.term) if not leaf.same}
+        inside = {id(leaf): leaf for leaf in leaves(norm.term) if leaf.t != leaf.s}
         divisible = all(leaf.t and leaf.s % leaf.t == 0 for leaf in inside.values())
         if any(leaf.external for leaf in inside.values()):
             reasons.append(f"{where}: {norm.kind} over an axis of the input that grows")

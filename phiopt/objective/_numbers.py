@@ -1,15 +1,33 @@
-"""What a user may give to the library's objects, checked: numbers, as floats or as tensors to
-differentiate in, counts, names, and other objects.
+"""What a user may give to the library's functions and objects, checked: numbers, as floats or as tensors
+to differentiate in, counts, seeds, flags, words, and other objects.
+
+Every error names the argument, its value and the rule, in one form: ``name: got value, must be rule``.
 """
 
+import os
+from collections.abc import Collection
+from difflib import get_close_matches
 from math import inf
 from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from phiopt._transforms import batched
 
 Scalar = float | Tensor
+
+LONGEST = 100
+"""Of a value's text in an error, in characters."""
+
+
+def shown(value: object) -> str:
+    """The value in an error: its text, cut where it is long; of a tensor its shape and dtype."""
+    if isinstance(value, Tensor) and value.dim():
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def scalar(name: str, value: object) -> Scalar:
@@ -24,8 +42,11 @@ def scalar(name: str, value: object) -> Scalar:
             )
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {value!r}, must be a number")
-    return float(value)
+        raise TypeError(f"{name}: got {shown(value)}, must be a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name}: got {shown(value)}, must fit into a float") from error
 
 
 def known(value: Scalar) -> float | None:
@@ -42,18 +63,27 @@ def count(name: str, value: object, least: int = 1) -> int:
     ``name``.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: got {value!r}, must be a whole number")
+        raise TypeError(f"{name}: got {shown(value)}, must be a whole number")
     if value < least:
-        raise ValueError(f"{name}: got {value}, must be at least {least}")
+        raise ValueError(f"{name}: got {shown(value)}, must be at least {least}")
     return int(value)
 
 
 def seed_of(value: object) -> int:
-    """``value`` if PyTorch takes it for a seed; else an error."""
+    """``value`` if every generator takes it for a seed: 0 to 2⁶³ − 1; else an error."""
     seed = count("seed", value, least=0)
-    if seed >= 2**64:
-        raise ValueError(f"seed: got {seed}, must be below 2**64")
+    if seed >= 2**63:
+        raise ValueError(f"seed: got {shown(seed)}, must be below 2**63")
     return seed
+
+
+def flag(name: str, value: object) -> bool:
+    """``value`` if it is True or False, NumPy's too; else an error by ``name``: text such as "no" would
+    count as True.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: got {shown(value)}, must be True or False")
+    return bool(value)
 
 
 def number(name: str, value: object) -> float:
@@ -78,10 +108,27 @@ def positive(name: str, value: object) -> float:
     return found
 
 
-def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """An error by ``name`` unless ``value`` is among the names ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name}: got {value!r}, must be one of {', '.join(allowed)}")
+def within(name: str, value: object, low: float, high: float) -> float:
+    """``value`` if it is a finite number from ``low`` to ``high``; else an error by ``name``."""
+    found = number(name, value)
+    if not (low <= found <= high and -inf < found < inf):
+        rule = f"lie in [{low:g}, {high:g}]"
+        if high == inf:
+            rule = "be finite" if low == -inf else f"be at least {low:g} and finite"
+        raise ValueError(f"{name}: got {found}, must {rule}")
+    return found
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """An error by ``name`` unless ``value`` is among the words ``allowed``; it asks whether a close one
+    was meant.
+    """
+    if isinstance(value, str) and value in allowed:
+        return
+    close = get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"{name}: got {shown(value)}, must be one of {', '.join(allowed)}{meant}")
 
 
 def part(name: str, value: object, method: str) -> None:
@@ -89,4 +136,19 @@ def part(name: str, value: object, method: str) -> None:
     if isinstance(value, type):
         raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
     if not hasattr(value, method):
-        raise TypeError(f"{name}: got {value!r}, which has no {method}()")
+        what = "a callable" if method == "__call__" else f"an object with {method}()"
+        raise TypeError(f"{name}: got {shown(value)}, which has no {method}(); must be {what}")
+
+
+def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], rule: str) -> None:
+    """A ``TypeError`` by ``name`` unless ``value`` is of this kind, which ``rule`` says in words."""
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
+        raise TypeError(f"{name}: got {got}, must be {rule}")
+
+
+def path_of(name: str, value: object) -> None:
+    """An error by ``name`` unless ``value`` is a path of some length."""
+    instance(name, value, (str, os.PathLike), "a path")
+    if not os.fspath(value):  # type: ignore[call-overload]
+        raise ValueError(f"{name}: got {shown(value)}, must be a path")

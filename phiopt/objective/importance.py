@@ -18,12 +18,16 @@ def influence(task: Task, outputs: Tensor) -> Tensor:
 
     from the outputs z, which a step has at hand. The Hessian of l_i in w is J_iᵀ (∂²l_i/∂z²) J_i +
     Σ_k ∂l_i/∂z_k ∂²z_k/∂w²: both factors vanish with 1 − p_y under cross-entropy, and the first
-    stays under a squared error. r is a fixed vector without symmetries.
+    stays under a squared error. r is a fixed vector without symmetries. Outputs whose first axis is
+    not that of the examples tell nothing of them: all are alike then.
     """
+    if outputs.dim() == 0 or len(outputs) != len(task):
+        return torch.ones(len(task), dtype=outputs.dtype, device=outputs.device)
     direction = torch.arange(outputs[0].numel(), dtype=outputs.dtype, device=outputs.device).cos()
     at = linearise(lambda z: task.of_outputs(z["z"]), {"z": outputs})
     product = at.hvp({"z": direction.view_as(outputs[0]).expand_as(outputs)})
-    parts = [part["z"].flatten(1).square().sum(1) for part in (at.gradient, product)]
+    shape = len(task), outputs[0].numel()  # one axis of outputs or several, of any size
+    parts = [part["z"].reshape(shape).square().sum(1) for part in (at.gradient, product)]
     tiny = torch.finfo(outputs.dtype).tiny
     return (parts[0] + parts[1]).clamp_min(tiny).sqrt()  # the root has no derivative at 0
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from phiopt._types import Loss
+from phiopt.data import check_range
 
 
 def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: bool) -> Loss:
@@ -19,7 +20,8 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
         restrict: False, l(y, ·) sees all c2 outputs and class ``classes[y]``: unseen classes are in
             the softmax. True, it sees the outputs of the teacher's classes alone, and y itself.
 
-    Targets that are not integers (regression) are passed on as they are.
+    Targets that are not integers (regression) are passed on as they are, and so are labels that are
+    none of the teacher's classes: -100 and the like, which ``loss`` leaves out.
     """
     plain = loss or cross_entropy_along(class_axis)
     in_place = torch.equal(classes, torch.arange(len(classes), device=classes.device))
@@ -28,7 +30,11 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
         return plain(outputs.index_select(class_axis, classes), targets)
 
     def relabelled(outputs: Tensor, targets: Tensor) -> Tensor:
-        return plain(outputs, targets if targets.is_floating_point() else classes[targets])
+        if targets.is_floating_point():
+            return plain(outputs, targets)
+        last = len(classes) - 1
+        known = (targets >= 0) & (targets <= last)
+        return plain(outputs, torch.where(known, classes[targets.clamp(0, last)], targets))
 
     if restrict:
         return restricted
@@ -55,12 +61,8 @@ def check_labels(name: str, outputs: Tensor, targets: Tensor) -> None:
     if targets.is_floating_point():
         raise TypeError(f"{name}: targets are {targets.dtype}, must be integer class indices")
     check_class_axis(name, outputs, targets)
-    low, high, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"{name}: labels from {low} to {high}, must lie in 0 ... {classes - 1}, "
-            f"the model has {classes} outputs"
-        )
+    classes = outputs.shape[1]
+    check_range(name, targets, classes, f"the model has {classes} outputs")
 
 
 def check_class_axis(name: str, outputs: Tensor, targets: Tensor) -> None:

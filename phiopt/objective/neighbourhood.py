@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._transforms import differentiated
-from phiopt.objective._numbers import Scalar, count, known, number, scalar
+from phiopt.objective._numbers import Scalar, count, known, number, scalar, shown, within
 from phiopt.objective.sampling import Sampling, check_sampling, normals, uniforms
 
 Draw: TypeAlias = tuple[Tensor, ...]
@@ -74,7 +74,7 @@ class Uniform:
 
     def __post_init__(self) -> None:
         _check(self.delta, self.samples, self.clip, self.sampling)
-        if self.norm not in (2, inf):
+        if number("norm", self.norm) not in (2, inf):
             raise ValueError(f"norm: got {self.norm!r}, must be inf or 2")
 
     def draw(self, inputs: Tensor, generator: Generator) -> Draw:
@@ -168,7 +168,10 @@ class Corruption:
     sampling: Sampling = "independent"
 
     def __post_init__(self) -> None:
-        _check(self.delta, self.samples, (self.low, self.high), self.sampling)
+        _check(self.delta, self.samples, None, self.sampling)
+        low, high = (within(name, getattr(self, name), -inf, inf) for name in ("low", "high"))
+        if not low < high:
+            raise ValueError(f"low: got {low}, high: got {high}, low must be less than high")
         if differentiated(self.delta):
             raise ValueError(
                 "delta: got a tensor that requires grad, but x' jumps in δ under Corruption; "
@@ -200,7 +203,7 @@ def _check(
     if bounds is None:
         return
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise TypeError(f"clip: got {bounds!r}, must be (low, high)")
+        raise TypeError(f"clip: got {shown(bounds)}, must be (low, high)")
     if not number("clip", bounds[0]) < number("clip", bounds[1]):
         raise ValueError(f"clip (low, high): got {bounds}, low must be less than high")
 

@@ -8,6 +8,7 @@ from torchopt.base import GradientTransformation
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective._numbers import positive
+from phiopt.solve.optimizer import check_transformation
 
 
 def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTransformation:
@@ -23,6 +24,7 @@ def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTrans
         max_norm: Of all coordinates together.
 
     Raises:
+        TypeError: ``optimizer`` is no optimiser of TorchOpt.
         ValueError: ``max_norm`` is not positive and finite.
 
     Examples:
@@ -32,6 +34,7 @@ def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTrans
         >>> optimizer.update({"w": torch.tensor([3.0, -4.0])}, optimizer.init(w), params=w)[0]
         {'w': tensor([-0.6000,  0.8000])}
     """
+    check_transformation(optimizer)
     positive("max_norm", max_norm)
 
     def update(

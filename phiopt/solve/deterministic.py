@@ -11,7 +11,7 @@ import scipy
 
 from phiopt._types import Params
 from phiopt.objective import Objective
-from phiopt.objective._numbers import count, fraction
+from phiopt.objective._numbers import count, fraction, one_of
 from phiopt.solve.frozen import Frozen
 from phiopt.solve.growing import solve_growing
 from phiopt.solve.solution import Outcome
@@ -136,8 +136,7 @@ class NewtonCG:
     tol: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method: got {self.method!r}, must be one of {', '.join(METHODS)}")
+        one_of("method", self.method, METHODS)
         _check(self.steps, self.batch_size, self.draws, self.tol)
 
     def solve(

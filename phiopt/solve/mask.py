@@ -8,6 +8,8 @@ from torch import Tensor
 from torchopt.base import GradientTransformation
 
 from phiopt._types import Params
+from phiopt.objective._numbers import instance
+from phiopt.solve.optimizer import check_transformation
 
 
 def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> GradientTransformation:
@@ -23,6 +25,7 @@ def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> Gra
             move; names that are no parameter are ignored.
 
     Raises:
+        TypeError: ``optimizer`` is no optimiser of TorchOpt, or ``mask`` no mapping of tensors.
         ValueError: When a solve begins: ``mask`` lacks a parameter, has it in another shape, or is
             not boolean.
 
@@ -33,6 +36,11 @@ def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> Gra
         >>> optimizer.update({"w": torch.ones(2)}, optimizer.init(w), params=w)[0]
         {'w': tensor([-1.,  0.])}
     """
+
+    check_transformation(optimizer)
+    instance("mask", mask, Mapping, "boolean tensors by name, such as GrowthMap.mask()")
+    for name, value in mask.items():
+        instance(f"mask[{name!r}]", value, Tensor, "a tensor of torch.bool")
 
     def init(params: Params) -> Any:
         for name, value in params.items():

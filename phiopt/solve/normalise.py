@@ -8,6 +8,7 @@ from torchopt.base import GradientTransformation
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective._numbers import count
+from phiopt.solve.optimizer import check_transformation
 
 
 def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTransformation:
@@ -28,6 +29,7 @@ def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTr
             one step of k (``Frobenius(every=k)``) that step must keep its larger size: take k.
 
     Raises:
+        TypeError: ``optimizer`` is no optimiser of TorchOpt.
         ValueError: ``window`` < 1.
 
     Examples:
@@ -37,6 +39,7 @@ def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTr
         >>> optimizer.update({"w": torch.tensor([300.0, -400.0])}, optimizer.init(w), params=w)[0]
         {'w': tensor([-0.8485,  1.1314])}
     """
+    check_transformation(optimizer)
     count("window", window)
 
     def init(params: Params) -> Any:

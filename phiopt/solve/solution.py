@@ -284,7 +284,7 @@ def _said(solution: Solution) -> str:
     if solution.lost:
         lines.append(f"not finite: {', '.join(solution.lost)}")
     if solution.error is not None:
-        unreported = "task" in solution.terms and "curvature" not in solution.terms
+        unreported = solution.status is Status.REPORT_FAILED and "curvature" not in solution.terms
         place = "computing the curvature for the report raised " if unreported else ""
         lines.append(f"{place}{type(solution.error).__name__}: {solution.error}")
     return "\n".join(lines)

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
 from phiopt import _files
+from phiopt._json import Field
 from phiopt._modules import with_tensors
-from phiopt.solve import solution as kinds
-from phiopt.solve.solution import Solution, Status
+from phiopt.objective import Lambdas
+from phiopt.objective._numbers import instance, path_of
+from phiopt.solve.solution import Certificate, Solution, Spectrum, Stats, Status
 
 _KIND = "solution"
 _APART = ("student", "params")
 """Kept as tensors; everything else goes into the header."""
-_CLASSES = {k.__name__: k for k in vars(kinds).values() if isinstance(k, type) and is_dataclass(k)}
+_HINTS: dict[Any, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Solution, Certificate, Stats, Spectrum, Lambdas)
+}
+"""What each field may hold."""
 
 
 def save(solution: Solution, path: str | os.PathLike[str]) -> None:
     """Write ``solution``; λ that are tensors are kept as numbers, without their graph."""
+    path_of("path", path)
     held = dict(solution.student.named_parameters()) | dict(solution.student.named_buffers())
     about = {
         f.name: _plain(getattr(solution, f.name)) for f in fields(solution) if f.name not in _APART
@@ -30,6 +37,8 @@ def save(solution: Solution, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
     """Read a solution into a copy of ``student``, which is checked against it."""
+    path_of("path", path)
+    instance("student", student, nn.Module, "an nn.Module")
     tensors, about = _files.read(path, _KIND)
     held = {**dict(student.named_parameters()), **dict(student.named_buffers())}
     found = {name: tuple(value.shape) for name, value in held.items()}
@@ -37,12 +46,19 @@ def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
     _files.check(
         path,
         _files.differences("student", expected, found)
-        + [f"student has {name} too" for name in found if name not in expected],
+        + [f"student has {name} too" for name in found if name not in expected]
+        + [
+            f"student's {name} is {value.dtype}, not {tensors[name].dtype}"
+            for name, value in held.items()
+            if name in tensors and value.dtype != tensors[name].dtype
+        ],
     )
+    report = about.members(["report"])["report"]
+    wanted = {name: kind for name, kind in _HINTS[Solution].items() if name not in _APART}
+    made = _fields(Solution, wanted, report)
     loaded = with_tensors(student, tensors)
     params = {name: p.detach().clone() for name, p in loaded.named_parameters()}
-    report = {key: _revived(value) for key, value in about["report"].items()}
-    return Solution(student=loaded, params=params, **report)
+    return Solution(student=loaded, params=params, **made)
 
 
 def _plain(value: Any) -> Any:
@@ -65,18 +81,38 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _revived(value: Any) -> Any:
-    """The inverse of `_plain`; nothing but the classes of a solution's fields can come out."""
-    if not isinstance(value, dict):
-        return value
-    if "status" in value:
-        return Status[value["status"]]
-    if "exception" in value:
-        return RuntimeError(value["exception"])
-    if "class" in value:
-        made = {key: _revived(item) for key, item in value["fields"].items()}
-        return _CLASSES[value["class"]](**made)
-    if "dict" in value:
-        return {key: _revived(item) for key, item in value["dict"].items()}
-    ((name, items),) = value.items()
-    return {"list": list, "tuple": tuple}[name](_revived(item) for item in items)
+def _revived(kind: Any, field: Field) -> Any:
+    """The inverse of `_plain` for a value of this kind: nothing else can come out."""
+    if kind is int:
+        return field.whole()
+    if kind in (float, str):
+        return field.number() if kind is float else field.text()
+    of = get_args(kind)
+    if get_origin(kind) is UnionType or get_origin(kind) is Union:  # or None, or a tensor
+        return None if field.value is None and type(None) in of else _revived(of[0], field)
+    if kind is Status:
+        return Status[field.members(["status"])["status"].text(Status.__members__)]
+    if kind is Exception:
+        return RuntimeError(field.members(["exception"])["exception"].text())
+    if kind in _HINTS:
+        parts = field.members(["class", "fields"])
+        parts["class"].text([kind.__name__])
+        made = _fields(kind, _HINTS[kind], parts["fields"])
+        try:
+            return kind(**made)
+        except (TypeError, ValueError) as error:
+            raise field.wrong(f"a {kind.__name__}: {error}") from error
+    holder: Any = get_origin(kind)
+    within = field.members([holder.__name__])[holder.__name__]
+    if holder is dict:
+        return {key: _revived(of[1], item) for key, item in within.members().items()}
+    return holder(_revived(of[0], item) for item in within.items())
+
+
+def _fields(kind: Any, hints: dict[str, Any], field: Field) -> dict[str, Any]:
+    """What the fields of a class hold; files of before it had one with a default lack that."""
+    needed = [f.name for f in fields(kind) if f.name in hints and f.default is MISSING]
+    parts = field.members(needed)
+    for name in parts.keys() - hints.keys():
+        raise parts[name].wrong(f"left out: a {kind.__name__} has no such field")
+    return {name: _revived(hints[name], part) for name, part in parts.items()}

@@ -15,10 +15,11 @@ from tqdm import tqdm
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.objective._numbers import count, fraction
+from phiopt.objective._numbers import count, flag, fraction
 from phiopt.solve.certificate import moments
 from phiopt.solve.flat import flattened
 from phiopt.solve.normalise import normalised
+from phiopt.solve.optimizer import check_optimizer
 from phiopt.solve.solution import Outcome, Status, vouched
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.stopping import Stationarity
@@ -44,16 +45,6 @@ def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> An
     falling = (steps + 1) // 2
     rate = torchopt.schedule.linear_schedule(learning_rate, 0.0, falling, steps - falling)
     return torchopt.adam(rate, eps_root=eps_root)
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Refuse what is neither a functional optimiser of TorchOpt nor None."""
-    methods = (getattr(optimizer, name, None) for name in ("init", "update"))
-    if optimizer is not None and not all(map(callable, methods)):
-        raise TypeError(
-            f"optimizer: got {optimizer!r}, must be a TorchOpt gradient transformation "
-            "such as torchopt.adam(1e-3)"
-        )
 
 
 @dataclass(frozen=True)
@@ -106,6 +97,7 @@ class TorchOpt:
             count("batch_size", self.batch_size)
         if self.tol is not None:
             fraction("tol", self.tol)
+        flag("fresh", self.fresh)
         check_optimizer(self.optimizer)
 
     def solve(

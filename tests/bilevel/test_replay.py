@@ -293,7 +293,7 @@ def in_parts(adjoint, micro_batch, delta=0.3):
     return found, peak.bytes
 
 
-@pytest.mark.parametrize("adjoint", [Replay(), Implicit()], ids=["replay", "implicit"])
+@pytest.mark.parametrize("adjoint", [Replay(), Implicit(check=False)], ids=["replay", "implicit"])
 def test_small_batches_bound_the_memory_of_the_backward_pass(adjoint):
     whole, most = in_parts(adjoint, None)
     found, peak = in_parts(adjoint, 256)

@@ -384,13 +384,13 @@ def test_buffers_may_be_infinite_but_no_nan():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"fill='zeros' is unknown; choose one of default"):
+    with pytest.raises(ValueError, match=r"fill: got 'zeros', must be one of default.*mean 'zero'"):
         grow(mlp(4, 8, 3), mlp(4, 16, 5), "zeros")
-    with pytest.raises(ValueError, match=r"theta=-1 must be"):
+    with pytest.raises(ValueError, match=r"theta: got -1.0, must be"):
         grow(mlp(4, 8, 3), mlp(4, 16, 5), "uniform", theta=-1)
     for name, value in {"theta": "a", "seed": 1.5, "map": 3, "inputs": [0.0]}.items():
         with pytest.raises(
-            (TypeError, ValueError), match=rf"{name}={value!r} must be".replace("[", r"\[")
+            (TypeError, ValueError), match=rf"{name}: got {value!r}, must be".replace("[", r"\[")
         ):
             grow(mlp(4, 8, 3), mlp(4, 16, 5), "uniform", **{name: value})
     broken = mlp(4, 8, 3)

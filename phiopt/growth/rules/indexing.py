@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-from phiopt.growth.axes import Term
+import numpy as np
+
+from phiopt.growth.axes import Term, fixed, unify
 from phiopt.growth.correspond import Axis, Pair
 from phiopt.growth.operations import Call, register_rule
 from phiopt.growth.trace import Value
@@ -12,8 +14,20 @@ def remark_places(call: Call, x: Pair, dims: Iterable[int]) -> None:
     """Which units an index picks is a value, which no trace holds; rows of a table are picked as those of an
     embedding are.
     """
-    if not x.weight and any(x.axes[d].grown for d in dims):
+    if not x.weight and any(x.axes[d].moved for d in dims):
         call.remark(f"{call.t.name} over a widened axis")
+
+
+def place_rows(call: Call, rows: Axis, at: tuple[Value, Value]) -> None:
+    """Rows of a table that the input's tokens pick go where ψ sends the tokens."""
+    moves = call.state.moves
+    if moves is None or moves.keeps_tokens or not rows.origins:
+        return
+    found = moves.rows((call.state.teacher, call.state.student), at, rows.size)
+    if found.reason is not None:
+        call.remark(f"which rows the lift's inputs look up cannot be followed: {found.reason}")
+    elif not np.array_equal(found.settled(rows.size[1]), np.arange(rows.size[0])):
+        unify(rows.term, fixed(found.settled(rows.size[1]), rows.size[1], external=True))
 
 
 @register_rule("index_select")
@@ -21,6 +35,7 @@ def index_select(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
     remark_places(call, x, [dim])
+    place_rows(call, x.axes[dim], (call.t.arguments["index"], call.s.arguments["index"]))
     axes = list(x.axes)
     axes[dim] = Axis(Term(*call.out()[dim]), x.axes[dim].origins)
     call.set(axes)
@@ -32,6 +47,8 @@ def index(call: Call) -> None:
     x = call.pair("self")
     given = [d for d, i in enumerate(call.t.arguments["indices"]) if isinstance(i, Value)]
     remark_places(call, x, given)
+    for d in given:
+        place_rows(call, x.axes[d], tuple(n.arguments["indices"][d] for n in (call.t, call.s)))
     kept = [a for d, a in enumerate(x.axes) if d not in given]
     adjacent = given == list(range(given[0], given[-1] + 1))
     start = given[0] if adjacent else 0
@@ -53,7 +70,7 @@ def gather(call: Call) -> None:
 def sort(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
-    if x.axes[dim].grown:
+    if x.axes[dim].moved:
         call.remark(f"{call.t.name} over a widened axis")
     for i in range(len(call.t.outputs)):
         size = call.out(i)[dim]

@@ -3,6 +3,7 @@
 from phiopt.growth.axes import Mismatch, Term
 from phiopt.growth.correspond import Axis, Pair
 from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.rules.indexing import place_rows
 
 
 def linear_in(axes: list[Axis], *operands: Pair) -> Axis | None:
@@ -33,7 +34,7 @@ def bmm(call: Call) -> None:
 
 @register_rule("addmm", "addmv", "baddbmm")
 def addmm(call: Call) -> None:
-    bias = call.pair("self")
+    bias = call.pair("self") if call.has("self") else None
     first, second = ("batch1", "batch2") if "batch1" in call.t.arguments else ("mat1", "mat2")
     if "vec" in call.t.arguments:
         first, second = "mat", "vec"
@@ -42,16 +43,18 @@ def addmm(call: Call) -> None:
     call.contract(a, len(a.axes) - 1, b, lead if second != "vec" else 0)
     axes = [call.join(x, y) for x, y in zip(a.axes[:lead], b.axes[:lead], strict=True)]
     axes += [a.axes[lead], *(b.axes[lead + 1 :] if second != "vec" else ())]
-    for i in range(1, len(bias.axes) + 1):
-        if bias.axes[-i].size != (1, 1):
+    for i in range(1, len(bias.axes) + 1 if bias else 1):
+        if bias and bias.axes[-i].size != (1, 1):
             axes[-i] = call.join(axes[-i], bias.axes[-i])
-    summed = bias.weight and any(axis.origins for axis in bias.axes)  # else a constant
+    # A product with its bias is linear in the rows of both; with a constant, it is not.
+    summed = bias is None or (bias.weight and any(axis.origins for axis in bias.axes))
     call.set(axes, scales=linear_in(axes, a, b) if summed else None)
 
 
 @register_rule("embedding")
 def embedding(call: Call) -> None:
     weight, indices = call.pair("weight"), call.pair("indices")
+    place_rows(call, weight.axes[0], (call.t.arguments["indices"], call.s.arguments["indices"]))
     call.set([*indices.axes, weight.axes[1]], scales=weight.axes[1])
 
 
@@ -70,6 +73,8 @@ def bounded_embedding(call: Call) -> None:
 def embedding_bag(call: Call) -> None:
     """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
     call.const("mode")
+    rows = call.pair("weight").axes[0]
+    place_rows(call, rows, (call.t.arguments["indices"], call.s.arguments["indices"]))
     call.set([Axis(Term(*call.out()[0])), call.pair("weight").axes[1]])
     for i in range(1, len(call.t.outputs)):
         call.set([Axis(Term(*size)) for size in call.out(i)], i)

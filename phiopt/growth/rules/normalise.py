@@ -54,7 +54,7 @@ def group_norm(call: Call) -> None:
     groups = call.both("group") if "group" in call.t.arguments else call.both("num_groups")
     width = channel.size[0] // groups[0], channel.size[1] // groups[1]
     _, inside = split_prod(channel.term, [groups, width])
-    if not inside.same:
+    if inside.t != inside.s:
         names = [_name(call, n) for n in ("weight", "bias")]
         call.state.norms.append(Norm(call.s.module, "GroupNorm", inside, names[0], names[1]))
     call.set([x.axes[0], channel, *x.axes[2:]])

@@ -7,6 +7,7 @@ from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Axis, Pair
 from phiopt.growth.factors import rescale
 from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.optional import paired
 from phiopt.growth.options import same_option
 from phiopt.growth.trace import Value
 
@@ -31,7 +32,7 @@ def broadcast(call: Call, operands: list[Pair]) -> list[Axis]:
 
 
 def tensors(call: Call) -> list[Pair]:
-    return [call.state.pair(t, s) for t, s in zip(call.t.inputs, call.s.inputs, strict=True)]
+    return [call.state.pair(t, s) for t, s in paired(call.t, call.s)]
 
 
 _SOFTMAXES = {"_softmax", "_log_softmax", "softmax", "log_softmax"}
@@ -48,7 +49,7 @@ def pointwise(call: Call) -> None:
         axis = operands[0].axes[call.dim("dim", len(operands[0].axes))]
         if axis.grown and call.t.name in _SOFTMAXES:
             call.remark("softmax over a widened axis")
-        elif axis.grown:
+        elif axis.moved and call.t.name in _CUMULATIVE:
             call.remark(f"{call.t.name} over a widened axis; kept only by zero-out")
     axes = broadcast(call, operands)
     made = [a for a in axes if a.origins]

@@ -228,9 +228,9 @@ def select(call: Call) -> None:
     dim = call.dim("dim", len(x.axes))
     size = x.axes[dim].size
     old, new = t % size[0], s % size[1]
-    if not x.axes[dim].grown and old != new:
+    if not x.axes[dim].moved and old != new:
         raise Mismatch(difference(call.t, call.s, "index"))
-    if x.axes[dim].grown:
+    if x.axes[dim].moved:
         try:  # the teacher's coordinate sits at the student's
             rest = size[0] - old - 1, size[1] - new - 1
             split_cat(x.axes[dim].term, [(old, new), (1, 1), rest])
@@ -278,7 +278,7 @@ def slice_(call: Call) -> None:
     axis, step = x.axes[dim], call.const("step")
     ends = zip(call.both("start"), call.both("end"), axis.size, strict=True)
     (t0, t1), (s0, s1) = (slice(start, end).indices(size)[:2] for start, end, size in ends)
-    if not axis.grown and call.out()[dim][0] == call.out()[dim][1]:
+    if not axis.moved and call.out()[dim][0] == call.out()[dim][1]:
         if t0 != s0:
             raise Mismatch(difference(call.t, call.s, "start"))
         piece = axis.term if axis.size == call.out()[dim] else Term(*call.out()[dim])
@@ -296,11 +296,11 @@ def slice_(call: Call) -> None:
 
 @register_rule("roll", "flip")
 def reorder(call: Call) -> None:
-    """Only axes that do not grow may change their order."""
+    """Only axes that neither grow nor are reordered may change their order."""
     x = call.pair("self")
     for dim in call.dims("dims", len(x.axes)):
-        if x.axes[dim].grown:
-            raise Mismatch(f"{call.t.name} along axis {dim}, which grows")
+        if x.axes[dim].moved:
+            raise Mismatch(f"{call.t.name} along axis {dim}, which grows or is reordered")
     _check_shifts(call, x)
     call.set(x.axes, scales=x.scales)
 

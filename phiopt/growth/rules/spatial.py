@@ -17,6 +17,8 @@ def slide(call: Call, axis: Axis, out: Size, scale: float, shift: float = 0.0) -
     if out[0] == out[1]:
         if axis.grown:
             call.remark(_BEYOND)
+        elif axis.moved:
+            call.remark("the lift moves positions, which are no longer beside their neighbours")
         return Axis(Term(*out))
     given = places(axis.term)
     unify(axis.term, fixed(given, axis.size[1], external=True))
@@ -85,6 +87,9 @@ def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: boo
         if kernel.grown and shift:
             call.remark("a larger kernel without the padding that keeps its centre")
         size = call.out()[-n + i]
+        if kernel.size == (1, 1) and stride[i] == 1 and shift == 0 and size == axis.size:
+            out.append(axis)
+            continue
         if transposed:
             out.append(slide(call, axis, size, stride[i], -shift))
         else:
@@ -121,7 +126,7 @@ def resample(call: Call) -> None:
     n = next(d for d in (1, 2, 3) if f"{d}d" in call.t.name)
     lead = len(x.axes) - n
     for d in range(lead, len(x.axes)):
-        if x.axes[d].grown or call.out()[d][0] != call.out()[d][1]:
+        if x.axes[d].moved or call.out()[d][0] != call.out()[d][1]:
             call.remark(f"{call.t.name} over a widened axis")
     axes = [
         Axis(fixed(nearest_places(*size), size[1], external=True)) for size in call.out()[lead:]

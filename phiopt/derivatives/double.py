@@ -1,0 +1,78 @@
+"""Run a model in float64, whatever its code says of precision.
+
+Differences of a float32 loss have two digits. A copy in float64 has eight, but code that a user wrote
+makes constants, calls ``.float()`` and closes over tensors of the precision it was written for. Within
+`Widened` such numbers are widened where they meet PyTorch's functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from phiopt._modules import copied
+
+WIDER = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+}
+
+_CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Widened(TorchFunctionMode):
+    """Within, floating tensors and dtypes of fewer digits than float64 are taken for float64 by the
+    PyTorch functions that are called. A tensor that is written into keeps its own dtype.
+
+    A row of an embedding that PyTorch holds still (``padding_idx``) gets its derivative here: that of
+    the loss as a function of the whole table.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _CASTS:
+            func = Tensor.double
+        if func is F.embedding:
+            return _embedding(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        setting = name in ("__setitem__", "__set__", "__delete__")
+        writing = setting or "out" in kwargs or (name.endswith("_") and not name.endswith("__"))
+        kept, rest = (args[:1], args[1:]) if writing else ((), args)
+        found = func(*kept, *tree_map(_widened, rest), **tree_map(_widened, kwargs))
+        return found if writing else tree_map(_widened, found)
+
+
+def _embedding(
+    input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    return F.embedding(input, _widened(weight), None, *args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return WIDER.get(value, value)
+    if isinstance(value, Tensor) and value.dtype in WIDER:
+        return value.to(WIDER[value.dtype])
+    return value
+
+
+def copied_to(part: Function, dtype: torch.dtype) -> Function:
+    """A copy of a module in ``dtype`` and in evaluation mode; another function is itself."""
+    return copied(part).eval().to(dtype) if isinstance(part, nn.Module) else part

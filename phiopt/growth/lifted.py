@@ -1,0 +1,275 @@
+"""Where ψ puts the teacher's coordinates and tokens. A lift that does not say so itself is applied to probes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from phiopt import lift as lifts
+from phiopt._types import Lift
+from phiopt.growth.axes import Places, Size
+from phiopt.growth.example import REFUSALS, accepted
+from phiopt.growth.trace import Trace, Value
+
+_CHUNK = 2**20
+"""Most tokens that one call of ψ is probed with."""
+_REFUSED = (LookupError, RuntimeError)
+"""What a lift raises at a token that it does not know."""
+_COLUMNS, _TOKENS = 64, 256
+"""Most columns, and most tokens that only some columns take, that are probed one by one."""
+
+
+def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor]:
+    """ψ, inferred where it is not given, and what it makes of the example."""
+    if lift is None:
+        made = accepted(student, example, "student")
+        return lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:])), made
+    if not callable(lift):
+        raise TypeError(f"lift={lift!r} must be callable on a batch of the teacher's inputs")
+    made = lift(example)
+    if (
+        not isinstance(made, Tensor)
+        or made.ndim != example.ndim
+        or made.shape[0] != example.shape[0]
+    ):
+        shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(
+            f"lift={lift!r} makes {shape} of a batch {tuple(example.shape)}; it must keep batch and rank"
+        )
+    return lift, made
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What ψ does with the inputs of the teacher.
+
+    Attributes:
+        lift: ψ.
+        example: A batch of the teacher's inputs.
+        places: For each axis but the batch, the student's coordinate of each of the teacher's.
+        size: Shape of one lifted example.
+        reason: Why no map can follow ψ, so that the teacher is taken to sit first on each axis.
+    """
+
+    lift: Lift
+    example: Tensor
+    places: tuple[Places, ...]
+    size: tuple[int, ...]
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, lift: Lift, example: Tensor, made: Tensor) -> Moves:
+        """Ask a lift of `phiopt.lift` for its places, and probe any other callable."""
+        shape, size = tuple(example.shape[1:]), tuple(made.shape[1:])
+        first = tuple(np.arange(n) for n in shape)
+        if isinstance(lift, lifts.PlacedLift):
+            return cls(lift, example, lift.places(shape), size)
+        try:
+            sources, kept = _sources(lift, example)
+        except REFUSALS:
+            return cls(lift, example, first, size, "lift fails on other inputs of the same shape")
+        places, reason = _separate(sources, shape, size)
+        if places is None:
+            return cls(lift, example, first, size, reason)
+        changed = None if kept else "lift changes the values of the coordinates that it places"
+        return cls(lift, example, places, size, changed)
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether ψ is one of `phiopt.lift`, which change no value."""
+        parts = self.lift.lifts if isinstance(self.lift, lifts.Compose) else (self.lift,)
+        return all(
+            isinstance(p, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize) for p in parts
+        )
+
+    def rows(self, traces: tuple[Trace, Trace], at: tuple[Value, Value], size: Size) -> Rows:
+        """The student's row of each row of a table of this size that the models look up at the values ``at``."""
+        rows = np.full(size[0], -1, dtype=np.int64)
+        try:
+            for old, new in self._looked_up(traces, at, size[0], rows):
+                known = (old >= 0) & (old < size[0])
+                pairs = np.unique(np.stack([old[known], new[known]]), axis=1)
+                before = rows[pairs[0]]
+                again = (before >= 0) & (before != pairs[1])
+                if again.any() or len(np.unique(pairs[0])) < pairs.shape[1]:
+                    return Rows(rows, "one row goes to several")
+                rows[pairs[0]] = pairs[1]
+        except REFUSALS as error:
+            return Rows(rows, f"what is looked up is unknown: {error}")
+        seen = rows[rows != -1]
+        if not len(seen):
+            return Rows(rows, "lift takes none of the tokens tried")
+        if ((seen >= size[1]) | (seen < 0)).any():
+            return Rows(rows, f"a row goes to {int(seen.max())} of a table of {size[1]}")
+        if len(np.unique(seen)) < len(seen):
+            return Rows(rows, "several rows go to one")
+        return Rows(rows)
+
+    def _looked_up(
+        self, traces: tuple[Trace, Trace], at: tuple[Value, Value], count: int, rows: Places
+    ) -> Iterator[tuple[Places, Places]]:
+        """What both models look up where the teacher reads each token: all over an example, and for those that ψ takes
+        in some columns only (``rows`` has none of them), in one column beside zeros.
+        """
+        whole = at == (traces[0].inputs[0], traces[1].inputs[0])
+        shape = self.example.shape[1:]
+        many = max(_CHUNK // max(self.example[0].numel(), 1), 1) if whole else len(self.example)
+        todo = [np.arange(i, min(i + many, count)) for i in range(0, count, many)][::-1]
+        while todo:
+            tokens = todo.pop()
+            values = torch.from_numpy(np.resize(tokens, len(tokens) if whole else many))
+            x = values.to(self.example.dtype).reshape(-1, *[1] * len(shape)).expand(-1, *shape)
+            try:
+                yield self._both(x.clone(), traces, at)
+            except _REFUSED:
+                half = len(tokens) // 2
+                todo += [tokens[half:], tokens[:half]] if half else []
+        columns = np.arange(int(np.prod(shape)))[:_COLUMNS]
+        for token, column in product(np.flatnonzero(rows < 0)[:_TOKENS], columns):
+            x = torch.zeros_like(self.example).flatten(1)
+            x[:, column] = int(token)
+            with contextlib.suppress(*_REFUSED):
+                yield self._both(x.reshape(-1, *shape), traces, at)
+
+    def _both(
+        self, x: Tensor, traces: tuple[Trace, Trace], at: tuple[Value, Value]
+    ) -> tuple[Places, Places]:
+        y = _applied(self.lift, x)
+        if at == (traces[0].inputs[0], traces[1].inputs[0]):
+            for dim, places in enumerate(self.places, start=1):
+                y = y.index_select(dim, torch.from_numpy(places))
+            return x.reshape(-1).long().numpy(), y.reshape(-1).long().numpy()
+        old, new = (
+            replayed(trace, value, given).reshape(-1).long().numpy()
+            for trace, value, given in zip(traces, at, (x, y), strict=True)
+        )
+        if old.shape != new.shape:
+            raise ValueError("the student looks up at more places")
+        return old, new
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The student's row of each of the teacher's, -1 where no input leads to it; or why that is not known."""
+
+    places: Places
+    reason: str | None = None
+
+    def settled(self, size: int) -> Places:
+        """The same with rows that no input leads to put where there is room, their own number first."""
+        places = self.places.copy()
+        free = set(range(size)) - set(places.tolist())
+        missing = np.flatnonzero(places < 0).tolist()
+        for row in [r for r in missing if r in free]:
+            places[row] = row
+            free.remove(row)
+        rest = np.flatnonzero(places < 0)
+        places[rest] = sorted(free)[: len(rest)]
+        return places
+
+
+def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
+    """``value`` of a trace whose only input is ``given``.
+
+    Raises:
+        ValueError: It depends on more than the input.
+    """
+    producers = {o.id: n for n in trace.nodes for o in n.outputs}
+    known: dict[int, Tensor] = {trace.inputs[0].id: given}
+
+    def computed(wanted: Value) -> Tensor:
+        if wanted.id not in known:
+            if wanted.id not in producers:
+                raise ValueError(f"a value of shape {wanted.shape} is no function of the input")
+            node = producers[wanted.id]
+            arguments = tree_map(
+                lambda x: computed(x) if isinstance(x, Value) else x, node.arguments
+            )
+            made = node.target(**{k: _here(v) for k, v in arguments.items()})
+            listed = made if isinstance(made, tuple | list) else (made,)
+            known.update({o.id: x for o, x in zip(node.outputs, listed, strict=False)})
+        return known[wanted.id]
+
+    return computed(value)
+
+
+def _here(argument: object) -> object:
+    return torch.device("cpu") if argument == torch.device("meta") else argument
+
+
+@torch.no_grad()
+def _applied(lift: Lift, x: Tensor) -> Tensor:
+    """ψ of ``x``, with the same random numbers in every call and none taken from anybody."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        return lift(x).detach().cpu()
+
+
+def _sources(lift: Lift, example: Tensor) -> tuple[NDArray[np.int64], bool]:
+    """The teacher's coordinate that each of the student's depends on, -1 for none and -2 for several; and whether
+    the first of every coordinate's holds its value.
+
+    Coordinates are changed by the bits of their number, and by the bits' complements, which tells one from several.
+    """
+    shape = example.shape[1:]
+    n = max(int(np.prod(shape)), 1)
+    bits = np.arange(max(int(np.ceil(np.log2(n))), 1))
+    coordinates = np.arange(n)
+    ones = (coordinates[None] >> bits[:, None]) & 1
+    changes = torch.from_numpy(np.concatenate([ones[:1] * 0, ones, 1 - ones]).astype(bool))
+    generator = torch.Generator().manual_seed(0)
+    if example.dtype.is_floating_point:
+        base = 0.25 + 0.25 * torch.rand(n, generator=generator)
+        probes = torch.where(changes, base + 0.25, base)
+    else:
+        probes = changes.long()
+    probes = probes.to(example.dtype).reshape(-1, *shape)
+    out = torch.cat(
+        [
+            _applied(lift, torch.cat([part, part.new_zeros(len(example) - len(part), *shape)]))[
+                : len(part)
+            ]
+            for part in probes.split(len(example))
+        ]
+    ).flatten(1)
+    changed = (out[1:] != out[:1]).numpy().reshape(2, len(bits), -1)
+    sources = (changed[0] << bits[:, None]).sum(0)
+    sources[(changed[0] == changed[1]).any(0) | (sources >= n)] = -2
+    sources[~changed.any((0, 1))] = -1
+    at = np.flatnonzero(sources >= 0)
+    same = bool((out[:, at].double() == probes.flatten(1)[:, sources[at]].double()).all())
+    return sources, same or not example.dtype.is_floating_point
+
+
+def _separate(
+    sources: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, ...]
+) -> tuple[tuple[Places, ...] | None, str | None]:
+    """The places axis by axis, or why there are none."""
+    n = int(np.prod(shape))
+    at = np.full(n, -1, dtype=np.int64)
+    for j in np.flatnonzero(sources >= 0)[::-1]:
+        at[sources[j]] = j
+    if (at < 0).any():
+        how = "mixes" if (sources == -2).any() else "drops"
+        return (
+            None,
+            f"lift {how} coordinates of the input, so that none can be said to sit anywhere",
+        )
+    grid = np.stack(np.unravel_index(at, size), -1).reshape(*shape, len(size))
+    places = []
+    for axis in range(len(shape)):
+        line = grid[(0,) * axis + (slice(None),) + (0,) * (len(shape) - axis - 1)][:, axis]
+        lined = line.reshape([-1 if d == axis else 1 for d in range(len(shape))])
+        if not (grid[..., axis] == lined).all():
+            return None, "lift moves coordinates along several axes at once"
+        places.append(line)
+    return tuple(places), None

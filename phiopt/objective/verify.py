@@ -1,0 +1,166 @@
+"""Refuse a loss whose gradient is not the gradient of its values."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from phiopt._types import Lift, Params
+from phiopt.derivatives.double import Widened, copied_to
+from phiopt.derivatives.gradients import Function, Mismatch, mismatch
+from phiopt.derivatives.guilty import Guilty, guilty_function, guilty_layers
+from phiopt.derivatives.repeated import Repeated
+from phiopt.objective.model import pure_model
+from phiopt.objective.task import Task
+
+PRECISIONS = (torch.float64, torch.float32)
+FAULTS = (OSError, MemoryError, StopIteration)
+"""What has nothing to do with the precision that user code runs in."""
+NAMED = 3
+"""Parameters that a message names."""
+LOOKED_AT = 8
+"""Parameters that are compared one by one for that."""
+
+
+class Checked:
+    """The mean loss of copies in ``dtype``, the same random numbers at each call."""
+
+    def __init__(
+        self, module: nn.Module, lift: Lift, task: Task, params: Params, dtype: torch.dtype
+    ) -> None:
+        self.dtype = dtype
+        self.module, self.lift = copied_to(module, dtype), copied_to(lift, dtype)
+        self.params = {name: p.to(dtype) for name, p in params.items()}
+        self.randomness = Repeated()
+        self.task = replace(
+            task,
+            model=pure_model(self.module, self.lift),
+            loss=copied_to(task.loss, dtype),
+            inputs=_to(task.inputs, dtype),
+            targets=_to(task.targets, dtype),
+        )
+
+    def wrapped(self, function: Function) -> Function:
+        """``function``, where numbers are of this precision and random ones repeat themselves."""
+
+        def inside(w: Params) -> Tensor:
+            widened = Widened() if self.dtype == torch.float64 else nullcontext()
+            with warnings.catch_warnings(), self.randomness.again(), widened:
+                warnings.simplefilter("ignore")  # other passes give the user's own
+                return function(w)
+
+        return inside
+
+    def mismatch(self, params: Params | None = None) -> Mismatch | None:
+        """How the gradient in ``params`` (None: all) is wrong, if it is."""
+        fixed = self.params
+        function = self.wrapped(lambda w: self.task(fixed | w))
+        return mismatch(function, fixed if params is None else params)
+
+    def guilty(self) -> list[Guilty]:
+        """The layers whose gradient is wrong, and the loss if its own is; none where that cannot be
+        told.
+        """
+        for name, p in self.module.named_parameters():
+            p.requires_grad_(name in self.params)
+        try:
+            inputs = self._run(lambda w: self.lift(self.task.inputs.clone()))
+            outputs = self._run(self.task.outputs)
+            found = guilty_layers(self.module, inputs, self.wrapped)
+            loss = self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
+            return found + guilty_function(loss, {"outputs": outputs}, None, "")
+        except Exception:
+            return []  # the gradient is wrong all the same
+
+    def _run(self, function: Function) -> Tensor:
+        with torch.enable_grad():
+            params = {name: p.detach().requires_grad_() for name, p in self.params.items()}
+            return self.wrapped(function)(params).detach()
+
+    def affected(self) -> list[str]:
+        """Some parameters whose gradient is wrong."""
+        found: list[str] = []
+        try:
+            for name, p in list(self.params.items())[:LOOKED_AT]:
+                if len(found) < NAMED and self.mismatch({name: p}) is not None:
+                    found.append(name)
+        except Exception:
+            return found  # a courtesy of the message
+        return found
+
+
+def verify_gradient(
+    module: nn.Module, lift: Lift, task: Task, params: Params, names: Sequence[str]
+) -> None:
+    """Raise unless the gradient of ``task`` is that of its values.
+
+    Args:
+        module: The student; not modified.
+        lift: ψ.
+        task: Its loss, on two examples: more are slower.
+        params: Where; points near it are looked at.
+        names: The terms with weight.
+
+    Raises:
+        TypeError: Names the layer or the loss, and what cuts the gradient.
+
+    In float64, on copies. Where the student's code does not run in it, in float32, in which errors
+    below some percents are not seen.
+    """
+    own = next(iter(params.values())).dtype
+    last = own if own in PRECISIONS else PRECISIONS[-1]
+    for dtype in PRECISIONS:
+        try:
+            checked = Checked(module, lift, task, params, dtype)
+            wrong = checked.mismatch()
+        except FAULTS:
+            raise
+        except Exception:
+            if dtype != last:
+                continue
+            if dtype != own or "curvature" in names:
+                return  # `require_derivatives` names the layer
+            raise
+        if wrong is not None:
+            raise TypeError(_message(wrong, checked.guilty(), checked.affected(), names))
+        return
+
+
+def _message(
+    wrong: Mismatch, guilty: list[Guilty], affected: list[str], names: Sequence[str]
+) -> str:
+    place = guilty[0] if guilty else Guilty("", "", (), ())
+    head = "loss: its gradient" if place.name is None else "student: the gradient"
+    if place.name is not None and guilty:
+        head += f" of {place.name or 'the module itself'} ({place.kind})"
+    reason = "something in it is left out of the derivative"
+    if place.cuts or place.jumps:
+        reason = f"it calls {', '.join((*place.cuts, *place.jumps))}"
+    if place.jumps and place.cuts:
+        remedy = (
+            "a straight-through estimator has the gradient of another function: give the smooth "
+            "function in place of the one that jumps, and put it back afterwards"
+        )
+    elif any(cut.startswith("the backward of") for cut in place.cuts):
+        remedy = "correct that backward, or use PyTorch's own functions in its place"
+    else:
+        remedy = (
+            "compute that part with its derivative, or set requires_grad=False on the parameters "
+            "that are to stay as they are"
+        )
+    terms = ", ".join(f"lambdas.{name}" for name in names if name != "proximity")
+    return (
+        f"{head} is not that of its values: {reason}. On two examples the mean loss changes by "
+        f"{wrong.difference:.6g} along a direction in which its gradient says {wrong.slope:.6g}"
+        + (f", in {', '.join(affected)} among others" if affected else "")
+        + f"; {terms} would be minimised wrongly. Remedy: {remedy}"
+    )
+
+
+def _to(part: Tensor, dtype: torch.dtype) -> Tensor:
+    return part.to(dtype) if part.is_floating_point() else part

@@ -1,0 +1,164 @@
+"""Mistakes at the command line: one line, exit 2, and nothing heavy is imported to tell."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments import checks
+from experiments.errors import UsageError
+
+HUGE = "99999999999999999999"
+
+
+def commands(folder):
+    """Arguments that are wrong, and words of what is said to them."""
+    (folder / "file").write_text("")
+    (folder / "empty").mkdir()
+    for name, text in {
+        "torn": '{"experiment": ',
+        "list": "[1, 2]",
+        "number": "3",
+        "binary": "\x00\udcff",
+        "deep": "[" * 200_000,
+        "nan": "nothing",
+    }.items():
+        run = folder / name
+        run.mkdir()
+        (run / "settings.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    (folder / "records" / "records").mkdir(parents=True)
+    (folder / "records" / "settings.json").write_text("{}")
+    (folder / "records" / "records" / "t-zero-0.json").write_text("[]")
+    (folder / "folder" / "settings.json").mkdir(parents=True)
+    at = str(folder)
+    return [
+        (["demo", "--seeds", HUGE], "--seeds", "at most 10,000"),
+        (["demo", "--seeds", f"{HUGE},"], "--seeds", "below 2**63"),
+        (["demo", "--seeds", f"1,{2**63}"], "--seeds", "below 2**63"),
+        (["demo", "--seeds", "10000000000"], "--seeds", "at most 10,000"),
+        (["demo", "--seeds", "-3"], "--seeds -3", "integers >= 0"),
+        (["demo", "--seeds", "0"], "--seeds 0", "at least one"),
+        (["demo", "--seeds", ""], "--seeds", "a count such as 5"),
+        (["demo", "--seeds", "1e3"], "--seeds 1e3", "a count such as 5"),
+        (["demo", "--seeds", "nan"], "--seeds nan", "a count such as 5"),
+        (["basic", "--seeds", "1.5"], "--seeds 1.5", "a count such as 5"),
+        (["ablation", "--seeds", HUGE], "--seeds", "at most 10,000"),
+        (["ablation", "--resolution", "100000"], "--resolution 100000", "at most 32"),
+        (["ablation", "--resolution", "33"], "--resolution 33", "6,545 points"),
+        (["ablation", "--resolution", "0"], "--resolution 0", "at least 1"),
+        (["ablation", "--resolution", "-4"], "--resolution -4", "at least 1"),
+        (["ablation", "--resolution", "four"], "--resolution", "integer"),
+        (["ablation", "--tasks", "digit"], "--tasks digit", "choose from digits"),
+        (["ablation", "--tasks", "digits,digits"], "--tasks digits,digits", "repeated"),
+        (["ablation", "--tasks", "noise", "--data", f"{at}/none"], "--data", "does not exist"),
+        (["basic", "--tasks", "mlp,mlp"], "--tasks mlp,mlp", "repeated"),
+        (["basic", "--scale", "huge"], "--scale", "quick"),
+        (["basic", "--data", f"{at}/none"], "--data", "does not exist"),
+        (["basic", "--data", f"{at}/file"], "--data", "is a file"),
+        (["cifar", "--data", f"{at}/file", "--download"], "--data", "is a file"),
+        (["demo", "--out", f"{at}/file"], "--out", "no folder"),
+        (["demo", "--out", f"{at}/file/deeper"], "--out", "no folder"),
+        (["demo", "--out", f"{at}/torn"], "--out", "not valid JSON"),
+        (["demo", "--out", f"{at}/list"], "--out", "must be a JSON object"),
+        (["demo", "--out", f"{at}/folder"], "--out", "is no file"),
+        (["basic", "--out", f"{at}/file", "--data", at], "--out", "no folder"),
+        (["ablation", "--out", f"{at}/file", "--tasks", "digits"], "--out", "no folder"),
+        (["report"], "runs", "Missing"),
+        (["report", "/"], "RUNS /", "folders; name the run directories"),
+        (["report", f"{at}/none"], "RUNS", "does not exist"),
+        (["report", f"{at}/file"], "RUNS", "is a file"),
+        (["report", f"{at}/empty"], "RUNS", "holds none"),
+        (["report", f"{at}/torn"], "RUNS", "not valid JSON"),
+        (["report", f"{at}/list"], "RUNS", "must be a JSON object"),
+        (["report", f"{at}/number"], "RUNS", "must be a JSON object"),
+        (["report", f"{at}/binary"], "RUNS", "not valid JSON"),
+        (["report", f"{at}/deep"], "RUNS", "not valid JSON"),
+        (["report", f"{at}/nan"], "RUNS", "not valid JSON"),
+        (["report", f"{at}/folder"], "RUNS", "is no file"),
+        (["report", f"{at}/records"], "RUNS", "must be a JSON object"),
+        (["report", at], "RUNS", "settings.json"),
+        (["advanced"], "advanced", "choose from demo"),
+        (["demo", "--size", "3"], "--size", "No such option"),
+    ]
+
+
+PROGRAM = """
+import io, json, sys
+from contextlib import redirect_stderr
+from experiments.__main__ import main
+told = []
+for arguments in json.load(sys.stdin):
+    sys.argv, error = ["experiments", *arguments], io.StringIO()
+    try:
+        with redirect_stderr(error):
+            main()
+    except SystemExit as end:
+        told.append((end.code, error.getvalue()))
+heavy = {"torch", "sklearn", "matplotlib", "scipy", "numpy"} & set(sys.modules)
+print(json.dumps([told, sorted(heavy)]))
+"""
+
+
+def test_each_mistake_is_one_line_and_exit_2_before_anything_heavy_is_imported(tmp_path):
+    rows = commands(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps([arguments for arguments, *_ in rows]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told, heavy = json.loads(done.stdout)
+    assert not heavy
+    for (arguments, *words), (code, text) in zip(rows, told, strict=True):
+        assert code == 2, (arguments, text)
+        assert len(text.splitlines()) == 1, (arguments, text)
+        assert text.startswith("error: "), text
+        assert all(word in text for word in words), (arguments, text)
+
+
+def test_the_module_itself_says_the_same():
+    program = [sys.executable, "-m", "experiments", "demo", "--seeds", HUGE]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --seeds 9999")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o000)
+    try:
+        for check in (checks.writable, lambda path: checks.data(path, download=False)):
+            with pytest.raises(UsageError, match=r"cannot be|does not exist"):
+                check(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_good_arguments_are_accepted(tmp_path):
+    assert checks.seeds(None, default=3) == [0, 1, 2]
+    assert checks.seeds("2", default=3) == [0, 1]
+    assert checks.seeds(f"7,{2**63 - 1}", default=3) == [7, 2**63 - 1]
+    assert checks.seeds("3,", default=9) == [3]
+    assert checks.names("--tasks", "noise, digits", checks.ABLATIONS) == ["noise", "digits"]
+    checks.resolution(1)
+    checks.resolution(checks.FINEST)
+    checks.data(None, download=False)
+    checks.data(tmp_path / "new", download=True)
+    checks.writable(tmp_path / "several" / "new" / "folders")
+    run = tmp_path / "deep" / "run"
+    (run / "records").mkdir(parents=True)
+    (run / "settings.json").write_text("{}")
+    (run / "records" / "torn.json").write_text('{"task"')  # of a process that was killed
+    checks.reported([run])
+    checks.reported([tmp_path])
+
+
+def test_the_lattice_has_as_many_points_as_the_message_says():
+    from experiments.lattice import points
+
+    assert len(points(8)) == checks.number_of_points(8)
+    assert checks.number_of_points(checks.FINEST) == 6545
