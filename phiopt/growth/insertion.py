@@ -141,7 +141,9 @@ class Insertions:
         while v.id in self.producers:
             before = self.producers[v.id]
             if before.name == node.name:
-                options = [{k: x for k, x in n.arguments.items() if k != "self"} for n in (node, before)]
+                options = [
+                    {k: x for k, x in n.arguments.items() if k != "self"} for n in (node, before)
+                ]
                 return node.name in _IDEMPOTENT and options[0] == options[1]
             if id(before) not in self.source:
                 return False

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
-
 from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
 from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair

@@ -1,9 +1,9 @@
-"""Compare the options of two paired operations: every argument that is no tensor, no size and nothing that a rule reads.
+"""Compare the options of two paired operations: every argument that is no tensor and no size and that no rule reads.
 
-An option that is *measured*, such as a slope, an eps, a factor or a mode, changes values: the teacher's coordinates still have
-their places, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or a shift,
-changes which coordinates meet: there is no map, and a difference is refused. Constants that are tensors are compared where the
-axes are decided, each teacher's coordinate with the student's at its place.
+An option that is *measured*, such as a slope, an eps, a factor or a mode, changes values: the teacher's coordinates
+have their places still, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or
+a shift, changes which coordinates meet: there is no map, and a difference is refused. Constants that are tensors are
+compared once all axes are decided, each coordinate of the teacher's with the student's at its place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -193,7 +192,7 @@ def _meaning(node: Node, name: str) -> Any:
     if name in _DIMS and not isinstance(value, Value):
         return _dims(node, value)
     if name == "stride" and node.name == "as_strided":
-        return _layout(node.arguments["size"], value)
+        return _layout(node.arguments["size"], node.arguments["stride"])
     if name in _SLIDING and isinstance(value, list):
         if name == "stride" and not value:
             value = node.arguments.get("kernel_size")

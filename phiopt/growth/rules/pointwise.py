@@ -1,6 +1,7 @@
 """Operations that act on each coordinate: operands are broadcast against each other, their axes equated."""
 
 import math
+from typing import Any
 
 from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Axis, Pair
@@ -110,7 +111,7 @@ def multiply(call: Call) -> None:
     call.set(axes, scales=scales, squared=squared)
 
 
-def _ratio(name: str, t: complex, s: complex) -> float | None:
+def _ratio(name: str, t: Any, s: Any) -> float | None:
     """The factor that makes the student's constant the teacher's, or None where no number is."""
     if isinstance(t, complex) or isinstance(s, complex) or not t or not s:
         return None

@@ -9,7 +9,6 @@ from phiopt.growth.options import difference
 from phiopt.growth.places import places
 from phiopt.lift import nearest_places
 
-
 _BEYOND = "positions beyond the teacher's input reach its own through padding, pooling or bias"
 
 
