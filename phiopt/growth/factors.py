@@ -1,7 +1,7 @@
 """A constant factor that differs between the models, made up for in the student's weights.
 
-The teacher's ``c W x`` is the student's ``c' (c/c' W) x`` where nothing else reads ``W`` or the product. A tied weight,
-or a value that is also read before the factor, cannot be rescaled for one of its readers.
+The teacher's ``c W x`` is the student's ``c' (c/c' W) x`` where nothing else reads ``W`` or the product. A tied
+weight, or a value that is also read before the factor, cannot be rescaled for one of its readers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compare the options of two paired operations: every argument that is no tensor and no size and that no rule reads.
 
 An option that is *measured*, such as a slope, an eps, a factor or a mode, changes values: the teacher's coordinates
-have their places still, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or a
-shift, changes which coordinates meet: there is no map, and a difference is refused. Constants that are tensors are
+have their places still, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or
+a shift, changes which coordinates meet: there is no map, and a difference is refused. Constants that are tensors are
 compared once all axes are decided, each coordinate of the teacher's with the student's at its place.
 """
 
