@@ -18,13 +18,13 @@ import torch
 from tqdm import tqdm
 
 import phiopt
-from experiments import basic, classes, demo, lattice, study
+from experiments import basic, classes, demo, lattice, schema, study
 from experiments.checks import ABLATIONS
 from experiments.data import data_root, fashion_mnist
 from experiments.errors import UsageError
 from experiments.lattice import CHUNK, FLOOR, HORIZON, Case, Point, Scene, finite
 from experiments.methods import Descent
-from experiments.records import LATTICE_FIELDS, RunDirectory, environment, write_text
+from experiments.records import RunDirectory, environment, write_text
 from experiments.report.ablation import described, show_and_write
 from experiments.scales import SCALES, Scale
 
@@ -176,9 +176,8 @@ def _write(directory: RunDirectory, task: str, name: str, record: Mapping[str, A
 def _read(directory: RunDirectory, task: str, name: str, seed: int) -> dict[str, Any]:
     """The record; empty where there is no valid one and the work is to be done."""
     try:
-        text = directory.record_path(task, name, seed).read_text(encoding="utf-8")
-        record = json.loads(text)
-    except (FileNotFoundError, json.JSONDecodeError):
+        record: dict[str, Any] = schema.read(directory.record_path(task, name, seed), schema.cell)
+    except (FileNotFoundError, UsageError):
         return {}
-    complete = isinstance(record, dict) and record.keys() >= LATTICE_FIELDS
-    return record if complete and (record["task"], record["seed"]) == (task, seed) else {}
+    kind = "path" if name == "learn" else "point"
+    return record if kind in record and (record["task"], record["seed"]) == (task, seed) else {}

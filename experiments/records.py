@@ -1,19 +1,21 @@
 """Results on disk, one JSON record for each (task, method, seed), so that a run can be resumed."""
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from experiments import schema
+from experiments.claims import claimed
 from experiments.errors import UsageError
+from phiopt._files import atomic, differences
 
 Record: TypeAlias = dict[str, Any]
 
@@ -22,32 +24,6 @@ FORMAT = 3
 initialisation that spends gradients begins with its start, which stays until they are spent."""
 LOG = "log.jsonl"
 SETTINGS = "settings.json"
-FIELDS = (
-    "task",
-    "method",
-    "seed",
-    "learning_rate",
-    "curve",
-    "test",
-    "corruption",
-    "environment",
-    "epoch",
-)
-LATTICE_FIELDS = frozenset({"task", "seed", "lambdas", "outer"})
-"""Of the points and searches of an ablation."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place only when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's, whose files nobody else may read; one process writes one file at a time.
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,14 +43,14 @@ class RunDirectory:
         settings = json.loads(json.dumps(settings))
         stored = path / SETTINGS
         try:
-            before = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
-            if before is None:
-                write_text(stored, json.dumps(settings, indent=2, sort_keys=True))
-        except json.JSONDecodeError as error:
-            raise UsageError(f"--out {path}: {stored} is not valid JSON ({error})") from error
+            with claimed(stored, wait=True):  # who comes second sees what the first wrote
+                if not stored.exists():
+                    write_text(stored, json.dumps(settings, indent=2, sort_keys=True))
+                where = f"--out {path}: {stored}"
+                before = schema.checked(stored.read_bytes(), where, schema.table(schema.anything))
         except OSError as error:
             raise UsageError(f"--out {path}: cannot be written ({error})") from error
-        if before is not None and before != settings:
+        if before != settings:
             raise UsageError(
                 f"--out {path}: holds a run with other settings. {_difference(before, settings)} "
                 "Choose another --out or remove this one."
@@ -89,15 +65,13 @@ class RunDirectory:
     def read(self, task: str, method: str, seed: int) -> Record | None:
         """The record, or None where there is no valid one and the work is to be done."""
         try:
-            text = self.record_path(task, method, seed).read_text(encoding="utf-8")
-            record = json.loads(text)
-        except (FileNotFoundError, json.JSONDecodeError):
+            record: Record = schema.read(self.record_path(task, method, seed), schema.RECORD)
+        except (FileNotFoundError, UsageError):
             return None
         named = {"task": task, "method": method, "seed": seed}
-        complete = isinstance(record, dict) and all(field in record for field in FIELDS)
-        if not complete or any(record[key] != value for key, value in named.items()):
+        if any(record[key] != value for key, value in named.items()):
             return None
-        return record if self.student_path(task, method, seed).exists() else None
+        return record if _is_whole(self.student_path(task, method, seed)) else None
 
     def write(self, record: Record, student: nn.Module) -> None:
         """The student first: a record promises that it is there."""
@@ -124,7 +98,7 @@ class RunDirectory:
             return 0
 
     def log(self, task: str, title: str, methods: Sequence[str], seeds: Sequence[int]) -> None:
-        """Note the command and what it is to run; one line, so that processes can share the file."""
+        """Note the command and what it is to run, in one line."""
         note = {
             "command": shlex.join(["python", "-m", "experiments", *sys.argv[1:]]),
             "task": task,
@@ -133,10 +107,11 @@ class RunDirectory:
             "seeds": list(seeds),
         }
         path = self.path / LOG
-        # A process that was killed may have left half a line.
-        torn = path.exists() and not (b"\n" + path.read_bytes()).endswith(b"\n")
-        with open(path, "a", encoding="utf-8") as log:
-            log.write("\n" * torn + json.dumps(note) + "\n")
+        with claimed(path, wait=True):
+            # A process that was killed may have left half a line.
+            torn = path.exists() and not (b"\n" + path.read_bytes()).endswith(b"\n")
+            with open(path, "a", encoding="utf-8") as log:
+                log.write("\n" * torn + json.dumps(note) + "\n")
 
     def student(self, record: Record, factory: Callable[[], nn.Module]) -> nn.Module:
         """The trained student of a record."""
@@ -155,9 +130,36 @@ def save_module(module: nn.Module, path: Path) -> None:
 
 
 def load_module(module: nn.Module, path: Path) -> nn.Module:
-    """``module`` with the stored values, in evaluation mode."""
-    module.load_state_dict(load_file(path))
+    """``module`` with the stored values, in evaluation mode.
+
+    Raises ``UsageError`` if the file is damaged or of another module, which then keeps its values.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path}: no safetensors file ({error}); remove it") from error
+    state = module.state_dict()
+    expected, found = (
+        {name: (*value.shape, str(value.dtype)) for name, value in held.items()}
+        for held in (state, tensors)
+    )
+    wrong = [
+        *differences("it", expected, found),
+        *(f"it has {n} too" for n in found.keys() - expected),
+    ]  # type: ignore[arg-type]
+    if wrong:
+        raise UsageError(f"{path}: of another module, {wrong[0]}; remove it")
+    module.load_state_dict(tensors)
     return module.eval()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is there, with all the bytes that its header tells of."""
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

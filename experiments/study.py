@@ -15,6 +15,7 @@ import phiopt
 from experiments import measures, records
 from experiments.claims import claimed, divide
 from experiments.data import Examples, Splits
+from experiments.errors import UsageError
 from experiments.methods import METHODS as PAPER
 from experiments.methods import Growth, Initialised, Phi
 from experiments.models import built
@@ -196,13 +197,22 @@ def trained_teacher(
     """
     path = directory.teacher_path(task.shares_teacher or task.name, seed)
     teacher = built(task.teacher, seed).to(taught.train.x.device)
-    if not path.exists():
+
+    def stored() -> nn.Module | None:
+        """None where it is missing, damaged or of another task; it is made again then."""
+        try:
+            return records.load_module(teacher, path)
+        except (FileNotFoundError, UsageError):
+            return None
+
+    if (found := stored()) is None:
         with claimed(path, wait=wait):
-            if not path.exists():
+            if (found := stored()) is None:
                 recipe = task.teacher_recipe
                 views = tune(teacher, taught.train, taught.validation, recipe, seed=seed)
                 records.save_module(views.equal_gradients.model, path)
-    return records.load_module(teacher, path)
+                found = records.load_module(teacher, path)
+    return found
 
 
 def _make(

@@ -11,10 +11,10 @@ from torch.distributed import ProcessGroup
 
 from phiopt._transforms import wrapped
 from phiopt._types import Params
+from phiopt._values import count, flag, instance, known, one_of, part, seed_of, shown
 from phiopt.data import Source, check_source
 from phiopt.growth.fills import FILLS
 from phiopt.objective import Lambdas, Spectral
-from phiopt.objective._numbers import count, flag, instance, known, one_of, part, seed_of, shown
 
 SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)

@@ -25,7 +25,7 @@ def parsed(text: str | bytes, where: str) -> Field:
     except RecursionError:
         raise ValueError(f"{where}: its JSON is nested too deeply to be read") from None
     except ValueError as error:
-        raise ValueError(f"{where}: is not valid JSON ({error})") from error
+        raise ValueError(f"{where} is not valid JSON ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from phiopt._modules import evaluating
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss
+from phiopt._values import count, instance, part, seed_of
 from phiopt.data import Data, Source, check_source
 from phiopt.derivatives import differentiable
 from phiopt.derivatives.calls import Call
@@ -18,7 +19,6 @@ from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
 from phiopt.derivatives.orders import Order, derivative_orders
 from phiopt.derivatives.report import WHOLE, DerivativeReport, LayerReport
 from phiopt.objective import Task, student_loss
-from phiopt.objective._numbers import count, instance, part, seed_of
 from phiopt.objective.loss import check_labels
 
 EXAMPLES = 4

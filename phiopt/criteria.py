@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from phiopt._randomness import begun_anew, preserved_randomness
 from phiopt._types import Loss
+from phiopt._values import count, instance, number, part, seed_of, shown
 from phiopt.data import Source, check_pair, check_source
-from phiopt.objective._numbers import count, instance, number, part, seed_of, shown
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
 

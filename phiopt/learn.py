@@ -16,6 +16,7 @@ from phiopt._arguments import SCALES, check_modules, check_parts
 from phiopt._modules import copied
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss, Params
+from phiopt._values import flag, fraction, number, one_of, part, positive, seed_of
 from phiopt.bilevel import Adjoint, AdjointError, Replay, Unroll
 from phiopt.bilevel.nudge import Nudged
 from phiopt.bilevel.outer import OuterLoss, check_disjoint
@@ -24,7 +25,6 @@ from phiopt.bilevel.start import uniform_start
 from phiopt.data import Data, Source, check_source
 from phiopt.initialize import initialize
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
-from phiopt.objective._numbers import flag, fraction, number, one_of, part, positive, seed_of
 from phiopt.solve import Solution, SolveError, Solver, Status, TorchOpt
 
 LEARNABLE = ("lambdas", "delta", "theta")

@@ -225,7 +225,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path):
 
 def test_json_is_refused_by_what_is_wrong_with_it():
     for text, word in ((b"\xff", "utf-8"), ("{", "Expecting"), ('{"a":1,"a":2}', "given twice")):
-        with pytest.raises(ValueError, match=rf"^here: is not valid JSON .*{word}"):
+        with pytest.raises(ValueError, match=rf"^here is not valid JSON .*{word}"):
             parsed(text, "here")
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"_types", "_json"},
     {"_modules", "_transforms", "_attention"},
-    {"_files", "_randomness"},
+    {"_files", "_randomness", "_values"},
     {"lift", "derivatives", "data"},
     {"growth"},
     {"objective"},
@@ -36,6 +36,7 @@ TORCH_ONLY = {
     "_modules",
     "_attention",
     "_transforms",
+    "_values",
     "lift",
     "growth",
     "derivatives",

@@ -1,13 +1,15 @@
 """The parts of a page, written as Markdown and as HTML."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import quote
 
-from experiments.report.tables import Table
+from experiments.report.tables import Table, markdown_text
 
 STYLE = """body { font: 16px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; }
@@ -65,15 +67,18 @@ def html(blocks: Sequence[Block], title: str, folder: Path) -> str:
 def _markdown(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"{'#' * level} {text}\n"
+            return f"{'#' * level} {markdown_text(text)}\n"
         case Text(text):
-            return f"{text}\n"
+            return f"{markdown_text(text)}\n"
         case Items(lines):
-            return "\n".join(f"- {line}" for line in lines) + "\n"
+            return "\n".join(f"- {markdown_text(line)}" for line in lines) + "\n"
         case Code(text):
-            return f"```\n{text}\n```\n"
+            ticks = max(map(len, re.findall("`+", text)), default=0)
+            fence = "`" * max(3, ticks + 1)  # which no line of it can close
+            return f"{fence}\n{text}\n{fence}\n"
         case Figure(path, caption):
-            return f"![{caption}]({path.as_posix()})\n"
+            text = markdown_text(caption).replace("]", r"\]").replace("[", r"\[")
+            return f"![{text}]({quote(path.as_posix())})\n"
         case Table():
             return block.markdown()
 

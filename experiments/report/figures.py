@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.records import Record, atomic
+from experiments.records import Record
 from experiments.report.tables import by_method, in_equal_epochs
+from phiopt._files import atomic
 
 COLOURS = ("#999999", "#d9a441", "#3aa6a6", "#2f6db3", "#8c1c4a", "#111111", "#5a8f3c")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
@@ -93,16 +94,21 @@ def _feet(x: np.ndarray) -> np.ndarray:
     return np.nextafter(x[1:][np.diff(x) == 0], -np.inf)
 
 
+def plain(text: str) -> str:
+    """As it is written: a dollar would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def panels(title: str, count: int) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(1.5 + 4.5 * count, 3.6), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure, list(figure.subplots(1, count))
 
 
 def band(axis: Axes, x: np.ndarray, heights: np.ndarray, label: str, style: dict[str, Any]) -> None:
     mean = heights.mean(0)
     every = max(1, len(x) // 10)
-    axis.plot(x, mean, label=label, markevery=every, markersize=5, linewidth=1.5, **style)
+    axis.plot(x, mean, label=plain(label), markevery=every, markersize=5, linewidth=1.5, **style)
     if len(heights) > 1:
         sd = heights.std(0, ddof=1)
         axis.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.15, linewidth=0)

@@ -9,7 +9,8 @@ import mpltern  # noqa: F401  registers the projection "ternary"
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.records import atomic
+from experiments.report.figures import plain
+from phiopt._files import atomic
 
 MAP = "cividis"  # its luminance grows all along: it reads in grey
 CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0.5, 3**0.5 / 2, 0], [0.5, 3**0.5 / 6, (2 / 3) ** 0.5]])
@@ -45,7 +46,7 @@ def slices(
     lambdas, values = _means(solved)
     levels = _levels(lambdas)
     figure = Figure(figsize=(4.2 * len(levels), 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     shade: dict[str, Any] = {"cmap": MAP, "vmin": values.min(), "vmax": values.max()}
     for number, level in enumerate(levels, 1):
         axis: Any = figure.add_subplot(
@@ -76,7 +77,7 @@ def tetrahedron(
     lambdas, values = _means(solved)
     figure = Figure(figsize=(6.5, 5.5), layout="constrained")
     axis: Any = figure.add_subplot(projection="3d")
-    axis.set_title(title, fontsize="medium")
+    axis.set_title(plain(title), fontsize="medium")
     for i in range(4):
         for j in range(i):
             axis.plot(*CORNERS[[i, j]].T, color="0.7", linewidth=0.8)

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import schema
 from experiments.errors import UsageError
-from experiments.records import FIELDS, FORMAT, LATTICE_FIELDS, LOG, SETTINGS, Record
+from experiments.records import FORMAT, LOG, SETTINGS, Record
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Stored:
 
     def variance(self, task: str) -> dict[str, float]:
         path = self.path / f"{task}-variance.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return schema.read(path, schema.VARIANCE) if path.exists() else {}
 
     def missing(self) -> list[tuple[str, str, int, str]]:
         """Task, method, seed and reason of all that was asked for and has no record."""
@@ -54,30 +54,32 @@ class Stored:
 
 
 def read(path: Path) -> Stored:
-    """Raises ``UsageError`` if ``path`` is no run directory, or one of a format this code does not know."""
+    """Raises ``UsageError`` if ``path`` is no run directory, one of a format this code does not know, or one with a
+    file that is not what a run writes.
+    """
     try:
-        settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
-        lines = (path / LOG).read_text(encoding="utf-8").splitlines()
-        log = list(_whole(lines))
-    except (OSError, json.JSONDecodeError) as error:
+        settings = schema.read(path / SETTINGS, schema.SETTINGS)
+        lines = (path / LOG).read_bytes().splitlines()
+    except OSError as error:
         raise UsageError(f"{path}: not a run directory of an experiment ({error})") from error
+    log = list(_whole(path / LOG, lines))
     if lines and not log:
         raise UsageError(f"{path}: not a run directory of an experiment ({LOG} holds no command)")
     # Before it had a number it was the first.
     if (version := settings.get("format", 1)) not in range(1, FORMAT + 1):
         raise UsageError(f"{path}: its records are of format {version}, must be 1 to {FORMAT}")
     asked = {(entry["task"], method) for entry in log for method in entry["methods"]}
-    found = _objects(path / "records")
+    found = _objects(path / "records", schema.cell)
+    lattice = [record for record in found if "point" in record or "path" in record]
     records = [
         record
         for record in found
-        if all(field in record for field in FIELDS) and (record["task"], record["method"]) in asked
+        if "method" in record and (record["task"], record["method"]) in asked
     ]
     reasons = {
         (note["task"], note["method"], note["seed"]): note["reason"]
-        for note in _objects(path / "refusals")
+        for note in _objects(path / "refusals", schema.REFUSAL)
     }
-    lattice = [record for record in found if record.keys() >= LATTICE_FIELDS]
     return Stored(path, settings, log, records, lattice, reasons)
 
 
@@ -87,19 +89,25 @@ def runs_in(path: Path) -> list[Path]:
     return inside if inside and not (path / SETTINGS).exists() else [path]
 
 
-def _whole(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _whole(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
     """The lines that a process that was killed has not torn."""
-    for line in lines:
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
+    for number, line in enumerate(lines, 1):
+        if not _torn(line):
+            yield schema.checked(line, f"{path}, line {number}", schema.LOG)
 
 
-def _objects(folder: Path) -> Sequence[dict[str, Any]]:
-    """The folder's JSON objects by name; a file that is none counts as not there."""
-    found = []
-    for file in sorted(folder.glob("[!.]*.json")):
-        try:
-            found.append(json.loads(file.read_text(encoding="utf-8")))
-        except json.JSONDecodeError:
-            continue
-    return [value for value in found if isinstance(value, dict)]
+def _objects(folder: Path, check: schema.Check) -> Sequence[dict[str, Any]]:
+    """The folder's JSON objects by name; a file that a process left torn counts as not there."""
+    files = sorted(folder.glob("[!.]*.json"))
+    return [schema.read(file, check) for file in files if not _torn(file.read_bytes())]
+
+
+def _torn(text: bytes) -> bool:
+    """Whether it is no JSON, as the beginning of one is none."""
+    try:
+        json.loads(text.decode("utf-8"))
+    except json.JSONDecodeError:
+        return True
+    except (ValueError, RecursionError):
+        return False  # something else, which is told when it is read
+    return False

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from experiments.measures import SEVERITIES, steps_to
@@ -47,17 +49,28 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def rich(self) -> RichTable:
-        table = RichTable(title=self.title, title_justify="left")
-        for number, column in enumerate(self.columns):
+        table = RichTable(title=escape(self.title), title_justify="left")
+        for number, column in enumerate(map(escape, self.columns)):
             table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         return table
 
     def markdown(self) -> str:
         lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{body}\n"
+        body = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+        return f"**{markdown_text(self.title)}**\n\n{body}\n"
+
+
+def markdown_text(text: str) -> str:
+    """In a line of Markdown, as it is written: no tag, entity, link, image, code or further line."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.split("\n")))
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    return text.replace("](", r"]\(").replace("`", r"\`")
+
+
+def _cell(text: str) -> str:
+    return markdown_text(text).replace("|", r"\|")
 
 
 def by_method(found: Sequence[Record]) -> dict[str, list[Record]]:

@@ -13,6 +13,7 @@ from torch.func import vjp
 
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
+from phiopt._values import flag, fraction, part, positive
 from phiopt.bilevel.adjoint import (
     AdjointError,
     attach,
@@ -24,7 +25,6 @@ from phiopt.bilevel.adjoint import (
 from phiopt.bilevel.linear import CG, LinearSolution, LinearSolver, LinearStatus
 from phiopt.bilevel.recheck import recheck
 from phiopt.objective import Objective, Sample
-from phiopt.objective._numbers import flag, fraction, part, positive
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.certificate import moments
 from phiopt.solve.solver import Counted

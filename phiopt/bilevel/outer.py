@@ -12,10 +12,10 @@ from torch import Generator, Tensor, nn
 from torch.func import grad
 
 from phiopt._types import Loss, Model, Params
+from phiopt._values import count, part, within
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source, check_source
 from phiopt.objective import Neighbourhood, Uniform, pure_model
-from phiopt.objective._numbers import count, part, within
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
 from phiopt.objective.task import task

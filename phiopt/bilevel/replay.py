@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
+from phiopt._values import count
 from phiopt.bilevel.adjoint import (
     attach,
     check_smooth,
@@ -21,7 +22,6 @@ from phiopt.bilevel.adjoint import (
 )
 from phiopt.bilevel.trajectory import Path, float_leaves
 from phiopt.objective import Objective, Sample
-from phiopt.objective._numbers import count
 from phiopt.objective.passes import added
 from phiopt.solve import Outcome, Solver
 

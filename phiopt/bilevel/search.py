@@ -12,9 +12,9 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
+from phiopt._values import count, part, positive
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.replay import Replay
-from phiopt.objective._numbers import count, part, positive
 
 WORTH = 1e-4
 """A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from phiopt._types import Params
+from phiopt._values import count
 from phiopt.bilevel.adjoint import (
     check_smooth,
     differentiable_inputs,
@@ -16,7 +17,6 @@ from phiopt.bilevel.adjoint import (
 )
 from phiopt.bilevel.trajectory import Path
 from phiopt.objective import Objective
-from phiopt.objective._numbers import count
 from phiopt.solve import Outcome, Solver
 
 

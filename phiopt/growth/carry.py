@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from phiopt._values import instance
 from phiopt.growth.map import GrowthMap
-from phiopt.objective._numbers import instance
 
 _FRESH = {"sum": "initial_accumulator_value", "step_size": "lr"}
 """State that does not start at zero (Adagrad, Rprop), and the option that it starts at."""

@@ -76,8 +76,10 @@ class Difference:
 def on_teacher(value: Tensor, pair: Pair) -> Tensor:
     """The student's value at the teacher's coordinates."""
     for dim, axis in enumerate(pair.axes):
-        if axis.grown:
-            value = value.index_select(dim, torch.from_numpy(places(axis.term)).to(value.device))
+        index = torch.from_numpy(places(axis.term))
+        moved = not torch.equal(index, torch.arange(len(index), device="cpu"))
+        if axis.grown or moved:  # an axis of equal size may change its order
+            value = value.index_select(dim, index.to(value.device))
     return value
 
 

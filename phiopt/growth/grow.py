@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_flatten
 from phiopt._attention import plain_attention
 from phiopt._modules import alone, copied, with_tensors
 from phiopt._types import Lift, Params
+from phiopt._values import flag, instance, one_of, part, seed_of, within
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
 from phiopt.growth.verify import verify as held_against
-from phiopt.objective._numbers import flag, instance, one_of, part, seed_of, within
 
 _log = logging.getLogger("phiopt")
 EXACT = 1e-5

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phiopt._files import differences
 from phiopt._modules import alone
 from phiopt._types import Lift, Params
+from phiopt._values import instance, part, path_of, seed_of
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.derive import derive
 from phiopt.growth.insertion import Inserted
@@ -20,7 +21,6 @@ from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
 from phiopt.growth.table import table
 from phiopt.growth.trace import tensors_of
-from phiopt.objective._numbers import instance, part, path_of, seed_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

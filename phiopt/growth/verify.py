@@ -358,6 +358,8 @@ def _varies(outputs: Sequence[Sequence[Tensor]]) -> bool:
     for column in zip(*outputs, strict=False):
         first = column[0]
         rows = [y[i : i + 1] for y in column for i in range(len(y))] if first.ndim else list(column)
+        if len(rows) == 1:  # nothing to compare it with
+            rows = [torch.zeros_like(rows[0]), *rows]
         if any(
             bool((a.isfinite() & (a != rows[0])).any()) for a in rows if a.shape == rows[0].shape
         ):

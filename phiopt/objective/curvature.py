@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
+from phiopt._values import count, number, one_of
 from phiopt.derivatives import Linearised, gauss_newton, linearise
-from phiopt.objective._numbers import count, number, one_of
 from phiopt.objective.probes import Distribution, draw_probes, each, with_layer_signs
 from phiopt.objective.task import Task
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._transforms import differentiated
-from phiopt.objective._numbers import Scalar, count, known, number, scalar, shown, within
+from phiopt._values import Scalar, count, known, number, scalar, shown, within
 from phiopt.objective.sampling import Sampling, check_sampling, normals, uniforms
 
 Draw: TypeAlias = tuple[Tensor, ...]

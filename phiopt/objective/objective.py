@@ -13,9 +13,9 @@ from torch.nn.functional import pad
 
 from phiopt._transforms import outside_transforms
 from phiopt._types import Loss, Model, Params
+from phiopt._values import count
 from phiopt.data import Data
 from phiopt.derivatives import linearise
-from phiopt.objective._numbers import count
 from phiopt.objective.curvature import Curvature, Frobenius, Product
 from phiopt.objective.importance import chosen, influence
 from phiopt.objective.lambdas import Lambdas

@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
+from phiopt._values import count
 from phiopt.derivatives import dot, square_norm
-from phiopt.objective._numbers import count
 from phiopt.objective.curvature import Curvature, Product
 from phiopt.objective.probes import draw_probes
 

@@ -10,8 +10,8 @@ import numpy as np
 import scipy
 
 from phiopt._types import Params
+from phiopt._values import count, fraction, one_of
 from phiopt.objective import Objective
-from phiopt.objective._numbers import count, fraction, one_of
 from phiopt.solve.frozen import Frozen
 from phiopt.solve.growing import solve_growing
 from phiopt.solve.solution import Outcome

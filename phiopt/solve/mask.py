@@ -8,7 +8,7 @@ from torch import Tensor
 from torchopt.base import GradientTransformation
 
 from phiopt._types import Params
-from phiopt.objective._numbers import instance
+from phiopt._values import instance
 from phiopt.solve.optimizer import check_transformation
 
 

@@ -6,8 +6,8 @@ import torch
 from torchopt.base import GradientTransformation
 
 from phiopt._types import Params
+from phiopt._values import count
 from phiopt.derivatives import square_norm
-from phiopt.objective._numbers import count
 from phiopt.solve.optimizer import check_transformation
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from phiopt.objective._numbers import shown
+from phiopt._values import shown
 
 
 def check_optimizer(optimizer: Any) -> None:

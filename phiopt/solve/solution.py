@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from phiopt._types import Params
+from phiopt._values import known
 from phiopt.objective import Lambdas, Sample
-from phiopt.objective._numbers import known
 
 
 class Status(Enum):

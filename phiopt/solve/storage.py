@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from phiopt import _files
 from phiopt._json import Field
 from phiopt._modules import with_tensors
+from phiopt._values import instance, path_of
 from phiopt.objective import Lambdas
-from phiopt.objective._numbers import instance, path_of
 from phiopt.solve.solution import Certificate, Solution, Spectrum, Stats, Status
 
 _KIND = "solution"

@@ -13,9 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from phiopt._types import Params
+from phiopt._values import count, flag, fraction
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.objective._numbers import count, flag, fraction
 from phiopt.solve.certificate import moments
 from phiopt.solve.flat import flattened
 from phiopt.solve.normalise import normalised

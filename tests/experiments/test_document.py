@@ -61,7 +61,7 @@ def test_the_page_holds_every_table_figure_and_number(runs, tmp_path):
 def test_what_was_not_run_is_listed_with_its_reason(runs, tmp_path):
     document.write(runs, tmp_path)
     page = (tmp_path / "report.md").read_text()
-    assert "- authors, default, seed 1: ValueError: <none>" in page
+    assert "- authors, default, seed 1: ValueError: &lt;none>" in page
     assert "ValueError: &lt;none&gt;" in (tmp_path / "report.html").read_text()
     assert "- task authors-linear" in page
     assert "- cifar: " in page

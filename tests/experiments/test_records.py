@@ -11,6 +11,7 @@ from torch import nn
 from experiments import records
 from experiments.errors import UsageError
 from experiments.records import RunDirectory, atomic, environment, load_module, save_module
+from experiments.schema import MEASURES
 
 SETTINGS = {"budget": 10, "rates": (0.1, 0.2)}
 
@@ -23,8 +24,10 @@ def record(method="zero", seed=0):
         "learning_rate": 0.1,
         "epoch": 5,
         "curve": [{"gradients": 0, "accuracy": 0.5, "cross_entropy": 1.0}],
-        "test": {"accuracy": 0.5},
-        "corruption": {"percentages": [0.0]},
+        "initialisation_gradients": 0,
+        "seconds": 1.0,
+        "test": dict.fromkeys(MEASURES, 0.5),
+        "corruption": {"percentages": [0.0], "accuracy": [0.5], "cross_entropy": [1.0]},
         "environment": environment(torch.device("cpu")),
     }
 

@@ -1,0 +1,28 @@
+"""Work that is killed and begun again ends as if nothing had happened; two processes in one directory lose nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("work", "kills"),
+    [
+        ("solution", 3),
+        pytest.param("solution", 30, marks=pytest.mark.slow),
+        pytest.param("experiment", 40, marks=pytest.mark.slow),
+        pytest.param("search", 30, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_work_goes_on_to_the_same_end(tmp_path, work, kills):
+    command = [sys.executable, "-m", "tests.kills", work, str(tmp_path), str(kills), "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    counts = json.loads(ended.stdout.splitlines()[-1])
+    assert counts["kills"] == kills
+    assert counts["by time"]
+    assert counts["in a write"]
