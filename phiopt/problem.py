@@ -102,7 +102,7 @@ def problem(
             )
         if loss is None:
             examples.expect_classes(len(growth.classes))
-    started = _start_module(teacher, student, growth, start, seed)
+    started = _start_module(teacher, student, growth, start, inputs, seed)
     params = {n: p.detach().clone() for n, p in started.named_parameters() if p.requires_grad}
     model = pure_model(started, growth.lift)
     example_loss = student_loss(
@@ -275,12 +275,17 @@ def _noise(
 
 
 def _start_module(
-    teacher: nn.Module, student: nn.Module, growth: GrowthMap, start: str | Params | None, seed: int
+    teacher: nn.Module,
+    student: nn.Module,
+    growth: GrowthMap,
+    start: str | Params | None,
+    inputs: Tensor | None,
+    seed: int,
 ) -> nn.Module:
-    """A new module at w0, in the student's modes."""
+    """A new module at w0, in the student's modes; a start that is to keep the function is verified."""
     if start is None or isinstance(start, str):
         fill = "default" if start is None else start
-        return grow(teacher, student, fill=fill, map=growth, seed=seed)
+        return grow(teacher, student, fill=fill, map=growth, inputs=inputs, seed=seed)
     return with_tensors(student, start)
 
 

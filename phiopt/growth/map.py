@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phiopt._modules import alone
 from phiopt._types import Lift, Params
-from phiopt._values import instance, part, path_of, seed_of
+from phiopt._values import instance, part, path_of, seed_of, two_models
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.derive import derive
 from phiopt.growth.given import check_models, check_shape, check_tensors
@@ -101,8 +101,7 @@ class GrowthMap:
             >>> phiopt.GrowthMap.between(small, large).mask()["2.weight"].sum()
             tensor(24)
         """
-        for role, module in (("teacher", teacher), ("student", student)):
-            instance(role, module, nn.Module, "an nn.Module")
+        two_models(teacher, student)
         if lift is not None:
             part("lift", lift, "__call__")
         if inputs is not None:

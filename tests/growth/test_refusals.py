@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from phiopt.growth import AlignmentError, GrowthMap
+from phiopt import initialize
+from phiopt.growth import AlignmentError, GrowthMap, grow
 from tests.growth.nets import mlp
 
 
@@ -113,3 +114,14 @@ def test_a_lift_must_be_callable_and_keep_the_batch():
         GrowthMap.between(mlp(4, 3), mlp(5, 3), lift=3)
     with pytest.raises(ValueError, match="must keep batch and rank"):
         GrowthMap.between(mlp(4, 3), mlp(5, 3), lift=lambda x: x.sum())
+
+
+def test_one_object_cannot_be_both_models():
+    model, data = mlp(4, 8, 3), (torch.randn(8, 4), torch.randint(3, (8,)))
+    for call in (
+        lambda: GrowthMap.between(model, model),
+        lambda: grow(model, model),
+        lambda: initialize(model, model, (0.5, 0.5, 0, 0), data),
+    ):
+        with pytest.raises(ValueError, match="student: got the teacher itself"):
+            call()
