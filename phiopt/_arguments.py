@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 from phiopt._transforms import wrapped
 from phiopt._types import Params
-from phiopt._values import count, flag, instance, known, one_of, part, seed_of, shown
+from phiopt._values import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt.data import Source, check_source
 from phiopt.growth.fills import FILLS
 from phiopt.objective import Lambdas, Spectral
@@ -23,8 +23,8 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
     """A parameter that stands for the device and dtype of both."""
+    two_models(teacher, student)
     for name, module in (("teacher", teacher), ("student", student)):
-        instance(name, module, nn.Module, "an nn.Module")
         for key, value in (*module.named_parameters(), *module.named_buffers()):
             if nn.parameter.is_lazy(value):
                 raise ValueError(

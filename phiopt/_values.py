@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from phiopt._transforms import batched
 
@@ -145,6 +145,17 @@ def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], 
     if not isinstance(value, kind):
         got = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
         raise TypeError(f"{name}: got {got}, must be {rule}")
+
+
+def two_models(teacher: object, student: object) -> None:
+    """An error by name unless both are modules, and not one and the same."""
+    for name, module in (("teacher", teacher), ("student", student)):
+        instance(name, module, nn.Module, "an nn.Module")
+    if teacher is student:
+        raise ValueError(
+            "student: got the teacher itself, must be another module; copy.deepcopy(teacher) gives one "
+            "of the same size"
+        )
 
 
 def path_of(name: str, value: object) -> None:

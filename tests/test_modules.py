@@ -1,5 +1,7 @@
 """Modules whose tensors have no memory of their own: expanded views, and views that overlap."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -113,7 +115,9 @@ def test_a_start_of_views_and_its_derivative():
 def test_a_check_and_a_carried_optimiser(kind):
     teacher, student = Scaled(5, kind), Scaled(8, kind)
     assert check(student, (X, Y)).trusted == 4
-    dense = grow(teacher, teacher, "default")  # expanded parameters cannot be stepped in place
+    dense = grow(
+        teacher, deepcopy(teacher), "default"
+    )  # expanded parameters cannot be stepped in place
     optimizer = torch.optim.Adam(dense.parameters())
     dense(X).sum().backward()
     optimizer.step()

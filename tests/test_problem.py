@@ -59,6 +59,19 @@ def test_examples_that_see_each_other_cannot_be_taken_apart(make):
     initialize(small, large, (0.4, 0.4, 0.2, 0), data, solver=SOLVER, throw=False)
 
 
+def of_the_batch(outputs, targets):
+    return F.cross_entropy(outputs / outputs.norm(), targets, reduction="none")
+
+
+def test_a_loss_that_normalises_over_the_batch_cannot_be_taken_apart():
+    small, large = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
+    case = (small, large, Lambdas(0.4, 0.4, 0.2, 0), (X, Y))
+    with pytest.raises(ValueError, match="micro_batch: the mean loss of two examples is"):
+        problem(*case, loss=of_the_batch, micro_batch=8)
+    problem(*case, loss=of_the_batch)
+    problem(*case, loss=lambda o, y: F.cross_entropy(o, y, reduction="none"), micro_batch=8)
+
+
 class Squared(torch.autograd.Function):
     """Its second derivative is silently left out under torch.func."""
 

@@ -102,6 +102,23 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
             )
 
 
+def undifferentiable(module: nn.Module, inputs: Tensor) -> list[str]:
+    """Paths of the innermost layers whose first derivative ``torch.func`` cannot take."""
+    model = evaluating(module).requires_grad_(True)
+    with torch.enable_grad(), differentiable(), recorded(model) as calls:
+        model(inputs.clone())
+
+    def fails(call: Call) -> bool:
+        function, at = _layer(call)
+        try:
+            grad(function)(at)
+        except RuntimeError:
+            return True
+        return False
+
+    return _innermost(calls, fails)
+
+
 def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
     """The same of the loss as a function of outputs."""
     with torch.enable_grad():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from phiopt.growth.axes import Origin, Size, Term, split_cat
 from phiopt.growth.lifted import Moves
 from phiopt.growth.trace import Node, Trace, Value
@@ -78,6 +80,21 @@ class Norm:
     """Whether the mean of the old units is what units with mean weights compute here."""
 
 
+@dataclass(frozen=True)
+class ConstantPair:
+    """Two constants at one place of the computation, an option of the operation that reads them.
+
+    ``picks``: the axis whose coordinates the values count, where they are indices.
+    """
+
+    operation: str
+    option: str
+    modules: tuple[str, str]
+    pair: Pair
+    values: tuple[Tensor, Tensor]
+    picks: Axis | None = None
+
+
 @dataclass
 class Correspondence:
     """What is known so far: a pair for every two aligned values, a place for every tensor of the teacher."""
@@ -93,6 +110,10 @@ class Correspondence:
     """Axes of tensors that make units; a tied weight may read the same axis elsewhere."""
     products: list[tuple[Axis, Axis]] = field(default_factory=list)
     """Axes of parameters that are summed over against each other, as weight @ vector is."""
+    constants: list[ConstantPair] = field(default_factory=list)
+    """Constants met at one place, compared once all axes are decided."""
+    rescaled: list[tuple[Origin, str]] = field(default_factory=list)
+    """Axes of parameters that take up another constant factor, with the remark for where they cannot."""
     remarks: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found."""
     added: dict[str, float] = field(default_factory=dict)
@@ -128,6 +149,11 @@ class Correspondence:
             return self._part(t, maker)
         if (names[0] is None) != (names[1] is None):
             held, computed = ("teacher", "student") if names[0] else ("student", "teacher")
+            if t.id in self.teacher.constants or s.id in self.student.constants:
+                raise AlignmentError(
+                    f"the {held}'s {names[0] or names[1]!r} is a constant in the {computed}; register the same tensor "
+                    "in both"
+                )
             raise AlignmentError(
                 f"the {held}'s {names[0] or names[1]!r} is computed in the {computed}, as weight norm, pruning and "
                 "other parametrizations do; both must have it"

@@ -18,11 +18,13 @@ from phiopt.growth.align import align
 from phiopt.growth.axes import Mismatch, Term, find, fixed, unify
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair, TensorPlace
 from phiopt.growth.example import accepted, recorded
+from phiopt.growth.factors import check_rescaled
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
 from phiopt.growth.optional import check_gone
+from phiopt.growth.options import compare_constants
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
@@ -55,9 +57,11 @@ def derive(
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
         raise
+    compare_constants(state)
     state.settle_products()
     check_gone(state.gone, tensors_of(teacher))
     inserted = _settle_norms(state, inserted)
+    check_rescaled(state)
     placements = {name: _placement(place, large.used) for name, place in state.places.items()}
     placements |= _match_unused(state, small.used, large.used, names)
     names.check_places(
@@ -83,8 +87,6 @@ def derive(
 
 def _check_modules(teacher: nn.Module, student: nn.Module) -> None:
     for role, module in (("teacher", teacher), ("student", student)):
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"{role}={module!r} must be a torch.nn.Module")
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(f"{role} is a {type(module).__name__}, must be a plain torch.nn.Module")
         for name, part in module.named_modules():
@@ -207,6 +209,10 @@ def _follow(
             insertions.insert(student)
         elif teacher is not None:
             insertions.omit(teacher)
+    paired = {id(student) for teacher, student in steps if teacher is not None}
+    for node in large.nodes:
+        if id(node) not in paired:
+            insertions.check_written(node)
     return state, insertions.done()
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 from phiopt._attention import plain_attention
 from phiopt._modules import alone, copied, with_tensors
 from phiopt._types import Lift, Params
-from phiopt._values import flag, instance, one_of, part, seed_of, within
+from phiopt._values import flag, instance, one_of, part, seed_of, two_models, within
 from phiopt.growth.fills import FILLS, Start, identities
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
@@ -96,8 +96,7 @@ def grow(
         >>> torch.allclose(grown(x)[:, :3], small(x), atol=1e-6)
         True
     """
-    for role, module in (("teacher", teacher), ("student", student)):
-        instance(role, module, nn.Module, "an nn.Module")
+    two_models(teacher, student)
     one_of("fill", fill, sorted(FILLS))
     theta, seed = within("theta", theta, 0, inf), seed_of(seed)
     if verify is not None:

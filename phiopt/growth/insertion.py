@@ -11,8 +11,8 @@ from phiopt.growth.optional import ACTS, operand
 from phiopt.growth.trace import Node, Value
 
 _PRODUCTS = {"addmm", "mm", "convolution"}
-_HARMLESS = {"view", "transpose", "t", "dropout", "expand"}
-_IDEMPOTENT = {"relu", "hardtanh", "clamp", "clamp_min", "max_pool2d_with_indices"}
+_HARMLESS = {"view", "dropout", "expand"}
+_IDEMPOTENT = {"relu", "hardtanh", "clamp", "clamp_min"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,17 @@ class Insertions:
             )
         elif node.name not in _HARMLESS and not self._repeats(node, source):
             self.found[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+
+    def check_written(self, node: Node) -> None:
+        """Remark a tensor that only the student writes into in passing, as a bound on the norm of rows does."""
+        for argument in node.target._schema.arguments:
+            value = node.arguments.get(argument.name)
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and isinstance(value, Value) and value.id in self.state.student.tensors:
+                name = self.state.student.tensors[value.id]
+                self.state.remarks[
+                    f"{_where(node)}: the student's {node.name} changes {name!r}; the teacher has no such operation"
+                ] = None
 
     def omit(self, node: Node) -> None:
         """Let a sum of the teacher that the student does not have stand for its later operand."""
@@ -144,7 +155,10 @@ class Insertions:
         while v.id in self.producers:
             before = self.producers[v.id]
             if before.name == node.name:
-                return node.name in _IDEMPOTENT
+                options = [
+                    {k: x for k, x in n.arguments.items() if k != "self"} for n in (node, before)
+                ]
+                return node.name in _IDEMPOTENT and options[0] == options[1]
             if id(before) not in self.source:
                 return False
             v = self.source[id(before)]
@@ -159,7 +173,10 @@ class Insertions:
             value = node.inputs[0]
         if value.id in self.state.student.tensors:
             return Inserted("zero", "", self.state.student.tensors[value.id], None)
-        raise AlignmentError("an inserted residual branch has no parameter that could silence it")
+        raise AlignmentError(
+            "an inserted residual branch has no parameter that could silence it: the student adds what the teacher "
+            "does not have, as a mask or another constant; give both models the same"
+        )
 
     def _parameters(self, node: Node) -> list[str]:
         """Parameters among the arguments, seen through the transposes and views that bring them there."""

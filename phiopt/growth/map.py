@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from phiopt._files import differences
 from phiopt._modules import alone
 from phiopt._types import Lift, Params
-from phiopt._values import instance, part, path_of, seed_of
+from phiopt._values import instance, part, path_of, seed_of, two_models
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.derive import derive
+from phiopt.growth.given import check_models, check_shape, check_tensors
 from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
 from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
 from phiopt.growth.table import table
-from phiopt.growth.trace import tensors_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,8 +101,7 @@ class GrowthMap:
             >>> phiopt.GrowthMap.between(small, large).mask()["2.weight"].sum()
             tensor(24)
         """
-        for role, module in (("teacher", teacher), ("student", student)):
-            instance(role, module, nn.Module, "an nn.Module")
+        two_models(teacher, student)
         if lift is not None:
             part("lift", lift, "__call__")
         if inputs is not None:
@@ -126,8 +124,8 @@ class GrowthMap:
             ValueError: A name or a shape that the map does not know, or tied names of ``u`` with other values each.
             TypeError: A value that is no tensor.
         """
-        _check_tensors("u", u)
-        _check_tensors("into", into)
+        check_tensors("u", u)
+        check_tensors("into", into)
         out = {name: value.clone() for name, value in into.items()}
         for name, value in self._by_first_name(u).items():
             place = self._placement(name, value)
@@ -135,7 +133,7 @@ class GrowthMap:
             if not names:
                 raise ValueError(f"into lacks {place.student!r}, where the teacher's {name!r} sits")
             target = out[names[0]]
-            _check_shape("into", names[0], target, place.shape)
+            check_shape("into", names[0], target, place.shape)
             if place.shape:
                 target[place.index(target.device)] = value.to(target)
             else:
@@ -152,7 +150,7 @@ class GrowthMap:
             ValueError: A name or a shape that is not the student's.
             TypeError: A value that is no tensor.
         """
-        _check_tensors("w", w)
+        check_tensors("w", w)
         known = {p.student for p in self.placements.values()} | {*self.fresh, *self._aliases[1]}
         unknown = [name for name in w if name not in known]
         if unknown:
@@ -163,7 +161,7 @@ class GrowthMap:
         for name, place in self.placements.items():
             for held in self._student_names(place, w)[:1]:
                 value = w[held]
-                _check_shape("w", held, value, place.shape)
+                check_shape("w", held, value, place.shape)
                 out[name] = value[place.index(value.device)] if place.shape else value
         return out
 
@@ -250,18 +248,7 @@ class GrowthMap:
         """
         placed = {name: place.teacher_shape for name, place in self.placements.items()}
         there = {p.student: p.shape for p in self.placements.values()} | self.fresh
-        found = {
-            role: {name: tuple(value.shape) for name, value in tensors_of(module).items()}
-            for role, module in (("teacher", teacher), ("student", student))
-        }
-        lines = [
-            *differences("teacher", placed, found["teacher"]),
-            *differences("student", there, found["student"]),
-            *(f"student has {name} too" for name in found["student"] if name not in there),
-        ]
-        if lines:
-            more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
-            raise ValueError(f"map= belongs to other models: {'; '.join(lines[:8])}{more}")
+        check_models(placed, there, teacher, student)
 
     def _by_first_name(self, u: Params) -> Params:
         """The teacher's tensors, each once: tied ones under their first name."""
@@ -286,20 +273,5 @@ class GrowthMap:
                 f"u has {name!r}, which the map does not know; it knows {', '.join(self.placements)}"
             )
         place = self.placements[name]
-        _check_shape("u", name, value, place.teacher_shape)
+        check_shape("u", name, value, place.teacher_shape)
         return place
-
-
-def _check_tensors(argument: str, tensors: Params) -> None:
-    if not isinstance(tensors, Mapping):
-        raise TypeError(f"{argument}={tensors!r} must be a dictionary of tensors by name")
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument}[{name!r}]={value!r} must be a Tensor")
-
-
-def _check_shape(argument: str, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(value.shape) != shape:
-        raise ValueError(
-            f"{argument}[{name!r}] has shape {tuple(value.shape)}, the map has {shape}"
-        )

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
-
 from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
+from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair
 from phiopt.growth.optional import canonical, paired, settle
+from phiopt.growth.options import (
+    check_operands,
+    difference,
+    differences,
+    pair_operands,
+    same_option,
+)
 from phiopt.growth.trace import Node, Value
 
 
@@ -44,10 +50,10 @@ class Call:
 
     def const(self, name: str) -> Any:
         """An argument that is no tensor, the same on both sides (checked)."""
-        t, s = self.both(name)
-        if t != s:
-            raise Mismatch(f"{name}={t} in the teacher but {s} in the student")
-        return t
+        self._read.add(name)
+        if not same_option(self.t, self.s, name):
+            raise Mismatch(difference(self.t, self.s, name))
+        return self.t.arguments[name]
 
     def both(self, name: str) -> tuple[Any, Any]:
         """An argument that is no tensor, (teacher's, student's)."""
@@ -87,10 +93,10 @@ class Call:
         reader = second if b.weight else first if a.weight else None
         if a.weight and b.weight:
             self.state.products.append((first, second))
-        elif reader is not None and not reader.origins & self.state.made:
+        elif reader is not None and reader.origins and not reader.origins & self.state.made:
             self.mark_contracted(reader.origins)
         elif first.grown:
-            # Two activations, or one and a tied weight that makes the same units: one must be zero.
+            # Two activations, or one and a constant or a tied weight that makes the same units: one must be zero.
             silent = first if b.weight else second
             for term, origin in self.makers(silent):
                 term.silent.add(origin)
@@ -114,20 +120,16 @@ class Call:
         """Record why no growth at this layer keeps the function exactly."""
         self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
 
-    def remark_options(self) -> None:
-        """Record options that no rule has read and that differ: another slope, eps or mode, another function.
+    def compare_options(self) -> None:
+        """Refuse or remark the options that no rule has read and that differ.
 
-        Whole numbers may be sizes, but for operations on each coordinate.
+        Raises:
+            Mismatch: One that counts coordinates differs.
         """
-        kinds: tuple[type, ...] = (bool, float, str)
-        if _acts_on_each_coordinate(self.t):
-            kinds = (*kinds, int)
-        for name, t in self.t.arguments.items():
-            s = self.s.arguments.get(name)
-            if name in self._read or name in _IDLE:
-                continue
-            if t != s and (isinstance(t, kinds) or isinstance(s, kinds)):
-                self.remark(f"{self.t.name} with {name}={t} in the teacher but {s} in the student")
+        for option in differences(self.t, self.s, self._read):
+            if option.counted:
+                raise Mismatch(option.text)
+            self.remark(option.text)
 
     # -- handing on ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +167,6 @@ _PRODUCTS = {"mm", "addmm", "bmm", "embedding", "convolution"}
 _SUMS = {"add", "sub", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack", "split",
          "unbind", "select", "slice", "mean", "sum", "roll", "constant_pad_nd"}  # fmt: skip
 
-_IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled"}
-"""Options that change no output in evaluation mode."""
-
 Rule = Callable[[Call], None]
 RULES: dict[str, Rule] = {}
 
@@ -196,14 +195,6 @@ def register_rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
-def _acts_on_each_coordinate(node: Node) -> bool:
-    """Whether the operation or, as the tag is often missing in place, its functional twin says so."""
-    operator = node.target
-    twin = getattr(torch.ops.aten, node.name, operator.overloadpacket)
-    same = getattr(twin, operator._overloadname, operator)
-    return any(torch.Tag.pointwise in x.tags for x in (operator, same))
-
-
 def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     """Apply the rule of one aligned pair of operations.
 
@@ -213,17 +204,16 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     teacher, student = canonical(teacher), canonical(student)
     call = Call(state, teacher, student)
     rule = RULES.get(teacher.name)
-    if rule is None and _acts_on_each_coordinate(teacher):
+    if rule is None and acts_on_each_coordinate(teacher.target, teacher.name):
         rule = RULES["pointwise"]
     where = f"at {student} (the teacher's {teacher})"
     try:
+        check_operands(teacher, student)
         settle(state, teacher, student)
         if rule is not None:
             rule(call)
-            call.remark_options()
         elif all(_equal(state, t, s) for t, s in _values(teacher, student)):
             call.set_same()
-            call.remark_options()
         else:
             if ".parametrizations." in f".{teacher.module}":
                 raise AlignmentError(
@@ -234,6 +224,8 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
             raise AlignmentError(
                 f"no rule for operation {teacher.name!r} {where}: teach one with phiopt.growth.register_rule"
             )
+        pair_operands(state, teacher, student)
+        call.compare_options()
     except (Mismatch, AlignmentError) as error:
         if "phiopt.growth.register_rule" in str(error):
             raise

@@ -12,7 +12,7 @@ from phiopt.growth.axes import Mismatch
 from phiopt.growth.correspond import AlignmentError, Correspondence
 from phiopt.growth.trace import Node, Trace, Value
 
-_NEUTRAL = {"weight": 1.0, "bias": 0.0, "self": 0.0}
+NEUTRAL = {"weight": 1.0, "bias": 0.0, "self": 0.0}
 """Values of the optional arguments of an operation with which it is the one without them."""
 ACTS = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 """Values of a parameter with which these operations do nothing to the other operand."""
@@ -60,9 +60,9 @@ def settle(state: Correspondence, teacher: Node, student: Node) -> None:
             held, other, whose = new, old, ("student", "teacher")
             trace, record = state.student, state.added
         parameter = parameter_of(trace, held)
-        if other is not None or name not in _NEUTRAL or parameter is None:
+        if other is not None or name not in NEUTRAL or parameter is None:
             raise Mismatch(f"{name} is a tensor in the {whose[0]} but {other} in the {whose[1]}")
-        record[parameter] = _NEUTRAL[name]
+        record[parameter] = NEUTRAL[name]
 
 
 def operand(trace: Trace, node: Node) -> str | None:

@@ -21,15 +21,15 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from phiopt._attention import plain_attention
 from phiopt._modules import unchanged
 from phiopt._types import Params
+from phiopt.growth.constants import CREATION, LARGEST, Constants, storage, with_numbers
 
-_CREATION = {"empty", "new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like",
-             "full_like", "empty_strided", "new_empty_strided"}  # fmt: skip
 _TRANSPARENT = {"clone", "alias", "detach", "lift_fresh", "contiguous", "_to_copy", "view_as"}
 _CANONICAL = {"_unsafe_view": "view", "unsafe_split": "split", "reshape": "view", "_reshape_alias": "view",
               "unsafe_chunk": "chunk", "_safe_softmax": "_softmax", "split_with_sizes": "split",
@@ -83,6 +83,8 @@ class Trace:
     outputs: tuple[Value, ...]
     tensors: dict[int, str]
     """Name of the parameter or buffer that a value is."""
+    constants: dict[int, Tensor] = field(default_factory=dict)
+    """What a value holds that depends on no input, parameter or buffer, as a mask does."""
     used: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shape of each parameter and buffer, used in the forward pass or not; a tied one appears once."""
 
@@ -126,6 +128,7 @@ def trace(
         recorder.follow(module),
         _plain_kernels(),
         recorder,
+        _ListsAsTensors(),
     ):
         result = torch.func.functional_call(module, state_in, given)
     outputs = tuple(recorder.value(x) for x in tree_flatten(result)[0] if isinstance(x, Tensor))
@@ -136,6 +139,7 @@ def trace(
         tuple(recorder.value(x) for x in given),
         outputs,
         {recorder.value(v).id: k for k, v in state_in.items()},
+        recorder.constants,
         {k: tuple(v.shape) for k, v in state.items()},
     )
 
@@ -215,6 +219,9 @@ class _Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []  # keeps every id() unique while recording
         self._tainted: set[int] = set()
         self._path: list[str] = [""]
+        self.constants: dict[int, Tensor] = {}
+        """What the constants hold that operations on data read, by the ids of their values."""
+        self._constants = Constants(meta=meta)
 
     def value(self, x: Tensor) -> Value:
         if id(x) not in self._ids:
@@ -227,7 +234,7 @@ class _Recorder(TorchDispatchMode):
 
     def taint(self, x: Tensor) -> None:
         self.value(x)
-        self._tainted.add(_storage(x))
+        self._tainted.add(storage(x))
 
     @contextlib.contextmanager
     def follow(self, module: nn.Module) -> Iterator[None]:
@@ -248,17 +255,14 @@ class _Recorder(TorchDispatchMode):
                 hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if self.meta:
-            # Constants made on another device, as a plain tensor attribute is, join the rest.
-            args, kwargs = tree_map(_to_meta, (args, kwargs))
-            if kwargs.get("device") is not None:
-                kwargs["device"] = torch.device("meta")
+        args, kwargs = tree_map(self._joined, (args, dict(kwargs or {})))
+        if self.meta and kwargs.get("device") is not None:
+            kwargs["device"] = torch.device("meta")
         out = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
-        if name in _TRANSPARENT and inputs and outputs[0].shape == inputs[0].shape:
+        if name in _TRANSPARENT and inputs and _keeps(inputs[0], outputs[0]):
             self._alive.append(outputs[0])
             self._ids[id(outputs[0])] = self.value(inputs[0])
             name = "identity"
@@ -268,18 +272,37 @@ class _Recorder(TorchDispatchMode):
         arguments = tree_map(
             lambda x: self.value(x) if isinstance(x, Tensor) else x, _by_name(func, args, kwargs)
         )
+        if not self._constants.compute(func, name, args, kwargs, outputs):
+            name, arguments = with_numbers(func, name, arguments, self._read(inputs))
         for x in outputs:
             if any(x is y for y in inputs):
                 self._renew(x)  # changed in place: a new value in the same tensor
         node = Node(name, func, arguments, tuple(self.value(x) for x in outputs), self._path[-1])
         if self.keep is not None and name != "identity":
             self.keep |= {self.value(x).id: x.clone() for x in outputs}
-        self.nodes.append((node, {_storage(x) for x in inputs}, {_storage(x) for x in outputs}))
+        self.nodes.append((node, {storage(x) for x in inputs}, {storage(x) for x in outputs}))
         return out
+
+    def _joined(self, x: Any) -> Any:
+        """Constants made elsewhere, as a plain tensor attribute is, join the rest."""
+        if not isinstance(x, Tensor) or id(x) in self._ids:
+            return x
+        joined = x.to("meta") if self.meta else x
+        self.value(joined)
+        self._constants.enter(joined, x)
+        return joined
+
+    def _read(self, inputs: list[Tensor]) -> dict[Value, Tensor]:
+        """Keep what the constants among the inputs hold."""
+        values = {self.value(x): v for x in inputs if (v := self._constants.value(x)) is not None}
+        for value, held in values.items():
+            if value.id not in self.constants:
+                self.constants[value.id] = held.clone() if held.numel() <= LARGEST else held
+        return values
 
     def dependent(self) -> list[Node]:
         """The nodes that data flows through: constants are no part of the correspondence."""
-        nodes = [n for n in self.nodes if n[0].name not in _CREATION]
+        nodes = [n for n in self.nodes if n[0].name not in CREATION]
         size = -1
         while size != len(self._tainted):  # a buffer filled through a view taints its earlier views
             size = len(self._tainted)
@@ -293,12 +316,32 @@ class _Recorder(TorchDispatchMode):
         ]
 
 
-def _storage(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
+class _ListsAsTensors(TorchFunctionMode):
+    """Indices written as lists reach the recorder with their values: ``x[[0, 2]]`` is ``x[tensor([0, 2])]``."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            x, index, *rest = args
+            given = index if isinstance(index, tuple) else (index,)
+            given = tuple(torch.tensor(i) if _whole_numbers(i) else i for i in given)
+            args = (x, given if isinstance(index, tuple) else given[0], *rest)
+        return func(*args, **(kwargs or {}))
 
 
-def _to_meta(x: Any) -> Any:
-    return x.to("meta") if isinstance(x, Tensor) and x.device.type != "meta" else x
+def _whole_numbers(index: Any) -> bool:
+    """Whether an index is a list of them, or of lists of them."""
+    return (
+        isinstance(index, list)
+        and bool(index)
+        and all(isinstance(i, int) or _whole_numbers(i) for i in index)
+    )
+
+
+def _keeps(x: Tensor, y: Tensor) -> bool:
+    """Whether a copy holds what the original does: numbers that become whole, or true and false, do not."""
+    number = [t.is_floating_point() or t.is_complex() for t in (x, y)]
+    truth = y.dtype == torch.bool and x.dtype != torch.bool
+    return x.shape == y.shape and number[1] >= number[0] and not truth
 
 
 def _by_name(

@@ -1,4 +1,4 @@
-"""Refuse a loss whose gradient is not the gradient of its values."""
+"""Refuse a loss that has no gradient, or one that is not the gradient of its values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad
 
 from phiopt._types import Lift, Params
 from phiopt.derivatives.double import Widened, copied_to
 from phiopt.derivatives.gradients import Function, Mismatch, mismatch
 from phiopt.derivatives.guilty import Guilty, guilty_function, guilty_layers
 from phiopt.derivatives.repeated import Repeated
+from phiopt.derivatives.require import undifferentiable
 from phiopt.objective.model import pure_model
 from phiopt.objective.task import Task
 
@@ -102,7 +104,7 @@ def verify_gradient(
     Args:
         module: The student; not modified.
         lift: ψ.
-        task: Its loss, on two examples: more are slower.
+        task: Its loss, on some examples: more are slower, and a gradient may be wrong on some alone.
         params: Where; points near it are looked at.
         names: The terms with weight.
 
@@ -131,6 +133,33 @@ def verify_gradient(
         return
 
 
+def require_gradient(module: nn.Module, lift: Lift, task: Task, params: Params) -> None:
+    """Raise ``TypeError`` unless ``torch.func`` can differentiate ``task``, as solvers do; it names the
+    layer, or the loss. Arguments are those of `verify_gradient`.
+    """
+    try:
+        grad(task)(params)
+    except RuntimeError as error:
+        outputs = task.outputs(params).detach()
+        try:
+            grad(task.of_outputs)(outputs)
+        except RuntimeError:
+            head = "loss: torch.func cannot differentiate it"
+        else:
+            head = "student: torch.func cannot differentiate its forward pass"
+            found = undifferentiable(module, lift(task.inputs.clone()))
+            kinds = [f"{n or 'the module itself'} ({_kind(module, n)})" for n in found]
+            head += f", in {', '.join(kinds)}" if found else ""
+        raise TypeError(
+            f"{head}; checkpointing, packed sequences, backward hooks of a module and NumPy are such "
+            f"cases: {error}"
+        ) from error
+
+
+def _kind(module: nn.Module, name: str) -> str:
+    return type(module.get_submodule(name)).__name__
+
+
 def _message(
     wrong: Mismatch, guilty: list[Guilty], affected: list[str], names: Sequence[str]
 ) -> str:
@@ -155,7 +184,7 @@ def _message(
         )
     terms = ", ".join(f"lambdas.{name}" for name in names if name != "proximity")
     return (
-        f"{head} is not that of its values: {reason}. On two examples the mean loss changes by "
+        f"{head} is not that of its values: {reason}. On the first examples the mean loss changes by "
         f"{wrong.difference:.6g} along a direction in which its gradient says {wrong.slope:.6g}"
         + (f", in {', '.join(affected)} among others" if affected else "")
         + f"; {terms} would be minimised wrongly. Remedy: {remedy}"

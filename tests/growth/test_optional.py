@@ -168,5 +168,5 @@ def test_statistics_that_one_model_does_not_track_are_refused_by_name():
         conv(8, nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8, track_running_stats=on))
         for on in (True, False)
     )
-    with pytest.raises(AlignmentError, match=r"running_mean is a tensor in the teacher but None"):
+    with pytest.raises(AlignmentError, match=r"running_mean=a tensor in the teacher but None"):
         GrowthMap.between(tracked, loose, inputs=IMAGE)

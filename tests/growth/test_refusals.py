@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from phiopt.growth import AlignmentError, GrowthMap
+from phiopt import initialize
+from phiopt.growth import AlignmentError, GrowthMap, grow
 from tests.growth.nets import mlp
 
 
@@ -70,7 +71,7 @@ def test_classes_that_are_no_numbers_are_named(classes):
 def test_modules_without_parameters_or_no_modules_are_refused():
     with pytest.raises(ValueError, match="student=ReLU has no parameters"):
         GrowthMap.between(mlp(4, 3), nn.ReLU())
-    with pytest.raises(TypeError, match=r"teacher=.* must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"teacher: got .* must be an nn.Module"):
         GrowthMap.between(torch.relu, mlp(4, 3))
 
 
@@ -109,7 +110,18 @@ def test_a_student_that_fails_for_its_own_reason_says_it():
 
 
 def test_a_lift_must_be_callable_and_keep_the_batch():
-    with pytest.raises(TypeError, match="lift="):
+    with pytest.raises(TypeError, match="lift: got 3"):
         GrowthMap.between(mlp(4, 3), mlp(5, 3), lift=3)
     with pytest.raises(ValueError, match="must keep batch and rank"):
         GrowthMap.between(mlp(4, 3), mlp(5, 3), lift=lambda x: x.sum())
+
+
+def test_one_object_cannot_be_both_models():
+    model, data = mlp(4, 8, 3), (torch.randn(8, 4), torch.randint(3, (8,)))
+    for call in (
+        lambda: GrowthMap.between(model, model),
+        lambda: grow(model, model),
+        lambda: initialize(model, model, (0.5, 0.5, 0, 0), data),
+    ):
+        with pytest.raises(ValueError, match="student: got the teacher itself"):
+            call()

@@ -105,8 +105,6 @@ WRONG = {
         attention(attn_mask=torch.arange(25.0).view(5, 5) / 25),
         SEQUENCES,
     ),
-    "roll": (always(lambda x: x.roll(1, 1)), always(lambda x: x.roll(2, 1)), SEQUENCES),
-    "step": (always(lambda x: x[:, -1:]), always(lambda x: x[:, :1]), SEQUENCES),
     "correction": (
         always(lambda x: x / x.std(1, keepdim=True)),
         always(lambda x: x / x.std(1, keepdim=True, correction=0)),
@@ -135,11 +133,6 @@ WRONG = {
     "count of padding": (
         always(nn.AvgPool2d(3, 1, 1)),
         always(nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
-        IMAGES,
-    ),
-    "divisor": (
-        always(nn.AvgPool2d(3)),
-        always(nn.AvgPool2d(3, divisor_override=2)),
         IMAGES,
     ),
     "aligned corners": (

@@ -1,6 +1,7 @@
 """Losses whose gradient is not that of their values, and losses that only look so."""
 
 import random
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from phiopt.growth import grow
 from phiopt.initialize import initialize
 from phiopt.objective import pure_model
 from phiopt.objective.task import Task
-from phiopt.objective.verify import verify_gradient
+from phiopt.objective.verify import require_gradient, verify_gradient
 from phiopt.solve import TorchOpt
 from tests.cases import generator, mlp, randn
 
@@ -298,4 +299,46 @@ def test_initialize_refuses_at_every_corner(lambdas):
     cut = grow(teacher, student, "default")
     cut[1] = Calling(lambda x: x.tanh() + x.detach())
     with pytest.raises(TypeError, match=r"student: the gradient of 1 \(Calling\) is not .* detach"):
-        initialize(cut, cut.double(), lambdas, data, solver=SOLVER)
+        initialize(cut, deepcopy(cut), lambdas, data, solver=SOLVER)
+
+
+def hooked_within():
+    identity = nn.Identity()
+    identity.register_full_backward_hook(lambda module, inwards, outwards: (0.7 * inwards[0],))
+    return lambda x: identity(x * 1)
+
+
+@pytest.mark.parametrize("place", ["student", "loss"])
+def test_what_torch_func_cannot_differentiate_is_named(place):
+    hooked = hooked_within()
+    module = net(hooked if place == "student" else torch.clone).eval()
+    loss = (lambda o, y: PLAIN(hooked(o), y)) if place == "loss" else PLAIN
+    params = {n: p.detach().clone() for n, p in module.named_parameters()}
+    task = Task(pure_model(module, lambda x: x), loss, X, Y)
+    message = r"in 1\.1 \(Calling\)" if place == "student" else "loss: torch.func cannot"
+    with pytest.raises(TypeError, match=message):
+        require_gradient(module, lambda x: x, task, params)
+
+
+def test_a_gradient_that_is_wrong_on_some_examples_alone_is_seen():
+    """Where the largest output is the right class, its cosine is 1, and its gradient zero."""
+
+    def loss(outputs, targets):
+        soft = outputs.softmax(1)
+        hard = F.one_hot(outputs.argmax(1), 3)
+        outputs = outputs * (hard - soft.detach() + soft)
+        return 1 - F.cosine_similarity(outputs, F.one_hot(targets, 3).to(outputs))
+
+    student = mlp(4, 5, 3, seed=1)
+    x = randn(8, 4)
+    right = student(x).argmax(1)
+    y = torch.where(torch.arange(8) < 6, right, (right + 1) % 3)
+    with pytest.raises(TypeError, match="loss: its gradient is not that of its values"):
+        initialize(
+            student,
+            mlp(4, 5, 3, seed=2),
+            (0.5, 0.5, 0, 0),
+            (x, y),
+            loss=loss,
+            start=dict(student.named_parameters()),
+        )

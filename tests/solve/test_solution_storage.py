@@ -1,5 +1,6 @@
 """A solution saved and loaded is the same solution, for the same module only."""
 
+from copy import deepcopy
 from dataclasses import astuple, fields
 
 import pytest
@@ -62,6 +63,6 @@ def test_another_student_is_refused_and_the_difference_named(solved, tmp_path):
 
 def test_a_map_is_no_solution(solved, tmp_path):
     other, _ = solved
-    phiopt.GrowthMap.between(other, other).save(tmp_path / "map.safetensors")
+    phiopt.GrowthMap.between(other, deepcopy(other)).save(tmp_path / "map.safetensors")
     with pytest.raises(ValueError, match="holds growth map, not a solution"):
         phiopt.Solution.load(tmp_path / "map.safetensors", other)

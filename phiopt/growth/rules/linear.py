@@ -46,7 +46,9 @@ def addmm(call: Call) -> None:
     for i in range(1, len(bias.axes) + 1 if bias else 1):
         if bias and bias.axes[-i].size != (1, 1):
             axes[-i] = call.join(axes[-i], bias.axes[-i])
-    call.set(axes, scales=linear_in(axes, a, b) if bias is None or bias.weight else None)
+    # A product with its bias is linear in the rows of both; with a constant, it is not.
+    summed = bias is None or (bias.weight and any(axis.origins for axis in bias.axes))
+    call.set(axes, scales=linear_in(axes, a, b) if summed else None)
 
 
 @register_rule("embedding")

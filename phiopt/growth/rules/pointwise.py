@@ -1,9 +1,14 @@
 """Operations that act on each coordinate: operands are broadcast against each other, their axes equated."""
 
+import math
+from typing import Any
+
 from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Axis, Pair
+from phiopt.growth.factors import rescale
 from phiopt.growth.operations import Call, register_rule
 from phiopt.growth.optional import paired
+from phiopt.growth.options import same_option
 from phiopt.growth.trace import Value
 
 
@@ -49,8 +54,12 @@ def pointwise(call: Call) -> None:
     axes = broadcast(call, operands)
     made = [a for a in axes if a.origins]
     # The sum of a product and its bias is linear in the rows of both.
+    biases = [p for p in operands if p.weight]
     sums = (
-        call.t.name == "add" and any(p.weight for p in operands) and any(p.scales for p in operands)
+        call.t.name == "add"
+        and bool(biases)
+        and all(a.origins for p in biases for a in p.axes[-1:])
+        and any(p.scales for p in operands)
     )
     call.set(axes, scales=made[-1] if sums and made else None)
     for i in range(1, len(call.t.outputs)):  # kept for the backward pass
@@ -90,13 +99,22 @@ def multiply(call: Call) -> None:
     operands = tensors(call)
     axes = made_by_factors(broadcast(call, operands), operands)
     t, s = call.both("other")
-    scales = operands[0].scales
-    if not isinstance(t, Value) and not isinstance(s, Value) and t != s:
-        ratio = float(t) / float(s) if call.t.name == "mul" else float(s) / float(t)
-        if scales is None or not scales.origins:
-            call.remark(f"a constant factor is {t} in the teacher but {s} in the student")
-        else:
-            for term, origin in call.makers(scales):
-                term.gain[origin] = term.gain.get(origin, 1.0) * ratio
+    rounded = call.t.arguments.get("rounding_mode") is not None
+    scales = None if rounded else operands[0].scales
+    if not isinstance(t, Value) and not same_option(call.t, call.s, "other"):
+        reason = f"a constant factor is {t} in the teacher but {s} in the student; give the student the teacher's"
+        remark = f"{call.s.module or 'the root module'}: {reason}"
+        ratio = _ratio(call.t.name, t, s)
+        value = call.s.arguments["self"]
+        if ratio is None or not rescale(call.state, value, scales, ratio, remark):
+            call.remark(reason)
     squared = call.t.name == "mul" and call.t.arguments["self"] == call.t.arguments["other"]
     call.set(axes, scales=scales, squared=squared)
+
+
+def _ratio(name: str, t: Any, s: Any) -> float | None:
+    """The factor that makes the student's constant the teacher's, or None where no number is."""
+    if isinstance(t, complex) or isinstance(s, complex) or not t or not s:
+        return None
+    ratio = t / s if name == "mul" else s / t
+    return ratio if math.isfinite(ratio) else None

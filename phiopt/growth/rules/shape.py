@@ -1,5 +1,6 @@
 """Operations that move, join and cut axes without touching values."""
 
+import math
 from collections.abc import Sequence
 
 from phiopt.growth.axes import (
@@ -15,6 +16,7 @@ from phiopt.growth.axes import (
 )
 from phiopt.growth.correspond import Axis, Pair
 from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.options import difference
 from phiopt.growth.trace import Value
 
 
@@ -224,15 +226,17 @@ def select(call: Call) -> None:
     x = call.pair("self")
     t, s = call.both("index")
     dim = call.dim("dim", len(x.axes))
+    size = x.axes[dim].size
+    old, new = t % size[0], s % size[1]
+    if not x.axes[dim].moved and old != new:
+        raise Mismatch(difference(call.t, call.s, "index"))
     if x.axes[dim].moved:
-        size = x.axes[dim].size
-        old, new = t % size[0], s % size[1]
         try:  # the teacher's coordinate sits at the student's
             rest = size[0] - old - 1, size[1] - new - 1
             split_cat(x.axes[dim].term, [(old, new), (1, 1), rest])
         except Mismatch:
             call.remark(f"select of coordinate {old} in the teacher but {new} in the student")
-    pick(call, x, dim, t if t == s else 0)
+    pick(call, x, dim, old if old == new else 0)
 
 
 def pick(call: Call, x: Pair, dim: int, index: int, output: int = 0) -> None:
@@ -253,6 +257,8 @@ def constant_pad(call: Call) -> None:
         if low == high == (0, 0):
             continue
         if min(*low, *high) < 0:  # cropped
+            if low[0] != low[1] or high[0] != high[1]:
+                raise Mismatch(difference(call.t, call.s, "pad"))
             axes[-i] = Axis(Term(*call.out()[-i]))
         else:
             axes[-i] = _concatenated([Axis(Term(*low)), axes[-i], Axis(Term(*high))])
@@ -270,11 +276,11 @@ def slice_(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
     axis, step = x.axes[dim], call.const("step")
-    (t0, t1), (s0, s1) = (
-        slice(n.arguments["start"], n.arguments["end"]).indices(size)[:2]
-        for n, size in zip((call.t, call.s), axis.size, strict=True)
-    )
+    ends = zip(call.both("start"), call.both("end"), axis.size, strict=True)
+    (t0, t1), (s0, s1) = (slice(start, end).indices(size)[:2] for start, end, size in ends)
     if not axis.moved and call.out()[dim][0] == call.out()[dim][1]:
+        if t0 != s0:
+            raise Mismatch(difference(call.t, call.s, "start"))
         piece = axis.term if axis.size == call.out()[dim] else Term(*call.out()[dim])
     elif step == 1:
         rest = axis.size[0] - t1, axis.size[1] - s1
@@ -295,7 +301,19 @@ def reorder(call: Call) -> None:
     for dim in call.dims("dims", len(x.axes)):
         if x.axes[dim].moved:
             raise Mismatch(f"{call.t.name} along axis {dim}, which grows or is reordered")
+    _check_shifts(call, x)
     call.set(x.axes, scales=x.scales)
+
+
+def _check_shifts(call: Call, x: Pair) -> None:
+    """A shift once around is none; without axes it is one of all coordinates in their order."""
+    if call.t.name != "roll":
+        return
+    shifts = call.both("shifts")
+    dims = call.dims("dims", len(x.axes)) if call.t.arguments["dims"] else []
+    sizes = [x.axes[d].size[0] for d in dims] or [math.prod(a.size[0] for a in x.axes)]
+    if any((t - s) % max(n, 1) for t, s, n in zip(*shifts, sizes, strict=True)):
+        raise Mismatch(difference(call.t, call.s, "shifts"))
 
 
 @register_rule("channel_shuffle", "native_channel_shuffle")

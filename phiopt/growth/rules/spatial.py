@@ -2,24 +2,27 @@
 
 import numpy as np
 
-from phiopt.growth.axes import Size, Term, fixed, prod, split_prod, unify
+from phiopt.growth.axes import Mismatch, Size, Term, fixed, prod, split_prod, unify
 from phiopt.growth.correspond import Axis, Pair
 from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.options import difference
 from phiopt.growth.places import places
 from phiopt.lift import nearest_places
+
+_BEYOND = "positions beyond the teacher's input reach its own through padding, pooling or bias"
 
 
 def slide(call: Call, axis: Axis, out: Size, scale: float, shift: float = 0.0) -> Axis:
     """The axis of output positions, when the input at position p is output at ``scale p + shift``."""
     if out[0] == out[1]:
-        if axis.moved and not axis.grown:
+        if axis.grown:
+            call.remark(_BEYOND)
+        elif axis.moved:
             call.remark("the lift moves positions, which are no longer beside their neighbours")
         return Axis(Term(*out))
     given = places(axis.term)
     unify(axis.term, fixed(given, axis.size[1], external=True))
-    call.remark(
-        "positions beyond the teacher's input reach its own through padding, pooling or bias"
-    )
+    call.remark(_BEYOND)
     if np.array_equal(given, given[0] + np.arange(len(given))):
         start = min(max(int(np.floor(scale * given[0] + shift)), 0), out[1] - out[0])
         return Axis(fixed(start + np.arange(out[0]), out[1], external=True))
@@ -79,6 +82,8 @@ def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: boo
             )
             call.mark_contracted(kernel.origins)
         shift = pads[1][i] - lead * dilation[i] - pads[0][i]
+        if shift and not (kernel.grown or axis.grown):
+            raise Mismatch(difference(call.t, call.s, "padding"))
         if kernel.grown and shift:
             call.remark("a larger kernel without the padding that keeps its centre")
         size = call.out()[-n + i]
@@ -121,7 +126,7 @@ def resample(call: Call) -> None:
     n = next(d for d in (1, 2, 3) if f"{d}d" in call.t.name)
     lead = len(x.axes) - n
     for d in range(lead, len(x.axes)):
-        if x.axes[d].moved:
+        if x.axes[d].moved or call.out()[d][0] != call.out()[d][1]:
             call.remark(f"{call.t.name} over a widened axis")
     axes = [
         Axis(fixed(nearest_places(*size), size[1], external=True)) for size in call.out()[lead:]

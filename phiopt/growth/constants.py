@@ -1,0 +1,121 @@
+"""What the constants of a forward pass hold: masks, ranges, tables and numbers that depend on no data and no parameter.
+
+The trace has no values. What follows from constants alone is computed beside it, on the processor's memory, so that the
+options of two models can be compared where they are tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+CREATION = {"empty", "new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like",
+            "full_like", "empty_strided", "new_empty_strided"}  # fmt: skip
+"""Operations that read no more than the shape of their tensors."""
+LARGEST = 2**22
+"""Constants of more coordinates are not computed."""
+_WITH_NUMBERS = {"masked_fill", "where"}  # beside the operations on each coordinate
+_POSITIONAL = {"condition", "mask"}
+
+
+class Constants:
+    """The constants of one trace, by the tensors that stand for them there.
+
+    Args:
+        meta: The tensors of the trace have no storage; else they hold their values themselves.
+    """
+
+    def __init__(self, *, meta: bool) -> None:
+        self._meta = meta
+        self._values: dict[int, Tensor] = {}
+        self._written: set[int] = set()  # storages of constants that data was written into
+
+    def enter(self, x: Tensor, original: Tensor) -> None:
+        """``x`` stands for ``original``, which the trace did not make."""
+        if original.device.type != "meta" and original.numel() <= LARGEST:
+            self._values[id(x)] = original.detach().clone()
+
+    def value(self, x: Tensor) -> Tensor | None:
+        """What ``x`` holds, or None where it is no constant."""
+        return None if storage(x) in self._written else self._values.get(id(x))
+
+    def compute(
+        self, func: Any, name: str, args: Any, kwargs: Any, outputs: Sequence[Tensor]
+    ) -> bool:
+        """Follow one operation; whether it reads nothing but constants."""
+        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        if name not in CREATION and any(self.value(x) is None for x in inputs):
+            written = {storage(x) for x in outputs}
+            self._written |= {storage(x) for x in inputs if id(x) in self._values} & written
+            return False
+        large = not func.is_view and any(x.numel() > LARGEST for x in outputs)
+        if large or torch.Tag.nondeterministic_seeded in func.tags:
+            return True
+        results: Sequence[Any] = outputs
+        if self._meta:
+            args, kwargs = tree_map(self._real, (args, kwargs))
+            if kwargs.get("device") is not None:
+                kwargs["device"] = torch.device("cpu")
+            results = [x for x in tree_flatten(func(*args, **kwargs))[0] if isinstance(x, Tensor)]
+        self._values |= {id(x): y for x, y in zip(outputs, results, strict=True)}
+        return True
+
+    def _real(self, x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        known = self.value(x)
+        if known is None:  # only its shape is read
+            return torch.zeros((), dtype=x.dtype, device="cpu").expand(x.shape)
+        return known
+
+
+def with_numbers(
+    func: torch._ops.OpOverload, name: str, arguments: dict[str, Any], constants: dict[Any, Tensor]
+) -> tuple[str, dict[str, Any]]:
+    """An operation on each coordinate with constants of one coordinate as the numbers they are: ``x * tensor(2)`` is
+    ``x * 2``, and so is ``tensor(2) * x``.
+
+    Args:
+        constants: What some of the ``arguments`` hold.
+
+    Returns:
+        The operation's name and its arguments.
+    """
+    if not (name in _WITH_NUMBERS or acts_on_each_coordinate(func, name)):
+        return name, arguments
+    rank = max(len(x.shape) for x in arguments.values() if hasattr(x, "shape"))
+    numbers = {
+        k: value.item()
+        for k, x in arguments.items()
+        if k not in _POSITIONAL
+        and (value := _of(constants, x)) is not None
+        and value.numel() == 1
+        and value.ndim <= rank
+    }
+    out = arguments | numbers
+    if "self" not in numbers or "other" in numbers or "other" not in arguments:
+        return name, out
+    swapped = out | {"self": out["other"], "other": out["self"]}
+    if name == "mul" or (name == "add" and out["alpha"] == 1):
+        return name, swapped
+    return ("rsub", swapped) if name == "sub" else (name, out)
+
+
+def _of(constants: dict[Any, Tensor], x: Any) -> Tensor | None:
+    return constants.get(x) if hasattr(x, "shape") else None
+
+
+def acts_on_each_coordinate(operator: torch._ops.OpOverload, name: str) -> bool:
+    """Whether the operation or, as the tag is often missing in place, its functional twin says so."""
+    twin = getattr(torch.ops.aten, name, operator.overloadpacket)
+    same = getattr(twin, operator._overloadname, operator)
+    return any(torch.Tag.pointwise in x.tags for x in (operator, same))
+
+
+def storage(x: Tensor) -> int:
+    """What tells the memory of ``x`` from others; views share it."""
+    return x.untyped_storage()._cdata

@@ -1,0 +1,249 @@
+"""Compare the options of two paired operations: every argument that is no tensor and no size and that no rule reads.
+
+An option that is *measured*, such as a slope, an eps, a factor or a mode, changes values: the teacher's coordinates
+have their places still, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or
+a shift, changes which coordinates meet: there is no map, and a difference is refused. Constants that are tensors are
+compared once all axes are decided, each coordinate of the teacher's with the student's at its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phiopt.growth.axes import Mismatch
+from phiopt.growth.constants import acts_on_each_coordinate
+from phiopt.growth.correspond import Axis, ConstantPair, Correspondence
+from phiopt.growth.optional import NEUTRAL
+from phiopt.growth.places import places
+from phiopt.growth.trace import Node, Value
+
+_IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled", "stable", "half_to_float", "non_blocking", "copy",
+         "implicit", "device", "layout", "pin_memory", "memory_format", "generator", "benchmark", "deterministic",
+         "allow_tf32"}  # fmt: skip
+"""Options that change no output in evaluation mode."""
+_SIZES = {"size", "sizes", "shape", "normalized_shape", "output_size", "split_size", "split_sizes", "sections",
+          "chunks", "N", "C", "HxW", "last_dim_size"}  # fmt: skip
+"""Arguments that the shapes of inputs and outputs say as well."""
+_DIMS = {"dim", "dims", "dim0", "dim1", "dimension", "axis"}
+_SLIDING = {"kernel_size", "stride", "padding", "dilation", "output_padding"}
+_SCALES = {"scales": -1, "scales_w": -1, "scales_h": -2, "scales_d": -3}
+_OVERWRITES = {"copy", "fill", "zero"}
+_INDICES = {"index": "indices", "embedding": "indices", "index_select": "index", "gather": "index"}
+_REMEDY = "give the student the teacher's"
+
+SAME = 1e-7
+"""Relative difference up to which two numbers are one."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An option that differs: its name in the operator's schema, both values, and whether it counts coordinates."""
+
+    text: str
+    counted: bool
+
+
+def differences(teacher: Node, student: Node, read: Iterable[str] = ()) -> Iterator[Difference]:
+    """The options of two paired operations that differ, but for those that a rule has ``read``."""
+    each = acts_on_each_coordinate(teacher.target, teacher.name)
+    for argument in (*teacher.target._schema.arguments, *student.target._schema.arguments):
+        name = argument.name
+        if name in read or _silent(teacher, name) or _lacking(teacher, student, name):
+            continue
+        if not same_option(teacher, student, name):
+            # How many are picked of an order is measured: the first of them are the same.
+            counted = "int" in str(argument.type).lower() and not each and name != "k"
+            yield Difference(difference(teacher, student, name), counted)
+
+
+def difference(teacher: Node, student: Node, name: str) -> str:
+    """The sentence that names an option with both its values, and the remedy."""
+    t, s = (n.arguments.get(name) for n in (teacher, student))
+    where = f" ({teacher.module or 'the root module'!r} there)" * (teacher.module != student.module)
+    return (
+        f"{teacher.name} with {name}={_shown(t)} in the teacher{where} but {_shown(s)} in the student; "
+        f"{_REMEDY} {name}"
+    )
+
+
+def same_option(teacher: Node, student: Node, name: str) -> bool:
+    """Whether an argument means the same on both sides: an axis from either end, a stride by default, a scale from
+    sizes."""
+    t, s = (_meaning(n, name) for n in (teacher, student))
+    return _equal(t, s, name)
+
+
+def check_operands(teacher: Node, student: Node) -> None:
+    """Tensors meet tensors, and numbers numbers.
+
+    Raises:
+        Mismatch: An argument is a tensor in one of the models alone, or a list holds others.
+    """
+    for name, t in teacher.arguments.items():
+        s = student.arguments.get(name)
+        uneven = isinstance(t, list) and isinstance(s, list) and len(t) != len(s)
+        if uneven or _lacking(teacher, student, name):
+            continue
+        for a, b in zip(_listed(t), _listed(s), strict=False):
+            if isinstance(a, Value) != isinstance(b, Value):
+                raise Mismatch(
+                    f"{difference(teacher, student, name)}, or register the tensor in both models"
+                )
+
+
+def pair_operands(state: Correspondence, teacher: Node, student: Node) -> None:
+    """Every tensor that both operations read corresponds; constants are noted, to be compared.
+
+    Raises:
+        AlignmentError: Two tensors do not correspond.
+    """
+    for name, t in teacher.arguments.items():
+        s = student.arguments.get(name)
+        ts, ss = _listed(t), _listed(s)
+        if len(ts) != len(ss):
+            continue
+        for i, (a, b) in enumerate(zip(ts, ss, strict=True)):
+            if not (isinstance(a, Value) and isinstance(b, Value)):
+                continue
+            if name == "self" and teacher.name in _OVERWRITES:
+                continue
+            pair = state.pair(a, b)
+            held = state.teacher.constants.get(a.id), state.student.constants.get(b.id)
+            if held[0] is not None and held[1] is not None:
+                state.constants.append(
+                    ConstantPair(
+                        teacher.name,
+                        name,
+                        (teacher.module, student.module),
+                        pair,
+                        (held[0], held[1]),
+                        _picked_axis(state, teacher, student, name, i),
+                    )
+                )
+
+
+def compare_constants(state: Correspondence) -> None:
+    """Remark the constants that differ at the places of the teacher's coordinates."""
+    for c in state.constants:
+        t, s = (v.cpu() for v in c.values)
+        for d, axis in enumerate(c.pair.axes):
+            s = s.index_select(d, torch.from_numpy(places(axis.term)))
+        if c.picks is not None and not t.is_floating_point() and t.dtype != torch.bool:
+            old, new = c.picks.size
+            t, s = torch.from_numpy(places(c.picks.term))[t % max(old, 1)], s % max(new, 1)
+        unequal = ~_close(t, s)
+        if not unequal.any():
+            continue
+        at = tuple(int(i) for i in unequal.nonzero()[0])
+        where = f" ({c.modules[0] or 'the root module'!r} there)" * (c.modules[0] != c.modules[1])
+        state.remarks[
+            f"{c.modules[1] or 'the root module'}: {c.operation} with the constant {c.option}, at {list(at)} "
+            f"{t[at].item():.6g} in the teacher{where} but {s[at].item():.6g} in the student; {_REMEDY} constant"
+        ] = None
+
+
+def _close(t: Tensor, s: Tensor) -> Tensor:
+    if t.dtype.is_complex or s.dtype.is_complex:
+        return torch.isclose(t.to(torch.complex128), s.to(torch.complex128), rtol=1e-6, atol=0.0)
+    t, s = t.double(), s.double()
+    finite = t[t.isfinite()].abs()
+    largest = float(finite.max()) if finite.numel() else 0.0
+    return torch.isclose(t, s, rtol=1e-6, atol=1e-6 * largest, equal_nan=True)
+
+
+def _picked_axis(state: Correspondence, t: Node, s: Node, name: str, i: int) -> Axis | None:
+    """The axis that an index counts along."""
+    if _INDICES.get(t.name) != name:
+        return None
+    whole = "weight" if t.name == "embedding" else "self"
+    axes = state.pair(t.arguments[whole], s.arguments[whole]).axes
+    dim = 0 if t.name == "embedding" else i if t.name == "index" else t.arguments["dim"]
+    return axes[dim]
+
+
+def _lacking(teacher: Node, student: Node, name: str) -> bool:
+    given = [n.arguments.get(name) for n in (teacher, student)]
+    return name in NEUTRAL and any(x is None for x in given)
+
+
+def _silent(node: Node, name: str) -> bool:
+    if name == "padding_idx":
+        return node.name == "embedding"  # it stops gradients only
+    return name in _IDLE or (name in _SIZES and node.name != "unfold")
+
+
+def _listed(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, list | tuple) else [x]
+
+
+def _shown(x: Any) -> str:
+    return "a tensor" if isinstance(x, Value) else str(x)
+
+
+def _meaning(node: Node, name: str) -> Any:
+    value = node.arguments.get(name)
+    if name in _DIMS and not isinstance(value, Value):
+        return _dims(node, value)
+    if name == "stride" and node.name == "as_strided":
+        return _layout(node.arguments["size"], node.arguments["stride"])
+    if name in _SLIDING and isinstance(value, list):
+        if name == "stride" and not value:
+            value = node.arguments.get("kernel_size")
+        return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+    if name == "correction" and value is None:
+        return 1
+    if name in _SCALES and node.inputs:
+        d = _SCALES[name]
+        unread = value is None or node.arguments.get("align_corners")
+        return node.outputs[0].shape[d] / node.inputs[0].shape[d] if unread else value
+    if isinstance(value, torch.dtype):
+        return _kind(value)
+    return value
+
+
+def _dims(node: Node, value: Any) -> Any:
+    rank = len(node.inputs[0].shape) if node.inputs else 0
+    if node.name in ("unsqueeze", "stack"):
+        rank += 1
+    if value is None or value == []:
+        return list(range(rank))
+    dims = [d % max(rank, 1) for d in _listed(value)]
+    return dims if node.name in ("permute", "roll") else sorted(dims)
+
+
+def _layout(size: list[int], stride: list[int]) -> Any:
+    """The strides of an ordinary tensor follow from its shape."""
+    below = 1
+    for n, step in reversed([(n, step) for n, step in zip(size, stride, strict=True) if n != 1]):
+        if step != below:
+            return stride
+        below *= n
+    return None
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_floating_point:
+        return "numbers"
+    return "complex" if dtype.is_complex else "truth" if dtype == torch.bool else "whole numbers"
+
+
+def _equal(t: Any, s: Any, name: str) -> bool:
+    if isinstance(t, Value) or isinstance(s, Value):
+        return isinstance(t, Value) == isinstance(s, Value)
+    if isinstance(t, list | tuple) and isinstance(s, list | tuple):
+        return len(t) == len(s) and all(_equal(a, b, name) for a, b in zip(t, s, strict=True))
+    if name == "dtype":
+        return t is None or s is None or t == s
+    if _number(t) and _number(s):
+        return math.isclose(t, s, rel_tol=SAME) or (t != t and s != s)
+    return bool(t == s)
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
