@@ -24,7 +24,11 @@ class Spectral(Curvature):
     orthogonalisation, which holds ``iterations`` vectors of the parameters' size. The
     value is ‖H v‖² at that v, a lower bound that tightens with ``iterations``; its gradient in w
     holds v fixed, which is exact at the maximiser while the largest eigenvalue is simple (Danskin;
-    Hellmann-Feynman). Derivatives beyond the gradient leave out v's own motion.
+    Hellmann-Feynman). Derivatives beyond the gradient leave out v's own motion. With too few
+    ``iterations`` v is not the maximiser, and the gradient leaves out v's motion too: in seven
+    objectives of networks with some fifty parameters it differed from differences of the value by 1e-7 to
+    5 % (66 % in one) with 8, and by less than 1e-6 with 20. For a solver that needs value and gradient
+    of one function (L-BFGS, NewtonCG), raise it until the result no longer changes.
 
     Args:
         iterations: Products H v spent on finding v; default 8. One more is differentiated.
