@@ -31,6 +31,8 @@ NOISE = 64.0
 """A value is taken to be rounded by up to so many units in the last place."""
 POINTS = 2
 """A gradient is wrong if it is so at each."""
+REFUSALS = (RuntimeError, ValueError, IndexError, ArithmeticError)
+"""What a function may raise at a point that it is not defined at."""
 NEAR = (0.05, 0.005, 0.0)
 """How far a point is moved off the start, relative to each parameter's size, where the function is
 finite: at the start itself many parameters are zero, and many activations lie on a kink."""
@@ -71,14 +73,24 @@ def _generic(function: Function, params: Params, random: Params) -> tuple[Params
     value = float("nan")
     for scale in NEAR:
         point = _moved(params, random, scale)
-        try:
-            value = _value(function, point)
-        except (RuntimeError, ValueError, IndexError, ArithmeticError):
-            if scale == 0:
-                raise
+        value = _value(function, point) if scale == 0 else _accepted(function, point)
         if isfinite(value):
             return point, value
     return params, value
+
+
+def _accepted(function: Function, point: Params) -> float:
+    """The value, or NaN where the function refuses the point. An error that does not come again is no
+    refusal, and goes through.
+    """
+    try:
+        return _value(function, point)
+    except REFUSALS:
+        try:
+            _value(function, point)
+        except REFUSALS:
+            return float("nan")
+        raise
 
 
 def _mismatch_at(
@@ -129,11 +141,8 @@ def _along(
     spread = float(sum(((gradient[n] * direction[n]) ** 2).sum() for n in direction)) ** 0.5
     apart: list[tuple[float, float]] = []
     for step in STEPS[dtype]:
-        try:
-            up = _value(function, _moved(point, direction, step))
-            down = _value(function, _moved(point, direction, -step))
-        except (RuntimeError, ValueError, IndexError, ArithmeticError):
-            continue
+        up = _accepted(function, _moved(point, direction, step))
+        down = _accepted(function, _moved(point, direction, -step))
         difference = (up - down) / (2 * step)
         if not isfinite(difference):
             continue
