@@ -151,6 +151,7 @@ def right_or_refused(loss, corner, around, net):
 REFUSALS = ("saddle", "differs from a re-solve", "cannot be checked", "not stationary")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "corner", "around"), [*FAST, *SLOW])
 def test_implicit_is_right_where_new_weights_are_flat_or_free(loss, corner, around):
     refusal = right_or_refused(loss, corner, around, net=False)

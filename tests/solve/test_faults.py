@@ -24,6 +24,7 @@ SOLVERS = {
     "trust-krylov": NewtonCG(draws=1, tol=1e-2),
     "newton-cg": NewtonCG("newton-cg", draws=1, tol=1e-2),
 }
+VALUES = [torch.nan, pytest.param(torch.inf, marks=pytest.mark.slow)]
 STEPS = [int(step) for step in np.random.default_rng(0).integers(10, 60, 3)]
 
 
@@ -73,7 +74,7 @@ def survived(found, start):
     assert flatten(start).isfinite().all()
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("order", [0, 1], ids=["loss", "gradient"])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -122,7 +123,7 @@ ESTIMATORS = {
 
 
 @pytest.mark.parametrize("order", [0, 1, 2], ids=["loss", "gradient", "product"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_faults_at_random_calls_of_the_default_step_are_survived(name, value, order):
     """Also where the scores are computed by which a step chooses its examples."""
@@ -237,6 +238,7 @@ def test_without_throw_the_error_is_in_the_solution():
     assert isinstance(solution.error, OSError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [900, 1170], ids=["steps", "judges"])
 def test_data_that_break_in_a_restart_leave_the_first_solution(after):
     """A solve reads 8 judges and 60 steps of 8 examples; before the first come 34 reads more."""
