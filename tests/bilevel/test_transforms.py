@@ -22,7 +22,7 @@ EVERY = pytest.mark.parametrize(
     ("adjoint", "solver"),
     [
         pytest.param(Replay(), STEPS, id="Replay"),
-        pytest.param(Unroll(), STEPS, id="Unroll"),
+        pytest.param(Unroll(), STEPS, id="Unroll", marks=pytest.mark.slow),
         pytest.param(Unroll(last=3), STEPS, id="last"),
         pytest.param(
             IMPLICIT,
@@ -35,8 +35,10 @@ EVERY = pytest.mark.parametrize(
 )
 ONCE = pytest.mark.parametrize(
     ("adjoint", "solver"),
-    [(Replay(), STEPS), (IMPLICIT, NewtonCG(tol=1e-5, draws=1))],
-    ids=["Replay", "Implicit"],
+    [
+        pytest.param(Replay(), STEPS, id="Replay"),
+        pytest.param(IMPLICIT, NewtonCG(tol=1e-5, draws=1), id="Implicit", marks=pytest.mark.slow),
+    ],
 )
 TWICE = pytest.mark.parametrize("adjoint", [Unroll(), Unroll(last=5)], ids=str)
 
