@@ -17,9 +17,10 @@ from phiopt._modules import alone, copied, with_tensors
 from phiopt._types import Lift, Params
 from phiopt._values import flag, instance, one_of, part, seed_of, two_models, within
 from phiopt.growth.fills import FILLS, Start, identities
+from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
-from phiopt.growth.verify import verify as held_against
+from phiopt.growth.verify import verify as verified
 
 _log = logging.getLogger("phiopt")
 EXACT = 1e-5
@@ -101,22 +102,14 @@ def grow(
     theta, seed = within("theta", theta, 0, inf), seed_of(seed)
     if verify is not None:
         verify = flag("verify", verify)
-    if map is not None:
-        instance("map", map, GrowthMap, "a GrowthMap")
     if inputs is not None:
         instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
     if lift is not None:
         part("lift", lift, "__call__")
     if map is not None:
+        instance("map", map, GrowthMap, "a GrowthMap")
         map.check_models(teacher, student)
-        if lift is not None and lift is not map.lift and lift != map.lift:
-            raise ValueError(
-                f"lift={lift!r} contradicts map=, whose lift is {map.lift!r}; pass one"
-            )
-        if classes is not None and torch.as_tensor(classes).tolist() != map.classes.tolist():
-            raise ValueError(
-                f"classes={classes!r} contradict map=, whose classes are {map.classes.tolist()}; pass one"
-            )
+        check_beside_map(lift, classes, (map.lift, map.classes))
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)
@@ -130,8 +123,8 @@ def grow(
     grown = with_tensors(student, make(_detached(teacher), _detached(student)))
     preserving = fill in ("zero-out", "net2wider", "vv-zz")
     if verify is not False and preserving and not map.remarks:
-        held = _detached(grown)
-        why = held_against(teacher, student, map, make, held, fill=fill, inputs=inputs, seed=seed)
+        new = _detached(grown)
+        why = verified(teacher, student, map, make, new, fill=fill, inputs=inputs, seed=seed)
         if why is not None:
             warnings.warn(
                 f"fill={fill!r} is not verified: {why} (verify=False skips the check)", stacklevel=2
