@@ -14,11 +14,13 @@ from phiopt.growth.departure import Comparison, Difference, Gap, matched, on_tea
 from phiopt.growth.example import REFUSALS
 from phiopt.growth.forward import Forward, Outputs, on_each
 from phiopt.growth.map import GrowthMap
+from phiopt.growth.options import SAME
 from phiopt.growth.places import places
 from phiopt.growth.trace import Trace
 
-CLOSE = 1e-12
-"""Relative difference that is rounding in float64 whatever the models; a larger one is asked about."""
+CLOSE = 10 * SAME
+"""Relative difference that is none in float64: options that count as the same make no larger one. What is larger is
+asked about."""
 ROUNDINGS = 32.0
 """Difference that counts as none, in units of what one rounding of every parameter does to the teacher's outputs."""
 CHANCE = (
@@ -101,6 +103,8 @@ class Agreement:
             self.refused = self.refused or error
             return None
         gaps = self._gaps(old, new)
+        if all(gap.relative <= _close(teacher, student) for gap in gaps):
+            return None
         level = max(torch.finfo(model.dtype).eps for model in (teacher, student))
         worst = self._worst(gaps, x, old, level)
         if worst == 0.0:
@@ -112,7 +116,7 @@ class Agreement:
             small, large = teacher.values(x, seed), student.values(z, seed)
         except REFUSALS:
             return Difference(largest, None)
-        coarsest = max(level, _coarsest(*small), _coarsest(*large))
+        coarsest = max(level, self._state.rounding, _coarsest(*small), _coarsest(*large))
         if coarsest > level:
             worst = self._worst(gaps, x, old, coarsest)
         if worst == 0.0:

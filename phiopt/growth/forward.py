@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import get_ident
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +12,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from phiopt._attention import plain_attention
-from phiopt._modules import copied
+from phiopt._modules import copied, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
 from phiopt.growth.example import REFUSALS
 from phiopt.growth.trace import Trace, tensors_of, trace
 
 Outputs = list[Tensor]
-_PROCESS_WIDE = (
-    "_global_forward_pre_hooks",
-    "_global_forward_hooks",
-)
-"""Tables of PyTorch's with the hooks that see the forward passes of every module."""
 
 
 @dataclass(frozen=True)
@@ -120,25 +112,6 @@ def _attempt(model: Forward, x: Tensor, seed: int) -> Outputs | Exception:
         return model(x, seed)
     except REFUSALS as error:
         return error
-
-
-@contextmanager
-def without_process_wide_hooks() -> Iterator[None]:
-    """Within, hooks on the forward passes of every module do not see those of this thread."""
-    own = get_ident()
-    tables = [getattr(nn.modules.module, name) for name in _PROCESS_WIDE]
-    before = [dict(table) for table in tables]
-
-    def elsewhere(hook: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: None if get_ident() == own else hook(*args, **kwargs)
-
-    for table, hooks in zip(tables, before, strict=True):
-        table.update({key: elsewhere(hook) for key, hook in hooks.items()})
-    try:
-        yield
-    finally:
-        for table, hooks in zip(tables, before, strict=True):
-            table.update({key: hook for key, hook in hooks.items() if key in table})
 
 
 def _unhook(part: nn.Module) -> None:

@@ -10,13 +10,13 @@ from math import inf
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
-from phiopt._attention import plain_attention
-from phiopt._modules import alone, copied, with_tensors
+from phiopt._modules import alone, with_tensors
+from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
 from phiopt._values import flag, instance, one_of, part, seed_of, two_models, within
 from phiopt.growth.fills import FILLS, Start, identities
+from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
@@ -157,17 +157,17 @@ def compare(
             an integer input) of the shape that the map was traced with.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
-    small, large = copied(teacher, "teacher").eval(), copied(student, "student").eval()
-    x = _placed(x, small)
-    with plain_attention():
-        a = _first(small(x))
-        b = _first(large(_placed(map.lift(x), large)))
+    small, large = (Forward.of(model, double=False) for model in (teacher, student))
+    x = small.placed(x)
+    with preserved_randomness(map.lift, small.device, seed):
+        a, b = small(x, seed)[0], large(map.lift(x), seed)[0]
     if map.class_axis > 0:  # else one number per example: no classes
         b = b.index_select(map.class_axis, map.classes.to(b.device))
     b = b[tuple(slice(0, n) for n in a.shape)]
     change = float((a - b.to(a.device)).abs().max())
-    held = (p for m in (small, large) for p in m.parameters() if p.is_floating_point())
-    tolerance = max(EXACT, *(ROUNDINGS * torch.finfo(p.dtype).eps for p in held))
+    parameters = (p for model in (teacher, student) for p in model.parameters())
+    roundings = (torch.finfo(p.dtype).eps for p in parameters if p.is_floating_point())
+    tolerance = max(EXACT, *(ROUNDINGS * eps for eps in roundings))
     return Verification(change, change / max(float(a.abs().max()), 1e-30), x.shape[0], tolerance)
 
 
@@ -182,16 +182,6 @@ def _check_values(role: str, module: nn.Module) -> None:
     for name, buffer in module.named_buffers():
         if buffer.isnan().any():
             raise ValueError(f"{role}'s {name} holds NaN")
-
-
-def _placed(x: Tensor, module: nn.Module) -> Tensor:
-    """On the module's device and, unless they are whole numbers, in its dtype."""
-    like = next(module.parameters())
-    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-
-
-def _first(output: object) -> Tensor:
-    return next(x for x in tree_flatten(output)[0] if isinstance(x, Tensor))
 
 
 def _detached(module: nn.Module) -> Params:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import basic, demo
-from experiments.data import ROOT_VARIABLE
+from experiments.checks import ROOT_VARIABLE
 from experiments.scales import NETWORKS, SCALES
 from tests.experiments.cases import TINY, made_up, performed
 
