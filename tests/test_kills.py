@@ -16,6 +16,7 @@ import pytest
         pytest.param("solution", 30, marks=pytest.mark.slow),
         pytest.param("experiment", 40, marks=pytest.mark.slow),
         pytest.param("search", 30, marks=pytest.mark.slow),
+        pytest.param("learn", 20, marks=pytest.mark.slow),
     ],
 )
 def test_killed_work_goes_on_to_the_same_end(tmp_path, work, kills):
