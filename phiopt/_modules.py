@@ -1,10 +1,10 @@
 """Modules copied, and left as they were."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from threading import RLock
-from typing import TypeVar
+from threading import RLock, get_ident
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from phiopt._types import Params
 Module = TypeVar("Module", bound=nn.Module)
 
 _ALONE = RLock()
+_PROCESS_WIDE = ("_global_forward_pre_hooks", "_global_forward_hooks")
+"""PyTorch's tables of the hooks that see the forward passes of every module."""
 
 
 @contextmanager
@@ -121,3 +123,22 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         for held, content in before:
             held.clear()
             held.update(content)
+
+
+@contextmanager
+def without_process_wide_hooks() -> Iterator[None]:
+    """Within, hooks on the forward passes of every module do not see those of this thread."""
+    own = get_ident()
+    tables = [getattr(nn.modules.module, name) for name in _PROCESS_WIDE]
+    before = [dict(table) for table in tables]
+
+    def elsewhere(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: None if get_ident() == own else hook(*args, **kwargs)
+
+    for table, hooks in zip(tables, before, strict=True):
+        table.update({key: elsewhere(hook) for key, hook in hooks.items()})
+    try:
+        yield
+    finally:
+        for table, hooks in zip(tables, before, strict=True):
+            table.update({key: hook for key, hook in hooks.items() if key in table})

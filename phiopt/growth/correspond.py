@@ -112,6 +112,8 @@ class Correspondence:
     """Axes of parameters that are summed over against each other, as weight @ vector is."""
     constants: list[ConstantPair] = field(default_factory=list)
     """Constants met at one place, compared once all axes are decided."""
+    rounding: float = 0.0
+    """Of the dtype of constants that are equal up to it."""
     rescaled: list[tuple[Origin, str]] = field(default_factory=list)
     """Axes of parameters that take up another constant factor, with the remark for where they cannot."""
     remarks: dict[str, None] = field(default_factory=dict)

@@ -68,8 +68,8 @@ class Difference:
         return (
             f"fill={fill!r} does not keep the function, although the map has no remark: the student's outputs at ψ(x) "
             f"are off by {self.gap.change:.3g}, the teacher's being up to {self.gap.size:.3g}. {where}. Give both "
-            "modules the same options, or teach the map the operation with phiopt.growth.register_rule; verify=False "
-            "takes the student as it is"
+            "modules the same options, take another fill (zero-out asks the least of the models), or teach the map the "
+            "operation with phiopt.growth.register_rule; verify=False takes the student as it is"
         )
 
 

@@ -19,6 +19,7 @@ from phiopt.growth.axes import Mismatch, Term, find, fixed, unify
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair, TensorPlace
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
+from phiopt.growth.given import classes_of
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
@@ -231,20 +232,17 @@ def _match_classes(
         if find(term).kind == "free":  # new classes are no copies of old ones
             unify(term, fixed(np.arange(old), new, external=True))
         return torch.from_numpy(places(term).copy()), axis
-    try:
-        chosen = torch.as_tensor(classes, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"classes={classes!r} must be integers: {error}") from error
-    if chosen.dtype.is_floating_point or chosen.ndim != 1 or len(chosen) != old:
+    chosen = classes_of(classes)
+    if len(chosen) != old:
         raise ValueError(
-            f"classes={classes!r} must be {old} integers, the student's output of each teacher class"
+            f"classes={chosen.tolist()} must be {old} integers, the student's output of each teacher class"
         )
     if len(chosen.unique()) != old or chosen.min() < 0 or chosen.max() >= new:
         raise ValueError(
             f"classes={chosen.tolist()} must be {old} different indices between 0 and {new - 1}"
         )
     try:
-        unify(axes[axis].term, fixed(chosen.numpy().astype(np.int64), new, external=True))
+        unify(axes[axis].term, fixed(chosen.numpy(), new, external=True))
     except Mismatch as error:
         raise ValueError(
             f"classes={chosen.tolist()} do not fit the output of {new} classes: {error}"
@@ -254,7 +252,7 @@ def _match_classes(
         raise ValueError(
             f"classes={chosen.tolist()} change the order of an output that no parameter makes by itself"
         )
-    return chosen.to(torch.int64), axis
+    return chosen, axis
 
 
 def _class_axis(state: Correspondence, axes: Sequence[Axis]) -> int:

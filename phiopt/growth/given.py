@@ -1,13 +1,15 @@
-"""What a user gives a map by hand, checked by name: tensors, their shapes, and models."""
+"""What a user gives a map by hand, checked by name: tensors, their shapes, models, ψ and classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from phiopt._files import differences
-from phiopt._types import Params
+from phiopt._types import Lift, Params
+from phiopt._values import shown
 from phiopt.growth.trace import tensors_of
 
 _MOST = 8
@@ -61,3 +63,42 @@ def check_models(
     if lines:
         more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
         raise ValueError(f"map= belongs to other models: {'; '.join(lines[:_MOST])}{more}")
+
+
+def classes_of(classes: object) -> Tensor:
+    """Student output of each teacher class, as whole numbers of shape ``(c1,)``.
+
+    Raises:
+        TypeError, ValueError: They are none; the message names the argument.
+    """
+    rule = "integers, the student's output of each teacher class"
+    try:
+        chosen = torch.as_tensor(classes, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"classes={shown(classes)} must be {rule}: {error}") from error
+    if chosen.dtype.is_floating_point or chosen.dtype.is_complex or chosen.dtype == torch.bool:
+        raise ValueError(f"classes={shown(classes)} must be {rule}; got {chosen.dtype}")
+    if chosen.ndim != 1:
+        raise ValueError(f"classes={shown(classes)} must be {rule}, along one axis")
+    return chosen.to(torch.int64)
+
+
+def check_beside_map(
+    lift: Lift | None,
+    classes: Sequence[int] | Tensor | None,
+    of_map: tuple[Lift, Tensor],
+) -> None:
+    """What is given beside a map says the same.
+
+    Args:
+        of_map: The map's own ψ and classes.
+
+    Raises:
+        ValueError: It contradicts the map; the message has both.
+    """
+    if lift is not None and lift is not of_map[0] and lift != of_map[0]:
+        raise ValueError(f"lift={lift!r} contradicts map=, whose lift is {of_map[0]!r}; pass one")
+    if classes is not None and classes_of(classes).tolist() != of_map[1].tolist():
+        raise ValueError(
+            f"classes={classes!r} contradict map=, whose classes are {of_map[1].tolist()}; pass one"
+        )

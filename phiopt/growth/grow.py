@@ -10,16 +10,17 @@ from math import inf
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
-from phiopt._attention import plain_attention
-from phiopt._modules import alone, copied, with_tensors
+from phiopt._modules import alone, with_tensors
+from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
 from phiopt._values import flag, instance, one_of, part, seed_of, two_models, within
 from phiopt.growth.fills import FILLS, Start, identities
+from phiopt.growth.forward import Forward
+from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.trace import tensors_of
-from phiopt.growth.verify import verify as held_against
+from phiopt.growth.verify import verify as verified
 
 _log = logging.getLogger("phiopt")
 EXACT = 1e-5
@@ -101,22 +102,14 @@ def grow(
     theta, seed = within("theta", theta, 0, inf), seed_of(seed)
     if verify is not None:
         verify = flag("verify", verify)
-    if map is not None:
-        instance("map", map, GrowthMap, "a GrowthMap")
     if inputs is not None:
         instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
     if lift is not None:
         part("lift", lift, "__call__")
     if map is not None:
+        instance("map", map, GrowthMap, "a GrowthMap")
         map.check_models(teacher, student)
-        if lift is not None and lift is not map.lift and lift != map.lift:
-            raise ValueError(
-                f"lift={lift!r} contradicts map=, whose lift is {map.lift!r}; pass one"
-            )
-        if classes is not None and torch.as_tensor(classes).tolist() != map.classes.tolist():
-            raise ValueError(
-                f"classes={classes!r} contradict map=, whose classes are {map.classes.tolist()}; pass one"
-            )
+        check_beside_map(lift, classes, (map.lift, map.classes))
     map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)
@@ -130,8 +123,8 @@ def grow(
     grown = with_tensors(student, make(_detached(teacher), _detached(student)))
     preserving = fill in ("zero-out", "net2wider", "vv-zz")
     if verify is not False and preserving and not map.remarks:
-        held = _detached(grown)
-        why = held_against(teacher, student, map, make, held, fill=fill, inputs=inputs, seed=seed)
+        new = _detached(grown)
+        why = verified(teacher, student, map, make, new, fill=fill, inputs=inputs, seed=seed)
         if why is not None:
             warnings.warn(
                 f"fill={fill!r} is not verified: {why} (verify=False skips the check)", stacklevel=2
@@ -164,17 +157,17 @@ def compare(
             an integer input) of the shape that the map was traced with.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
-    small, large = copied(teacher, "teacher").eval(), copied(student, "student").eval()
-    x = _placed(x, small)
-    with plain_attention():
-        a = _first(small(x))
-        b = _first(large(_placed(map.lift(x), large)))
+    small, large = (Forward.of(model, double=False) for model in (teacher, student))
+    x = small.placed(x)
+    with preserved_randomness(map.lift, small.device, seed):
+        a, b = small(x, seed)[0], large(map.lift(x), seed)[0]
     if map.class_axis > 0:  # else one number per example: no classes
         b = b.index_select(map.class_axis, map.classes.to(b.device))
     b = b[tuple(slice(0, n) for n in a.shape)]
     change = float((a - b.to(a.device)).abs().max())
-    held = (p for m in (small, large) for p in m.parameters() if p.is_floating_point())
-    tolerance = max(EXACT, *(ROUNDINGS * torch.finfo(p.dtype).eps for p in held))
+    parameters = (p for model in (teacher, student) for p in model.parameters())
+    roundings = (torch.finfo(p.dtype).eps for p in parameters if p.is_floating_point())
+    tolerance = max(EXACT, *(ROUNDINGS * eps for eps in roundings))
     return Verification(change, change / max(float(a.abs().max()), 1e-30), x.shape[0], tolerance)
 
 
@@ -189,16 +182,6 @@ def _check_values(role: str, module: nn.Module) -> None:
     for name, buffer in module.named_buffers():
         if buffer.isnan().any():
             raise ValueError(f"{role}'s {name} holds NaN")
-
-
-def _placed(x: Tensor, module: nn.Module) -> Tensor:
-    """On the module's device and, unless they are whole numbers, in its dtype."""
-    like = next(module.parameters())
-    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-
-
-def _first(output: object) -> Tensor:
-    return next(x for x in tree_flatten(output)[0] if isinstance(x, Tensor))
 
 
 def _detached(module: nn.Module) -> Params:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from phiopt._modules import alone
+from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
 from phiopt._values import instance, part, path_of, seed_of, two_models
 from phiopt.growth.correspond import Correspondence
@@ -20,6 +21,7 @@ from phiopt.growth.placement import Placement
 from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
 from phiopt.growth.table import table
+from phiopt.growth.trace import tensors_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +110,9 @@ class GrowthMap:
             instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
         if correspondence is not None:
             instance("correspondence", correspondence, Mapping, "a mapping of module names")
-        return cls(**derive(teacher, student, lift, classes, inputs, correspondence))
+        device = next((x.device for x in tensors_of(teacher).values()), torch.device("cpu"))
+        with preserved_randomness(lift, device, seed=0):  # a forward pass may draw
+            return cls(**derive(teacher, student, lift, classes, inputs, correspondence))
 
     def embed(self, u: Params, into: Params) -> Params:
         """The teacher's values at their places in a copy of ``into``.

@@ -16,7 +16,7 @@ NEUTRAL = {"weight": 1.0, "bias": 0.0, "self": 0.0}
 """Values of the optional arguments of an operation with which it is the one without them."""
 ACTS = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 """Values of a parameter with which these operations do nothing to the other operand."""
-_REGROUP = {"view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "repeat"}
+REGROUPS = {"view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "repeat"}
 
 
 def kind(node: Node) -> str:
@@ -76,7 +76,7 @@ def operand(trace: Trace, node: Node) -> str | None:
 def parameter_of(trace: Trace, value: Value) -> str | None:
     """The parameter that ``value`` is, seen through what regroups its axes."""
     producers = {o.id: n for n in trace.nodes for o in n.outputs}
-    while value.id in producers and producers[value.id].name in _REGROUP:
+    while value.id in producers and producers[value.id].name in REGROUPS:
         value = producers[value.id].inputs[0]
     return trace.tensors.get(value.id)
 

@@ -37,8 +37,10 @@ _OVERWRITES = {"copy", "fill", "zero"}
 _INDICES = {"index": "indices", "embedding": "indices", "index_select": "index", "gather": "index"}
 _REMEDY = "give the student the teacher's"
 
-SAME = 1e-7
+SAME = 1e-10
 """Relative difference up to which two numbers are one."""
+ROUNDINGS = 8
+"""The same of two constants, in units of the rounding of their dtype, where that is coarser."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ def compare_constants(state: Correspondence) -> None:
             t, s = torch.from_numpy(places(c.picks.term))[t % max(old, 1)], s % max(new, 1)
         unequal = ~_close(t, s)
         if not unequal.any():
+            if not torch.equal(t.nan_to_num(), s.nan_to_num()):
+                state.rounding = max(state.rounding, _rounding(t, s))
             continue
         at = tuple(int(i) for i in unequal.nonzero()[0])
         where = f" ({c.modules[0] or 'the root module'!r} there)" * (c.modules[0] != c.modules[1])
@@ -149,12 +153,22 @@ def compare_constants(state: Correspondence) -> None:
 
 
 def _close(t: Tensor, s: Tensor) -> Tensor:
+    rtol = max(SAME, ROUNDINGS * _rounding(t, s))
     if t.dtype.is_complex or s.dtype.is_complex:
-        return torch.isclose(t.to(torch.complex128), s.to(torch.complex128), rtol=1e-6, atol=0.0)
+        return torch.isclose(t.to(torch.complex128), s.to(torch.complex128), rtol=rtol, atol=0.0)
     t, s = t.double(), s.double()
     finite = t[t.isfinite()].abs()
     largest = float(finite.max()) if finite.numel() else 0.0
-    return torch.isclose(t, s, rtol=1e-6, atol=1e-6 * largest, equal_nan=True)
+    return torch.isclose(t, s, rtol=rtol, atol=rtol * largest, equal_nan=True)
+
+
+def _rounding(*constants: Tensor) -> float:
+    """Of the coarsest of their dtypes; whole numbers have none."""
+    return max(torch.finfo(x.dtype).eps if _numbers(x) else 0.0 for x in constants)
+
+
+def _numbers(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
 
 
 def _picked_axis(state: Correspondence, t: Node, s: Node, name: str, i: int) -> Axis | None:

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from phiopt._attention import plain_attention
-from phiopt._modules import unchanged
+from phiopt._modules import unchanged, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.constants import CREATION, LARGEST, Constants, storage, with_numbers
 
@@ -167,7 +167,7 @@ def aliases_of(module: nn.Module) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    with unchanged(module), _without_hooks(module):
+    with unchanged(module), _without_hooks(module), without_process_wide_hooks():
         for part in module.modules():
             part.training = False
         yield

@@ -37,6 +37,7 @@ class Net(nn.Module):
 
 VECTORS = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 SEQUENCES = torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(0))
+TENTHS = torch.full((5, 1), 0.1)
 IMAGES = torch.randn(4, 2, 9, 9, generator=torch.Generator().manual_seed(0))
 
 
@@ -201,6 +202,11 @@ RIGHT = {
     "float32 product inside": (
         lambda: Net(lambda x: torch.eye(5) @ x.float(), 8),
         lambda: Net(lambda x: torch.eye(5) @ x.float(), 16),
+        SEQUENCES,
+    ),
+    "constants equal to their rounding": (
+        lambda: Net(lambda x: x + TENTHS, 8),
+        lambda: Net(lambda x: x + TENTHS.nextafter(torch.ones(())), 16),
         SEQUENCES,
     ),
     "only float32": (
