@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 import phiopt
 from experiments import basic, classes, demo, lattice, schema, study
-from experiments.checks import ABLATIONS
-from experiments.data import data_root, fashion_mnist
+from experiments.checks import data_root
+from experiments.data import fashion_mnist
 from experiments.errors import UsageError
 from experiments.lattice import CHUNK, FLOOR, HORIZON, Case, Point, Scene, finite
 from experiments.methods import Descent
+from experiments.names import ABLATIONS
 from experiments.records import RunDirectory, environment, write_text
 from experiments.report.ablation import described, show_and_write
 from experiments.scales import SCALES, Scale

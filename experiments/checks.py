@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from math import comb
 from pathlib import Path
 
 from experiments.errors import UsageError
+from experiments.names import DEVICES, Names
 
-ABLATIONS = ("digits", "classes", "noise")
-"""Tasks of the ablation."""
+ROOT_VARIABLE = "PHIOPT_DATA"
+CLASS_FOLDERS = "cifar10"
+FASHION, CIFAR = "Fashion-MNIST", "CIFAR-10"
+DATA_SETS = {FASHION: ("FashionMNIST/raw",), CIFAR: (CLASS_FOLDERS, "cifar-10-batches-py")}
+"""Folders that hold each data set."""
 MOST_SEEDS = 10_000
 FINEST = 32
 """Parts that the ablation cuts the weight 1 into at most: 6,545 points."""
@@ -59,6 +64,28 @@ def names(option: str, text: str, known: Sequence[str] = ()) -> list[str]:
     return found
 
 
+def tasks(text: str | None, known: Names) -> list[str] | None:
+    """Of ``--tasks``; None where all are meant, or those of the scale."""
+    if text is None or text.strip() == "all":
+        return None if text is None else ["all"]
+    return names("--tasks", text, known.tasks)
+
+
+def methods(text: str | None, known: Names) -> list[str]:
+    """Of ``--methods``: those named, or all, or those that the paper compares."""
+    if text is None or text.strip() == "all":
+        return list(known.compared if text is None else known.methods)
+    return names("--methods", text, known.methods)
+
+
+def device(text: str) -> None:
+    """Of ``--device``: whether it is spelled as one; whether it is there, PyTorch knows."""
+    if not re.fullmatch(rf"({'|'.join(DEVICES)})(:(0|[1-9]\d?))?", text):
+        raise UsageError(
+            f"--device {text}: not usable here (must be cpu, cuda, cuda:1, mps or the like)"
+        )
+
+
 def number_of_points(resolution: int) -> int:
     """Of the lattice on the simplex of four weights."""
     return comb(resolution + 3, 3)
@@ -74,17 +101,35 @@ def resolution(value: int) -> None:
         )
 
 
-def data(folder: Path | None, *, download: bool) -> None:
-    """Of ``--data`` or $PHIOPT_DATA, where one of them is given: a folder, or one to be made."""
-    if folder is None and "PHIOPT_DATA" in os.environ:
-        folder = Path(os.environ["PHIOPT_DATA"])
-    if folder is None or (download and not os.path.exists(folder)):
+def data_root(given: Path | None) -> Path:
+    """``--data``, else the environment variable PHIOPT_DATA."""
+    if given is not None:
+        return given
+    if named := os.environ.get(ROOT_VARIABLE):
+        return Path(named)
+    raise UsageError(
+        "--data: no data root given. Name a folder in torchvision's layout with --data ROOT or "
+        f"{ROOT_VARIABLE}; --download lets torchvision fetch what is missing."
+    )
+
+
+def data(given: Path | None, *, download: bool, sets: Sequence[str] = ()) -> None:
+    """Of ``--data`` or $PHIOPT_DATA: a folder that has the folders of these data sets, or ones to be made."""
+    folder = data_root(given)
+    if download and not os.path.exists(folder):
         return
     if not os.path.isdir(folder):
         what = "is a file" if os.path.exists(folder) else "does not exist; --download makes it"
         raise UsageError(f"--data {folder}: {what}, must be a folder in torchvision's layout")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"--data {folder}: cannot be read")
+    for name in () if download else sets:
+        places = [folder / place for place in DATA_SETS[name]]
+        if not any(os.path.isdir(place) for place in places):
+            raise UsageError(
+                f"--data {folder}: {name} is not there. Its files belong in {' or '.join(map(str, places))}; "
+                "--download lets torchvision fetch them."
+            )
 
 
 def writable(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The command line: one command an experiment.  Heavy imports wait until one is chosen."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib import import_module
@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from experiments import checks
+from experiments import names as known
 from experiments.errors import UsageError
 
 
@@ -81,15 +82,15 @@ def demo(seeds: Seeds = None, methods: Methods = None, out: Out = Path("runs/dem
     """Digits 0 to 4 teach, a larger student learns all ten: under a minute, no download."""
     with _mistakes_shown(out):
         numbers = checks.seeds(seeds, default=5)
+        compared = checks.methods(methods, known.DEMO)
         checks.writable(out)
         import torch
 
-        from experiments import demo, study
-        from experiments.methods import METHODS as PAPER
+        from experiments import demo
 
         # Networks this small lose by threads, and one gives the same figures on every machine.
         torch.set_num_threads(1)
-        demo.run(numbers, _methods(methods, study.METHODS, PAPER), out)
+        demo.run(numbers, compared, out)
 
 
 def _experiment(name: str) -> Callable[..., None]:
@@ -117,20 +118,20 @@ def _experiment(name: str) -> Callable[..., None]:
     ) -> None:
         with _mistakes_shown(out):
             checks.seeds(seeds, default=1)
-            names = None if tasks is None else checks.names("--tasks", tasks)
-            checks.data(data, download=download)
+            names = checks.tasks(tasks, known.EXPERIMENTS[name])
+            compared = checks.methods(methods, known.EXPERIMENTS[name])
+            checks.device(device)
             checks.writable(out)
-            from experiments.data import data_root
-            from experiments.methods import METHODS as PAPER
+            if device != "cpu":
+                _device(device)  # PyTorch alone knows whether it is there
+            sets = [checks.FASHION, *([checks.CIFAR] if name.startswith("cifar") else [])]
+            checks.data(data, download=download, sets=sets)
             from experiments.scales import SCALES
-            from experiments.study import METHODS
 
             experiment = import_module(f"experiments.{name.replace('-', '_')}").EXPERIMENT
             size = SCALES[scale.value]
             numbers, place = checks.seeds(seeds, default=size.seeds), _device(device)
-            registry = experiment.methods or METHODS
-            compared = _methods(methods, registry, experiment.methods or PAPER)
-            images = experiment.load(data_root(data), download=download)
+            images = experiment.load(checks.data_root(data), download=download)
             made = experiment.tasks(size, images)
             experiment.run(size, made, names, compared, numbers, place, out)
 
@@ -159,13 +160,14 @@ def ablation(
 ) -> None:
     """φ on a lattice of λ, many points at a time, and `phiopt.learn` against its best point."""
     with _mistakes_shown(out):
-        names = checks.names("--tasks", tasks, checks.ABLATIONS)
+        names = checks.names("--tasks", tasks, known.ABLATIONS)
         numbers = checks.seeds(seeds, default=5)
         checks.resolution(resolution)
-        if names != ["digits"]:
-            checks.data(data, download=download)
+        checks.device(device)
         for name in names:
             checks.writable(out / name)
+        if names != ["digits"]:
+            checks.data(data, download=download, sets=[checks.FASHION])
         from experiments import ablation
 
         ablation.run(
@@ -208,20 +210,6 @@ def _mistakes_shown(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"interrupted: {out} keeps what is finished; the same command goes on", err=True)
         raise typer.Exit(130) from None
-
-
-def _methods(
-    text: str | None, registry: Mapping[str, Any], default: Mapping[str, Any]
-) -> list[str]:
-    if text is None or text == "all":
-        return list(default if text is None else registry)
-    names = checks.names("--methods", text)
-    unknown = [name for name in names if name not in registry]
-    if unknown:
-        raise UsageError(
-            f"--methods {text}: unknown {', '.join(unknown)!r}; choose from {', '.join(registry)}"
-        )
-    return names
 
 
 def _device(name: str) -> Any:

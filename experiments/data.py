@@ -1,6 +1,5 @@
 """The data sets, as tensors in [0, 1] cut into training, validation and test parts."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from experiments.checks import CLASS_FOLDERS
 from experiments.errors import UsageError
-
-ROOT_VARIABLE = "PHIOPT_DATA"
-CLASS_FOLDERS = "cifar10"
 
 
 class Examples(NamedTuple):
@@ -144,18 +141,6 @@ def _shuffled(x: Tensor, y: Tensor) -> Examples:
     """In [0, 1]; part of the images then has all classes."""
     order = torch.randperm(len(x), generator=Generator().manual_seed(0))
     return Examples(x[order].float() / 255, y[order])
-
-
-def data_root(given: Path | None) -> Path:
-    """``--data``, else the environment variable PHIOPT_DATA."""
-    if given is not None:
-        return given
-    if named := os.environ.get(ROOT_VARIABLE):
-        return Path(named)
-    raise UsageError(
-        "--data: no data root given. Name a folder in torchvision's layout with --data ROOT or "
-        f"{ROOT_VARIABLE}; --download lets torchvision fetch what is missing."
-    )
 
 
 def split(

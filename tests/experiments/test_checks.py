@@ -9,6 +9,7 @@ import pytest
 
 from experiments import checks
 from experiments.errors import UsageError
+from experiments.names import ABLATIONS, DEMO
 
 HUGE = "99999999999999999999"
 
@@ -32,6 +33,7 @@ def commands(folder):
     (folder / "records" / "settings.json").write_text("{}")
     (folder / "records" / "records" / "t-zero-0.json").write_text("[]")
     (folder / "folder" / "settings.json").mkdir(parents=True)
+    (folder / "fashion" / "FashionMNIST" / "raw").mkdir(parents=True)
     at = str(folder)
     return [
         (["demo", "--seeds", HUGE], "--seeds", "at most 10,000"),
@@ -54,6 +56,45 @@ def commands(folder):
         (["ablation", "--tasks", "digits,digits"], "--tasks digits,digits", "repeated"),
         (["ablation", "--tasks", "noise", "--data", f"{at}/none"], "--data", "does not exist"),
         (["basic", "--tasks", "mlp,mlp"], "--tasks mlp,mlp", "repeated"),
+        (["basic", "--tasks", "mlp,rnn"], "--tasks mlp,rnn", "unknown 'rnn'; choose from mlp"),
+        (["basic", "--tasks", ""], "--tasks", "unknown ''; choose from mlp"),
+        (
+            ["classes", "--tasks", "mlp-all"],
+            "--tasks mlp-all",
+            "choose from mlp, cnn, lstm, authors",
+        ),
+        (["samples", "--tasks", "mlp"], "--tasks mlp", "choose from mlp-100"),
+        (
+            ["demo", "--methods", "magic"],
+            "--methods magic",
+            "unknown 'magic'; choose from scratch, zero",
+        ),
+        (["demo", "--methods", "zero,zero"], "--methods zero,zero", "repeated"),
+        (["demo", "--methods", ""], "--methods", "choose from scratch"),
+        (["demo", "--methods", "all,zero"], "--methods all,zero", "unknown 'all'"),
+        (["theta", "--methods", "phi"], "--methods phi", "choose from scratch, default, zero"),
+        (["variants", "--methods", "magic"], "--methods magic", "choose from default, matched"),
+        (["basic", "--device", "gpu0"], "--device gpu0", "not usable here"),
+        (["basic", "--device", "cuda:x"], "--device cuda:x", "must be cpu, cuda"),
+        (["basic", "--device", "cuda:"], "--device cuda:", "must be cpu, cuda"),
+        (["basic", "--device", "cuda:-1"], "--device cuda:-1", "must be cpu, cuda"),
+        (["basic", "--device", "CUDA"], "--device CUDA", "must be cpu, cuda"),
+        (["basic", "--device", "meta"], "--device meta", "must be cpu, cuda"),
+        (["ablation", "--device", ""], "--device", "must be cpu, cuda"),
+        (["ablation", "--device", "cuda 1"], "--device cuda 1", "must be cpu, cuda"),
+        (["basic"], "--data", "no data root given"),
+        (["cifar", "--download"], "--data", "no data root given"),
+        (
+            ["basic", "--data", f"{at}/empty"],
+            "Fashion-MNIST is not there",
+            "--download lets torchvision",
+        ),
+        (["cifar", "--data", f"{at}/fashion"], "CIFAR-10 is not there", "cifar-10-batches-py"),
+        (
+            ["ablation", "--data", f"{at}/empty"],
+            "Fashion-MNIST is not there",
+            "--download lets torchvision",
+        ),
         (["basic", "--scale", "huge"], "--scale", "quick"),
         (["basic", "--data", f"{at}/none"], "--data", "does not exist"),
         (["basic", "--data", f"{at}/file"], "--data", "is a file"),
@@ -109,6 +150,7 @@ def test_each_mistake_is_one_line_and_exit_2_before_anything_heavy_is_imported(t
         capture_output=True,
         text=True,
         check=True,
+        env={name: value for name, value in os.environ.items() if name != checks.ROOT_VARIABLE},
     )
     told, heavy = json.loads(done.stdout)
     assert not heavy
@@ -143,11 +185,20 @@ def test_good_arguments_are_accepted(tmp_path):
     assert checks.seeds("2", default=3) == [0, 1]
     assert checks.seeds(f"7,{2**63 - 1}", default=3) == [7, 2**63 - 1]
     assert checks.seeds("3,", default=9) == [3]
-    assert checks.names("--tasks", "noise, digits", checks.ABLATIONS) == ["noise", "digits"]
+    assert checks.names("--tasks", "noise, digits", ABLATIONS) == ["noise", "digits"]
     checks.resolution(1)
     checks.resolution(checks.FINEST)
-    checks.data(None, download=False)
-    checks.data(tmp_path / "new", download=True)
+    checks.data(tmp_path, download=False)
+    (tmp_path / "cifar10").mkdir()
+    checks.data(tmp_path, download=False, sets=[checks.CIFAR])
+    checks.data(tmp_path / "new", download=True, sets=[checks.CIFAR])
+    for device in ("cpu", "cpu:0", "cuda", "cuda:0", "cuda:15", "mps", "xpu:1", "hpu"):
+        checks.device(device)
+    assert checks.methods("all", DEMO) == list(DEMO.methods)
+    assert checks.methods(None, DEMO) == list(DEMO.compared)
+    assert checks.methods("phi, zero", DEMO) == ["phi", "zero"]
+    assert checks.tasks("all", DEMO) == ["all"]
+    assert checks.tasks(None, DEMO) is None
     checks.writable(tmp_path / "several" / "new" / "folders")
     run = tmp_path / "deep" / "run"
     (run / "records").mkdir(parents=True)

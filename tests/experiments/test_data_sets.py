@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.data import ROOT_VARIABLE, Examples, data_root, digits, fashion_mnist, split
+from experiments.checks import ROOT_VARIABLE, data_root
+from experiments.data import Examples, digits, fashion_mnist, split
 from experiments.errors import UsageError
 
 
