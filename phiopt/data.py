@@ -148,6 +148,7 @@ class Data:
                 raise TypeError(
                     f"{self._name}: the data set's inputs are {type(items[0][0]).__name__}, must be "
                     "tensors: give it a transform such as torchvision.transforms.ToTensor()"
+                    + _several(items[0][0])
                 )
             try:
                 batch = default_collate(items)
@@ -318,15 +319,26 @@ def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
         )
 
 
+def _several(parts: object) -> str:
+    """What to do where there are several inputs."""
+    several = isinstance(parts, dict) or (isinstance(parts, tuple | list) and len(parts) > 1)
+    how = "; several inputs are joined to one tensor, which a wrapper of both models splits"
+    return how if several else ""
+
+
 def check_pair(name: str, pair: Any) -> Batch:
     """Inputs and targets, if ``pair`` is such: plain tensors with as many examples; errors call it
     ``name``.
     """
     if not _paired(pair):
-        raise TypeError(f"{name}: got {_kind(pair)}, must be a pair (inputs, targets)")
+        raise TypeError(
+            f"{name}: got {_kind(pair)}, must be a pair (inputs, targets){_several(pair)}"
+        )
     for which, part in zip(("inputs", "targets"), pair, strict=True):
         if not isinstance(part, Tensor):
-            raise TypeError(f"{name}: {which} are {type(part).__name__}, must be a Tensor")
+            raise TypeError(
+                f"{name}: {which} are {type(part).__name__}, must be a Tensor{_several(part)}"
+            )
         if part.is_meta or part.is_nested or part.layout != torch.strided:
             kind = "on meta" if part.is_meta else f"nested or {part.layout}"
             raise TypeError(f"{name}: {which} are {kind}, must be plain tensors of numbers")
