@@ -249,7 +249,7 @@ def gradients(stats: Stats, samples: int, products: float | None) -> float:
 
     A forward pass alone is a third of one. A Hessian-vector product alone was measured at 2.5, with
     the gradient of its square at 5 (benchmarks/test_gradient_cost.py times the sum of all terms).
-    ``products`` are those of one gradient of the objective; None: there is no curvature in it, and
+    ``products`` are those that one gradient of the objective differentiates; None: there is no curvature in it, and
     they only report L_4, which nobody needs for w1.
     """
     passes = stats.gradient * (1 + samples)
@@ -261,10 +261,11 @@ def gradients(stats: Stats, samples: int, products: float | None) -> float:
 
 
 def _products(curvature: Curvature, growth: Growth) -> float:
-    """Of a solver's step, in products with the Hessian of its whole batch."""
+    """Those of a solver's step that are differentiated, in products with the Hessian of its whole batch."""
     size = min(growth.phi.batch_size, len(growth.data.x))
     part = curvature.part(size)
-    return curvature.products if part is None else 2 * curvature.products * part / size
+    products = curvature.products - curvature.searching
+    return products if part is None else 2 * products * part / size
 
 
 def report(solution: phiopt.Solution) -> dict[str, Any]:

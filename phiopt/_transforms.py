@@ -65,6 +65,16 @@ def has_tangent(value: Tensor) -> bool:
     return forward_ad.unpack_dual(value).tangent is not None
 
 
+def numbers(value: Tensor) -> Tensor:
+    """The numbers of ``value``, off every graph and transform; under `torch.vmap` those of all that it
+    stands for.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    with outside_transforms():
+        return value.detach()
+
+
 def plain(name: str, value: Tensor) -> Tensor:
     """The numbers of ``value``, off every graph and transform.
 
@@ -75,7 +85,4 @@ def plain(name: str, value: Tensor) -> Tensor:
             f"{name}: is batched by torch.vmap, but each solve goes its own way; call in a loop, or "
             "give many points λ to phiopt.solve.solve_many"
         )
-    while torch._C._functorch.is_functorch_wrapped_tensor(value):
-        value = torch._C._functorch.get_unwrapped(value)
-    with outside_transforms():
-        return value.detach()
+    return numbers(value)

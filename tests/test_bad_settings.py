@@ -139,7 +139,7 @@ TABLE = {
         "matrix": word("hesian", "gauss_newton"),
         "batch": ([0, -0.1, 1.1, nan, inf, "0.5", True], "must be"),
     },
-    phiopt.Spectral: {"iterations": COUNT},
+    phiopt.Spectral: {"iterations": COUNT, "tol": FRACTION},
     phiopt.TorchOpt: {
         "optimizer": OPTIMIZER,
         "steps": COUNT,

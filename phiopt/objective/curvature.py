@@ -10,7 +10,7 @@ batch can go through in several small ones.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +30,22 @@ Product: TypeAlias = Callable[[Params], Params]
 """v ↦ H v."""
 
 
+class Search(NamedTuple):
+    """How a search for probes ended.
+
+    Args:
+        products: H v spent on it.
+        error: Relative error of the gradient up to a factor, that of the value up to a square: for an
+            eigenvector the sine of the angle that is left, at most. The largest, of many under
+            ``torch.vmap``.
+        unsettled: How many of these were not found to their tolerance: 0 or 1 of one.
+    """
+
+    products: int
+    error: float
+    unsettled: int
+
+
 class Curvature(ABC):
     """An estimate of ‖H‖² from products H v with random probes v."""
 
@@ -47,7 +63,16 @@ class Curvature(ABC):
     @property
     @abstractmethod
     def products(self) -> int:
-        """Number of Hessian-vector products of one evaluation on the whole batch."""
+        """Number of Hessian-vector products of one evaluation on the whole batch, at most."""
+
+    @property
+    def searching(self) -> int:
+        """How many of them `aim` spends, at most, and tells of (see `reporting`)."""
+        return 0
+
+    def reporting(self, to: Callable[[Search], None]) -> "Curvature":
+        """This estimator, calling ``to`` after every search of `aim`; by default there is none."""
+        return self
 
     @abstractmethod
     def draw(self, params: Params, generator: Generator) -> Params:

@@ -372,6 +372,7 @@ def _with(work: Stats, counted: Counted) -> Stats:
         gradient=work.gradient + counted.gradient,
         forward=work.forward + counted.forward,
         hvp=work.hvp + counted.hvp,
+        unsettled=work.unsettled + counted.unsettled,
     )
 
 

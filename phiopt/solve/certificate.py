@@ -101,8 +101,10 @@ def certify(
         restarts: Solutions from other starts.
         seed: Of the spectrum's first vector.
     """
+    before = moments(Counted(objective), start, draws)
     counted = Counted(objective)
-    before, after = (moments(counted, point, draws) for point in (start, params))
+    after = moments(counted, params, draws)
+    error, unsettled = counted.search_error, counted.unsettled
     unit = before.gradient_norm or 1.0  # the ratio is 0 where both are 0
     ends = None
     if curved_on is not None:
@@ -121,6 +123,8 @@ def certify(
         dead_units=dead_units(after.gradient),
         spectrum=ends,
         restarts=tuple(_mean_value(counted, point, draws) for point in restarts),
+        curvature_error=error,
+        unsettled=unsettled,
     )
 
 
@@ -137,6 +141,8 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
         fresh = certificate.start_objective - certificate.objective
         if not holds(outcome, fresh):
             return Status.SAMPLE_TOO_SMALL  # whatever the shape of a function that is not L
+    if outcome.status is Status.SOLVED and certificate.unsettled:
+        return Status.UNSETTLED
     ends = certificate.spectrum
     if ends is not None and ends.least < -flat(ends, outcome.params):
         return Status.SADDLE

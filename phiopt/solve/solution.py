@@ -46,6 +46,12 @@ class Status(Enum):
         "least Hessian eigenvalue is negative): no minimum. Use NewtonCG, which follows negative "
         "curvature, a smaller tol, or another start."
     )
+    UNSETTLED = (
+        "The gradient norm fell to the tolerance, but the spectral norm's eigenvector was not found to "
+        "its own, so that this gradient is inexact (see certificate.curvature_error). Give Spectral "
+        "more iterations; where the largest eigenvalues all but coincide, the norm has a kink there: "
+        "take Frobenius, or throw=False."
+    )
     DIVERGED = (
         "The objective ended above the start's, so the solve went back to the best iterate it had "
         "met, perhaps the start itself. Lower the learning rate, let it decay, or enlarge the "
@@ -86,6 +92,8 @@ class Stats:
             counts as that part.
         rollbacks: Returns to the best iterate after a non-finite value.
         seconds: Wall-clock time.
+        unsettled: Evaluations of `Spectral` whose search ended at its most iterations, before its
+            tolerance: value and gradient are inexact there.
     """
 
     steps: int
@@ -94,6 +102,7 @@ class Stats:
     hvp: float
     rollbacks: int
     seconds: float
+    unsettled: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,10 @@ class Certificate:
         spectrum: The ends of the spectrum of ∇²L(w1), on the frozen sample if there was one; None
             unless the gradient norm had fallen to the tolerance. NaN where a product was not finite.
         restarts: L of the solutions from other starts, on the same draws; in their order.
+        curvature_error: What `Spectral`'s search left of the eigenvector at w1, the sine of an angle in
+            [0, 1], the largest over the draws: the relative error of L_4's gradient is in proportion to
+            it. None where the curvature has no weight or no search.
+        unsettled: In how many of the draws it was not found to its tolerance.
     """
 
     gradient_norm: float
@@ -153,6 +166,8 @@ class Certificate:
     dead_units: dict[str, int]
     spectrum: Spectrum | None = None
     restarts: tuple[float, ...] = ()
+    curvature_error: float | None = None
+    unsettled: int = 0
 
 
 @dataclass(frozen=True)
@@ -275,6 +290,11 @@ class Solution:
             f"{s.steps} steps, {s.gradient} gradients, {s.forward} forward passes, {s.hvp:g} HVPs, "
             f"{s.rollbacks} roll-backs, {s.seconds:.1f} s",
         ]
+        if s.unsettled:
+            lines.append(
+                f"{s.unsettled} times the spectral norm's eigenvector was not found to its tolerance; "
+                "give Spectral more iterations"
+            )
         return "\n".join(lines)
 
 
@@ -332,6 +352,10 @@ def _stationarity(c: Certificate) -> list[str]:
         lines.append(
             f"Hessian eigenvalues from {c.spectrum.least:.3g} (± {c.spectrum.residual:.1g}) "
             f"to {c.spectrum.largest:.3g}"
+        )
+    if c.curvature_error is not None:
+        lines.append(
+            f"spectral norm's eigenvector known to {c.curvature_error:.1g} (1: not at all)"
         )
     if c.dead_units:
         lines.append(f"dead units: {', '.join(f'{n} in {k}' for k, n in c.dead_units.items())}")

@@ -1,6 +1,7 @@
 """What every solver of the inner problem looks like, and the counting of its work."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from phiopt._types import Params
 from phiopt.objective import Objective, Sample
-from phiopt.objective.curvature import Product
+from phiopt.objective.curvature import Product, Search
 from phiopt.solve.solution import Outcome, Stats
 
 RETRIES = 3
@@ -31,12 +32,20 @@ class Solver(Protocol):
 
 
 class Counted:
-    """An objective that counts what is asked of it."""
+    """An objective that counts what is asked of it.
+
+    ``unsettled`` of its searches for the curvature's probes ended before their tolerance;
+    ``search_error`` is the largest error that one left, None without any.
+    """
 
     def __init__(self, objective: Objective) -> None:
+        if objective.curvature is not None:
+            curvature = objective.curvature.reporting(self._searched)
+            objective = replace(objective, curvature=curvature)
         self.objective = objective
-        self.gradient = self.forward = 0
+        self.gradient = self.forward = self.unsettled = 0
         self.hvp = 0.0
+        self.search_error: float | None = None
         self.error: Exception | None = None
 
     def value_and_grad(
@@ -84,7 +93,13 @@ class Counted:
         return {name: float(found[name]) for name in names if name in found}
 
     def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:
-        return Stats(steps, self.gradient, self.forward, self.hvp, rollbacks, seconds)
+        work = (self.gradient, self.forward, self.hvp)
+        return Stats(steps, *work, rollbacks, seconds, self.unsettled)
+
+    def _searched(self, search: Search) -> None:
+        self.hvp += search.products
+        self.unsettled += search.unsettled
+        self.search_error = max(self.search_error or 0.0, search.error)
 
     def _count_gradient(self, sample: Sample) -> None:
         self._count(self.objective.lambdas.active, sample)
@@ -99,11 +114,12 @@ class Counted:
             self.hvp += self._products(sample)
 
     def _products(self, sample: Sample) -> float:
-        """In products with the Hessian of the whole batch."""
+        """In products with the Hessian of the whole batch, apart from those of searches."""
         curvature = self.objective.curvature
         assert curvature is not None, "counted where it was computed"
+        products = curvature.products - curvature.searching
         if sample.offsets is None or sample.inputs is None:
-            return curvature.products
+            return products
         n = len(sample.inputs)
         share = (curvature.part(n) or n) / n
-        return share * curvature.products * (1 if curvature.split else 2)
+        return share * products * (1 if curvature.split else 2)

@@ -114,9 +114,8 @@ NEIGHBOURHOODS = [
 ]  # fmt: skip
 CURVATURES = [
     Frobenius(), Frobenius(probes=3, distribution="gaussian"), Frobenius(matrix="layers", probes=2),
-    Frobenius(matrix="gauss-newton"), Spectral(iterations=20),
+    Frobenius(matrix="gauss-newton"), Spectral(),
 ]  # fmt: skip
-"""The spectral norm's gradient is exact where its products have found the largest eigenvalue."""
 PLANTED = {"cut": CUTS, "twice": TWICE, "harmless": HARMLESS, "nothing": {"nothing": lambda x: x}}
 
 

@@ -80,3 +80,15 @@ def test_the_report_says_everything(curvature, shown):
     assert rows["task"] == ["task", "0.5", "1", "1.5", "0.25", "0.27", "±", "0.01"]
     assert rows["proximity"] == ["proximity", "0.5", "94", "0", "3"]
     assert "noise" not in rows
+
+
+def test_a_search_that_did_not_end_well_is_in_the_report():
+    plain = solution()
+    assert "spectral" not in str(plain)
+    short = replace(
+        plain,
+        certificate=replace(plain.certificate, curvature_error=0.04, unsettled=2),
+        stats=replace(plain.stats, unsettled=7),
+    )
+    assert "spectral norm's eigenvector known to 0.04" in str(short)
+    assert "7 times the spectral norm's eigenvector was not found" in str(short)
