@@ -15,7 +15,7 @@ from torch import nn
 from experiments import schema
 from experiments.claims import claimed
 from experiments.errors import UsageError
-from phiopt._files import atomic, differences
+from phiopt._files import atomic, differences, write_text
 
 Record: TypeAlias = dict[str, Any]
 
@@ -24,11 +24,6 @@ FORMAT = 3
 initialisation that spends gradients begins with its start, which stays until they are spent."""
 LOG = "log.jsonl"
 SETTINGS = "settings.json"
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 class RunDirectory:

@@ -11,6 +11,11 @@ from reprlib import repr as excerpt
 from secrets import token_hex
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -38,6 +43,31 @@ def atomic(path: Path) -> Iterator[Path]:
         _keep_name(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time, and one thread of it, is in the block of a ``path``; others wait. The system
+    frees the lock of a process that dies. The file stays.
+
+    Raises:
+        OSError: The system, or that of the files, has no locks.
+    """
+    if fcntl is None:
+        raise OSError(f"{path}: this system has no file locks (fcntl)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:  # processes begun in the block may have the file open too
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _keep_name(folder: Path) -> None:

@@ -61,6 +61,11 @@ class Field:
             raise self.wrong(f"one of {', '.join(choices)}" if choices else "a string")
         return self.value
 
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.wrong("true or false")
+        return self.value
+
     def whole(self, least: int = -WHOLE, most: int = WHOLE) -> int:
         if not isinstance(self.value, int) or isinstance(self.value, bool):
             raise self.wrong("a whole number")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from math import inf, isfinite
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,116 +13,31 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from phiopt._arguments import SCALES, check_modules, check_parts
+from phiopt._described import described
 from phiopt._modules import copied
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss, Params
-from phiopt._values import flag, fraction, number, one_of, part, positive, seed_of
-from phiopt.bilevel import Adjoint, AdjointError, Replay, Unroll
-from phiopt.bilevel.nudge import Nudged
-from phiopt.bilevel.outer import OuterLoss, check_disjoint
-from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, Search, SearchStatus, Space
+from phiopt._values import (
+    flag,
+    one_of,
+    part,
+    path_of,
+    seed_of,
+)
+from phiopt.bilevel import Adjoint, Replay, Unroll
+from phiopt.bilevel.outer import OuterLoss, Value, check_disjoint
+from phiopt.bilevel.records import opened
+from phiopt.bilevel.run import Run
+from phiopt.bilevel.search import Mirror, Search
+from phiopt.bilevel.space import Space, space_from
 from phiopt.bilevel.start import uniform_start
+from phiopt.bilevel.trial import Learned, Trial
 from phiopt.data import Data, Source, check_source
 from phiopt.initialize import initialize
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
-from phiopt.solve import Solution, SolveError, Solver, Status, TorchOpt
+from phiopt.solve import Solution, Solver, TorchOpt
 
-LEARNABLE = ("lambdas", "delta", "theta")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One evaluation of the outer loss.
-
-    Args:
-        lambdas: The four weights.
-        delta: δ, if it is learned.
-        theta: θ, if it is learned.
-        outer: E of what the inner solve gave, also where that failed by its ``status``; infinite
-            where E is not finite, the data could not be read, or there is no derivative to go on by.
-        status: Of the inner solve; None if it ended in an `AdjointError`.
-        gradients: Gradients of φ's objective that the inner solve took.
-        slopes: Whether the derivative of E was taken there: see `Learned.gradients`.
-        again: Whether it repeats the point of an earlier trial from a start nearby, after a saddle or
-            a solve without a derivative.
-        error: Why there is no derivative there, where one was asked for and refused.
-    """
-
-    lambdas: tuple[float, ...]
-    delta: float | None
-    theta: float | None
-    outer: float
-    status: Status | None
-    gradients: int
-    slopes: bool = False
-    again: bool = False
-    error: str | None = None
-
-    def at(self, other: Trial) -> bool:
-        """Whether both are at one point."""
-        return (self.lambdas, self.delta, self.theta) == (other.lambdas, other.delta, other.theta)
-
-    @property
-    def mark(self) -> str:
-        """What was out of the ordinary, in a few words; empty if nothing."""
-        failed = self.status is not None and self.status.failed
-        words = [str(self.status and self.status.name)] if failed else []
-        words += ["no derivative"] * (self.error is not None) + ["again"] * self.again
-        return ", ".join(words)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What `learn` found.
-
-    Args:
-        solution: φ's solution at the best point.
-        lambdas: λ there.
-        delta: δ there, if it was learned.
-        theta: θ there, if it was learned.
-        outer: E there.
-        start_outer: E at the start of the search; never below ``outer``.
-        path: Every evaluation, in order.
-        status: How the search ended; whether the solve of ``solution`` itself failed is in its own.
-        error: What ended it, where the status is ``NO_DERIVATIVE`` or ``TRIAL_FAILED``.
-
-    ``print(learned)`` shows the path.
-    """
-
-    solution: Solution
-    lambdas: Lambdas
-    delta: float | None
-    theta: float | None
-    outer: float
-    start_outer: float
-    path: list[Trial]
-    status: SearchStatus
-    error: Exception | None = None
-
-    @property
-    def gradients(self) -> int:
-        """What the search cost in gradients of φ's objective: those of every solve, and for each
-        derivative of E `DERIVATIVE` times as many.
-        """
-        return sum(t.gradients * (1 + DERIVATIVE * t.slopes) for t in self.path)
-
-    def __str__(self) -> str:
-        lines = [f"{self.status.name}: {self.status.value}"]
-        if self.error is not None:
-            lines.append(f"error: {self.error}")
-        if self.solution.status.failed:
-            lines.append(_failure(self.solution.status))
-        lines += [
-            f"outer loss {self.start_outer:.4g} -> {self.outer:.4g} in {len(self.path)} solves",
-            "    task  proximity  noise  curvature     delta     theta     outer",
-        ]
-        for t in self.path:
-            row = "{:8.3f}{:11.3f}{:7.3f}{:11.3f}".format(*t.lambdas)
-            for value in (t.delta, t.theta):
-                row += f"{'-' if value is None else format(value, '.4g'):>10}"
-            best = " <" if t.outer == self.outer else ""
-            lines.append(f"{row}{t.outer:>10.4g}{best}{t.mark and '  ' + t.mark}")
-        return "\n".join(lines)
+__all__ = ["Learned", "Trial", "learn"]
 
 
 @torch.inference_mode(False)
@@ -148,6 +63,7 @@ def learn(
     start: str | Params | None = None,
     solver: Solver | None = None,
     restrict_classes: bool = False,
+    directory: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Learned:
@@ -174,6 +90,10 @@ def learn(
         floor: Least λ2, in (0, 1); default 0.01.
         search: `Mirror` (default) or `Optuna`.
         test: The test set, if at hand: outer data that share an input with it are refused.
+        directory: Where finished trials are kept; made if it is not there. A search that was killed and
+            is called again with the same arguments goes on there, and gives what it would have given.
+            Another process that is called with it waits until the first has ended. None: they are not
+            kept.
         seed: Of every random draw.
         progress: Show a progress bar, on a terminal only.
 
@@ -191,7 +111,9 @@ def learn(
             than the start.
         SolveError: The data could not be read to the end of the first solve.
         FloatingPointError: E is finite nowhere.
-        ValueError, TypeError: An argument breaks its rule; named before any work.
+        ValueError, TypeError: An argument breaks its rule; named before any work. Or ``directory`` holds
+            a search with other arguments, a damaged file, or trials whose numbers do not come again.
+        OSError: ``directory`` cannot be written.
 
     Examples:
         >>> teacher, student = nn.Linear(3, 2), nn.Linear(3, 4)
@@ -204,37 +126,10 @@ def learn(
         True
     """
     search = Mirror() if search is None else search
-    part("search", search, "run")
-    seed = seed_of(seed)
-    flags = {"restrict_classes": restrict_classes, "progress": progress}
-    for name, value in flags.items():
-        flag(name, value)
-    one_of("scale", scale, SCALES)
-    check_parts(
-        {
-            "lift": (lift, "__call__"),
-            "loss": (loss, "__call__"),
-            "curvature": (curvature, "products"),
-            "solver": (solver, "solve"),
-        }
-    )
+    solver = TorchOpt() if solver is None else solver
     neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
-    part("neighbourhood", neighbourhood, "perturb")
-    space = _space(lambdas, parameters, neighbourhood, start, theta, floor)
-    check_source("data", data)
-    if not isinstance(outer, OuterLoss):
-        raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
-    like = check_modules(teacher, student)
-    _check_path(solver, search.adjoint)
-    sources = outer.sources
-    if test is not None:
-        with preserved_randomness(test, like.device, seed, *sources.values()):
-            for name, source in sources.items():
-                check_disjoint(name, source, test)
-    with preserved_randomness(None, like.device, seed, *sources.values()):
-        # What is wrong with it is to be told before a solve.
-        outer.of(student, seed, differentiable=search.adjoint is not None)
-    options: dict[str, Any] = {
+    seed = seed_of(seed)
+    options = {
         "lift": lift,
         "classes": classes,
         "loss": loss,
@@ -243,227 +138,143 @@ def learn(
         "solver": solver,
         "restrict_classes": restrict_classes,
         "seed": seed,
-        "throw": False,
     }
-    fixed = copied(teacher, "teacher").requires_grad_(False)  # û is given, not learned
-
-    origin = None
-    if "theta" in space.start:
-        with preserved_randomness(data, like.device, seed):
-            inputs = None if data is None else Data(data, like.device, like.dtype).example[0][:2]
-        grown: dict[str, Any] = {"lift": lift, "classes": classes, "inputs": inputs, "seed": seed}
-        origin = uniform_start(fixed, student, str(start), **grown)
-
-    def solve(point: Params, adjoint: Adjoint | None) -> Solution:
-        learned = [weight if i in space.terms else 0.0 for i, weight in enumerate(point["lambdas"])]
-        around: Any = neighbourhood
-        if "delta" in point:
-            around = replace(around, delta=point["delta"])
-        begin = start if origin is None else origin(point["theta"])
-        return initialize(
-            fixed,
-            student,
-            Lambdas(*learned),
-            data,
-            neighbourhood=around,
-            start=begin,
-            adjoint=adjoint,
-            **options,
-        )
-
+    _check(search, neighbourhood, directory, progress, options)
+    space = space_from(lambdas, parameters, neighbourhood, start, theta, floor)
+    check_source("data", data)
+    if not isinstance(outer, OuterLoss):
+        raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
+    like = check_modules(teacher, student)
+    _check_path(solver, search.adjoint)
+    value = _outer(outer, student, like, search, test, seed)
+    inner = _Inner.of(teacher, student, like, data, space, neighbourhood, start, options)
+    arguments = {
+        "teacher": teacher,
+        "student": student,
+        "data": data,
+        "outer": outer,
+        "lambdas": space.start["lambdas"],
+        "parameters": sorted(space.start),
+        "theta": space.start.get("theta"),
+        "floor": space.floor,
+        "neighbourhood": neighbourhood,
+        "start": start,
+        "search": search,
+        **options,
+    }
+    kept = {} if directory is None else _described(arguments)
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
-        tqdm(desc="learn", disable=None if progress else True) as bar,
+        opened(None if directory is None else Path(directory), kept, student) as records,
+        tqdm(desc="learn", initial=len(records.records), disable=None if progress else True) as bar,
     ):
-        run = _Run(solve, outer, search.adjoint, seed, bar)
-        return run.through(search, space)
+        return Run(inner, value, search.adjoint, seed, bar, records).through(search, space)
 
 
-@dataclass
-class _Run:
-    """One search in progress: every evaluation, and the best."""
+@dataclass(frozen=True)
+class _Inner:
+    """φ at a point of the search, differentiable in it by an adjoint."""
 
-    solve: Callable[[Params, Adjoint | None], Solution]
-    outer: OuterLoss
-    adjoint: Adjoint | None
-    seed: int
-    bar: Any
-    path: list[Trial] = field(default_factory=list)
-    best: tuple[Solution, Trial] | None = None
-    loss: Callable[[Params], Tensor] | None = None
-    error: AdjointError | None = None
+    teacher: nn.Module
+    student: nn.Module
+    data: Source
+    terms: list[int]
+    neighbourhood: Any
+    start: Any
+    origin: Callable[[Tensor], Params] | None
+    options: Mapping[str, Any]
 
-    def through(self, search: Search, space: Space) -> Learned:
-        error: Exception | None = None
-        try:
-            status = search.run(self.evaluate, space, self.seed)
-        except AdjointError as raised:
-            status, self.error = SearchStatus.NO_DERIVATIVE, raised
-        except Exception as raised:
-            if self.best is None:
-                raise
-            status, error = SearchStatus.TRIAL_FAILED, raised
-        differentiated = any(trial.slopes for trial in self.path)
-        lowered = self.best is not None and not self.best[1].at(self.path[0])
-        if self.error is not None and error is None:
-            if not differentiated and not lowered:
-                raise self.error
-            error = self.error if status is SearchStatus.NO_DERIVATIVE else None
-        if self.best is None:
-            raise FloatingPointError(
-                f"outer: its loss is finite nowhere, at none of {len(self.path)} points. Look at "
-                "outer.loss and outer.data, or lower the inner learning rate"
-            )
-        solution, trial = self.best
-        if solution.status.failed:
-            warnings.warn(f"learn: {_failure(solution.status)}", stacklevel=3)
-        return Learned(
-            solution=solution,
-            lambdas=solution.lambdas,
-            delta=trial.delta,
-            theta=trial.theta,
-            outer=trial.outer,
-            start_outer=self.path[0].outer,
-            path=self.path,
-            status=status,
-            error=error,
+    @classmethod
+    def of(
+        cls,
+        teacher: nn.Module,
+        student: nn.Module,
+        like: Tensor,
+        data: Source,
+        space: Space,
+        neighbourhood: Neighbourhood,
+        start: str | Params | None,
+        options: Mapping[str, Any],
+    ) -> _Inner:
+        fixed = copied(teacher, "teacher").requires_grad_(False)  # û is given, not learned
+        origin = None
+        if "theta" in space.start:
+            seed = options["seed"]
+            with preserved_randomness(data, like.device, seed):
+                inputs = Data(data, like.device, like.dtype).example[0][:2]
+            grown = {"lift": options["lift"], "classes": options["classes"], "inputs": inputs}
+            origin = uniform_start(fixed, student, str(start), seed=seed, **grown)
+        return cls(fixed, student, data, space.terms, neighbourhood, start, origin, options)
+
+    def __call__(self, point: Params, adjoint: Adjoint | None) -> Solution:
+        weights = [w if i in self.terms else 0.0 for i, w in enumerate(point["lambdas"])]
+        around = self.neighbourhood
+        if "delta" in point:
+            around = replace(around, delta=point["delta"])
+        return initialize(
+            self.teacher,
+            self.student,
+            Lambdas(*weights),
+            self.data,
+            neighbourhood=around,
+            start=self.start if self.origin is None else self.origin(point["theta"]),
+            adjoint=adjoint,
+            throw=False,
+            **self.options,
         )
 
-    def evaluate(self, point: Params) -> Evaluation:
-        """E there; from a start nearby too, if the first leads to a saddle or to no derivative."""
-        first, status = self._evaluate(point)
-        if status is not None and status is not Status.SADDLE:
-            return first
-        second, _ = self._evaluate(point, again=True)
-        return second if second.value < inf else first
 
-    def _evaluate(self, point: Params, again: bool = False) -> tuple[Evaluation, Status | None]:
-        """One solve; a status of None if it ended in an `AdjointError`."""
-        smooth = self.adjoint is not None
-        tensors = {n: v.detach().clone().requires_grad_(smooth) for n, v in point.items()}
-        index = len(self.path)
-        try:
-            solution = self.solve(tensors, Nudged(self.adjoint) if again else self.adjoint)
-        except AdjointError as error:
-            refused = error
-
-            def none() -> Params:
-                raise refused
-
-            found = self._noted(point, None, inf, none, again)
-            self._refused(index, error)
-            return found, None
-        if solution.status is Status.DATA_FAILED:
-            self._noted(point, solution, inf, lambda: {}, again)
-            raise SolveError(solution) from solution.error
-        with torch.set_grad_enabled(smooth):
-            value = self._loss(solution)(solution.params)
-
-        def slopes() -> Params:
-            try:
-                found = torch.autograd.grad(
-                    value, list(tensors.values()), allow_unused=True, materialize_grads=True
-                )
-            except AdjointError as error:
-                self._refused(index, error)
-                if again:
-                    raise
-                return self._evaluate(point, again=True)[0].slopes()
-            self.path[index] = replace(self.path[index], slopes=True)
-            return dict(zip(tensors, found, strict=True))
-
-        number = float(value.detach())
-        return self._noted(point, solution, number, slopes, again), solution.status
-
-    def _refused(self, index: int, error: AdjointError) -> None:
-        self.error = error
-        self.path[index] = replace(self.path[index], error=str(error))
-
-    def _loss(self, solution: Solution) -> Callable[[Params], Tensor]:
-        """E, made from the first solution's student: parameters that are not solved for are its."""
-        if self.loss is None:
-            like = next(solution.student.parameters())
-            with preserved_randomness(None, like.device, self.seed, *self.outer.sources.values()):
-                self.loss = self.outer.of(solution.student, self.seed)
-        return self.loss
-
-    def _noted(
-        self,
-        point: Params,
-        solution: Solution | None,
-        value: float,
-        slopes: Callable[[], Params],
-        again: bool,
-    ) -> Evaluation:
-        weights = tuple(point["lambdas"].tolist())
-        value = value if isfinite(value) and solution is not None else inf
-        trial = Trial(
-            lambdas=weights,
-            delta=float(point["delta"]) if "delta" in point else None,
-            theta=float(point["theta"]) if "theta" in point else None,
-            outer=value,
-            status=None if solution is None else solution.status,
-            gradients=0 if solution is None else solution.stats.gradient,
-            again=again,
-        )
-        self.path.append(trial)
-        if solution is not None and value < (inf if self.best is None else self.best[1].outer):
-            params = {name: p.detach() for name, p in solution.params.items()}
-            plain = replace(solution, params=params, lambdas=Lambdas.of(weights))
-            self.best = plain, trial
-        self.bar.update()
-        self.bar.set_postfix(outer=value, refresh=False)
-        return Evaluation(value, slopes)
+def _check(
+    search: object,
+    neighbourhood: object,
+    directory: object,
+    progress: object,
+    options: Mapping[str, Any],
+) -> None:
+    """What can be said of the arguments before the models and the data are looked at."""
+    part("search", search, "run")
+    for name, value in (
+        ("restrict_classes", options["restrict_classes"]),
+        ("progress", progress),
+    ):
+        flag(name, value)
+    if directory is not None:
+        path_of("directory", directory)
+        if os.path.isfile(directory):  # type: ignore[arg-type]
+            raise ValueError(f"directory: got {directory}, which is a file; must be a directory")
+    one_of("scale", options["scale"], SCALES)
+    asked = {"lift": "__call__", "loss": "__call__", "curvature": "products", "solver": "solve"}
+    check_parts({name: (options[name], method) for name, method in asked.items()})
+    part("neighbourhood", neighbourhood, "perturb")
 
 
-def _failure(status: Status) -> str:
-    return f"the chosen solution's own solve ended as {status.name}: {status.value}"
+def _outer(
+    outer: OuterLoss,
+    student: nn.Module,
+    like: Tensor,
+    search: Search,
+    test: Source | None,
+    seed: int,
+) -> Value:
+    """E, with all its draws made. What is wrong with it is to be told before a solve."""
+    sources = outer.sources
+    if test is not None:
+        with preserved_randomness(test, like.device, seed, *sources.values()):
+            for name, source in sources.items():
+                check_disjoint(name, source, test)
+    with preserved_randomness(None, like.device, seed, *sources.values()):
+        return outer.of(student, seed, differentiable=search.adjoint is not None)
 
 
-def _space(
-    lambdas: Any,
-    parameters: Collection[str],
-    neighbourhood: Neighbourhood,
-    start: Any,
-    theta: float,
-    floor: float,
-) -> Space:
-    """The checked start of the search."""
-    floor, theta = fraction("floor", floor), positive("theta", theta)
-    iterable = isinstance(parameters, Iterable) and not isinstance(parameters, str)
-    if not iterable or not {"lambdas"} <= set(parameters) <= set(LEARNABLE):
-        raise ValueError(
-            f"parameters: got {parameters!r}, must be names: 'lambdas' and any of 'delta', 'theta'"
-        )
-    weights = _point([number(f"lambdas.{n}", w) for n, w in Lambdas.of(lambdas).items()])
-    if (weights > 0).sum() < 2 or weights[1] <= floor:
-        raise ValueError(
-            f"lambdas: got {tuple(weights.tolist())}, at a vertex or with λ2 at most floor={floor}: "
-            "multiplicative updates never leave there; start with two weights or more, λ2 above floor"
-        )
-    point = {"lambdas": weights}
-    if "delta" in parameters:
-        delta = number("neighbourhood.delta", getattr(neighbourhood, "delta", 0.0))
-        if not delta > 0:
-            raise ValueError(f"neighbourhood: δ is {delta}, must be positive to be learned")
-        point["delta"] = _point(delta)
-    if "theta" in parameters:
-        if start not in ("uniform", "uniform-symmetric"):
-            raise ValueError(
-                f"start: got {start!r}, must be 'uniform' or 'uniform-symmetric' to learn theta"
-            )
-        point["theta"] = _point(theta)
-    return Space(point, floor, {"delta": getattr(neighbourhood, "most", inf)})
+def _described(arguments: Mapping[str, object]) -> dict[str, str]:
+    """What tells one search from another."""
+    return {k: v for name, value in arguments.items() for k, v in described(name, value).items()}
 
 
-def _check_path(solver: Solver | None, adjoint: Adjoint | None) -> None:
+def _check_path(solver: Solver, adjoint: Adjoint | None) -> None:
     """Refuse a solver that takes no steps for an adjoint that goes back by them."""
-    if isinstance(adjoint, Replay | Unroll) and not hasattr(solver or TorchOpt(), "optimizer"):
+    if isinstance(adjoint, Replay | Unroll) and not hasattr(solver, "optimizer"):
         raise TypeError(
             f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
             f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
         )
-
-
-def _point(value: float | list[float]) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64, device="cpu")

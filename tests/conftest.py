@@ -1,4 +1,4 @@
-"""What every test has in common: one thread a process, and generators at a known state."""
+"""What every test has in common: one thread a process, and generators and registries at a known state."""
 
 import os
 import random
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from phiopt.growth.fills import FILLS
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
@@ -18,3 +20,12 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (the global generator is what is meant)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _fills_restored():
+    """What a test or an example registers is gone after it."""
+    before = dict(FILLS)
+    yield
+    FILLS.clear()
+    FILLS.update(before)

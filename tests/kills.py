@@ -13,10 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 import phiopt
@@ -27,6 +30,7 @@ from experiments.models import MLP
 from experiments.records import RunDirectory
 from experiments.report import figures, simplex
 from experiments.train import Recipe
+from phiopt._files import write_text
 from tests.experiments.cases import CPU
 from tests.experiments.test_ablation import case
 
@@ -75,10 +79,31 @@ def solved() -> list[phiopt.Solution]:
     ]
 
 
+def learn(out: Path) -> None:
+    torch.manual_seed(0)
+    data, held_out = ((torch.randn(24, 3), torch.arange(24) % 2) for _ in range(2))
+    found = phiopt.learn(
+        net(2),
+        net(4),
+        data,
+        phiopt.OuterLoss(held_out),
+        lambdas=(0.4, 0.3, 0.3, 0),
+        parameters=("lambdas", "delta"),
+        solver=phiopt.TorchOpt(steps=2, batch_size=16),
+        search=phiopt.Mirror(budget=11),
+        directory=out / "search",
+    )
+    params = {name: value.tolist() for name, value in found.solution.params.items()}
+    path = [{**asdict(trial), "status": str(trial.status)} for trial in found.path]
+    result = {"text": str(found), "outer": found.outer, "path": path, "params": params}
+    write_text(out / "learned.json", json.dumps(result))
+
+
 WORKS: dict[str, Callable[[Path], None]] = {
     "experiment": experiment,
     "search": search,
     "solution": solution,
+    "learn": learn,
 }
 
 
@@ -94,6 +119,11 @@ def content(out: Path) -> dict[str, object]:
                 for each in SOLVED
             ]
             assert same in ([True, False], [False, True])
+        elif path.parent.name == "solutions":
+            with safe_open(path, "pt") as file:
+                header = json.loads(file.metadata()["phiopt"])
+            tensors = {key: value.tolist() for key, value in load_file(path).items()}
+            found[name] = tensors, timeless(header)
         elif path.suffix == ".safetensors":
             found[name] = path.read_bytes()
         elif path.suffix == ".json":

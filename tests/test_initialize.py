@@ -50,6 +50,7 @@ class TestTheSolution:
         moved = dict(found.student.named_parameters())["0.weight"]
         assert not torch.equal(moved, found.params["0.weight"])
 
+    @pytest.mark.slow
     def test_is_the_same_in_inference_mode(self):
         outside, small, large = solved(), teacher(), student()
         with torch.inference_mode():
@@ -59,6 +60,7 @@ class TestTheSolution:
             assert torch.equal(value, inside.params[name])
         nn.functional.cross_entropy(inside.student(X), Y).backward()
 
+    @pytest.mark.slow
     def test_does_not_follow_the_default_device(self):
         outside, small, large = solved(classes=[2, 0]), teacher(), student()
         with torch.device("meta"):
@@ -259,6 +261,7 @@ class TestArguments:
 
 
 class TestDeterministicSolvers:
+    @pytest.mark.slow
     @pytest.mark.parametrize("solver", [LBFGS(tol=1e-3), NewtonCG(tol=1e-3, draws=2)], ids=str)
     def test_are_solvers_like_any_other(self, solver):
         found = solved((0.4, 0.4, 0.2, 0), solver=solver, restrict_classes=True)

@@ -7,15 +7,18 @@ import sys
 
 import pytest
 
+CAMPAIGN = [pytest.mark.slow, pytest.mark.campaign]
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
     ("work", "kills"),
     [
-        ("solution", 3),
-        pytest.param("solution", 30, marks=pytest.mark.slow),
-        pytest.param("experiment", 40, marks=pytest.mark.slow),
-        pytest.param("search", 30, marks=pytest.mark.slow),
+        pytest.param("solution", 3, marks=pytest.mark.slow),
+        pytest.param("solution", 30, marks=CAMPAIGN),
+        pytest.param("experiment", 40, marks=CAMPAIGN),
+        pytest.param("search", 30, marks=CAMPAIGN),
+        pytest.param("learn", 20, marks=CAMPAIGN),
     ],
 )
 def test_killed_work_goes_on_to_the_same_end(tmp_path, work, kills):

@@ -115,12 +115,14 @@ def test_delta_and_theta_are_learned_in_log_space():
     assert found.theta != 0.1
 
 
+@pytest.mark.slow
 def test_replay_and_unroll_walk_the_same_path():
     paths = [learned(search=replace(FEW, adjoint=a)).path for a in (Replay(), Unroll())]
     for ours, theirs in zip(*paths, strict=True):
         assert ours.lambdas == pytest.approx(theirs.lambdas, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_outer_loss_after_training():
     d2 = randn(40, 4, seed=7), torch.randint(3, (40,), generator=generator(8))
     after = OuterLoss(V, training=Training(d2, torchopt.sgd(0.1), steps=3, batch_size=20))
@@ -129,6 +131,7 @@ def test_an_outer_loss_after_training():
     assert found.start_outer != learned().start_outer
 
 
+@pytest.mark.slow
 def test_optuna_searches_without_derivatives():
     pytest.importorskip("optuna")
     found = learned(
@@ -142,6 +145,7 @@ def test_optuna_searches_without_derivatives():
     assert all(0.1 - 1e-9 <= trial.delta <= 0.9 + 1e-9 for trial in found.path)
 
 
+@pytest.mark.slow
 def test_a_search_that_loses_its_derivative_says_so_and_keeps_the_best():
     calls = []
 
@@ -169,6 +173,7 @@ def test_a_search_that_loses_its_derivative_says_so_and_keeps_the_best():
     assert found.outer == min(trial.outer for trial in found.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [Mirror(budget=12), Optuna(trials=6)], ids=["mirror", "optuna"])
 def test_a_term_whose_weight_is_zero_is_neither_learned_nor_computed(search):
     found = learned(lambdas=(0.4, 0.3, 0.3, 0), search=search)
@@ -183,6 +188,7 @@ def test_a_term_whose_weight_is_zero_is_neither_learned_nor_computed(search):
     assert found.solution.stats.hvp < full.solution.stats.hvp
 
 
+@pytest.mark.slow
 def test_an_outer_loss_that_is_not_finite_is_an_error():
     def loss(outputs, targets):
         return outputs.sum(1) * torch.nan
@@ -308,6 +314,7 @@ def test_the_start_may_be_given_as_initialize_takes_it(lambdas):
         assert lambdas.grad is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [FEW, Optuna(trials=2)], ids=["mirror", "optuna"])
 def test_the_default_device_does_not_matter(search):
     small, large = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
@@ -317,6 +324,7 @@ def test_the_default_device_does_not_matter(search):
     assert there.path == learned(search=search).path
 
 
+@pytest.mark.slow
 def test_test_data_that_share_nothing_are_welcome():
     assert learned(test=(V[0] + 1e-9, V[1])).outer == learned().outer
 
@@ -330,6 +338,7 @@ def test_frozen_parameters_and_buffers_come_from_the_start():
     assert float(again) == pytest.approx(found.outer, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_optuna_goes_on_where_the_outer_loss_is_not_finite():
     points = []
 
@@ -342,6 +351,7 @@ def test_optuna_goes_on_where_the_outer_loss_is_not_finite():
     assert isfinite(found.outer)
 
 
+@pytest.mark.slow
 def test_autocast_around_the_search_is_without_effect():
     small, large = mlp(4, 3, 2, seed=1).float(), mlp(4, 5, 3, seed=2).float()
     found = []

@@ -22,6 +22,7 @@ from tests.test_learn import learned as tried
 ONE = Mirror(budget=1)
 
 
+@pytest.mark.slow
 def test_slopes_are_there_without_gradient_mode():
     small, large = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
     options = {"solver": QUICK, "search": FEW, "start": "uniform"}
@@ -32,6 +33,7 @@ def test_slopes_are_there_without_gradient_mode():
             assert learn(small, large, (X, Y), OuterLoss(V), **options).path == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0.5, 1.0])
 def test_optuna_keeps_to_the_neighbourhoods_bound(start):
     found = tried(
@@ -218,6 +220,7 @@ def at_a_saddle(search, solver):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:learn. the chosen solution's own solve")  # of its step limit
 @pytest.mark.parametrize(
     ("search", "solver"),

@@ -78,7 +78,16 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("shape", ["(batch,)", "()", "(time, batch, 1)", "(batch, 0)"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "(batch,)",
+        *(
+            pytest.param(s, marks=pytest.mark.slow)
+            for s in ("()", "(time, batch, 1)", "(batch, 0)")
+        ),
+    ],
+)
 def test_every_curvature_takes_them(shape, option):
     teacher, student, loss = models(shape)
     options = {"solver": FEW, "loss": loss, "throw": False, **OPTIONS[option]}
@@ -86,6 +95,7 @@ def test_every_curvature_takes_them(shape, option):
     assert not found.lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["(batch,)", "(batch, 0)"])
 def test_a_micro_batch_changes_nothing_but_rounding(shape):
     teacher, student, loss = models(shape)

@@ -159,6 +159,7 @@ class Twice:
         return SearchStatus.BUDGET_SPENT
 
 
+@pytest.mark.slow
 def test_persistent_workers_give_a_solve_and_a_search_the_same_numbers():
     teacher = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
     student = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5))

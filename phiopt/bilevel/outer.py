@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torchopt
@@ -20,6 +20,12 @@ from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
 from phiopt.objective.task import task
 from phiopt.solve.optimizer import check_optimizer
+
+
+class Value(Protocol):
+    """E of a student's parameters, and of what it has beside them."""
+
+    def __call__(self, w: Params, beside: Params | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,9 @@ class OuterLoss:
         trained = {} if self.training is None else {"outer.training.data": self.training.data}
         return {"outer.data": self.data, **trained}
 
-    def of(
-        self, student: nn.Module, seed: int, *, differentiable: bool = False
-    ) -> Callable[[Params], Tensor]:
-        """E as a pure, differentiable function of the student's parameters.
+    def of(self, student: nn.Module, seed: int, *, differentiable: bool = False) -> Value:
+        """E as a pure, differentiable function of the student's parameters, and of others that it is to
+        have beside them, buffers too; those that it is not given are as in ``student``.
 
         Raises ``ValueError`` or ``TypeError`` for data that are empty, hold NaN or are not in the
         student's space, if ``loss`` is None for labels that are no class indices of its outputs,
@@ -143,15 +148,16 @@ class OuterLoss:
             else:
                 _check_loss(loss, outputs, targets[:2], differentiable or bool(batches))
 
-        def plain(w: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-            return task(model, loss, w, inputs, targets)
+        def value(w: Params, beside: Params | None = None) -> Tensor:
+            def whole(w: Params, inputs: Tensor) -> Tensor:
+                return model((beside or {}) | w, inputs)
 
-        trained = _trained(self.training, plain, batches)
+            def plain(w: Params, inputs: Tensor, targets: Tensor) -> Tensor:
+                return task(whole, loss, w, inputs, targets)
 
-        def value(w: Params) -> Tensor:
-            w = trained(w)
+            w = _trained(self.training, plain, batches)(w)
             clean = plain(w, x, y) if self.robust < 1 else 0.0
-            rough = noise(model, loss, w, noisy, y) if self.robust else 0.0
+            rough = noise(whole, loss, w, noisy, y) if self.robust else 0.0
             return torch.as_tensor(
                 (1 - self.robust) * clean + self.robust * rough, device=like.device
             )

@@ -14,12 +14,12 @@ from torch import Tensor
 from torchopt import pytree
 from torchopt.base import GradientTransformation
 
+from phiopt._described import content
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import AdjointError, detached, without_grad
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve import Outcome, Solver, default_optimizer
-from phiopt.solve.agreement import content
 
 EPS_ROOT = 1e-8
 """Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from hashlib import sha256
-from types import CellType, FunctionType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from phiopt._described import checksum, described
 from phiopt.data import Batch, Data
 from phiopt.solve.exchange import LostError, all_reduce
 
@@ -49,35 +45,9 @@ def agreeing(data: Data, group: ProcessGroup, device: torch.device) -> Data:
 
 
 def fingerprint(value: object) -> Tensor:
-    """A number that depends on a setting: on what ``repr`` shows of it, memory addresses apart, and on
-    what functions have enclosed, as optimisers do with their rates.
-    """
-    number = int.from_bytes(sha256(_described(value, ()).encode()).digest()[:4])
+    """A number that depends on a setting, as far as it can be described."""
+    number = int(checksum(map(str, described("it", value, attributes=False).items()))[:8], 16)
     return torch.tensor(float(number), dtype=torch.float64, device="cpu")
-
-
-def _described(value: Any, within: tuple[object, ...]) -> str:
-    if any(value is other for other in within):
-        return "itself"
-    inner: list[Any] = []
-    if isinstance(value, Tensor):
-        inner = _sketch(value).tolist()
-    elif isinstance(value, FunctionType):
-        inner = [value.__qualname__, *(content(cell) for cell in value.__closure__ or ())]
-    elif isinstance(value, tuple | list):
-        inner = list(value)
-    elif is_dataclass(value) and not isinstance(value, type):
-        inner = [type(value).__name__, *(getattr(value, f.name) for f in fields(value))]
-    else:
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-    return f"({', '.join(_described(item, (*within, value)) for item in inner)})"
-
-
-def content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # empty yet
-        return None
 
 
 class ElsewhereError(RuntimeError):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phiopt import _files
 from phiopt._json import Field
 from phiopt._modules import with_tensors
+from phiopt._types import Params
 from phiopt._values import instance, path_of
 from phiopt.objective import Lambdas
 from phiopt.solve.solution import Certificate, Solution, Spectrum, Stats, Status
@@ -32,7 +33,12 @@ def save(solution: Solution, path: str | os.PathLike[str]) -> None:
     about = {
         f.name: _plain(getattr(solution, f.name)) for f in fields(solution) if f.name not in _APART
     }
-    _files.write(path, _KIND, {**held, **solution.params}, {"report": about})
+    _files.write(
+        path,
+        _KIND,
+        {**held, **solution.params},
+        {"report": about, "params": list(solution.params)},
+    )
 
 
 def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
@@ -53,12 +59,20 @@ def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
             if name in tensors and value.dtype != tensors[name].dtype
         ],
     )
-    report = about.members(["report"])["report"]
+    parts = about.members(["report"])
+    report = parts["report"]
     wanted = {name: kind for name, kind in _HINTS[Solution].items() if name not in _APART}
     made = _fields(Solution, wanted, report)
     loaded = with_tensors(student, tensors)
     params = {name: p.detach().clone() for name, p in loaded.named_parameters()}
+    if "params" in parts:  # else of before it was kept: all
+        params = {name: params[name] for name in _names(parts["params"], params)}
     return Solution(student=loaded, params=params, **made)
+
+
+def _names(field: Field, params: Params) -> list[str]:
+    """Of the parameters that were solved for."""
+    return [item.text(params) for item in field.items()]
 
 
 def _plain(value: Any) -> Any:

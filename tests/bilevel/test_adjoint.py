@@ -320,6 +320,7 @@ class TestLift:
         lambdas = ((0.75, 0.25, 0, 0), (0, 0.25, 0.75, 0), (0, 0.25, 0, 0.75), LAMBDAS)[term]
         assert self.error(models, lift, adjoint, solver, lambdas) < 1e-5
 
+    @pytest.mark.slow
     def test_the_minimiser_against_central_differences(self):
         solver, adjoint = NewtonCG(tol=1e-7, draws=1), Implicit(CG(1e-10), tol=1e-5)
         models = (mlp(3, 2, 2, seed=1), mlp(4, 2, 2, seed=2), randn(16, 3, seed=3))

@@ -22,8 +22,12 @@ def solved(adjoint, solver, objective, start):
 
 @pytest.mark.parametrize(
     "linear_solver",
-    [CG(1e-11), MINRES(1e-11), Neumann(0.4, 1e-11, 2000), Damped(1e-12, CG(1e-11))],
-    ids=lambda s: type(s).__name__,
+    [
+        pytest.param(CG(1e-11), id="CG"),
+        pytest.param(MINRES(1e-11), id="MINRES"),
+        pytest.param(Neumann(0.4, 1e-11, 2000), id="Neumann", marks=pytest.mark.slow),
+        pytest.param(Damped(1e-12, CG(1e-11)), id="Damped", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(
     "solver", [DESCENT, LBFGS(tol=1e-8, draws=1)], ids=lambda s: type(s).__name__
@@ -48,6 +52,7 @@ def test_ridge_against_its_closed_form(linear_solver, solver):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_net_against_central_differences():
     solver = NewtonCG(tol=1e-9, draws=2)
     objective, start = regression()
@@ -60,6 +65,7 @@ def test_a_net_against_central_differences():
     assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 5e-4), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_torchopts_implicit_differentiation_agrees():
     """Its ``custom_root`` takes no dictionaries, so the same stationarity is written for a vector."""
     case = ridge()
@@ -91,6 +97,7 @@ def test_torchopts_implicit_differentiation_agrees():
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_it_goes_through_torch_func():
     case = ridge()
     point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64)
@@ -104,6 +111,7 @@ def test_it_goes_through_torch_func():
     torch.testing.assert_close(torch.func.grad(loss)(point), expected)
 
 
+@pytest.mark.slow
 def test_without_weight_on_the_proximity_the_teacher_has_no_influence():
     """λ2 tends to 0, and with it dφ/du."""
     case = ridge()
@@ -117,6 +125,7 @@ def test_without_weight_on_the_proximity_the_teacher_has_no_influence():
     assert sizes[1] == pytest.approx(sizes[0] / 100, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_cotangent_of_any_layout_will_do():
     """That of a sum over rows is expanded, that of a transpose turned."""
     case = ridge()
@@ -137,6 +146,7 @@ def test_a_cotangent_of_any_layout_will_do():
     torch.testing.assert_close(turned, plain)
 
 
+@pytest.mark.slow
 def test_the_start_has_no_influence():
     case = ridge()
     start = {"weight": case.start["weight"].requires_grad_()}
@@ -148,6 +158,7 @@ def test_the_start_has_no_influence():
     assert gradient[1].any()
 
 
+@pytest.mark.slow
 def test_for_the_start_alone_no_system_is_solved():
     """One that cannot be solved would refuse a derivative that is 0 for certain."""
     case = ridge()
@@ -169,6 +180,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="give it fresh=False"):
             solved(TIGHT, TorchOpt(), objective, start)
 
+    @pytest.mark.slow
     def test_a_linear_system_that_is_not_solved(self):
         case = ridge()
         point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
@@ -177,6 +189,7 @@ class TestRefusals:
         with pytest.raises(AdjointError, match=r"not solved after 1 iter.*ITERATION_LIMIT"):
             outer(found).backward()
 
+    @pytest.mark.slow
     def test_a_linear_solver_that_gives_no_verdict(self):
         case = ridge()
         point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
@@ -185,6 +198,7 @@ class TestRefusals:
         with pytest.raises(TypeError, match=r"^linear_solver: returned Tensor, must .*LinearSol"):
             outer(found).backward()
 
+    @pytest.mark.slow
     def test_a_minimiser_that_jumps(self):
         """Coordinates that no term sees, until another weight is positive."""
         case = ridge()

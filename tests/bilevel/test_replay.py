@@ -62,6 +62,7 @@ def test_a_net_against_central_differences(adjoint, fresh):
     assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 1e-5), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [None, 7])
 @pytest.mark.parametrize(
     "curvature",
@@ -106,6 +107,7 @@ def test_the_quadratic_against_its_closed_form(steps, rate, seed):
     torch.testing.assert_close(ours, truth)
 
 
+@pytest.mark.slow
 def test_ridge_against_its_closed_form():
     """A solve that converges forgets its start: what is left is the minimiser's derivative."""
     case = ridge()
@@ -141,6 +143,7 @@ def test_values_are_those_of_the_plain_solve_and_repeat():
     assert all(map(torch.equal, *grads))
 
 
+@pytest.mark.slow
 def test_the_path_ends_at_the_best_iterate():
     """A rate too long at the end: the solver returns an earlier iterate, and so does the adjoint."""
     objective, start = regression()
@@ -239,6 +242,7 @@ def test_fewer_iterates_and_a_path_that_ends_early(every):
     assert all(map(torch.equal, *grads))
 
 
+@pytest.mark.slow
 def test_fewer_iterates_with_a_loaders_batches_and_steps_that_cannot_be_taken_again():
     x, y = randn(48, 3, seed=3), randn(48, 2, seed=4)
     grads = []
@@ -293,6 +297,7 @@ def in_parts(adjoint, micro_batch, delta=0.3):
     return found, peak.bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", [Replay(), Implicit(check=False)], ids=["replay", "implicit"])
 def test_small_batches_bound_the_memory_of_the_backward_pass(adjoint):
     whole, most = in_parts(adjoint, None)

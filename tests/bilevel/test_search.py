@@ -6,7 +6,8 @@ from math import inf, isfinite, nan
 import pytest
 import torch
 
-from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, SearchStatus, Space
+from phiopt.bilevel.search import DERIVATIVE, Evaluation, Mirror, SearchStatus
+from phiopt.bilevel.space import Space
 
 CENTRE = Space({"lambdas": torch.full((4,), 0.25, dtype=torch.float64)}, floor=0.01)
 TARGET = torch.tensor([0.1, 0.3, 0.55, 0.05], dtype=torch.float64)

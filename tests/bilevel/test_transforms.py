@@ -21,18 +21,24 @@ IMPLICIT = Implicit(CG(1e-8), tol=1e-3)
 EVERY = pytest.mark.parametrize(
     ("adjoint", "solver"),
     [
-        (Replay(), STEPS),
-        (Unroll(), STEPS),
-        (Unroll(last=3), STEPS),
-        (IMPLICIT, LBFGS(steps=2000, tol=1e-5, draws=1)),
-        (IMPLICIT, NewtonCG(tol=1e-5, draws=1)),
+        pytest.param(Replay(), STEPS, id="Replay"),
+        pytest.param(Unroll(), STEPS, id="Unroll", marks=pytest.mark.slow),
+        pytest.param(Unroll(last=3), STEPS, id="last"),
+        pytest.param(
+            IMPLICIT,
+            LBFGS(steps=2000, tol=1e-5, draws=1),
+            id="LBFGS",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(IMPLICIT, NewtonCG(tol=1e-5, draws=1), id="NewtonCG", marks=pytest.mark.slow),
     ],
-    ids=["Replay", "Unroll", "last", "LBFGS", "NewtonCG"],
 )
 ONCE = pytest.mark.parametrize(
     ("adjoint", "solver"),
-    [(Replay(), STEPS), (IMPLICIT, NewtonCG(tol=1e-5, draws=1))],
-    ids=["Replay", "Implicit"],
+    [
+        pytest.param(Replay(), STEPS, id="Replay"),
+        pytest.param(IMPLICIT, NewtonCG(tol=1e-5, draws=1), id="Implicit", marks=pytest.mark.slow),
+    ],
 )
 TWICE = pytest.mark.parametrize("adjoint", [Unroll(), Unroll(last=5)], ids=str)
 
@@ -111,6 +117,7 @@ def test_vmap_over_points_is_refused(adjoint, solver):
             torch.func.vmap(lambda at, f=function: f(at, adjoint, solver))(points)
 
 
+@pytest.mark.slow
 @ONCE
 def test_a_second_derivative_is_refused(adjoint, solver):
     """Not 0, for which autograd takes what has no graph."""
@@ -153,6 +160,7 @@ def test_forward_mode_is_refused(adjoint, solver):
             forward()
 
 
+@pytest.mark.slow
 @TWICE
 def test_unroll_has_forward_mode_and_second_derivatives(adjoint):
     def e(lambdas):

@@ -12,7 +12,7 @@ from phiopt.problem import problem
 from tests.cases import generator, randn
 from tests.derivatives.objectives import case
 
-CASES, QUICK = 1000, range(0, 1000, 25)
+CASES, QUICK = 1000, range(0, 1000, 50)
 STEPS = (1e-5, 1e-6, 1e-7, 1e-4, 1e-3)
 TOLERANCE = 1e-5
 GOOD = ("right", "refused")
@@ -127,6 +127,7 @@ def test_a_gradient_is_right_or_refused(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("part", range(10))
 def test_a_thousand_gradients_are_right_or_refused(part):
     ends = [outcome(seed) for seed in range(part, CASES, 10)]

@@ -206,6 +206,7 @@ def test_the_loss_is_looked_at_too():
         required(nn.Linear(4, 3), lambda o, t: F.multi_margin_loss(o, t, reduction="none"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripted_and_compiled_modules_are_refused():
     scripted = torch.jit.script(nn.Linear(4, 3))

@@ -53,6 +53,7 @@ def test_the_centre_of_the_lattice_is_nearly_that_of_the_simplex():
     assert lattice.weights((1, 1, 1, 1)) == pytest.approx([0.2475, 0.2575, 0.2475, 0.2475])
 
 
+@pytest.mark.slow
 def test_a_run_gives_tables_figures_and_one_record_for_each_point_and_search(tmp_path, small):
     small(tmp_path)
     out = tmp_path / "small"
@@ -70,6 +71,7 @@ def test_a_run_gives_tables_figures_and_one_record_for_each_point_and_search(tmp
         assert found["gradients"] == sum(prices) <= 3 * Mirror().budget
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path, small, monkeypatch):
     small(tmp_path)
     folder = tmp_path / "small" / "records"
@@ -117,6 +119,7 @@ def test_a_point_is_what_initialize_and_the_outer_loss_of_learn_give(tmp_path):
     assert record["terms"] == pytest.approx(alone.terms, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_point_that_is_not_finite_is_reported_and_harms_no_table(tmp_path, capsys):
     directory = ablation.RunDirectory(tmp_path, {})
     scene = lattice.scene(case(), 0, directory, CPU)
@@ -137,6 +140,7 @@ def lattice_records(broken=()):
     ]
 
 
+@pytest.mark.slow
 def test_figures_leave_out_what_too_few_finite_points_are_left_for(tmp_path):
     flat = [p for p in lattice.points(2) if p[3] == 0]
     stem = tmp_path / "found"
@@ -156,6 +160,7 @@ def test_what_was_learned_is_crossed_on_a_slice_only_if_it_lies_there(tmp_path, 
     assert len(crosses) == 1
 
 
+@pytest.mark.slow
 def test_a_search_without_a_derivative_is_reported_and_the_lattice_kept(
     tmp_path, small, monkeypatch, capsys
 ):

@@ -13,6 +13,7 @@ from experiments.scales import NETWORKS, SCALES
 from tests.experiments.cases import TINY, made_up, performed
 
 
+@pytest.mark.slow
 def test_each_network_gets_its_figures_and_tables(tmp_path, capsys):
     images = made_up(200, 0), made_up(40, 1)
     performed(basic.EXPERIMENT, images, tmp_path, seeds=(0, 1), methods=("scratch", "default"))
@@ -38,6 +39,7 @@ def test_students_are_larger_and_the_budgets_hold_phi(scale):
         assert passes * phi.batch_size / recipe.batch_size < recipe.budget / 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(ROOT_VARIABLE not in os.environ, reason=f"{ROOT_VARIABLE} names no data root")
 def test_phi_and_default_run_on_fashion_mnist(tmp_path):
     images = basic.EXPERIMENT.load(Path(os.environ[ROOT_VARIABLE]), download=False)
@@ -52,6 +54,7 @@ def test_phi_and_default_run_on_fashion_mnist(tmp_path):
     assert records[1]["solution"]["objective"] < records[1]["solution"]["start_objective"]
 
 
+@pytest.mark.slow
 def test_the_demo_prints_its_tables_and_writes_its_report(tmp_path, capsys):
     demo.run((0,), ("default", "phi"), tmp_path)
     output = capsys.readouterr().out

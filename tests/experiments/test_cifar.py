@@ -57,6 +57,7 @@ def test_every_network_can_start_so(method):
         assert torch.equal(student.head.bias, bias) == (method not in ("scratch", "shuffled"))
 
 
+@pytest.mark.slow
 def test_phi_lowers_its_objective_and_the_study_runs(tmp_path):
     scale = cifar_scale()
     performed(

@@ -121,6 +121,7 @@ def made(out):
 CELLS = sorted(f"{method} {seed}" for method in METHODS for seed in SEEDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until", [2, 5])
 def test_two_processes_divide_the_cells_and_end_with_the_same_tables(tmp_path, start, until):
     # With 5 of 6, it holds its first cell until this process has nothing left but to wait for it.
@@ -136,6 +137,7 @@ def test_two_processes_divide_the_cells_and_end_with_the_same_tables(tmp_path, s
     assert locks(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_what_a_process_leaves_that_ends_early_is_taken_over(tmp_path, start, end):
     process = start(100)

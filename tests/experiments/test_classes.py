@@ -37,6 +37,7 @@ def test_the_authors_setting(name, relu):
     assert task.classes is None
 
 
+@pytest.mark.slow
 def test_it_runs_and_says_what_it_did(tmp_path, capsys):
     names = ["mlp", "lstm", "authors"]
     performed(classes.EXPERIMENT, IMAGES, tmp_path, names=names, methods=("scratch", "default"))
@@ -47,6 +48,7 @@ def test_it_runs_and_says_what_it_did(tmp_path, capsys):
     assert len(list((tmp_path / "records").iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_other_tasks_can_be_added_to_a_run_and_unknown_ones_are_listed(tmp_path):
     performed(classes.EXPERIMENT, IMAGES, tmp_path, names=["mlp"])
     performed(classes.EXPERIMENT, IMAGES, tmp_path, names=["authors"])

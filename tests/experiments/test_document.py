@@ -42,6 +42,7 @@ def runs(tmp_path_factory):
     return [root / "classes", root / "theta"]
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_table_figure_and_number(runs, tmp_path):
     document.write(runs, tmp_path)
     page, web = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
@@ -58,6 +59,7 @@ def test_the_page_holds_every_table_figure_and_number(runs, tmp_path):
     assert "python -m experiments" in page
 
 
+@pytest.mark.slow
 def test_what_was_not_run_is_listed_with_its_reason(runs, tmp_path):
     document.write(runs, tmp_path)
     page = (tmp_path / "report.md").read_text()
@@ -79,6 +81,7 @@ def test_a_killed_run_has_what_is_finished(runs, tmp_path):
     assert "- mlp, zero, seed 0: not finished" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_sweeps_are_drawn_as_curves(tmp_path):
     swept = tmp_path / "theta", tmp_path / "samples"
     methods = ("uniform-0.01", "uniform-0.1", "default")
@@ -117,6 +120,7 @@ def searched(scene):
     return {**best, **rest, "path": [*path, {**path[0], **best}]}
 
 
+@pytest.mark.slow
 def test_an_ablation_has_its_tables_and_figures_of_whole_lattices(lattices, tmp_path):
     document.write([lattices], tmp_path)
     page, web = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
@@ -132,6 +136,7 @@ def test_an_ablation_has_its_tables_and_figures_of_whole_lattices(lattices, tmp_
     assert "18 points and searches" in page
 
 
+@pytest.mark.slow
 def test_an_ablation_is_found_by_its_own_directory_and_beside_others(lattices, runs, tmp_path):
     document.write([runs[1], lattices / "digits"], tmp_path)
     page = (tmp_path / "report.md").read_text()
@@ -181,6 +186,7 @@ def test_the_same_blocks_make_both_pages(tmp_path):
         assert part in page
 
 
+@pytest.mark.slow
 def test_runs_are_found_at_any_depth(runs, lattices, tmp_path):
     shutil.copytree(runs[1], tmp_path / "runs" / "theta")
     shutil.copytree(lattices / "digits", tmp_path / "runs" / "ablation" / "digits")
@@ -190,6 +196,7 @@ def test_runs_are_found_at_any_depth(runs, lattices, tmp_path):
     assert "## ablation, digits" in page
 
 
+@pytest.mark.slow
 def test_a_torn_line_of_the_log_is_left_out(runs, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(runs[1], copy)

@@ -226,6 +226,7 @@ def test_markdown_and_csv_hold_the_same_numbers(found):
     assert len(points) == 4 * (2 + 2 + 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
 def test_the_report_is_written_whole_and_twice_the_same(tmp_path, capsys, found, suffix):
     shown = page.show(found, {"phi": 0.125}, "title")

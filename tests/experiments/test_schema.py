@@ -83,6 +83,7 @@ def test_any_field_of_another_type_is_told_by_file_and_field(run):
             assert refused > 0.6 * len(ways), (path, refused, len(ways))
 
 
+@pytest.mark.slow
 def test_what_the_checks_let_through_can_be_reported(run, tmp_path):
     draw = random.Random(0)
     for path in list(files(run).values())[:3]:

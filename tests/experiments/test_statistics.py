@@ -22,6 +22,7 @@ def test_summary_is_the_mean_and_the_sample_standard_deviation():
     assert summary([0.5, 0.25]).text(2) == "0.38 ± 0.18"
 
 
+@pytest.mark.slow
 def test_paired_difference_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = 0

@@ -307,6 +307,7 @@ def test_predictions_on_images_that_others_were_trained_on_are_not_compared(tmp_
     assert study.prediction_variance(apart, records, directory, CPU) == {}
 
 
+@pytest.mark.slow
 def test_a_teacher_that_diverges_ends_its_seed_alone(tmp_path, monkeypatch, capsys):
     trained = study.trained_teacher
     tried = []

@@ -21,6 +21,7 @@ def growth(task):
     )
 
 
+@pytest.mark.slow
 def test_learned_weights_are_paid_for_and_leave_the_curvature_out(tmp_path):
     task = classes.tasks(TINY, IMAGES)[0]
     descent = Descent(4, 1e-3)
@@ -94,6 +95,7 @@ def test_sizes_that_the_scale_does_not_have_are_left_out():
     assert names == ["mlp-100", "mlp-all"]
 
 
+@pytest.mark.slow
 def test_tasks_of_one_network_share_their_teacher(tmp_path):
     performed(samples.EXPERIMENT, IMAGES, tmp_path, names=["mlp-100", "mlp-all", "cnn-100"])
     teachers = {path.name for path in (tmp_path / "teachers").iterdir()}

@@ -113,6 +113,7 @@ def test_the_views_are_one_where_nothing_was_spent(blobs):
     assert ours.model is longer.model
 
 
+@pytest.mark.slow
 def test_each_view_has_the_rate_that_is_best_for_its_length(blobs):
     # The large step is ahead after five and ends behind the small one.
     recipe = Recipe(budget=400, batch_size=16, learning_rates=(1.0, 1e-2))

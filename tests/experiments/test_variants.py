@@ -65,6 +65,7 @@ def test_every_variant_is_another_start():
     assert not [(a, b) for a, b in pairs if torch.equal(starts[a], starts[b])]
 
 
+@pytest.mark.slow
 def test_a_variant_runs_as_a_method_of_the_experiment(tmp_path):
     scale = replace(TINY, student_budget=300)
     performed(
@@ -80,6 +81,7 @@ def moved(method, given):
     return {name for name in start if not torch.equal(start[name], end[name])}
 
 
+@pytest.mark.slow
 def test_layers_that_phi_may_move():
     given = growth()
     early, late = (
@@ -89,6 +91,7 @@ def test_layers_that_phi_may_move():
     assert {name.rpartition(".")[0] for name in late} == {"head"}
 
 
+@pytest.mark.slow
 def test_what_a_reset_leaves_is_as_constructed():
     given = growth()
     fresh = dict(built(given.student, 0).named_parameters())
@@ -100,6 +103,7 @@ def test_what_a_reset_leaves_is_as_constructed():
     assert torch.equal(start.head.weight, fresh["head.weight"])
 
 
+@pytest.mark.slow
 def test_delta_rises_and_both_solves_are_paid_for(monkeypatch):
     seen = []
 
@@ -200,6 +204,7 @@ def test_methods_of_other_tasks_are_left_out(monkeypatch, tmp_path):
     assert ran == {"mlp": ["default"], "cnn-norm": list(wanted)}
 
 
+@pytest.mark.slow
 def test_one_teacher_has_the_table_of_its_variance(tmp_path):
     performed(variance.EXPERIMENT, IMAGES, tmp_path, names=["mlp"], seeds=(0, 1))
     assert "prediction variance, one teacher |" in (tmp_path / "mlp.md").read_text()

@@ -125,6 +125,7 @@ def test_a_step_differentiates_one_side():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lambdas", [ONLY, (0.3, 0.2, 0.2, 0.3)])
 def test_a_step_has_the_expectation_of_an_exact_one(lambdas):
     """Over the offsets, with everything else of the sample kept."""
@@ -191,6 +192,7 @@ def test_cheap_steps_reach_what_exact_ones_reach(curvature):
     assert reached(curvature) < 1.01 * reached(Frobenius(batch=None))
 
 
+@pytest.mark.slow
 def test_the_blocks_of_layers():
     loss, params = setting()
     term = Frobenius(matrix="layers", probes=4)

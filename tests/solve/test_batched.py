@@ -60,14 +60,17 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        None,
-        torchopt.sgd(0.05),
-        torchopt.sgd(0.02, momentum=0.9, nesterov=True),
-        torchopt.rmsprop(1e-2),
-        torchopt.adamw(1e-2),
-        torchopt.adam(torchopt.schedule.polynomial_schedule(1e-2, 1e-3, 1, 20)),
+        pytest.param(None, id="default"),
+        pytest.param(torchopt.sgd(0.02, momentum=0.9, nesterov=True), id="momentum"),
+        pytest.param(torchopt.sgd(0.05), id="sgd", marks=pytest.mark.slow),
+        pytest.param(torchopt.rmsprop(1e-2), id="rmsprop", marks=pytest.mark.slow),
+        pytest.param(torchopt.adamw(1e-2), id="adamw", marks=pytest.mark.slow),
+        pytest.param(
+            torchopt.adam(torchopt.schedule.polynomial_schedule(1e-2, 1e-3, 1, 20)),
+            id="schedule",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["default", "sgd", "momentum", "rmsprop", "adamw", "schedule"],
 )
 def test_each_point_is_as_if_solved_alone(optimizer):
     solver, problem = replace(SOLVER, optimizer=optimizer), posed()
@@ -76,6 +79,7 @@ def test_each_point_is_as_if_solved_alone(optimizer):
         assert_same(ours, alone(solver, problem, point))
 
 
+@pytest.mark.slow
 def test_several_problems_keep_their_own_draws_starts_and_divisors():
     problems = [posed(seed) for seed in range(3)]
     found = solve_many(SOLVER, problems, POINTS)
@@ -88,8 +92,12 @@ def test_several_problems_keep_their_own_draws_starts_and_divisors():
 
 @pytest.mark.parametrize(
     "curvature",
-    [Frobenius(probes=3), Frobenius(batch=0.5), Frobenius(every=2), Frobenius(matrix="layers")],
-    ids=["probes", "two batches", "now and then", "layers"],
+    [
+        pytest.param(Frobenius(probes=3), id="probes"),
+        pytest.param(Frobenius(batch=0.5), id="two batches", marks=pytest.mark.slow),
+        pytest.param(Frobenius(every=2), id="now and then"),
+        pytest.param(Frobenius(matrix="layers"), id="layers", marks=pytest.mark.slow),
+    ],
 )
 def test_every_estimator_of_the_curvature(curvature):
     problem = posed(curvature=curvature, neighbourhood=Gaussian(0.2))
@@ -151,6 +159,7 @@ def test_a_start_that_is_not_finite_is_reported_for_its_problem_alone():
         assert_same(ours, alone(SOLVER, good, point))
 
 
+@pytest.mark.slow
 def test_buffers_and_fixed_parameters_are_each_problems_own():
     def build(seed):
         net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()

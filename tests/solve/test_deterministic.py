@@ -27,6 +27,9 @@ NEWTONS = [NewtonCG(method="trust-krylov"), NewtonCG(method="newton-cg")]
 SOLVERS = [LBFGS(tol=1e-9), *(replace(solver, tol=1e-9) for solver in NEWTONS)]
 NAMES = ["lbfgs", "trust-krylov", "newton-cg"]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
+each_solver_krylov_slow = pytest.mark.parametrize(
+    "solver", [SOLVERS[0], pytest.param(SOLVERS[1], marks=pytest.mark.slow), SOLVERS[2]], ids=NAMES
+)
 
 
 def gradient(objective, params, samples):
@@ -86,7 +89,11 @@ def test_logistic_regression_is_what_scipy_finds_by_itself(solver):
     assert found.objective == pytest.approx(by_hand.fun, abs=1e-12)
 
 
-@pytest.mark.parametrize("lambdas", [(0.3, 0.2, 0.3, 0.2), (0.3, 0.4, 0.3, 0)], ids=str)
+@pytest.mark.parametrize(
+    "lambdas",
+    [pytest.param((0.3, 0.2, 0.3, 0.2), marks=pytest.mark.slow), (0.3, 0.4, 0.3, 0)],
+    ids=str,
+)
 def test_all_agree_on_a_smooth_net(lambdas):
     """Every term, at the same draws: one minimum, and a gradient norm of at most 1e-6. The teacher
     has all the student's coordinates, for others have no finite minimiser here.
@@ -159,7 +166,7 @@ def test_the_frozen_sample_is_the_mean_of_its_draws():
     assert found.objective == pytest.approx(sum(weights[n] * found.terms[n] for n in weights))
 
 
-@each_solver
+@each_solver_krylov_slow
 def test_history_counts_and_repeats(solver):
     objective, start = classification(curvature=Frobenius(probes=1))
     solver = replace(solver, draws=2, tol=0.1)
@@ -186,7 +193,7 @@ def test_running_out_of_steps_is_a_failure_with_the_best_iterate(solver):
     assert found.objective == found.history[-1]["objective"] < found.start_objective
 
 
-@each_solver
+@each_solver_krylov_slow
 def test_rounding_ends_as_a_stall(solver):
     objective, start = logistic()
     x, y = objective.data.batch(None, torch.Generator())
@@ -211,6 +218,7 @@ def test_nothing_to_do_is_solved_at_once():
     assert found.stats.steps == 0
 
 
+@pytest.mark.slow
 def test_more_noise_samples_come_nearer_to_the_expectation():
     """The argmin on N frozen draws tends to that of the expectation."""
     case = replace(ridge(samples=1), delta=1.0)

@@ -110,6 +110,7 @@ def ended(work, folder, count):
             process.kill()
 
 
+@pytest.mark.slow
 def test_the_other_process_is_told_of_one_that_raises_or_is_killed(tmp_path):
     assert ended(pairs, tmp_path, 3) == [0, 0, -signal.SIGKILL]
     told, again, lost = torch.load(tmp_path / "0.pt")

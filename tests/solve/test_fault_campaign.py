@@ -9,7 +9,7 @@ import pytest
 from tests.solve.faults import KINDS, PLACES, Case, check
 
 CASES = [Case.of(number) for number in range(1000)]
-FEW = CASES[:60]
+FEW = CASES[:20]
 
 
 def test_the_campaign_has_every_place_with_every_kind():
@@ -25,6 +25,7 @@ def test_a_fault_is_told_and_loses_nothing(case):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.filterwarnings("ignore:learn. the chosen solution:UserWarning")
 @pytest.mark.parametrize("case", CASES[len(FEW) :], ids=str)
 def test_a_fault_is_told_and_loses_nothing_throughout(case):

@@ -24,6 +24,7 @@ SOLVERS = {
     "trust-krylov": NewtonCG(draws=1, tol=1e-2),
     "newton-cg": NewtonCG("newton-cg", draws=1, tol=1e-2),
 }
+VALUES = [torch.nan, pytest.param(torch.inf, marks=pytest.mark.slow)]
 STEPS = [int(step) for step in np.random.default_rng(0).integers(10, 60, 3)]
 
 
@@ -73,7 +74,7 @@ def survived(found, start):
     assert flatten(start).isfinite().all()
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("order", [0, 1], ids=["loss", "gradient"])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -90,7 +91,7 @@ def test_one_fault_at_a_random_step_is_survived(solver, step, order, value):
 
 
 @pytest.mark.parametrize("name", ["trust-krylov", "newton-cg"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", VALUES)
 def test_a_fault_in_a_hessian_vector_product_is_rolled_back(name, value):
     objective, start = poisoned({5}, order=2, value=value)
     found = SOLVERS[name].solve(objective, start)
@@ -99,7 +100,7 @@ def test_a_fault_in_a_hessian_vector_product_is_rolled_back(name, value):
     assert found.stats.rollbacks == 1
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_a_fault_in_the_products_of_the_curvature_term(solver, value):
     objective, start = poisoned({31}, 2, value, lambdas=(0.3, 0.3, 0.3, 0.1))
@@ -119,11 +120,15 @@ ESTIMATORS = {
     "gauss-newton": Frobenius(matrix="gauss-newton"),
     "spectral": Spectral(iterations=2),
 }
+ESTIMATORS_AND_SLOW = [
+    name if name in ("default", "gauss-newton") else pytest.param(name, marks=pytest.mark.slow)
+    for name in ESTIMATORS
+]
 
 
 @pytest.mark.parametrize("order", [0, 1, 2], ids=["loss", "gradient", "product"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("name", ESTIMATORS_AND_SLOW)
 def test_faults_at_random_calls_of_the_default_step_are_survived(name, value, order):
     """Also where the scores are computed by which a step chooses its examples."""
     objective, start = classification((0.3, 0.3, 0.2, 0.2), curvature=ESTIMATORS[name], count=80)
@@ -237,6 +242,7 @@ def test_without_throw_the_error_is_in_the_solution():
     assert isinstance(solution.error, OSError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [900, 1170], ids=["steps", "judges"])
 def test_data_that_break_in_a_restart_leave_the_first_solution(after):
     """A solve reads 8 judges and 60 steps of 8 examples; before the first come 46 reads more."""

@@ -10,6 +10,7 @@ from phiopt.solve import TorchOpt, masked
 from tests.cases import ridge
 
 
+@pytest.mark.slow
 def test_the_argmin_over_the_mask_is_that_of_the_restricted_quadratic():
     case = ridge()
     objective = case.objective()

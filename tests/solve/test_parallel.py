@@ -177,6 +177,7 @@ def found(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_two_processes_find_what_one_finds(found, name):
     alone = solve(name)
@@ -184,26 +185,31 @@ def test_two_processes_find_what_one_finds(found, name):
         torch.testing.assert_close(found[rank][name], alone, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_both_hold_the_same_bits(found, name):
     first, second = (found[rank][name] for rank in range(PROCESSES))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_whole_batch(found):
     torch.testing.assert_close(found[0]["derivatives"], derivatives())
     torch.testing.assert_close(found[1]["derivatives"], derivatives())
 
 
+@pytest.mark.slow
 def test_forward_mode_and_vmap_go_through(found):
     torch.testing.assert_close(found[0]["forward mode"], forward_mode())
 
 
+@pytest.mark.slow
 def test_processes_that_disagree_are_refused_everywhere(found):
     for rank in range(PROCESSES):
         assert "process_group: the start's w differs between the processes" in found[rank]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raises", "reads another"])
 def test_all_end_alike_where_one_fails_to_read(found, kind):
     (first, error, better, ours), (second, elsewhere, _, theirs) = (
@@ -220,11 +226,13 @@ def test_all_end_alike_where_one_fails_to_read(found, kind):
         assert "process_group: a batch differs between the processes" in error
 
 
+@pytest.mark.slow
 def test_all_end_promptly_where_one_fails_before_the_solve(found):
     told = "ElsewhereError: process_group: rank 1 failed with OSError: gone"
     assert [found[rank]["failed first"] for rank in range(PROCESSES)] == [told, "OSError: gone"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lambdas", "neighbourhood", "solver", "data's length"])
 def test_settings_that_differ_are_refused_everywhere(found, name):
     for rank in range(PROCESSES):

@@ -87,6 +87,7 @@ def incoming_gradient(growth, student):
     )
 
 
+@pytest.mark.slow
 def test_no_random_directions_of_the_same_length_have_a_larger_gradient(growth):
     student = gradmax(growth, 0).student
     ours = incoming_gradient(growth, student)

@@ -115,6 +115,7 @@ def test_a_recurrent_net_grows_gate_by_gate():
     torch.testing.assert_close(outputs, teacher(x))
 
 
+@pytest.mark.slow
 def test_training_lowers_the_task_loss_and_stays_within_the_formula(growth):
     start, map, growing = expansion(growth)
     solved = ligo(growth, 0)
@@ -139,6 +140,7 @@ def test_a_student_of_the_teachers_size_is_refused(rival):
         rival(same, 0)
 
 
+@pytest.mark.slow
 def test_until_it_is_trained_one_has_the_copies(growth):
     found = ligo(growth, 0)
     outputs = found.start(growth.data.x)[:, list(growth.classes)]

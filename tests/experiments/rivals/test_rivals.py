@@ -18,7 +18,11 @@ def test_the_names_are_new():
     assert not RIVALS.keys() & METHODS.keys()
 
 
-@pytest.mark.parametrize("rival", RIVALS)
+COSTLY = {"ligo", "robustified", "robustified_slice", "robustified4_slice", "phi_early"}
+EACH = [pytest.param(r, marks=[pytest.mark.slow] if r in COSTLY else []) for r in RIVALS]
+
+
+@pytest.mark.parametrize("rival", EACH)
 def test_a_rival_is_a_function_of_its_arguments_and_modifies_none(rival, growth):
     before = deepcopy(growth.teacher.state_dict())
     data = growth.data.x.clone()
@@ -43,7 +47,7 @@ def test_a_rival_is_a_function_of_its_arguments_and_modifies_none(rival, growth)
     ]
 
 
-@pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("rival", EACH)
 def test_every_rivals_student_trains(rival, growth):
     initial = RIVALS[rival](growth, 0)
     trained = fit(initial.student, growth.data, growth.data, Recipe(20, 40, ()), 1e-2, seed=0)

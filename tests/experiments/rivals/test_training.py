@@ -46,6 +46,7 @@ def test_distillation_needs_inputs_that_the_teacher_reads():
         distillation(coloured, 0)
 
 
+@pytest.mark.slow
 def test_distillation_trains_towards_the_teacher_and_leaves_it_alone():
     growth = growth_of("mlp")
     hooked, data = distillation(growth, 0), growth.data
@@ -90,6 +91,7 @@ def test_several_samples_are_averaged_and_paid_for(growth):
     )
 
 
+@pytest.mark.slow
 def test_augmented_training_is_more_robust():
     generator = Generator().manual_seed(0)
     growth = growth_of("mlp", classes=None)

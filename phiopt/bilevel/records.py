@@ -1,0 +1,281 @@
+"""The trials of a search in a directory, so that a search that was killed goes on where it was.
+
+    search.json                      what the search was called with
+    trials/0000.json, ...            one file for each trial, written when it is done
+    solutions/0000.safetensors       the solution of the best trial until now
+
+Each file is written whole or not at all, a solution before its trial.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phiopt._described import checksum
+from phiopt._files import locked, write_text
+from phiopt._json import Field, parsed
+from phiopt._types import Params
+from phiopt.bilevel.trial import Trial
+from phiopt.solve import Solution, Status
+
+FORMAT = 1
+SETTINGS = "search.json"
+TOLD = 3
+"""Differences that an error lists."""
+
+
+class RecordError(ValueError):
+    """The directory belongs to another search, or a file in it is damaged."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial, and the derivative of E there: a number or four by the point's names; None until it is taken."""
+
+    trial: Trial
+    slopes: dict[str, float | list[float]] | None = None
+
+    @property
+    def point(self) -> Params:
+        """Where it is."""
+        trial = self.trial
+        named = {"lambdas": list(trial.lambdas), "delta": trial.delta, "theta": trial.theta}
+        return {name: _tensor(value) for name, value in named.items() if value is not None}
+
+    @property
+    def derivative(self) -> Params | None:
+        """As tensors."""
+        if self.slopes is None:
+            return None
+        return {name: _tensor(value) for name, value in self.slopes.items()}
+
+    def with_derivative(self, slopes: Params) -> Record:
+        """The same, and the derivative."""
+        numbers: dict[str, float | list[float]]
+        numbers = {name: value.tolist() for name, value in slopes.items()}
+        return Record(replace(self.trial, slopes=True), numbers)
+
+
+@dataclass
+class Records:
+    """What is kept of one search; nothing if there is no ``folder``."""
+
+    folder: Path | None = None
+    student: nn.Module | None = None
+    records: dict[int, Record] = field(default_factory=dict)
+
+    @property
+    def best(self) -> int | None:
+        """The number of the trial whose solution is kept, the first of the lowest."""
+        finite = {n: r.trial.outer for n, r in self.records.items() if r.trial.outer < inf}
+        return min(finite, key=lambda n: (finite[n], n)) if finite else None
+
+    def at(self, number: int, lambdas: tuple[float, ...], rest: dict[str, Any]) -> Record | None:
+        """The record of a trial, None if it is still to be made.
+
+        Raises:
+            RecordError: It is of another point.
+        """
+        record = self.records.get(number)
+        if record is None:
+            return None
+        trial = record.trial
+        asked = replace(trial, lambdas=lambdas, **rest)
+        if trial != asked:
+            raise RecordError(
+                f"directory: {self._trial(number)} is of {_point(trial)}, but the search now asks for "
+                f"{_point(asked)}: it is another version's, or not the same each time. Choose another "
+                "directory"
+            )
+        return record
+
+    def keep(self, number: int, record: Record, solution: Solution | None = None) -> None:
+        """Write a record, and before it the solution, if it is the best until now."""
+        if self.folder is None or self.records.get(number) == record:
+            return
+        if solution is not None:
+            solution.save(self._solution(number))
+        write_text(self._trial(number), _text(record))
+        self.records[number] = record
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the solutions of trials that are not the best any more."""
+        best = None if self.best is None else self._solution(self.best)
+        for path in self._solution(0).parent.glob("*.safetensors"):
+            if path != best:
+                path.unlink()
+
+    def solution(self, number: int) -> Solution | None:
+        """That of the best trial; None if it is not there.
+
+        Raises:
+            RecordError: The file is damaged, or of another student.
+        """
+        path = self._solution(number)
+        try:
+            return None if self.student is None else Solution.load(path, self.student)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            said = str(error).removeprefix("path: ")
+            raise RecordError(f"directory: {said}; remove it to have it solved again") from error
+
+    def refuse(self, number: int, was: float, now: float) -> RecordError:
+        """The error for numbers that do not come again."""
+        return RecordError(
+            f"directory: {self._trial(number)} has outer {was!r}, but computed again it is {now!r}: the "
+            "data, the machine, the number of threads or a library are others than then, or a file was "
+            "changed. Go on where the search began, or choose another directory"
+        )
+
+    def _trial(self, number: int) -> Path:
+        return Path(self.folder or "") / "trials" / f"{number:04}.json"
+
+    def _solution(self, number: int) -> Path:
+        return Path(self.folder or "") / "solutions" / f"{number:04}.safetensors"
+
+
+@contextmanager
+def opened(folder: Path | None, arguments: dict[str, str], student: nn.Module) -> Iterator[Records]:
+    """The records of the search with these arguments, which no other process has meanwhile.
+
+    Raises:
+        RecordError: The directory holds another search, or a damaged file.
+        OSError: It cannot be written.
+    """
+    if folder is None:
+        yield Records()
+        return
+    with locked(folder / ".lock"):
+        _begin(folder, arguments)
+        for part in ("trials", "solutions"):  # what a killed process had half written
+            for left in (folder / part).glob(".*"):
+                left.unlink()
+        records = {}
+        for path in sorted((folder / "trials").glob("*.json")):
+            if re.fullmatch(r"\d{4,}", path.stem):
+                records[int(path.stem)] = _read(path)
+        kept = Records(folder, student, records)
+        kept.tidy()
+        yield kept
+
+
+def _begin(folder: Path, arguments: dict[str, str]) -> None:
+    """Note the arguments, or compare them with those of the search that is there."""
+    path = folder / SETTINGS
+    if not path.exists():
+        if any((folder / "trials").glob("*.json")):
+            raise RecordError(
+                f"directory: {folder} holds trials but no {SETTINGS}, which says of what search; "
+                "choose another directory"
+            )
+        write_text(path, json.dumps({"format": FORMAT, "arguments": arguments}, indent=1))
+        return
+    try:
+        parts = parsed(path.read_bytes(), f"directory: {path}").members(["format", "arguments"])
+        if parts["format"].whole(0) != FORMAT:
+            raise parts["format"].wrong(f"{FORMAT}, the format of this phiopt")
+        before = {name: item.text() for name, item in parts["arguments"].members().items()}
+    except ValueError as error:
+        raise RecordError(str(error)) from error
+    differing = [n for n in before | arguments if before.get(n) != arguments.get(n)]
+    if differing:
+        told = [
+            f"{name} was {before.get(name, 'not there')}, is {arguments.get(name, 'not there')}"
+            for name in differing[:TOLD]
+        ]
+        more = f"; and {len(differing) - TOLD} more" * (len(differing) > TOLD)
+        raise RecordError(
+            f"directory: {folder} holds a search with other arguments: {'; '.join(told)}{more}. "
+            "Give the same, or choose another directory"
+        )
+
+
+def _text(record: Record) -> str:
+    status = record.trial.status
+    values = {
+        **asdict(record.trial),
+        "status": status and status.name,
+        "slopes": record.slopes,
+    }
+    return json.dumps({**values, "checksum": checksum([json.dumps(values)])}, indent=1)
+
+
+def _read(path: Path) -> Record:
+    """
+    Raises:
+        RecordError: The file is not what `Records.keep` wrote.
+    """
+    try:
+        return _record(parsed(path.read_bytes(), f"directory: {path}"))
+    except ValueError as error:
+        raise RecordError(f"{error}; remove it to have the trial done again") from error
+
+
+def _record(about: Field) -> Record:
+    names = [f.name for f in fields(Trial)]
+    parts = about.members([*names, "checksum"])
+    for name in parts.keys() - {*names, "checksum"}:
+        raise parts[name].wrong("left out: a trial has no such field")
+    weights = parts["lambdas"].items()
+    if len(weights) != 4:
+        raise parts["lambdas"].wrong("four numbers")
+    status, slopes = parts["status"], None
+    if parts["slopes"].value is not None:
+        slopes = {name: _number(item) for name, item in parts["slopes"].members().items()}
+        point = {"lambdas", *(n for n in ("delta", "theta") if parts[n].value is not None)}
+        lengths = {name: isinstance(value, list) for name, value in slopes.items()}
+        if lengths != {name: name == "lambdas" for name in point}:
+            raise parts["slopes"].wrong(f"numbers for {', '.join(sorted(point))}")
+    outer = float(parts["outer"].number())
+    if outer != outer:
+        raise parts["outer"].wrong("a number or infinity")
+    trial = Trial(
+        lambdas=tuple(float(weight.number()) for weight in weights),
+        delta=_optional(parts["delta"]),
+        theta=_optional(parts["theta"]),
+        outer=outer,
+        status=None if status.value is None else Status[status.text(Status.__members__)],
+        gradients=parts["gradients"].whole(0),
+        slopes=slopes is not None,
+        again=parts["again"].flag(),
+        error=None if parts["error"].value is None else parts["error"].text(),
+    )
+    values = {name: item for name, item in about.value.items() if name != "checksum"}
+    if checksum([json.dumps(values)]) != parts["checksum"].text():
+        raise parts["checksum"].wrong("that of the other fields: some were changed")
+    return Record(trial, slopes)
+
+
+def _number(item: Field) -> float | list[float]:
+    """A number, or four."""
+    if not isinstance(item.value, list):
+        return float(item.number())
+    if len(item.value) != 4:
+        raise item.wrong("a number or four")
+    return [float(part.number()) for part in item.items()]
+
+
+def _optional(item: Field) -> float | None:
+    return None if item.value is None else float(item.number())
+
+
+def _tensor(value: float | list[float]) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+def _point(trial: Trial) -> str:
+    told = [f"λ = {trial.lambdas}"]
+    told += [f"{n} = {v}" for n, v in (("δ", trial.delta), ("θ", trial.theta)) if v is not None]
+    return ", ".join(told) + " again" * trial.again

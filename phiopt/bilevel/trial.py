@@ -1,0 +1,109 @@
+"""What a search for λ tried, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from phiopt.bilevel.search import DERIVATIVE, SearchStatus
+from phiopt.objective import Lambdas
+from phiopt.solve import Solution, Status
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation of the outer loss.
+
+    Args:
+        lambdas: The four weights.
+        delta: δ, if it is learned.
+        theta: θ, if it is learned.
+        outer: E of what the inner solve gave, also where that failed by its ``status``; infinite
+            where E is not finite, the data could not be read, or there is no derivative to go on by.
+        status: Of the inner solve; None if it ended in an `AdjointError`.
+        gradients: Gradients of φ's objective that the inner solve took.
+        slopes: Whether the derivative of E was taken there: see `Learned.gradients`.
+        again: Whether it repeats the point of an earlier trial from a start nearby, after a saddle or
+            a solve without a derivative.
+        error: Why there is no derivative there, where one was asked for and refused.
+    """
+
+    lambdas: tuple[float, ...]
+    delta: float | None
+    theta: float | None
+    outer: float
+    status: Status | None
+    gradients: int
+    slopes: bool = False
+    again: bool = False
+    error: str | None = None
+
+    def at(self, other: Trial) -> bool:
+        """Whether both are at one point."""
+        return (self.lambdas, self.delta, self.theta) == (other.lambdas, other.delta, other.theta)
+
+    @property
+    def mark(self) -> str:
+        """What was out of the ordinary, in a few words; empty if nothing."""
+        failed = self.status is not None and self.status.failed
+        words = [str(self.status and self.status.name)] if failed else []
+        words += ["no derivative"] * (self.error is not None) + ["again"] * self.again
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What `phiopt.learn` found.
+
+    Args:
+        solution: φ's solution at the best point.
+        lambdas: λ there.
+        delta: δ there, if it was learned.
+        theta: θ there, if it was learned.
+        outer: E there.
+        start_outer: E at the start of the search; never below ``outer``.
+        path: Every evaluation, in order.
+        status: How the search ended; whether the solve of ``solution`` itself failed is in its own.
+        error: What ended it, where the status is ``NO_DERIVATIVE`` or ``TRIAL_FAILED``.
+
+    ``print(learned)`` shows the path.
+    """
+
+    solution: Solution
+    lambdas: Lambdas
+    delta: float | None
+    theta: float | None
+    outer: float
+    start_outer: float
+    path: list[Trial]
+    status: SearchStatus
+    error: Exception | None = None
+
+    @property
+    def gradients(self) -> int:
+        """What the search cost in gradients of φ's objective: those of every solve, and for each
+        derivative of E `DERIVATIVE` times as many.
+        """
+        return sum(t.gradients * (1 + DERIVATIVE * t.slopes) for t in self.path)
+
+    def __str__(self) -> str:
+        lines = [f"{self.status.name}: {self.status.value}"]
+        if self.error is not None:
+            lines.append(f"error: {self.error}")
+        if self.solution.status.failed:
+            lines.append(failure(self.solution.status))
+        lines += [
+            f"outer loss {self.start_outer:.4g} -> {self.outer:.4g} in {len(self.path)} solves",
+            "    task  proximity  noise  curvature     delta     theta     outer",
+        ]
+        for t in self.path:
+            row = "{:8.3f}{:11.3f}{:7.3f}{:11.3f}".format(*t.lambdas)
+            for value in (t.delta, t.theta):
+                row += f"{'-' if value is None else format(value, '.4g'):>10}"
+            best = " <" if t.outer == self.outer else ""
+            lines.append(f"{row}{t.outer:>10.4g}{best}{t.mark and '  ' + t.mark}")
+        return "\n".join(lines)
+
+
+def failure(status: Status) -> str:
+    """What a user is told of a chosen solution whose own solve failed."""
+    return f"the chosen solution's own solve ended as {status.name}: {status.value}"
