@@ -21,6 +21,10 @@ loader of batches.
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
+SPREAD = 12
+"""Examples of a map-style data set that are looked at, evenly spread: the first ones of a sorted set have
+one label."""
+
 Agree: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
 
 
@@ -57,6 +61,7 @@ class Data:
         self._agree: Agree = lambda batch, error: error
         self.error: Exception | None = None
         self.length: int | None = None  # examples, where that is known
+        self._spread: Callable[[], Batch] | None = None
         self._read = self._reader(source)
 
     def expect_classes(self, classes: int, outputs: int | None = None) -> None:
@@ -81,6 +86,12 @@ class Data:
     def example(self) -> Batch:
         """A first batch, to infer shapes from; a loader gives it again as its first."""
         return self._example
+
+    def spread(self) -> Batch:
+        """A batch to check derivatives on: of a data set, which is read now, twelve examples spread over
+        it; else the first.
+        """
+        return self._example if self._spread is None else self._spread()
 
     def batch(self, size: int | None, generator: Generator) -> Batch:
         """``size`` different examples drawn by ``generator``; None, or no less than there are: all,
@@ -164,6 +175,8 @@ class Data:
 
         self.length = len(dataset)
         self._example = load(range(min(len(dataset), 2)))
+        few = min(len(dataset), SPREAD)
+        self._spread = lambda: load([i * (len(dataset) - 1) // max(few - 1, 1) for i in range(few)])
         return read
 
     def _from_loader(self, given: DataLoader[Any]) -> Callable[[int | None, Generator], Batch]:
