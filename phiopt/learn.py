@@ -129,7 +129,7 @@ def learn(
     solver = TorchOpt() if solver is None else solver
     neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
     seed = seed_of(seed)
-    options = {
+    options: dict[str, Any] = {
         "lift": lift,
         "classes": classes,
         "loss": loss,
@@ -150,7 +150,7 @@ def learn(
     _check_path(solver, search.adjoint)
     value = _outer(outer, student, like, search, test, seed)
     inner = _Inner.of(teacher, student, like, data, space, options)
-    models = {"teacher": teacher, "student": student, "data": data, "outer": outer}
+    models: dict[str, Any] = {"teacher": teacher, "student": student, "data": data, "outer": outer}
     kept = {} if directory is None else _described(models | options, search, space)
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
