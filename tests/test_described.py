@@ -113,7 +113,7 @@ MAKE = {
     "fields": lambda v: Fields(v),
     "attributes": Attributes,
     "methods": bent,
-    "module's tensor": lambda v: Net(1, v),
+    "module's tensor": lambda v: Net(1, float(v)),
     "module's setting": lambda v: Net(v),
     "dropout": lambda v: nn.Dropout(v / 10),
     "loader": loader,
