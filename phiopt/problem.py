@@ -28,15 +28,13 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
+from phiopt.objective.examples import telling_examples
 from phiopt.objective.verify import require_gradient, verify_gradient
 from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
 
 REFERENCE_DRAWS = 8
 """Draws that L_4's value at the start, its unit on the relative scale, is the mean of: one alone,
 with one probe, is off by more than half, and λ4's effect with it."""
-
-CHECKED = 8
-"""Examples on which a gradient is compared with differences: it may be wrong on some alone."""
 
 
 class Problem(NamedTuple):
@@ -110,9 +108,10 @@ def problem(
     )
     reported = True
     if examples is not None and lambdas.active != ["proximity"]:
-        x, y = (part[:CHECKED] for part in examples.example)
-        more = Task(model, example_loss, x, y)
-        task = more.part(0, 2)
+        x, y = examples.example
+        places = telling_examples(x, y).to(x.device)
+        more = Task(model, example_loss, x[places], y[places])
+        task = Task(model, example_loss, x[:2], y[:2])
         _check_loss(task, params, growth.class_axis if loss is None else None)
         for name, value in (("micro_batch", micro_batch), ("process_group", process_group)):
             if value is not None:

@@ -162,6 +162,26 @@ def _along(
     return None
 
 
+def unsteady(function: Function, params: Params) -> tuple[float, float] | None:
+    """The values without and with a gradient being recorded, or None where they are alike or the
+    function is not the same at each call.
+
+    Solvers compare iterates by the one, and go by the gradient of the other.
+    """
+    dtype = next(iter(params.values())).dtype
+
+    def still() -> float:
+        with torch.no_grad():
+            return float(function({name: p.detach() for name, p in params.items()}))
+
+    loud, quiet = _value(function, params), still()
+    rounding = 10 * TOLERANCE[dtype] * max(abs(loud), abs(quiet))
+    if not abs(loud - quiet) > rounding or not isfinite(loud - quiet):
+        return None
+    random = abs(still() - quiet) > rounding or abs(_value(function, params) - loud) > rounding
+    return None if random else (quiet, loud)
+
+
 def _value(function: Function, params: Params) -> float:
     """Computed as for a gradient: user code may ask whether one is being recorded."""
     with torch.enable_grad():

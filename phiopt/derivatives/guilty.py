@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from phiopt._modules import unchanged
 from phiopt._types import Params
 from phiopt.derivatives.calls import Call, tensors
 from phiopt.derivatives.composite import differentiable
@@ -42,13 +43,20 @@ JUMPS: dict[Any, str] = {
 """Functions whose derivative is zero where it exists."""
 
 
+LARGER = (3.0, 10.0)
+"""How much larger than it was met an input is made, to see more of a backward that was written by hand."""
+
+
 class Guilty(NamedTuple):
-    """A layer by its path, or the loss (None): its type, and what it calls that ``cuts``."""
+    """A layer by its path, or the loss (None): its type, and what it calls that ``cuts``; ``larger`` is
+    how many times the inputs are that it is guilty at.
+    """
 
     name: str | None
     kind: str
     cuts: tuple[str, ...]
     jumps: tuple[str, ...]
+    larger: float = 1.0
 
 
 def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
@@ -69,11 +77,45 @@ def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
     return [guilty for _, guilty in reversed(found)]
 
 
+def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
+    """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs:
+    what its author wrote may be right at some alone.
+    """
+    found: list[Guilty] = []
+    seen: list[str] = []
+    for call in reversed(_calls(model, inputs, wrap)):  # inner ones were called last
+        function, at = waves(call, composite=True, trained=True)
+        prefix = f"{call.name}." if call.name else ""
+        inner = any(name.startswith(prefix) and name != call.name for name in seen)
+        if not inner and written_by_hand(wrap(function), at):
+            seen.append(call.name)
+            found += larger(wrap(function), at, call.name, type(call.module).__name__, "x")
+    return found[::-1]
+
+
+def written_by_hand(function: Function, at: Params) -> bool:
+    """Whether a ``torch.autograd.Function`` takes part."""
+    with torch.enable_grad():
+        value = function({name: p.detach().requires_grad_() for name, p in at.items()})
+    return any(_by_hand(value))
+
+
+def larger(
+    function: Function, at: Params, name: str | None, kind: str, inputs: str
+) -> list[Guilty]:
+    """`guilty_function` where those values whose names begin with ``inputs`` are larger."""
+    for times in LARGER:
+        there = {n: times * p if n.startswith(inputs) else p for n, p in at.items()}
+        for guilty in guilty_function(function, there, name, kind):
+            return [guilty._replace(larger=times)]
+    return []
+
+
 def _calls(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Call]:
     seen: list[Call] = []
 
     def run(params: Params) -> Tensor:
-        with torch.enable_grad(), differentiable():
+        with torch.enable_grad(), differentiable(), unchanged(model):
             seen.extend(layer_calls(model, inputs))
         return inputs
 
@@ -94,7 +136,7 @@ def guilty_function(function: Function, at: Params, name: str | None, kind: str)
     cuts = [CUTS[f] for f in seen if f in CUTS]
     cuts += [f"the backward of {name}" for name in _by_hand(value)]
     jumps = [JUMPS[f] for f in seen if f in JUMPS]
-    return [Guilty(name, kind, *(tuple(dict.fromkeys(names)) for names in (cuts, jumps)))]
+    return [Guilty(name, kind, tuple(dict.fromkeys(cuts)), tuple(dict.fromkeys(jumps)))]
 
 
 def _by_hand(value: Tensor) -> Iterator[str]:
@@ -108,6 +150,50 @@ def _by_hand(value: Tensor) -> Iterator[str]:
         if hasattr(node, "_forward_cls"):
             yield node._forward_cls.__name__
         todo.extend(following for following, _ in node.next_functions)
+
+
+def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | None:
+    """The first of the innermost modules whose outputs are others where a gradient is recorded.
+
+    ``model`` is the caller's to change, in evaluation mode.
+    """
+    quiet, loud = (_outputs(model, inputs, wrap, recording) for recording in (False, True))
+    for (name, still), (_, moving) in zip(quiet, loud, strict=False):
+        if still.shape != moving.shape or not torch.allclose(still, moving, equal_nan=True):
+            return Guilty(name, type(model.get_submodule(name)).__name__, (), ())
+    return None
+
+
+def _outputs(
+    model: nn.Module, inputs: Tensor, wrap: Wrap, recording: bool
+) -> list[tuple[str, Tensor]]:
+    """What the modules return, inner ones first."""
+    seen: list[tuple[str, Tensor]] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object, outputs: object) -> None:
+            seen.extend((name, t.detach().clone()) for t in tensors(outputs))
+
+        return hook
+
+    hooks = [m.register_forward_hook(note(name)) for name, m in model.named_modules()]
+
+    def run(params: Params) -> Tensor:
+        with torch.set_grad_enabled(recording), differentiable():
+            model(inputs.clone())
+        return inputs
+
+    try:
+        trained = {p: p.requires_grad for p in model.parameters()}
+        for p, learned in trained.items():
+            p.requires_grad_(learned and recording)
+        wrap(run)({})
+        for p, learned in trained.items():
+            p.requires_grad_(learned)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return seen
 
 
 class _Noted(TorchFunctionMode):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from phiopt._modules import unchanged
 from phiopt._types import Params
 from phiopt.derivatives.calls import Call, recorded, tensors
 from phiopt.derivatives.composite import differentiable
@@ -54,7 +55,7 @@ def waves(
         held = {name[1:]: v for name, v in values.items() if name[0] == "p"}
         held |= {name: b.clone() for name, b in call.module.named_buffers()}
         args, kwargs = _replaced((call.args, call.kwargs), places, values)
-        with differentiable() if composite else nullcontext():
+        with differentiable() if composite else nullcontext(), unchanged(call.module):
             outputs = functional_call(call.module, held, args, kwargs)
             found = [t.sin() for t in tensors(outputs) if t.is_floating_point()]
             nothing = torch.zeros((), device="cpu")

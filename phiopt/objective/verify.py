@@ -13,8 +13,16 @@ from torch.func import grad
 
 from phiopt._types import Lift, Params
 from phiopt.derivatives.double import Widened, copied_to
-from phiopt.derivatives.gradients import Function, Mismatch, mismatch
-from phiopt.derivatives.guilty import Guilty, guilty_function, guilty_layers
+from phiopt.derivatives.gradients import Function, Mismatch, mismatch, unsteady
+from phiopt.derivatives.guilty import (
+    Guilty,
+    guilty_by_hand,
+    guilty_function,
+    guilty_layers,
+    larger,
+    unsteady_layer,
+    written_by_hand,
+)
 from phiopt.derivatives.repeated import Repeated
 from phiopt.derivatives.require import undifferentiable
 from phiopt.objective.model import pure_model
@@ -63,6 +71,42 @@ class Checked:
         fixed = self.params
         function = self.wrapped(lambda w: self.task(fixed | w))
         return mismatch(function, fixed if params is None else params)
+
+    def by_hand(self) -> Guilty | None:
+        """Where a backward that was written by hand is wrong at larger activations."""
+        if not written_by_hand(self.wrapped(self.task), self.params):
+            return None
+        for name, p in self.module.named_parameters():
+            p.requires_grad_(name in self.params)
+        inputs = self._run(lambda w: self.lift(self.task.inputs.clone()))
+        found = guilty_by_hand(self.module, inputs, self.wrapped)
+        outputs = {"outputs": self._run(self.task.outputs)}
+        loss = self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
+        if written_by_hand(loss, outputs):
+            found += larger(loss, outputs, None, "", "outputs")
+        return found[0] if found else None
+
+    def unsteady(self) -> str | None:
+        """What is said of a loss that is another where no gradient is recorded, if it is."""
+        found = unsteady(self.wrapped(self.task), self.params)
+        if found is None:
+            return None
+        for name, p in self.module.named_parameters():
+            p.requires_grad_(name in self.params)
+        inputs = self._run(lambda w: self.lift(self.task.inputs.clone()))
+        place = unsteady_layer(self.module, inputs, self.wrapped)
+        head = (
+            "loss: it"
+            if place is None
+            else f"student: {place.name or 'the module itself'} ({place.kind})"
+        )
+        quiet, loud = found
+        return (
+            f"{head} computes other values where a gradient is recorded: the mean loss is {loud:.6g} there "
+            f"and {quiet:.6g} elsewhere. A solver would judge one function and go by the gradient of "
+            "another. Remedy: ask neither torch.is_grad_enabled() nor requires_grad in it; "
+            "module.training tells training from evaluation"
+        )
 
     def guilty(self) -> list[Guilty]:
         """The layers whose gradient is wrong, and the loss if its own is; none where that cannot be
@@ -120,6 +164,7 @@ def verify_gradient(
         try:
             checked = Checked(module, lift, task, params, dtype)
             wrong = checked.mismatch()
+            other = None if wrong else checked.unsteady() or _elsewhere(checked.by_hand())
         except FAULTS:
             raise
         except Exception:
@@ -132,6 +177,8 @@ def verify_gradient(
             raise
         if wrong is not None:
             raise TypeError(_message(wrong, checked.guilty(), checked.affected(), names))
+        if other is not None:
+            raise TypeError(other)
         return
 
 
@@ -190,6 +237,11 @@ def _message(
         )
     elif any(cut.startswith("the backward of") for cut in place.cuts):
         remedy = "correct that backward, or use PyTorch's own functions in its place"
+    elif place.name is None and guilty:
+        remedy = (
+            "compute that part with its derivative; a target that is to stay as it is comes with the "
+            "data, or from a copy of the model whose parameters have requires_grad=False"
+        )
     else:
         remedy = (
             "compute that part with its derivative, or set requires_grad=False on the parameters "
@@ -201,6 +253,19 @@ def _message(
         f"{wrong.difference:.6g} along a direction in which its gradient says {wrong.slope:.6g}"
         + (f", in {', '.join(affected)} among others" if affected else "")
         + f"; {terms} would be minimised wrongly. Remedy: {remedy}"
+    )
+
+
+def _elsewhere(place: Guilty | None) -> str | None:
+    """What is said of a backward that is wrong at larger activations."""
+    if place is None:
+        return None
+    of = "" if place.name is None else f" of {place.name or 'the module itself'} ({place.kind})"
+    return (
+        f"{'loss' if place.name is None else 'student'}: the gradient{of} is not that of its values where "
+        f"its inputs are {place.larger:g} times as large as on the first examples: it calls "
+        f"{', '.join(place.cuts)}. Remedy: correct that backward, or use PyTorch's own functions in its "
+        "place"
     )
 
 

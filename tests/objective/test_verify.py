@@ -279,6 +279,67 @@ def test_it_costs_a_few_passes():
     assert len(calls) <= 8
 
 
+def far_wrong(x):
+    """A sine whose derivative is wrong at large numbers alone."""
+    return by_hand(torch.sin, lambda x: x.cos() * torch.where(x.abs() > 2.6, 0.5, 1.0))(x)
+
+
+def test_a_backward_that_is_wrong_at_larger_activations_is_named():
+    small = partial(torch.mul, 0.5)
+    assert net(torch.tanh)[:2](X).abs().max() < 2.6
+    with pytest.raises(
+        TypeError,
+        match=r"^student: the gradient of 1\.1 \(Calling\) .* 3 times as large .* backward of Made",
+    ):
+        verify(net(far_wrong))
+    with pytest.raises(TypeError, match=r"^loss: the gradient is not .* times as large .* of Made"):
+        verify(net(torch.tanh), loss=lambda o, y: PLAIN(far_wrong(small(o)), y))
+
+
+def asks_mode(x):
+    return x if torch.is_grad_enabled() else 1.1 * x
+
+
+def asks_tensor(x):
+    return x if x.requires_grad else 1.1 * x
+
+
+@pytest.mark.parametrize("function", [asks_mode, asks_tensor])
+def test_what_is_another_function_where_no_gradient_is_recorded_is_named(function):
+    with pytest.raises(TypeError, match=r"^student: 1\.1 \(Calling\) computes other values where"):
+        verify(net(function))
+    with pytest.raises(TypeError, match=r"^loss: it computes other values where"):
+        verify(net(torch.tanh), loss=lambda o, y: PLAIN(function(o), y))
+
+
+class Keeping(nn.Linear):
+    """It keeps its first weight, off the graph."""
+
+    kept = None
+
+    def forward(self, x):
+        self.kept = self.weight.detach() if self.kept is None else self.kept
+        return F.linear(x, self.kept, self.bias)
+
+
+def test_a_weight_that_is_kept_off_the_graph_is_named_with_its_layer():
+    module = net(torch.tanh)
+    module[2] = Keeping(5, 3).double()
+    with torch.no_grad():
+        module[2].weight.copy_(randn(3, 5))
+        module[2].bias.zero_()
+    with pytest.raises(TypeError, match=r"^student: the gradient of 2 \(Keeping\) .* detach"):
+        verify(module)
+
+
+def test_a_target_that_stays_has_a_remedy():
+    def loss(outputs, targets):
+        return (outputs - outputs.roll(1, 1).detach()).square().sum(1)
+
+    with pytest.raises(TypeError, match=r"calls detach.*a copy of the model whose parameters have"):
+        verify(net(torch.tanh), loss=loss)
+
+
 SOLVER = TorchOpt(steps=1, batch_size=4)
 
 
@@ -342,3 +403,25 @@ def test_a_gradient_that_is_wrong_on_some_examples_alone_is_seen():
             loss=loss,
             start=dict(student.named_parameters()),
         )
+
+
+@pytest.mark.parametrize("kind", ["label", "place", "size"])
+def test_a_cut_on_some_examples_is_seen_wherever_they_are(kind):
+    """In a data set sorted by label the first examples are of one."""
+    x, y = randn(60, 4), torch.arange(3).repeat_interleave(20)
+    x[33] *= 30
+
+    class Cut(nn.Module):
+        def forward(self, z):
+            if kind == "label":
+                return z.tanh()
+            there = torch.arange(len(z)) >= 8 if kind == "place" else z.abs().amax(1) > 12
+            return torch.where(there[:, None], z.detach(), z).tanh()
+
+    def loss(o, y):
+        return PLAIN(torch.where((y == 2)[:, None], o.detach(), o) if kind == "label" else o, y)
+
+    student = nn.Sequential(mlp(4, 5, seed=1), Cut(), mlp(5, 3, seed=2))
+    assert not (kind == "size" and bool((student[0](x[:8]).abs().amax(1) > 12).any()))
+    with pytest.raises(TypeError, match=r"gradient (of 1 \(Cut\) )?is not that of its values"):
+        initialize(student, deepcopy(student), (0.5, 0.5, 0, 0), (x, y), loss=loss, solver=SOLVER)
