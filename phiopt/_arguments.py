@@ -13,7 +13,7 @@ from phiopt._transforms import wrapped
 from phiopt._types import Params
 from phiopt._values import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt.data import Source, check_source
-from phiopt.growth.fills import FILLS
+from phiopt.growth.registry import FILLS
 from phiopt.objective import Lambdas, Spectral
 
 SCALES = ("relative", "paper")

@@ -21,6 +21,10 @@ loader of batches.
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
+SPREAD = 12
+"""Examples of a map-style data set that are looked at, evenly spread: the first ones of a sorted set have
+one label."""
+
 Agree: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
 
 
@@ -57,6 +61,7 @@ class Data:
         self._agree: Agree = lambda batch, error: error
         self.error: Exception | None = None
         self.length: int | None = None  # examples, where that is known
+        self._spread: Callable[[], Batch] | None = None
         self._read = self._reader(source)
 
     def expect_classes(self, classes: int, outputs: int | None = None) -> None:
@@ -81,6 +86,12 @@ class Data:
     def example(self) -> Batch:
         """A first batch, to infer shapes from; a loader gives it again as its first."""
         return self._example
+
+    def spread(self) -> Batch:
+        """A batch to check derivatives on: of a data set, which is read now, twelve examples spread over
+        it; else the first.
+        """
+        return self._example if self._spread is None else self._spread()
 
     def batch(self, size: int | None, generator: Generator) -> Batch:
         """``size`` different examples drawn by ``generator``; None, or no less than there are: all,
@@ -148,6 +159,7 @@ class Data:
                 raise TypeError(
                     f"{self._name}: the data set's inputs are {type(items[0][0]).__name__}, must be "
                     "tensors: give it a transform such as torchvision.transforms.ToTensor()"
+                    + _several(items[0][0])
                 )
             try:
                 batch = default_collate(items)
@@ -163,6 +175,8 @@ class Data:
 
         self.length = len(dataset)
         self._example = load(range(min(len(dataset), 2)))
+        few = min(len(dataset), SPREAD)
+        self._spread = lambda: load([i * (len(dataset) - 1) // max(few - 1, 1) for i in range(few)])
         return read
 
     def _from_loader(self, given: DataLoader[Any]) -> Callable[[int | None, Generator], Batch]:
@@ -318,15 +332,26 @@ def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
         )
 
 
+def _several(parts: object) -> str:
+    """What to do where there are several inputs."""
+    several = isinstance(parts, dict) or (isinstance(parts, tuple | list) and len(parts) > 1)
+    how = "; several inputs are joined to one tensor, which a wrapper of both models splits"
+    return how if several else ""
+
+
 def check_pair(name: str, pair: Any) -> Batch:
     """Inputs and targets, if ``pair`` is such: plain tensors with as many examples; errors call it
     ``name``.
     """
     if not _paired(pair):
-        raise TypeError(f"{name}: got {_kind(pair)}, must be a pair (inputs, targets)")
+        raise TypeError(
+            f"{name}: got {_kind(pair)}, must be a pair (inputs, targets){_several(pair)}"
+        )
     for which, part in zip(("inputs", "targets"), pair, strict=True):
         if not isinstance(part, Tensor):
-            raise TypeError(f"{name}: {which} are {type(part).__name__}, must be a Tensor")
+            raise TypeError(
+                f"{name}: {which} are {type(part).__name__}, must be a Tensor{_several(part)}"
+            )
         if part.is_meta or part.is_nested or part.layout != torch.strided:
             kind = "on meta" if part.is_meta else f"nested or {part.layout}"
             raise TypeError(f"{name}: {which} are {kind}, must be plain tensors of numbers")

@@ -239,13 +239,18 @@ class Compose(nn.Module):
 
 
 def infer(teacher: Shape, student: Shape) -> PlacedLift:
-    """The lift between examples of these shapes, where the shapes leave one natural choice.
+    """The lift between examples of these shapes, where they leave one natural choice.
 
     Equal shapes: the identity. Feature vectors: padded with zeros. One channel to several: repeated.
+
+    Args:
+        teacher: Shape of one of the teacher's examples, without the batch.
+        student: The student's.
 
     Raises:
         ValueError: There are several choices; the message lists them.
     """
+    teacher, student = _shape("teacher", teacher), _shape("student", student)
     if teacher == student:
         return Identity()
     lists = f"the teacher reads examples of shape {teacher}, the student of shape {student}"
@@ -273,6 +278,12 @@ def infer(teacher: Shape, student: Shape) -> PlacedLift:
     raise ValueError(
         f"lift=None leaves a choice: {lists}. Pass one of phiopt.lift: {'; '.join(choices)}; or any callable on a batch"
     )
+
+
+def _shape(name: str, shape: object) -> Shape:
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"{name}: got {shown(shape)}, must be a shape, a tuple of whole numbers")
+    return tuple(count(name, n, least=0) for n in shape)
 
 
 def nearest_places(old: int, new: int) -> NDArray[np.int64]:

@@ -108,10 +108,10 @@ def problem(
     )
     reported = True
     if examples is not None and lambdas.active != ["proximity"]:
-        x, y = examples.example
+        task = Task(model, example_loss, *(part[:2] for part in examples.example))
+        x, y = examples.spread()
         places = telling_examples(x, y).to(x.device)
         more = Task(model, example_loss, x[places], y[places])
-        task = Task(model, example_loss, x[:2], y[:2])
         _check_loss(task, params, growth.class_axis if loss is None else None)
         for name, value in (("micro_batch", micro_batch), ("process_group", process_group)):
             if value is not None:

@@ -192,3 +192,16 @@ def test_randomness_is_seeded_within_and_put_back_after():
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before[0])
     assert torch.equal(own.get_state(), before[1])
+
+
+def test_a_data_set_is_looked_at_all_over():
+    class Sorted(Dataset):
+        def __len__(self):
+            return 1000
+
+        def __getitem__(self, i):
+            return torch.tensor([float(i)]), i // 100
+
+    inputs, labels = data(Sorted()).spread()
+    assert inputs[[0, -1], 0].tolist() == [0, 999]
+    assert set(labels.tolist()) == set(range(10))

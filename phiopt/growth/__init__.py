@@ -2,11 +2,11 @@
 
 from phiopt.growth.carry import carry_optimizer
 from phiopt.growth.correspond import AlignmentError
-from phiopt.growth.fills import register_fill
 from phiopt.growth.grow import Verification, compare, grow
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.operations import register_rule
 from phiopt.growth.placement import Placement
+from phiopt.growth.registry import register_fill
 
 __all__ = [
     "AlignmentError",

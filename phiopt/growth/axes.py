@@ -352,7 +352,10 @@ def unify(a: Term, b: Term) -> None:
         assert given.fixed is not None
         if other.fixed is not None:
             if not np.array_equal(other.fixed, given.fixed):
-                raise Mismatch("axes with different given places meet")
+                raise Mismatch(
+                    "axes with different given places meet: one comes from the input, or was read along its neighbours "
+                    "as LocalResponseNorm and pooling over channels do; keep the size of this axis in the student"
+                )
         elif other.kind == "cat":
             for mine, part in zip(
                 split_cat(given, [p.size for p in other.parts]), other.parts, strict=True

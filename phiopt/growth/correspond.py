@@ -166,7 +166,10 @@ class Correspondence:
             )
         if t.id in self._computed[0] or s.id in self._computed[1]:
             raise AlignmentError(
-                f"a value of shape {t.shape} in the teacher has no counterpart in the student"
+                f"a value of shape {t.shape} in the teacher has no counterpart in the student. What the student adds "
+                "there cannot start as the identity, as a stage of another resolution, a pooling or another activation "
+                "cannot, or the wrong layers are paired. Add residual blocks, or layers of stride 1 and equal width; "
+                "correspondence= names the pairs"
             )
         if names[0] is None or names[1] is None:
             return Pair(

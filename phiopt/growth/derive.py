@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import Parameter, signature
 from itertools import combinations
 from typing import Any
 
@@ -102,8 +103,21 @@ def _check_modules(teacher: nn.Module, student: nn.Module) -> None:
                 raise ValueError(
                     f"{role}: {name} is not initialised yet, run a batch through the module first"
                 )
+        _check_inputs(role, module)
         if not any(True for _ in module.parameters()):
             raise ValueError(f"{role}={type(module).__name__} has no parameters")
+
+
+def _check_inputs(role: str, module: nn.Module) -> None:
+    """The forward pass takes one tensor; other arguments have defaults."""
+    given = signature(module.forward).parameters.values()
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in given if p.default is Parameter.empty and p.kind in kinds]
+    if len(needed) > 1:
+        raise TypeError(
+            f"{role}: the forward pass of {type(module).__name__} takes {', '.join(needed)}, must take one tensor: "
+            "wrap both models in modules that take the inputs joined along an axis and split them there"
+        )
 
 
 def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentError) -> None:

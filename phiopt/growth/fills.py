@@ -7,7 +7,6 @@ the identity under every fill.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,49 +17,8 @@ from phiopt._types import Params
 from phiopt.growth.axes import Term, find
 from phiopt.growth.correspond import Correspondence, TensorPlace
 from phiopt.growth.map import GrowthMap
+from phiopt.growth.registry import FILLS, OWN, Start, register_fill
 from phiopt.growth.units import FRESH, MEAN, ZERO, Plan, Planner, Units, halves, marks, plain
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a fill works from.
-
-    Attributes:
-        map: Where the teacher's coordinates sit.
-        teacher: The teacher's parameters and buffers that have a place in the student.
-        student: The student's, as constructed.
-        buffers: Names of the student's buffers.
-        theta: Width of the uniform fills.
-        generator: The fill's own randomness.
-    """
-
-    map: GrowthMap
-    teacher: Params
-    student: Params
-    buffers: frozenset[str]
-    theta: float
-    generator: torch.Generator
-
-
-Fill = Callable[[Start], Params]
-FILLS: dict[str, Fill] = {}
-
-
-def register_fill(name: str) -> Callable[[Fill], Fill]:
-    """Add a fill to `phiopt.grow`: a function from `Start` to all the student's tensors.
-
-    Examples:
-        >>> @register_fill("ones")
-        ... def ones(start):
-        ...     new = {k: torch.ones_like(v) for k, v in start.student.items()}
-        ...     return start.map.embed(start.teacher, into=new)
-    """
-
-    def add(fill: Fill) -> Fill:
-        FILLS[name] = fill
-        return fill
-
-    return add
 
 
 @register_fill("default")
@@ -254,27 +212,4 @@ def _along(vector: Tensor, dim: int, like: Tensor) -> Tensor:
     return vector.to(like.device).reshape([-1 if d == dim else 1 for d in range(like.ndim)])
 
 
-def identities(start: Start, out: Params) -> Params:
-    """The layers that only the student has, set to change nothing."""
-    out = dict(out)
-    for layer in start.map.inserted:
-        if layer.bias is not None:
-            out[layer.bias] = torch.zeros_like(out[layer.bias])
-        if layer.weight is None:
-            continue
-        weight = torch.zeros_like(out[layer.weight])
-        if layer.how == "constant":
-            out[layer.weight] = weight + layer.value
-            continue
-        if layer.how == "identity" and weight.ndim == 1:  # a batch norm: undo its statistics
-            statistics = (f"{layer.module}.running_{kind}" for kind in ("mean", "var"))
-            mean, variance = (out[name].to(weight) for name in statistics)
-            weight += (variance + layer.eps).sqrt()
-            if layer.bias is not None:
-                out[layer.bias] += mean
-        elif layer.how == "identity":
-            rows = torch.arange(weight.shape[0], device=weight.device)
-            centre = weight[0, 0].numel() // 2  # of an odd kernel
-            weight.view(*weight.shape[:2], -1)[rows, rows % weight.shape[1], centre] = 1.0
-        out[layer.weight] = weight
-    return out
+OWN.update(FILLS)

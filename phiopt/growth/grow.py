@@ -15,10 +15,11 @@ from phiopt._modules import alone, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
 from phiopt._values import flag, instance, one_of, part, seed_of, two_models, within
-from phiopt.growth.fills import FILLS, Start, identities
+from phiopt.growth import fills as _fills  # noqa: F401  (registers the library's)
 from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
+from phiopt.growth.registry import FILLS, Start, filled
 from phiopt.growth.trace import tensors_of
 from phiopt.growth.verify import verify as verified
 
@@ -118,7 +119,7 @@ def grow(
         known = {name: value for name, value in u.items() if name in map.placements}
         buffers = frozenset(dict(student.named_buffers()))
         start = Start(map, known, w, buffers, theta, torch.Generator().manual_seed(seed))
-        return identities(start, FILLS[fill](start))
+        return filled(fill, start)
 
     grown = with_tensors(student, make(_detached(teacher), _detached(student)))
     preserving = fill in ("zero-out", "net2wider", "vv-zz")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phiopt._modules import alone
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
-from phiopt._values import instance, part, path_of, seed_of, two_models
+from phiopt._values import instance, new_file, part, path_of, seed_of, two_models
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.derive import derive
 from phiopt.growth.given import check_models, check_shape, check_tensors
@@ -196,18 +196,19 @@ class GrowthMap:
         """A figure of each matrix's blocks: the teacher's, new rows and new columns, readable in grey.
 
         Args:
-            path: Where to save it; the suffix gives the format.
+            path: Where to save it, whole or not at all; the suffix gives the format, PNG where there is none.
 
         Raises:
+            ValueError, OSError: No picture can be written there.
             ImportError: matplotlib is not installed.
         """
         if path is not None:
-            path_of("path", path)
+            new_file("path", path)
         return plot(self, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map to a safetensors file with a JSON header, in one step; no pickle."""
-        path_of("path", path)
+        new_file("path", path)
         save(self, path)
 
     @staticmethod

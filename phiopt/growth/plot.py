@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phiopt._files import atomic
 from phiopt.growth.placement import Placement
 
 if TYPE_CHECKING:
@@ -56,8 +58,19 @@ def plot(growth: GrowthMap, path: str | os.PathLike[str] | None = None) -> Figur
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     if path is not None:
-        figure.savefig(path)
+        _save(figure, Path(path))
     return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Whole or not at all."""
+    path = path if path.suffix else path.with_suffix(".png")
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        endings = ", ".join(f".{kind}" for kind in sorted(known))
+        raise ValueError(f"path: got {str(path)!r}, must end in one of {endings}")
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
 
 
 def blocks(place: Placement) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from phiopt import _files
 from phiopt._json import Field
 from phiopt._modules import with_tensors
 from phiopt._types import Params
-from phiopt._values import instance, path_of
+from phiopt._values import instance, new_file, path_of
 from phiopt.objective import Lambdas
 from phiopt.solve.solution import Certificate, Solution, Spectrum, Stats, Status
 
@@ -28,7 +28,7 @@ _HINTS: dict[Any, dict[str, Any]] = {
 
 def save(solution: Solution, path: str | os.PathLike[str]) -> None:
     """Write ``solution``; λ that are tensors are kept as numbers, without their graph."""
-    path_of("path", path)
+    new_file("path", path)
     held = dict(solution.student.named_parameters()) | dict(solution.student.named_buffers())
     about = {
         f.name: _plain(getattr(solution, f.name)) for f in fields(solution) if f.name not in _APART

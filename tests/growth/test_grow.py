@@ -11,7 +11,7 @@ from torch import nn
 
 from phiopt import lift as lifts
 from phiopt.growth import GrowthMap, compare, grow, register_fill
-from phiopt.growth.fills import FILLS
+from phiopt.growth.registry import FILLS
 from phiopt.growth.trace import tensors_of
 from tests.growth.nets import KINDS, Attention, Decoder, Tagger, Wired, randomised
 from tests.growth.test_map import mlp, well_formed

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import StackDataset
 
 from phiopt.growth import grow
 from phiopt.initialize import initialize
@@ -405,9 +406,11 @@ def test_a_gradient_that_is_wrong_on_some_examples_alone_is_seen():
         )
 
 
-@pytest.mark.parametrize("kind", ["label", "place", "size"])
+@pytest.mark.parametrize("kind", ["label", "place", "size", "label of a data set"])
 def test_a_cut_on_some_examples_is_seen_wherever_they_are(kind):
     """In a data set sorted by label the first examples are of one."""
+    stored = "set" in kind
+    kind = kind.split()[0]
     x, y = randn(60, 4), torch.arange(3).repeat_interleave(20)
     x[33] *= 30
 
@@ -423,5 +426,6 @@ def test_a_cut_on_some_examples_is_seen_wherever_they_are(kind):
 
     student = nn.Sequential(mlp(4, 5, seed=1), Cut(), mlp(5, 3, seed=2))
     assert not (kind == "size" and bool((student[0](x[:8]).abs().amax(1) > 12).any()))
+    data = StackDataset(x, y) if stored else (x, y)
     with pytest.raises(TypeError, match=r"gradient (of 1 \(Cut\) )?is not that of its values"):
-        initialize(student, deepcopy(student), (0.5, 0.5, 0, 0), (x, y), loss=loss, solver=SOLVER)
+        initialize(student, deepcopy(student), (0.5, 0.5, 0, 0), data, loss=loss, solver=SOLVER)

@@ -245,7 +245,7 @@ def test_without_throw_the_error_is_in_the_solution():
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [900, 1170], ids=["steps", "judges"])
 def test_data_that_break_in_a_restart_leave_the_first_solution(after):
-    """A solve reads 8 judges and 60 steps of 8 examples; before the first come 34 reads more."""
+    """A solve reads 8 judges and 60 steps of 8 examples; before the first come 46 reads more."""
     alone = fitted(Breaking(10**6, OSError("gone")))
     source = Breaking(after, OSError("gone"))
     with pytest.raises(SolveError, match=r"^DATA_FAILED") as caught:

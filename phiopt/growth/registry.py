@@ -1,0 +1,116 @@
+"""The registry of fills, and how one is applied; the fills themselves are in `phiopt.growth.fills`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from phiopt._types import Params
+from phiopt._values import instance, part
+from phiopt.growth.given import check_tensors
+from phiopt.growth.map import GrowthMap
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fill works from.
+
+    Attributes:
+        map: Where the teacher's coordinates sit.
+        teacher: The teacher's parameters and buffers that have a place in the student.
+        student: The student's, as constructed.
+        buffers: Names of the student's buffers.
+        theta: Width of the uniform fills.
+        generator: The fill's own randomness.
+    """
+
+    map: GrowthMap
+    teacher: Params
+    student: Params
+    buffers: frozenset[str]
+    theta: float
+    generator: torch.Generator
+
+
+Fill = Callable[[Start], Params]
+FILLS: dict[str, Fill] = {}
+OWN: set[str] = set()
+"""Names of the library's own."""
+
+
+def register_fill(name: str) -> Callable[[Fill], Fill]:
+    """Add a fill to `phiopt.grow`: a function from `Start` to all the student's tensors.
+
+    Raises:
+        TypeError, ValueError: The name is no text, or that of a fill of the library; or no function is added.
+
+    Examples:
+        >>> @register_fill("ones")
+        ... def ones(start):
+        ...     new = {k: torch.ones_like(v) for k, v in start.student.items()}
+        ...     return start.map.embed(start.teacher, into=new)
+    """
+
+    instance("name", name, str, 'text, as in @register_fill("mine")')
+    if not name:
+        raise ValueError("name: got '', must be text of some length")
+    if name in OWN:
+        raise ValueError(f"name: got {name!r}, a fill of the library, must be another")
+
+    def add(fill: Fill) -> Fill:
+        part("fill", fill, "__call__")
+        FILLS[name] = fill
+        return fill
+
+    return add
+
+
+def filled(name: str, start: Start) -> Params:
+    """All the student's tensors as a fill makes them.
+
+    Raises:
+        TypeError, ValueError: A fill that was registered makes something else; the message names it.
+    """
+    out = FILLS[name](start)
+    if name in OWN:
+        return identities(start, out)
+    argument = f"fill={name!r} made"
+    check_tensors(argument, out)
+    for key in sorted(out.keys() ^ start.student.keys()):
+        what = "lacks" if key in start.student else "has"
+        raise ValueError(f"{argument} a result that {what} {key!r}, must be the student's tensors")
+    for key, value in out.items():
+        shape = tuple(start.student[key].shape)
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{argument} {key!r} of shape {tuple(value.shape)}, must be {shape}")
+        if value.isnan().any():
+            raise ValueError(f"{argument} NaN in {key!r}, must be numbers")
+    return identities(start, out)
+
+
+def identities(start: Start, out: Params) -> Params:
+    """The layers that only the student has, set to change nothing."""
+    out = dict(out)
+    for layer in start.map.inserted:
+        if layer.bias is not None:
+            out[layer.bias] = torch.zeros_like(out[layer.bias])
+        if layer.weight is None:
+            continue
+        weight = torch.zeros_like(out[layer.weight])
+        if layer.how == "constant":
+            out[layer.weight] = weight + layer.value
+            continue
+        if layer.how == "identity" and weight.ndim == 1:  # a batch norm: undo its statistics
+            statistics = (f"{layer.module}.running_{kind}" for kind in ("mean", "var"))
+            mean, variance = (out[name].to(weight) for name in statistics)
+            weight += (variance + layer.eps).sqrt()
+            if layer.bias is not None:
+                out[layer.bias] += mean
+        elif layer.how == "identity":
+            rows = torch.arange(weight.shape[0], device=weight.device)
+            centre = weight[0, 0].numel() // 2  # of an odd kernel
+            weight.view(*weight.shape[:2], -1)[rows, rows % weight.shape[1], centre] = 1.0
+        out[layer.weight] = weight
+    return out
