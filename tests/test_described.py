@@ -158,6 +158,7 @@ def test_what_holds_itself_is_described():
     assert described("it", recursive)["it.recursive"] == "as it"
 
 
+@pytest.mark.slow
 def test_another_process_describes_alike():
     """Whatever its hashes of strings are, by which sets are ordered."""
     code = (
