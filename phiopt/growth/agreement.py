@@ -11,7 +11,7 @@ from torch import Tensor
 from phiopt._types import Lift
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.departure import Comparison, Difference, Gap, matched, on_teacher
-from phiopt.growth.example import REFUSALS
+from phiopt.growth.example import REFUSALS, steady
 from phiopt.growth.forward import Forward, Outputs, on_each
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.options import SAME
@@ -181,7 +181,7 @@ class Agreement:
     def _lifted(self, x: Tensor, student: Forward) -> Tensor:
         """ψ(x), the teacher's inputs at their places."""
         try:
-            z = self._lift(x)
+            z = steady("lift", lambda: self._lift(x))
         except REFUSALS:
             z = self._lift(x.to(self._dtype))
         z = student.placed(z)

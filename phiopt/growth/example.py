@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,34 @@ REFUSALS = (
 """What a forward pass raises at an input that is not for it: PyTorch's errors, and checks of a module's own. Anything
 else, such as an ``OSError`` or a ``MemoryError``, is no answer to that question and goes through.
 """
+
+T = TypeVar("T")
+
+
+class UnsteadyError(Exception):
+    """A call of the user's code raised, and did not when it was made once more: the error, which is the cause of
+    this one, says nothing of what was given.
+    """
+
+
+def steady(name: str, call: Callable[[], T]) -> T:
+    """The result of a call of the user's code that may raise one of `REFUSALS`.
+
+    Raises:
+        UnsteadyError: The error did not come again. It goes through where a refusal is caught.
+    """
+    try:
+        return call()
+    except REFUSALS as error:
+        refusal = error
+    try:
+        call()
+    except REFUSALS:
+        raise refusal from None
+    raise UnsteadyError(
+        f"{name}: raised {type(refusal).__name__} ({refusal}) at one call and not at the next with the same input; "
+        "mend what makes it fail now and then"
+    ) from refusal
 
 
 def recorded(module: nn.Module, example: Tensor, role: str) -> Trace:

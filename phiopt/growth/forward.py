@@ -15,7 +15,7 @@ from phiopt._attention import plain_attention
 from phiopt._modules import copied, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
-from phiopt.growth.example import REFUSALS
+from phiopt.growth.example import REFUSALS, steady
 from phiopt.growth.trace import Trace, tensors_of, trace
 
 Outputs = list[Tensor]
@@ -58,9 +58,13 @@ class Forward:
 
     def __call__(self, x: Tensor, seed: int) -> Outputs:
         """The tensors among the outputs; the global generators start from ``seed``."""
-        _seed(seed)
+
+        def run() -> object:
+            _seed(seed)
+            return torch.func.functional_call(self.module, self._fresh(), (self.placed(x),))
+
         with plain_attention(), without_process_wide_hooks():
-            result = torch.func.functional_call(self.module, self._fresh(), (self.placed(x),))
+            result = steady("forward", run)
         return [y for y in tree_leaves(result) if isinstance(y, Tensor)]
 
     def values(self, x: Tensor, seed: int) -> tuple[Trace, dict[int, Tensor]]:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from phiopt import lift as lifts
 from phiopt._types import Lift
 from phiopt.growth.axes import Places, Size
-from phiopt.growth.example import REFUSALS, accepted
+from phiopt.growth.example import REFUSALS, accepted, steady
 from phiopt.growth.trace import Trace, Value
 
 _CHUNK = 2**20
@@ -211,7 +211,7 @@ def _applied(lift: Lift, x: Tensor) -> Tensor:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        return lift(x).detach().cpu()
+        return steady("lift", lambda: lift(x)).detach().cpu()
 
 
 def _sources(lift: Lift, example: Tensor) -> tuple[NDArray[np.int64], bool]:

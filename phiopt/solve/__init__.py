@@ -1,7 +1,7 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
 from phiopt.solve.agreement import agreeing, check_agreement, failing_together, fingerprint
-from phiopt.solve.batched import Posed, solve_many
+from phiopt.solve.batched import solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.clip import clipped
 from phiopt.solve.deterministic import LBFGS, NewtonCG
@@ -20,6 +20,7 @@ from phiopt.solve.solution import (
     Status,
 )
 from phiopt.solve.solver import Solver
+from phiopt.solve.stacked import Posed
 from phiopt.solve.torchopt_loop import TorchOpt, decaying_adam, default_optimizer
 
 __all__ = [

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-if TYPE_CHECKING:
-    from phiopt.solve.batched import Posed
+from phiopt.solve.stacked import Posed
 
 FIELDS = ("neighbourhood", "curvature", "micro_batch", "psi")
 EXAMPLES = 256

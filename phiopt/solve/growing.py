@@ -9,7 +9,7 @@ from phiopt._types import Params
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.certificate import holds
 from phiopt.solve.frozen import Frozen, solve_frozen
-from phiopt.solve.solution import Outcome, Stats, Status
+from phiopt.solve.solution import Outcome, Status
 from phiopt.solve.solver import Counted
 
 FIRST, LARGEST = 8, 64
@@ -85,16 +85,12 @@ def _checked(
         terms = counted.mean_terms(params, draws, objective.lambdas.active)
         values.append(float(objective.weigh(terms)))
     work = counted.stats(0, 0, 0.0)
-    return replace(found, stats=_sum(found.stats, work)), holds(found, values[0] - values[1])
+    return replace(found, stats=found.stats + work), holds(found, values[0] - values[1])
 
 
 def _after(before: Outcome | None, found: Outcome) -> Outcome:
     """The later outcome, with the work of both."""
     if before is None:
         return found
-    stats, history = _sum(before.stats, found.stats), before.history + found.history
+    stats, history = before.stats + found.stats, before.history + found.history
     return replace(found, stats=stats, history=history)
-
-
-def _sum(a: Stats, b: Stats) -> Stats:
-    return Stats(**{name: getattr(a, name) + getattr(b, name) for name in vars(a)})

@@ -104,6 +104,14 @@ class Stats:
     seconds: float
     unsettled: int = 0
 
+    def __add__(self, other: Stats) -> Stats:
+        """The work of both."""
+        return Stats(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def __sub__(self, earlier: Stats) -> Stats:
+        """The work since ``earlier``."""
+        return Stats(**{name: value - getattr(earlier, name) for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class Spectrum:

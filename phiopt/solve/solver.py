@@ -1,16 +1,19 @@
 """What every solver of the inner problem looks like, and the counting of its work."""
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from phiopt._types import Params
-from phiopt.objective import Objective, Sample
+from phiopt.objective import Lambdas, Objective, Sample
 from phiopt.objective.curvature import Product, Search
 from phiopt.solve.solution import Outcome, Stats
+
+TERMS = tuple(field.name for field in fields(Lambdas))
+"""The terms' names, in the paper's order."""
 
 RETRIES = 3
 """Roll-backs to the best iterate, each with a shorter step, before a solve gives up."""
@@ -77,20 +80,11 @@ class Counted:
     def all_terms(
         self, params: Params, samples: list[Sample], known: dict[str, Tensor]
     ) -> dict[str, float]:
-        """All four terms where those with weight are ``known``, in the paper's order; without the
-        curvature if that is not known and raises, for a solve is worth more than its report. What it
-        raised is kept as ``error``.
-        """
-        names = [name for name, _ in self.objective.lambdas.items()]
-        rest = [name for name in names if name not in known]
-        try:
-            found = self.mean_terms(params, samples, rest) | known if rest else known
-        except Exception as error:
-            if "curvature" not in rest:
-                raise
-            self.error = error
-            found = self.mean_terms(params, samples, rest[:-1]) | known
-        return {name: float(found[name]) for name in names if name in found}
+        """`reported`, as numbers. What the curvature raised is kept as ``error``."""
+        found, self.error = reported(
+            TERMS, known, lambda names: self.mean_terms(params, samples, names)
+        )
+        return {name: float(value) for name, value in found.items()}
 
     def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:
         work = (self.gradient, self.forward, self.hvp)
@@ -123,3 +117,25 @@ class Counted:
         n = len(sample.inputs)
         share = (curvature.part(n) or n) / n
         return share * products * (1 if curvature.split else 2)
+
+
+def reported(
+    names: Collection[str],
+    known: Mapping[str, Tensor],
+    measure: Callable[[list[str]], Mapping[str, Tensor]],
+) -> tuple[dict[str, Tensor], Exception | None]:
+    """The terms of these names in their order, those ``known`` and those measured; without the
+    curvature if that is not known and raises, for a solve is worth more than its report. What the
+    curvature raised comes with them.
+    """
+    rest = [name for name in names if name not in known]
+    error = None
+    try:
+        measured = measure(rest) if rest else {}
+    except Exception as raised:
+        if "curvature" not in rest:
+            raise
+        error = raised
+        measured = measure([name for name in rest if name != "curvature"])
+    terms = {**measured, **known}
+    return {name: terms[name] for name in names if name in terms}, error

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import isfinite
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
 import torchopt
-from torch import Tensor
 from tqdm import tqdm
 
 from phiopt._types import Params
 from phiopt._values import count, flag, fraction
-from phiopt.derivatives import square_norm
-from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve.certificate import moments
+from phiopt.objective import Objective
 from phiopt.solve.flat import flattened
+from phiopt.solve.loop import Loop
 from phiopt.solve.normalise import normalised
 from phiopt.solve.optimizer import check_optimizer
-from phiopt.solve.solution import Outcome, Status, vouched
-from phiopt.solve.solver import RETRIES, Counted
-from phiopt.solve.stopping import Stationarity
-
-JUDGES = 8
-"""Held-out draws by which iterates are compared; always the same ones (common random numbers).
-Fewer, and one unlucky curvature probe can decide."""
+from phiopt.solve.solution import Outcome
+from phiopt.solve.solves import OneSolve, Solves
 
 
 def default_optimizer(
@@ -106,133 +98,31 @@ class TorchOpt:
         """See `Solver`. Runs without recording a graph: the result does not require grad."""
         began = perf_counter()
         with torch.no_grad():
-            run = _Run(self, objective, start, seed)
+            loop = self.loop(
+                OneSolve(
+                    objective,
+                    start,
+                    seed,
+                    self.transformation(objective.every),
+                    batch_size=self.batch_size,
+                    fresh=self.fresh,
+                )
+            )
             with tqdm(total=self.steps, desc="φ", disable=None if progress else True) as bar:
-                status = run.through(bar)
-            return run.outcome(status, perf_counter() - began)
+                loop.run(bar)
+            (outcome,) = loop.outcomes(perf_counter() - began)
+        return outcome
 
+    def transformation(self, every: int) -> Any:
+        """The gradient transformation of a solve that has a curvature in one of ``every`` steps."""
+        return self.optimizer or default_optimizer(self.steps, every=every)
 
-class _Run:
-    """One solve in progress."""
-
-    def __init__(self, solver: TorchOpt, objective: Objective, start: Params, seed: int) -> None:
-        self.solver, self.start, self.seed = solver, start, seed
-        self.objective = Counted(objective)
-        self.optimizer = solver.optimizer or default_optimizer(solver.steps, every=objective.every)
-        self.params = self.best = start
-        self.state = self.optimizer.init(start)
-        self.history: list[dict[str, float]] = []
-        self.rollbacks = 0
-        self.error: Exception | None = None
-        if solver.fresh:
-            self.judges = [self.sample(Stream.HELD_OUT, i) for i in range(JUDGES)]
-        else:
-            self.judges = [self.sample(Stream.TRAIN, 0)]
-        self.best_value, self.best_terms = self.start_value, self.start_terms = self.judged(start)
-        self.last_value = self.start_value
-        self.stationarity = Stationarity(
-            self.objective, start, solver.tol or 0.0, smooth=solver.fresh, confirm=self.judges
+    def loop(self, solves: Solves) -> Loop:
+        """The loop over these solves, before its first step."""
+        return Loop(
+            solves,
+            steps=self.steps,
+            check_every=self.check_every,
+            tol=self.tol or 0.0,
+            fresh=self.fresh,
         )
-
-    def through(self, bar: Any) -> Status:
-        """Take the steps; the verdict."""
-        if not isfinite(self.start_value):
-            return Status.NON_FINITE
-        for step in range(self.solver.steps):
-            try:
-                sample = self.sample(Stream.STEP, step) if self.solver.fresh else self.judges[0]
-            except Exception as error:
-                self.error = error
-                return Status.DATA_FAILED
-            value, terms, gradient = self.objective.value_and_grad(self.params, sample)
-            record = self.recorded(value, terms, gradient)
-            bar.update()
-            if not _finite(record):
-                if self.rollbacks == RETRIES:
-                    return Status.NON_FINITE
-                self.roll_back()
-                continue
-            if not self.solver.fresh:
-                self.consider(self.params, float(value), terms)
-            if self.stationarity.reached(self.params, gradient, record["gradient_norm"]):
-                return self.accepted()
-            self.update(gradient)
-            if (step + 1) % self.solver.check_every == 0 or step + 1 == self.solver.steps:
-                record["held_out"], judged = self.judged(self.params)
-                self.consider(self.params, record["held_out"], judged)
-        return self.spent()
-
-    def spent(self) -> Status:
-        """All steps are taken."""
-        if not self.last_value <= self.start_value:  # NaN, too
-            return Status.DIVERGED
-        if self.best_value == self.start_value:
-            return Status.STALLED if _finite(self.history[-1]) else Status.NON_FINITE
-        if self.solver.tol is None:
-            return Status.BUDGET_SPENT
-        left = moments(self.objective, self.best, self.judges)
-        noisy = left.gradient_norm <= left.gradient_error
-        return Status.NOISE_FLOOR if noisy else Status.STEP_LIMIT
-
-    def sample(self, stream: Stream, step: int) -> Sample:
-        size = self.solver.batch_size
-        return self.objective.objective.sample(self.start, size, self.seed, stream, step)
-
-    def judged(self, params: Params) -> tuple[float, dict[str, Tensor]]:
-        objective = self.objective.objective
-        terms = self.objective.mean_terms(params, self.judges, objective.lambdas.active)
-        return float(objective.weigh(terms)), terms
-
-    def consider(self, params: Params, value: float, terms: dict[str, Tensor]) -> None:
-        self.last_value = value
-        if value < self.best_value:  # False for NaN
-            self.best, self.best_value, self.best_terms = params, value, terms
-
-    def recorded(
-        self, value: Tensor, terms: dict[str, Tensor], gradient: Params
-    ) -> dict[str, float]:
-        numbers = {"objective": value, **terms, "gradient_norm": square_norm(gradient).sqrt()}
-        values = torch.stack(list(numbers.values())).tolist()  # one transfer from the device
-        self.history.append(dict(zip(numbers, values, strict=True)))
-        return self.history[-1]
-
-    def update(self, gradient: Params) -> None:
-        updates, self.state = self.optimizer.update(
-            gradient, self.state, params=self.params, inplace=False
-        )
-        if self.rollbacks:
-            updates = {name: update * 0.5**self.rollbacks for name, update in updates.items()}
-        self.params = torchopt.apply_updates(self.params, updates, inplace=False)
-
-    def roll_back(self) -> None:
-        self.rollbacks += 1
-        self.params = self.best
-        self.state = self.optimizer.init(self.params)
-        self.stationarity.forget()
-
-    def accepted(self) -> Status:
-        """A stationary point above the start is not what was asked for."""
-        value, terms = self.judged(self.params)
-        if value > self.start_value:
-            return Status.DIVERGED
-        self.best, self.best_value, self.best_terms = self.params, value, terms
-        return Status.SOLVED
-
-    def outcome(self, status: Status, seconds: float) -> Outcome:
-        work = self.objective
-        found = Outcome(
-            params={name: value.clone() for name, value in self.best.items()},
-            status=status,
-            objective=self.best_value,
-            start_objective=self.start_value,
-            terms=work.all_terms(self.best, self.judges, self.best_terms),
-            start_terms=work.all_terms(self.start, self.judges, self.start_terms),
-            history=self.history,
-            stats=work.stats(len(self.history), self.rollbacks, seconds),
-            frozen=None if self.solver.fresh else self.judges,
-        )
-        return vouched(replace(found, error=self.error or work.error))
-
-
-def _finite(record: dict[str, float]) -> bool:
-    return all(map(isfinite, record.values()))

@@ -1,0 +1,228 @@
+"""The loop of the stochastic solver, over one solve or many: steps, judgement, roll-back, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phiopt._types import Params
+from phiopt.solve.certificate import moments
+from phiopt.solve.solution import Outcome, Stats, Status, vouched
+from phiopt.solve.solver import RETRIES
+from phiopt.solve.solves import Judged, Solves
+from phiopt.solve.stopping import Stationarity
+
+
+class Loop:
+    """Solves in progress.
+
+    The best iterate judged is kept for each solve. A step with a number that is not finite sends
+    its solve back there, with a new optimiser state and half the step. What becomes of one solve
+    concerns no other; all take their steps together until the last one has ended.
+
+    Args:
+        solves: One or many.
+        steps: Updates at most.
+        check_every: Steps between judgements on the validation samples.
+        tol: Of the gradient norm, relative to the start's; 0 stops at exactly zero.
+        fresh: Whether each step has a sample of its own.
+    """
+
+    def __init__(
+        self, solves: Solves, *, steps: int, check_every: int, tol: float, fresh: bool
+    ) -> None:
+        self.solves, self.steps, self.check_every = solves, steps, check_every
+        self.tol, self.fresh = tol, fresh
+        self.indices = range(len(solves))
+        self.params = self.best = solves.start
+        self.state = solves.init(solves.start)
+        start = solves.judge(solves.start)
+        self.start_values, self.start_terms = start.values, start.terms
+        self.best_values, self.best_terms = list(start.values), start.terms
+        self.last_values = list(start.values)
+        self.histories: list[list[dict[str, float]]] = [[] for _ in self.indices]
+        self.rollbacks = [0 for _ in self.indices]
+        self.statuses: list[Status | None] = [None for _ in self.indices]
+        self.work = [solves.stats(index) for index in self.indices]
+        self.rules: dict[int, Stationarity] = {}
+        self.error: Exception | None = None
+
+    def run(self, bar: Any) -> None:
+        """Take the steps, until each solve has a status. ``bar`` shows their number."""
+        for index in self.indices:
+            if not isfinite(self.start_values[index]):
+                self._stop(index, Status.NON_FINITE)
+        for step in range(self.steps):
+            if None not in self.statuses:
+                return
+            try:
+                draw = self.solves.draw(step)
+            except Exception as error:
+                self.error = error
+                break
+            self._step(draw, check=(step + 1) % self.check_every == 0 or step + 1 == self.steps)
+            bar.update()
+        for index in self.indices:
+            if self.statuses[index] is None:
+                self._stop(index, Status.DATA_FAILED if self.error else self._spent(index))
+
+    def outcomes(self, seconds: float) -> list[Outcome]:
+        """What became of each solve, where all took so many seconds."""
+        before = [self.solves.stats(index) for index in self.indices]
+        terms = self.solves.report(self.best, self.best_terms)
+        start_terms = self.solves.report(self.solves.start, self.start_terms)
+        return [
+            self._outcome(
+                index,
+                terms[index],
+                start_terms[index],
+                self.work[index] + self.solves.stats(index) - before[index],
+                seconds / len(self.indices),
+            )
+            for index in self.indices
+        ]
+
+    def _outcome(
+        self,
+        index: int,
+        terms: dict[str, float],
+        start_terms: dict[str, float],
+        work: Stats,
+        seconds: float,
+    ) -> Outcome:
+        status, history = self.statuses[index], self.histories[index]
+        assert status is not None, "given by run"
+        best = self.solves.only(index, self.best)
+        return vouched(
+            Outcome(
+                params={name: value.clone() for name, value in best.items()},
+                status=status,
+                objective=self.best_values[index],
+                start_objective=self.start_values[index],
+                terms=terms,
+                start_terms=start_terms,
+                history=history,
+                stats=replace(
+                    work, steps=len(history), rollbacks=self.rollbacks[index], seconds=seconds
+                ),
+                frozen=None if self.fresh else self.solves.solve(index).validation,
+                error=self.error or self.solves.error(),
+            )
+        )
+
+    def _step(self, draw: Any, check: bool) -> None:
+        found = self.solves.gradients(self.params, draw)
+        records = _records({"objective": found.value, **found.terms, "gradient_norm": found.norm})
+        running = [status is None for status in self.statuses]
+        finite = [all(map(isfinite, record.values())) for record in records]
+        for index, record in enumerate(records):
+            if running[index]:
+                self.histories[index].append(record)
+        self._roll_back([run and not fine for run, fine in zip(running, finite, strict=True)])
+        moved = [run and fine for run, fine in zip(running, finite, strict=True)]
+        if not self.fresh:
+            values = [record["objective"] for record in records]
+            self._consider(moved, Judged(values, found.terms))
+        for index, record in enumerate(records):
+            if moved[index] and self._stationary(index, found.gradient, record["gradient_norm"]):
+                self._accept(index)
+                moved[index] = False
+        if not any(moved):
+            return
+        self._update(found.gradient, moved)
+        if check:
+            judged = self.solves.judge(self.params)
+            for index, record in enumerate(records):
+                if moved[index]:
+                    record["held_out"] = judged.values[index]
+            self._consider(moved, judged)
+
+    def _update(self, gradient: Params, moved: Sequence[bool]) -> None:
+        lengths = [0.5**count for count in self.rollbacks]
+        params, state = self.solves.update(gradient, self.state, self.params, lengths)
+        self.params = self.solves.choose(moved, params, self.params)
+        self.state = self.solves.choose(moved, state, self.state)
+
+    def _consider(self, moved: Sequence[bool], judged: Judged) -> None:
+        """Keep the iterates that are the best of their solves."""
+        better = [False for _ in self.indices]
+        for index, value in enumerate(judged.values):
+            if moved[index]:
+                self.last_values[index] = value
+                better[index] = value < self.best_values[index]  # False for NaN
+                if better[index]:
+                    self.best_values[index] = value
+        if any(better):
+            self.best = self.solves.choose(better, self.params, self.best)
+            self.best_terms = self.solves.choose(better, judged.terms, self.best_terms)
+
+    def _roll_back(self, bad: Sequence[bool]) -> None:
+        back = [False for _ in self.indices]
+        for index in self.indices:
+            if bad[index] and self.rollbacks[index] == RETRIES:
+                self._stop(index, Status.NON_FINITE)
+            elif bad[index]:
+                back[index] = True
+                self.rollbacks[index] += 1
+                if index in self.rules:
+                    self.rules[index].forget()
+        if any(back):
+            self.params = self.solves.choose(back, self.best, self.params)
+            self.state = self.solves.choose(back, self.solves.init(self.best), self.state)
+
+    def _stationary(self, index: int, gradient: Params, norm: float) -> bool:
+        if not self.tol and norm:
+            return False
+        solve = self.solves.solve(index)
+        if index not in self.rules:
+            self.rules[index] = Stationarity(
+                solve.objective, solve.start, self.tol, smooth=self.fresh, confirm=solve.validation
+            )
+        only = self.solves.only
+        return self.rules[index].reached(only(index, self.params), only(index, gradient), norm)
+
+    def _accept(self, index: int) -> None:
+        """A stationary point above the start is not what was asked for."""
+        judged = self.solves.judge(self.params)
+        value = judged.values[index]
+        if value > self.start_values[index]:
+            self._stop(index, Status.DIVERGED)
+            return
+        this = [other == index for other in self.indices]
+        self.best = self.solves.choose(this, self.params, self.best)
+        self.best_terms = self.solves.choose(this, judged.terms, self.best_terms)
+        self.best_values[index] = value
+        self._stop(index, Status.SOLVED)
+
+    def _spent(self, index: int) -> Status:
+        """All steps are taken."""
+        start, best = self.start_values[index], self.best_values[index]
+        if not self.last_values[index] <= start:  # NaN, too
+            return Status.DIVERGED
+        if best == start:
+            finite = all(map(isfinite, self.histories[index][-1].values()))
+            return Status.STALLED if finite else Status.NON_FINITE
+        if not self.tol:
+            return Status.BUDGET_SPENT
+        solve = self.solves.solve(index)
+        left = moments(solve.objective, self.solves.only(index, self.best), solve.validation)
+        noisy = left.gradient_norm <= left.gradient_error
+        return Status.NOISE_FLOOR if noisy else Status.STEP_LIMIT
+
+    def _stop(self, index: int, status: Status) -> None:
+        self.statuses[index] = status
+        self.work[index] = self.solves.stats(index)
+
+
+def _records(numbers: dict[str, Tensor]) -> list[dict[str, float]]:
+    """Of each solve, by name."""
+    values = torch.stack(list(numbers.values()))  # one transfer from the device
+    return [
+        dict(zip(numbers, column, strict=True))
+        for column in values.reshape(len(numbers), -1).T.tolist()
+    ]

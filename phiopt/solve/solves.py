@@ -1,0 +1,165 @@
+"""The solves that the loop of the stochastic solver drives: one, or many side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torchopt
+from torch import Tensor
+
+from phiopt._types import Params
+from phiopt.derivatives import square_norm
+from phiopt.objective import Objective, Sample, Stream
+from phiopt.solve.solution import Stats
+from phiopt.solve.solver import TERMS, Counted, reported
+
+VALIDATION_SAMPLES = 8
+"""Held-out draws by which iterates are compared; always the same ones (common random numbers).
+Fewer, and one unlucky curvature probe can decide."""
+
+
+class Gradients(NamedTuple):
+    """On the samples of a step: L of each solve, its raw terms with weight, ∇L and its norm."""
+
+    value: Tensor
+    terms: dict[str, Tensor]
+    gradient: Params
+    norm: Tensor
+
+
+class Judged(NamedTuple):
+    """On the validation samples: L of each solve, and its raw terms, the mean over the samples."""
+
+    values: list[float]
+    terms: dict[str, Tensor]
+
+
+class Solves(Protocol):
+    """N solves that take their steps together.
+
+    Parameters, optimiser states and terms are trees of tensors that the loop hands back as it got
+    them. ``start`` is w0 of all.
+    """
+
+    start: Params
+
+    def __len__(self) -> int: ...
+
+    def draw(self, step: int) -> Any:
+        """The samples of a step. What reading the data raises goes through."""
+        ...
+
+    def gradients(self, params: Params, draw: Any) -> Gradients: ...
+
+    def judge(self, params: Params) -> Judged:
+        """L and the terms with weight on the validation samples."""
+        ...
+
+    def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
+        """All that `judge` can measure of each solve, where ``terms`` are measured already."""
+        ...
+
+    def init(self, params: Params) -> Any:
+        """New optimiser states."""
+        ...
+
+    def update(
+        self, gradient: Params, state: Any, params: Params, lengths: Sequence[float]
+    ) -> tuple[Params, Any]:
+        """Parameters and states after a step, each solve's multiplied by its length."""
+        ...
+
+    def choose(self, which: Sequence[bool], ours: Any, theirs: Any) -> Any:
+        """A tree with ``ours`` of the solves where ``which`` is true, and ``theirs`` elsewhere."""
+        ...
+
+    def only(self, index: int, params: Params) -> Params:
+        """The parameters of one solve."""
+        ...
+
+    def solve(self, index: int) -> OneSolve:
+        """One of the solves, alone."""
+        ...
+
+    def stats(self, index: int) -> Stats:
+        """The work of one solve until now."""
+        ...
+
+    def error(self) -> Exception | None:
+        """What `report` met where the curvature could not be measured."""
+        ...
+
+
+class OneSolve:
+    """One solve, evaluated as it is: what `Solves` has one of for each solve, it has one of."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        start: Params,
+        seed: int,
+        optimizer: Any,
+        *,
+        batch_size: int | None,
+        fresh: bool = True,
+        validation: list[Sample] | None = None,
+    ) -> None:
+        self.objective, self.start, self.seed = Counted(objective), start, seed
+        self.optimizer, self.batch_size, self.fresh = optimizer, batch_size, fresh
+        self.raised: Exception | None = None
+        if validation is None:
+            stream, count = (Stream.HELD_OUT, VALIDATION_SAMPLES) if fresh else (Stream.TRAIN, 1)
+            validation = [self._sample(stream, i) for i in range(count)]
+        self.validation = validation
+
+    def __len__(self) -> int:
+        return 1
+
+    def draw(self, step: int) -> Sample:
+        return self._sample(Stream.STEP, step) if self.fresh else self.validation[0]
+
+    def gradients(self, params: Params, draw: Sample) -> Gradients:
+        value, terms, gradient = self.objective.value_and_grad(params, draw)
+        return Gradients(value, terms, gradient, square_norm(gradient).sqrt())
+
+    def judge(self, params: Params) -> Judged:
+        objective = self.objective.objective
+        terms = self.objective.mean_terms(params, self.validation, objective.lambdas.active)
+        return Judged([float(objective.weigh(terms))], terms)
+
+    def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
+        found, error = reported(
+            TERMS, terms, lambda names: self.objective.mean_terms(params, self.validation, names)
+        )
+        self.raised = error or self.raised
+        return [{name: float(value) for name, value in found.items()}]
+
+    def init(self, params: Params) -> Any:
+        return self.optimizer.init(params)
+
+    def update(
+        self, gradient: Params, state: Any, params: Params, lengths: Sequence[float]
+    ) -> tuple[Params, Any]:
+        updates, state = self.optimizer.update(gradient, state, params=params, inplace=False)
+        if lengths[0] != 1:
+            updates = {name: update * lengths[0] for name, update in updates.items()}
+        return torchopt.apply_updates(params, updates, inplace=False), state
+
+    def choose(self, which: Sequence[bool], ours: Any, theirs: Any) -> Any:
+        return ours if which[0] else theirs
+
+    def only(self, index: int, params: Params) -> Params:
+        return params
+
+    def solve(self, index: int) -> OneSolve:
+        return self
+
+    def stats(self, index: int) -> Stats:
+        return self.objective.stats(0, 0, 0.0)
+
+    def error(self) -> Exception | None:
+        return self.raised
+
+    def _sample(self, stream: Stream, step: int) -> Sample:
+        return self.objective.objective.sample(self.start, self.batch_size, self.seed, stream, step)

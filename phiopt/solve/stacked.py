@@ -1,0 +1,251 @@
+"""Many solves on stacked parameters, by `torch.vmap`: every point λ with every problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+import torchopt
+from torch import Tensor
+from torch.func import vmap
+from torchopt import pytree
+
+from phiopt._types import Params
+from phiopt.derivatives import square_norm
+from phiopt.objective import Lambdas, Objective, Sample, Stream
+from phiopt.solve.solution import Stats
+from phiopt.solve.solver import TERMS, Counted, reported
+from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, Judged, OneSolve
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One problem of many that are alike: the same student, loss, neighbourhood and curvature.
+
+    Args:
+        objective: L; its weights are not used.
+        start: w0.
+        seed: Of every draw.
+        constants: What the student holds beside w, by name: buffers, and parameters that are not
+            solved for.
+    """
+
+    objective: Objective
+    start: Params
+    seed: int = 0
+    constants: Params = field(default_factory=dict)
+
+
+class StackedSolves:
+    """Every problem at every point. See `Solves`.
+
+    Tensors of the solves have a leading axis, all points of the first problem first. An operation
+    that PyTorch cannot batch makes ``update`` raise a `TypeError`.
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Posed],
+        lambdas: Tensor,
+        optimizer: Any,
+        *,
+        batch_size: int | None,
+    ) -> None:
+        self.problems, self.optimizer, self.batch_size = problems, optimizer, batch_size
+        like = next(iter(problems[0].start.values()))
+        self.lambdas = lambdas.to(like)
+        self.active = [name for k, name in enumerate(TERMS) if bool((lambdas[:, k] != 0).any())]
+        self.shared = _stacked([_constants(problem) for problem in problems])
+        start = _stacked([problem.start for problem in problems])
+        self.start = {n: v.repeat_interleave(len(lambdas), 0) for n, v in start.items()}
+        self.work = Stats(0, 0, 0, 0, 0, 0.0)
+        self.solved: dict[int, OneSolve] = {}
+        self.raised: Exception | None = None
+        self.validation = [self._draw(Stream.HELD_OUT, i) for i in range(VALIDATION_SAMPLES)]
+
+    def __len__(self) -> int:
+        return len(self.problems) * len(self.lambdas)
+
+    def draw(self, step: int) -> Draw:
+        return self._draw(Stream.STEP, step)
+
+    def gradients(self, params: Params, draw: Draw) -> Gradients:
+        def at(w: Params, point: Tensor, shared: Params, tensors: dict[str, Any]) -> Any:
+            objective = replace(self._objective(shared), lambdas=self._weights(point))
+            return self._counted(objective, "value_and_grad", w, draw.sample(tensors))
+
+        each = vmap(vmap(at, (0, 0, None, None)), (0, None, 0, 0))
+        found = each(self._by_problem(params), self.lambdas, self.shared, draw.tensors)
+        value, terms, gradient = _mapped(lambda v: v.flatten(0, 1), found)
+        return Gradients(value, terms, gradient, vmap(square_norm)(gradient).sqrt())
+
+    def judge(self, params: Params) -> Judged:
+        terms = self._mean_terms(params, self.active)
+        weights = dict(zip(TERMS, self.lambdas.unbind(1), strict=True))
+        divisors = _under("divisors", self.shared)
+        grouped = self._by_problem(terms)
+        parts = [weights[n] / divisors[n][:, None] * grouped[n] for n in self.active]
+        return Judged(torch.stack(parts).sum(0).flatten().tolist(), terms)
+
+    def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
+        found, error = reported(TERMS, terms, lambda names: self._mean_terms(params, names))
+        self.raised = error or self.raised
+        columns = {name: values.tolist() for name, values in found.items()}
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(self))]
+
+    def init(self, params: Params) -> Any:
+        return vmap(self.optimizer.init)(params)
+
+    def update(
+        self, gradient: Params, state: Any, params: Params, lengths: Sequence[float]
+    ) -> tuple[Params, Any]:
+        def update(g: Params, state: Any, w: Params) -> tuple[Params, Any]:
+            return self.optimizer.update(g, state, params=w, inplace=False)
+
+        try:
+            updates, state = vmap(update)(gradient, state, params)
+        except RuntimeError as error:
+            raise TypeError(
+                f"solver: its optimizer cannot be batched ({str(error).splitlines()[0]}); take one "
+                "without control flow that hangs on values, or solve one at a time"
+            ) from error
+        scale = self.lambdas.new_tensor(lengths)
+        updates = {name: u * _wide(scale.to(u), u) for name, u in updates.items()}
+        return torchopt.apply_updates(params, updates, inplace=False), state
+
+    def choose(self, which: Sequence[bool], ours: Any, theirs: Any) -> Any:
+        if all(which):
+            return ours
+        mask = torch.tensor(which, device=self.lambdas.device)
+        return _mapped(lambda a, b: torch.where(_wide(mask, a), a, b), ours, theirs)
+
+    def only(self, index: int, params: Params) -> Params:
+        return {name: value[index] for name, value in params.items()}
+
+    def solve(self, index: int) -> OneSolve:
+        if index not in self.solved:
+            number, point = divmod(index, len(self.lambdas))
+            problem = self.problems[number]
+            self.solved[index] = OneSolve(
+                replace(problem.objective, lambdas=Lambdas.of(self.lambdas[point].tolist())),
+                problem.start,
+                problem.seed,
+                self.optimizer,
+                batch_size=self.batch_size,
+                validation=[draw.of_problem(number) for draw in self.validation],
+            )
+        return self.solved[index]
+
+    def stats(self, index: int) -> Stats:
+        alone = self.solved.get(index)
+        return self.work if alone is None else self.work + alone.stats(0)
+
+    def error(self) -> Exception | None:
+        return self.raised
+
+    def _mean_terms(self, params: Params, names: Sequence[str]) -> dict[str, Tensor]:
+        """The raw terms, the mean over the validation samples."""
+        records = []
+        for draw in self.validation:
+
+            def at(
+                w: Params, shared: Params, tensors: dict[str, Any], draw: Draw = draw
+            ) -> dict[str, Tensor]:
+                sample = draw.sample(tensors)
+                return self._counted(self._objective(shared), "mean_terms", w, [sample], names)
+
+            each = vmap(vmap(at, (0, None, None)))
+            found = each(self._by_problem(params), self.shared, draw.tensors)
+            records.append({name: value.flatten(0, 1) for name, value in found.items()})
+        return {name: torch.stack([r[name] for r in records]).mean(0) for name in records[0]}
+
+    def _objective(self, shared: Params) -> Objective:
+        """L of a problem, one of many: its weights are not set."""
+        plain, constants = self.problems[0].objective, _under("constants", shared)
+        return replace(
+            plain,
+            model=lambda w, inputs: plain.model(constants | w, inputs),
+            teacher=_under("teacher", shared),
+            divisors=cast(Any, _under("divisors", shared)),
+        )
+
+    def _weights(self, point: Tensor) -> Lambdas:
+        named = dict(zip(TERMS, point.unbind(), strict=True))
+        return Lambdas(**{n: w if n in self.active else 0.0 for n, w in named.items()})
+
+    def _counted(self, objective: Objective, method: str, *arguments: Any) -> Any:
+        """One call, counted once for each of the solves that it stands for under ``vmap``."""
+        counted = Counted(objective)
+        result = getattr(counted, method)(*arguments)
+        self.work = self.work + counted.stats(0, 0, 0.0)
+        return result
+
+    def _draw(self, stream: Stream, step: int) -> Draw:
+        size = self.batch_size
+        return Draw.of(
+            [p.objective.sample(p.start, size, p.seed, stream, step) for p in self.problems]
+        )
+
+    def _by_problem(self, params: Params) -> Params:
+        return {n: v.unflatten(0, (len(self.problems), -1)) for n, v in params.items()}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of every problem, tensors stacked."""
+
+    tensors: dict[str, Any]
+    repeat: int | None
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Draw:
+        fields = [f for f, value in samples[0]._asdict().items() if f != "repeat"]
+        given = [f for f in fields if getattr(samples[0], f) is not None]
+        stacked = _stacked([{f: getattr(sample, f) for f in given} for sample in samples])
+        return cls(stacked, samples[0].repeat)
+
+    def sample(self, tensors: dict[str, Any]) -> Sample:
+        """With tensors of one problem, or those that ``vmap`` lets stand for it."""
+        return Sample(**tensors, repeat=self.repeat)
+
+    def of_problem(self, number: int) -> Sample:
+        return self.sample(_mapped(lambda v: v[number], self.tensors))
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    try:
+        return _mapped(lambda *values: torch.stack(values), *trees)
+    except RuntimeError as error:
+        raise ValueError(
+            f"problems: not alike ({error}); their batches and parameters must have one size each"
+        ) from error
+
+
+def _constants(problem: Posed) -> Params:
+    """What the problem's own tensors and numbers are, in one dictionary."""
+    like = next(iter(problem.start.values()))
+    divisors = {name: problem.objective.divisors.get(name, 1.0) for name in TERMS}
+    parts: dict[str, Mapping[str, Any]] = {
+        "teacher": problem.objective.teacher,
+        "constants": problem.constants,
+        "divisors": {
+            name: torch.as_tensor(value, dtype=like.dtype, device=like.device)
+            for name, value in divisors.items()
+        },
+    }
+    return {f"{part}.{name}": v for part, values in parts.items() for name, v in values.items()}
+
+
+def _under(part: str, shared: Params) -> Params:
+    prefix = f"{part}."
+    return {n.removeprefix(prefix): v for n, v in shared.items() if n.startswith(prefix)}
+
+
+def _mapped(function: Callable[..., Tensor], *trees: Any) -> Any:
+    return pytree.tree_map(function, *trees)
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))
