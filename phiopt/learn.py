@@ -129,17 +129,19 @@ def learn(
     solver = TorchOpt() if solver is None else solver
     neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
     seed = seed_of(seed)
-    options = {
+    options: dict[str, Any] = {
         "lift": lift,
         "classes": classes,
         "loss": loss,
+        "neighbourhood": neighbourhood,
         "curvature": curvature,
         "scale": scale,
+        "start": start,
         "solver": solver,
         "restrict_classes": restrict_classes,
         "seed": seed,
     }
-    _check(search, neighbourhood, directory, progress, options)
+    _check(search, directory, progress, options)
     space = space_from(lambdas, parameters, neighbourhood, start, theta, floor)
     check_source("data", data)
     if not isinstance(outer, OuterLoss):
@@ -147,22 +149,9 @@ def learn(
     like = check_modules(teacher, student)
     _check_path(solver, search.adjoint)
     value = _outer(outer, student, like, search, test, seed)
-    inner = _Inner.of(teacher, student, like, data, space, neighbourhood, start, options)
-    arguments = {
-        "teacher": teacher,
-        "student": student,
-        "data": data,
-        "outer": outer,
-        "lambdas": space.start["lambdas"],
-        "parameters": sorted(space.start),
-        "theta": space.start.get("theta"),
-        "floor": space.floor,
-        "neighbourhood": neighbourhood,
-        "start": start,
-        "search": search,
-        **options,
-    }
-    kept = {} if directory is None else _described(arguments)
+    inner = _Inner.of(teacher, student, like, data, space, options)
+    models: dict[str, Any] = {"teacher": teacher, "student": student, "data": data, "outer": outer}
+    kept = {} if directory is None else _described(models | options, search, space)
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
         opened(None if directory is None else Path(directory), kept, student) as records,
@@ -179,8 +168,6 @@ class _Inner:
     student: nn.Module
     data: Source
     terms: list[int]
-    neighbourhood: Any
-    start: Any
     origin: Callable[[Tensor], Params] | None
     options: Mapping[str, Any]
 
@@ -192,8 +179,6 @@ class _Inner:
         like: Tensor,
         data: Source,
         space: Space,
-        neighbourhood: Neighbourhood,
-        start: str | Params | None,
         options: Mapping[str, Any],
     ) -> _Inner:
         fixed = copied(teacher, "teacher").requires_grad_(False)  # û is given, not learned
@@ -203,34 +188,23 @@ class _Inner:
             with preserved_randomness(data, like.device, seed):
                 inputs = Data(data, like.device, like.dtype).example[0][:2]
             grown = {"lift": options["lift"], "classes": options["classes"], "inputs": inputs}
-            origin = uniform_start(fixed, student, str(start), seed=seed, **grown)
-        return cls(fixed, student, data, space.terms, neighbourhood, start, origin, options)
+            origin = uniform_start(fixed, student, options["start"], seed=seed, **grown)
+        return cls(fixed, student, data, space.terms, origin, options)
 
     def __call__(self, point: Params, adjoint: Adjoint | None) -> Solution:
-        weights = [w if i in self.terms else 0.0 for i, w in enumerate(point["lambdas"])]
-        around = self.neighbourhood
+        weights = Lambdas(*(w if i in self.terms else 0.0 for i, w in enumerate(point["lambdas"])))
+        moved: dict[str, Any] = {}
         if "delta" in point:
-            around = replace(around, delta=point["delta"])
+            moved["neighbourhood"] = replace(self.options["neighbourhood"], delta=point["delta"])
+        if self.origin is not None:
+            moved["start"] = self.origin(point["theta"])
+        options = {**self.options, **moved}
         return initialize(
-            self.teacher,
-            self.student,
-            Lambdas(*weights),
-            self.data,
-            neighbourhood=around,
-            start=self.start if self.origin is None else self.origin(point["theta"]),
-            adjoint=adjoint,
-            throw=False,
-            **self.options,
+            self.teacher, self.student, weights, self.data, adjoint=adjoint, throw=False, **options
         )
 
 
-def _check(
-    search: object,
-    neighbourhood: object,
-    directory: object,
-    progress: object,
-    options: Mapping[str, Any],
-) -> None:
+def _check(search: object, directory: object, progress: object, options: Mapping[str, Any]) -> None:
     """What can be said of the arguments before the models and the data are looked at."""
     part("search", search, "run")
     for name, value in (
@@ -245,7 +219,7 @@ def _check(
     one_of("scale", options["scale"], SCALES)
     asked = {"lift": "__call__", "loss": "__call__", "curvature": "products", "solver": "solve"}
     check_parts({name: (options[name], method) for name, method in asked.items()})
-    part("neighbourhood", neighbourhood, "perturb")
+    part("neighbourhood", options["neighbourhood"], "perturb")
 
 
 def _outer(
@@ -266,9 +240,17 @@ def _outer(
         return outer.of(student, seed, differentiable=search.adjoint is not None)
 
 
-def _described(arguments: Mapping[str, object]) -> dict[str, str]:
+def _described(arguments: Mapping[str, object], search: Search, space: Space) -> dict[str, str]:
     """What tells one search from another."""
-    return {k: v for name, value in arguments.items() for k, v in described(name, value).items()}
+    place = {
+        "search": search,
+        "lambdas": space.start["lambdas"],
+        "parameters": sorted(space.start),
+        "theta": space.start.get("theta"),
+        "floor": space.floor,
+    }
+    pairs = {**arguments, **place}.items()
+    return {k: text for name, value in pairs for k, text in described(name, value).items()}
 
 
 def _check_path(solver: Solver, adjoint: Adjoint | None) -> None:
