@@ -20,6 +20,7 @@ from phiopt.bilevel.search import Mirror, Optuna, SearchStatus
 from phiopt.learn import learn
 from phiopt.objective import Gaussian
 from phiopt.solve import LBFGS
+from tests.bilevel.problems import Refused
 from tests.cases import generator, mlp, parameters
 from tests.test_learn import QUICK, V, X, Y
 from tests.test_learn_trials import squares
@@ -139,17 +140,7 @@ class Refusing(Replay):
             return outcome
         if when == "solve":
             raise AdjointError("refused")
-        return replace(outcome, params={n: _Refused.apply(p) for n, p in outcome.params.items()})
-
-
-class _Refused(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value):
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        raise AdjointError("refused")
+        return replace(outcome, params={n: Refused.apply(p) for n, p in outcome.params.items()})
 
 
 @pytest.mark.slow

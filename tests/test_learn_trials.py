@@ -15,6 +15,7 @@ from phiopt.bilevel.search import Mirror, Optuna, SearchStatus
 from phiopt.learn import learn
 from phiopt.objective import Corruption, Gaussian
 from phiopt.solve import LBFGS, SolveError, Status, TorchOpt
+from tests.bilevel.problems import Refused
 from tests.cases import generator, mlp, randn
 from tests.test_learn import FEW, QUICK, V, X, Y
 from tests.test_learn import learned as tried
@@ -256,20 +257,8 @@ class Refusing(Replay):
         if calls > 0 and when == "solve":
             raise AdjointError("refused")
         if calls > 0:
-            return replace(
-                outcome, params={n: _Refused.apply(p) for n, p in outcome.params.items()}
-            )
+            return replace(outcome, params={n: Refused.apply(p) for n, p in outcome.params.items()})
         return outcome
-
-
-class _Refused(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value):
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        raise AdjointError("refused")
 
 
 @pytest.mark.parametrize("when", ["solve", "derivative"])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from phiopt.bilevel import AdjointError
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Gaussian, Lambdas, Objective, pure_model
 from tests.cases import CPU, first_slices, mlp, parameters, randn
@@ -89,3 +90,15 @@ def claimed(solve, theta):
         k: float((g * directions(theta)[k]).sum()) for k, g in zip(theta, gradient, strict=True)
     }
     return {name: sum(along[k] for k in names) for name, names in groups(theta).items()}
+
+
+class Refused(torch.autograd.Function):
+    """The identity, whose derivative is refused."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        raise AdjointError("refused")

@@ -16,6 +16,7 @@ from phiopt.bilevel.search import Mirror, SearchStatus
 from phiopt.bilevel.space import Space
 from phiopt.objective import Lambdas
 from phiopt.solve import Certificate, Solution, Stats, Status
+from tests.bilevel.problems import Refused
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +35,6 @@ CERTIFICATE = Certificate(0.1, 0.1, 1.0, None, 1.0, 1.0, 0.0, {}, {}, 1, {})
 
 class Stop(BaseException):
     pass
-
-
-class _Refused(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value):
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        raise AdjointError("refused")
 
 
 class Solver:
@@ -68,7 +59,7 @@ class Solver:
         if fate in ("nan", "inf"):
             w = w * {"nan": nan, "inf": inf}[fate]
         if fate == "refused":
-            w = _Refused.apply(w)
+            w = Refused.apply(w)
         student = nn.Linear(6, 1, bias=False).double()
         with torch.no_grad():
             student.weight.copy_(w)
