@@ -70,7 +70,7 @@ def reads():
 
 
 @pytest.mark.parametrize("search", [Mirror(budget=14), Optuna(trials=5)], ids=["mirror", "optuna"])
-@pytest.mark.parametrize("share", [1.4, 1.9])
+@pytest.mark.parametrize("share", [1.4, pytest.param(1.9, marks=pytest.mark.slow)])
 def test_data_that_fail_midway_end_the_search_and_the_best_is_kept(search, share):
     """While a trial is begun, or amid its steps."""
     models = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
@@ -262,7 +262,7 @@ class Refusing(Replay):
 
 
 @pytest.mark.parametrize("when", ["solve", "derivative"])
-@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("calls", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_refused_derivative_does_not_end_the_search(calls, when):
     found = tried(search=Mirror(budget=8, adjoint=Refusing(calls, when)))
     assert isfinite(found.outer)
@@ -272,6 +272,7 @@ def test_a_refused_derivative_does_not_end_the_search(calls, when):
     assert len({trial.lambdas for trial in found.path}) > 1
 
 
+@pytest.mark.slow
 def test_where_nothing_has_a_derivative_the_refusal_is_raised():
     with pytest.raises(AdjointError, match="refused"):
         tried(search=Mirror(budget=12, adjoint=Refusing(10**6, "solve")))

@@ -44,7 +44,13 @@ def test_noise_has_the_range_of_the_data_it_is_drawn_for():
 NO_SOLVING = ("scratch", "zero", "uniform", "default", "zero_out", "net2wider", "vv_zz", "shuffled")
 
 
-@pytest.mark.parametrize("method", NO_SOLVING)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(m, marks=[pytest.mark.slow] * (m not in ("default", "net2wider")))
+        for m in NO_SOLVING
+    ],
+)
 def test_every_network_can_start_so(method):
     for task in cifar.tasks(TINY, IMAGES):
         data = task.taught(0, task.splits(0)).train

@@ -159,6 +159,7 @@ def test_records_of_another_format_are_refused(runs, tmp_path):
     document.write([copy], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_wrong_directories_are_named(runs, tmp_path):
     for arguments, message in (
         ([tmp_path], "not a run directory"),

@@ -256,6 +256,7 @@ def test_the_demo_is_named_as_its_records_need():
     assert "Linear(in_features=64, out_features=32" in settings["digits"]["teacher"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ligo", "gradmax", "robustified", "phi_early"])
 def test_what_spends_gradients_waits_at_its_start(tmp_path, method):
     (record,) = run(tmp_path, methods=(method,))

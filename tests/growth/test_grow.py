@@ -31,7 +31,7 @@ def test_feed_forward_nets_keep_their_logits(fill):
 
 
 @pytest.mark.parametrize("fill", [*KEPT, "zero"])
-@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("kind", [pytest.param(nn.RNN, marks=pytest.mark.slow), nn.GRU, nn.LSTM])
 def test_recurrent_nets_keep_their_logits(kind, fill):
     options = {"num_layers": 2, "bidirectional": True}
     teacher = randomised(Tagger(kind, 5, 3, 2, **options))

@@ -27,8 +27,10 @@ NEWTONS = [NewtonCG(method="trust-krylov"), NewtonCG(method="newton-cg")]
 SOLVERS = [LBFGS(tol=1e-9), *(replace(solver, tol=1e-9) for solver in NEWTONS)]
 NAMES = ["lbfgs", "trust-krylov", "newton-cg"]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
-each_solver_krylov_slow = pytest.mark.parametrize(
-    "solver", [SOLVERS[0], pytest.param(SOLVERS[1], marks=pytest.mark.slow), SOLVERS[2]], ids=NAMES
+each_solver_newton_slow = pytest.mark.parametrize(
+    "solver",
+    [SOLVERS[0], *(pytest.param(s, marks=pytest.mark.slow) for s in SOLVERS[1:])],
+    ids=NAMES,
 )
 
 
@@ -146,7 +148,7 @@ def test_a_saddle_is_left_for_a_minimum(solver):
     assert torch.linalg.eigvalsh(hessian)[0] > 0
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
+@each_solver_newton_slow
 def test_the_spectral_curvature_is_minimised_too(solver):
     objective, start = classification(curvature=Spectral(iterations=4), count=30)
     found = replace(solver, tol=1e-3, draws=1, steps=15).solve(objective, start)
@@ -166,7 +168,7 @@ def test_the_frozen_sample_is_the_mean_of_its_draws():
     assert found.objective == pytest.approx(sum(weights[n] * found.terms[n] for n in weights))
 
 
-@each_solver_krylov_slow
+@each_solver_newton_slow
 def test_history_counts_and_repeats(solver):
     objective, start = classification(curvature=Frobenius(probes=1))
     solver = replace(solver, draws=2, tol=0.1)
@@ -193,7 +195,7 @@ def test_running_out_of_steps_is_a_failure_with_the_best_iterate(solver):
     assert found.objective == found.history[-1]["objective"] < found.start_objective
 
 
-@each_solver_krylov_slow
+@each_solver_newton_slow
 def test_rounding_ends_as_a_stall(solver):
     objective, start = logistic()
     x, y = objective.data.batch(None, torch.Generator())
