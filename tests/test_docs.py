@@ -38,18 +38,8 @@ def test_blocks_finds_the_code_and_its_line(tmp_path: Path) -> None:
     assert blocks(page) == [(4, "a = 1\n")]
 
 
-LONG = ("solvers.md", "gotchas.md", "bilevel.md")
-
-
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(
-            p, id=str(p.relative_to(ROOT)), marks=[pytest.mark.slow] if p.name in LONG else []
-        )
-        for p in PAGES
-        if blocks(p)
-    ],
+    "page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES if blocks(p)]
 )
 def test_the_blocks_of_a_page_run_in_order(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
