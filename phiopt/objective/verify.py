@@ -76,12 +76,8 @@ class Checked:
         """Where a backward that was written by hand is wrong at larger activations."""
         if not written_by_hand(self.wrapped(self.task), self.params):
             return None
-        for name, p in self.module.named_parameters():
-            p.requires_grad_(name in self.params)
-        inputs = self._run(lambda w: self.lift(self.task.inputs.clone()))
-        found = guilty_by_hand(self.module, inputs, self.wrapped)
-        outputs = {"outputs": self._run(self.task.outputs)}
-        loss = self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
+        found = guilty_by_hand(self.module, self._lifted(), self.wrapped)
+        loss, outputs = self._loss()
         if written_by_hand(loss, outputs):
             found += larger(loss, outputs, None, "", "outputs")
         return found[0] if found else None
@@ -91,10 +87,7 @@ class Checked:
         found = unsteady(self.wrapped(self.task), self.params)
         if found is None:
             return None
-        for name, p in self.module.named_parameters():
-            p.requires_grad_(name in self.params)
-        inputs = self._run(lambda w: self.lift(self.task.inputs.clone()))
-        place = unsteady_layer(self.module, inputs, self.wrapped)
+        place = unsteady_layer(self.module, self._lifted(), self.wrapped)
         head = (
             "loss: it"
             if place is None
@@ -112,16 +105,25 @@ class Checked:
         """The layers whose gradient is wrong, and the loss if its own is; none where that cannot be
         told.
         """
-        for name, p in self.module.named_parameters():
-            p.requires_grad_(name in self.params)
         try:
-            inputs = self._run(lambda w: self.lift(self.task.inputs.clone()))
-            outputs = self._run(self.task.outputs)
-            found = guilty_layers(self.module, inputs, self.wrapped)
-            loss = self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
-            return found + guilty_function(loss, {"outputs": outputs}, None, "")
+            inputs = self._lifted()
+            loss, outputs = self._loss()
+            return guilty_layers(self.module, inputs, self.wrapped) + guilty_function(
+                loss, outputs, None, ""
+            )
         except Exception:
             return []  # the gradient is wrong all the same
+
+    def _lifted(self) -> Tensor:
+        """ψ of the inputs, for a module whose own parameters require grad as the student's do."""
+        for name, p in self.module.named_parameters():
+            p.requires_grad_(name in self.params)
+        return self._run(lambda w: self.lift(self.task.inputs.clone()))
+
+    def _loss(self) -> tuple[Function, Params]:
+        """The mean loss as a function of the outputs, and the outputs."""
+        loss = self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
+        return loss, {"outputs": self._run(self.task.outputs)}
 
     def _run(self, function: Function) -> Tensor:
         with torch.enable_grad():

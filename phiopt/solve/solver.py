@@ -80,11 +80,12 @@ class Counted:
     def all_terms(
         self, params: Params, samples: list[Sample], known: dict[str, Tensor]
     ) -> dict[str, float]:
-        """`reported`, as numbers. What the curvature raised is kept as ``error``."""
-        found, self.error = reported(
-            TERMS, known, lambda names: self.mean_terms(params, samples, names)
-        )
-        return {name: float(value) for name, value in found.items()}
+        """`reported`, as numbers. What the curvature raised, in this call or an earlier one, is kept as
+        ``error``.
+        """
+        terms, error = reported(TERMS, known, lambda names: self.mean_terms(params, samples, names))
+        self.error = error or self.error
+        return {name: float(value) for name, value in terms.items()}
 
     def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:
         work = (self.gradient, self.forward, self.hvp)

@@ -12,7 +12,7 @@ from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.solution import Stats
-from phiopt.solve.solver import TERMS, Counted, reported
+from phiopt.solve.solver import Counted
 
 VALIDATION_SAMPLES = 8
 """Held-out draws by which iterates are compared; always the same ones (common random numbers).
@@ -107,7 +107,6 @@ class OneSolve:
     ) -> None:
         self.objective, self.start, self.seed = Counted(objective), start, seed
         self.optimizer, self.batch_size, self.fresh = optimizer, batch_size, fresh
-        self.raised: Exception | None = None
         if validation is None:
             stream, count = (Stream.HELD_OUT, VALIDATION_SAMPLES) if fresh else (Stream.TRAIN, 1)
             validation = [self._sample(stream, i) for i in range(count)]
@@ -129,11 +128,7 @@ class OneSolve:
         return Judged([float(objective.weigh(terms))], terms)
 
     def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        found, error = reported(
-            TERMS, terms, lambda names: self.objective.mean_terms(params, self.validation, names)
-        )
-        self.raised = error or self.raised
-        return [{name: float(value) for name, value in found.items()}]
+        return [self.objective.all_terms(params, self.validation, terms)]
 
     def init(self, params: Params) -> Any:
         return self.optimizer.init(params)
@@ -159,7 +154,7 @@ class OneSolve:
         return self.objective.stats(0, 0, 0.0)
 
     def error(self) -> Exception | None:
-        return self.raised
+        return self.objective.error
 
     def _sample(self, stream: Stream, step: int) -> Sample:
         return self.objective.objective.sample(self.start, self.batch_size, self.seed, stream, step)
