@@ -19,7 +19,8 @@ from phiopt.growth import GrowthMap
 from phiopt.growth.trace import tensors_of
 from phiopt.objective import Curvature
 from phiopt.objective.neighbourhood import Neighbourhood
-from phiopt.solve import Stats, decaying_adam
+from phiopt.optimizers import decaying_adam
+from phiopt.solve import Stats
 
 Layer: TypeAlias = list[str]
 """The names of its tensors."""

@@ -25,7 +25,8 @@ SPREAD = 12
 """Examples of a map-style data set that are looked at, evenly spread: the first ones of a sorted set have
 one label."""
 
-Agree: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
+Compare: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
+"""``(batch, error)``, one of them None, to the error that there is, if any."""
 
 
 class Data:
@@ -58,7 +59,7 @@ class Data:
         self._classes: int | None = None
         self._outputs: int | None = None
         self._repeatable = isinstance(source, (tuple, list, TensorDataset))
-        self._agree: Agree = lambda batch, error: error
+        self._compare: Compare = lambda batch, error: error
         self.error: Exception | None = None
         self.length: int | None = None  # examples, where that is known
         self._spread: Callable[[], Batch] | None = None
@@ -105,17 +106,17 @@ class Data:
             found = self._read(size, generator)
         except Exception as error:
             self.error = error
-        self.error = self._agree(found, self.error)
+        self.error = self._compare(found, self.error)
         if self.error is not None or found is None:
             raise self.error or RuntimeError("data: gave no batch")
         return found
 
-    def agreeing(self, agree: Agree) -> Data:
-        """The same data, where ``agree`` says of each batch, or of the error in its place, which
-        error there is: other processes may know of one.
+    def replicated(self, compare: Compare) -> Data:
+        """The same data, where ``compare`` is told each batch, or the error in its place, and gives
+        the error to raise: other processes may know of one.
         """
         other = copy(self)
-        other._agree = agree
+        other._compare = compare
         return other
 
     def _reader(self, source: Any) -> Callable[[int | None, Generator], Batch]:

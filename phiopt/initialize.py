@@ -18,6 +18,7 @@ from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import changed, given_tensors, with_inputs
 from phiopt.data import Source
+from phiopt.distributed import check_replicas, failing_together, together
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Objective
 from phiopt.problem import Problem, problem
 from phiopt.solve import (
@@ -29,12 +30,8 @@ from phiopt.solve import (
     Status,
     TorchOpt,
     certify,
-    check_agreement,
-    failing_together,
-    fingerprint,
     fresh_draws,
     perturbed,
-    together,
     verdict,
 )
 
@@ -164,11 +161,10 @@ def initialize(
         preserved_randomness(data, like.device, seed),
     ):
         if process_group is not None:
-            held: dict[str, object] = {name: value for name, (value, _) in parts.items()}
-            held["lambdas"] = [float(value) for _, value in weights.items()]
-            held["one of the settings"] = (scale, restrict_classes, restarts, micro_batch)
-            marks = {name: fingerprint(value).to(like.device) for name, value in held.items()}
-            check_agreement(process_group, marks)
+            same: dict[str, object] = {name: value for name, (value, _) in parts.items()}
+            same["lambdas"] = [float(value) for _, value in weights.items()]
+            same["one of the settings"] = (scale, restrict_classes, restarts, micro_batch)
+            check_replicas(process_group, same, like.device)
         with failing_together(process_group, like.device):
             posed = problem(
                 teacher,

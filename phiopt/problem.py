@@ -15,6 +15,7 @@ from phiopt._modules import copied, with_tensors
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Data, Source
 from phiopt.derivatives import require_derivatives
+from phiopt.distributed import check_replicas, data_parallel, replicated
 from phiopt.growth import GrowthMap, grow
 from phiopt.objective import (
     Curvature,
@@ -30,7 +31,7 @@ from phiopt.objective import (
 )
 from phiopt.objective.examples import telling_examples
 from phiopt.objective.verify import require_gradient, verify_gradient
-from phiopt.solve import Posed, agreeing, check_agreement, data_parallel
+from phiopt.solve import Posed
 
 REFERENCE_DRAWS = 8
 """Draws that L_4's value at the start, its unit on the relative scale, is the mean of: one alone,
@@ -128,9 +129,10 @@ def problem(
         outputs = model({}, examples.example[0][:2])
         examples.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
     if process_group is not None:
-        check_agreement(process_group, _to_agree_on(params, teacher, lift, examples, seed))
+        same = _to_agree_on(params, teacher, lift, examples, seed)
+        check_replicas(process_group, same, like.device)
         model = data_parallel(model, process_group)
-        examples = examples and agreeing(examples, process_group, like.device)
+        examples = examples and replicated(examples, process_group, like.device)
     objective = Objective(
         model=model,
         teacher=_state(teacher, detached=not differentiable),

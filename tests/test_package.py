@@ -16,10 +16,10 @@ ROOT = Path(__file__).parent.parent
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
     {"_types", "_json"},
-    {"_modules", "_transforms", "_attention"},
+    {"_modules", "_transforms", "_attention", "_vector"},
     {"_described", "_files", "_randomness", "_values"},
     {"lift", "derivatives", "data"},
-    {"growth"},
+    {"growth", "optimizers", "distributed"},
     {"objective"},
     {"check", "criteria", "solve"},
     {"bilevel"},
@@ -37,6 +37,7 @@ TORCH_ONLY = {
     "_attention",
     "_transforms",
     "_values",
+    "_vector",
     "lift",
     "growth",
     "derivatives",

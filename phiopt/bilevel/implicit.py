@@ -14,6 +14,7 @@ from torch.func import vjp
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt._values import flag, fraction, part, positive
+from phiopt._vector import to_params, to_vector
 from phiopt.bilevel.adjoint import (
     AdjointError,
     attach,
@@ -29,7 +30,6 @@ from phiopt.solve import Outcome, Solver
 from phiopt.solve.certificate import moments
 from phiopt.solve.solver import Counted
 from phiopt.solve.spectrum import MeanHessian, flat, spectrum
-from phiopt.solve.vector import to_params, to_vector
 
 
 @dataclass(frozen=True)

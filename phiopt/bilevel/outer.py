@@ -19,7 +19,7 @@ from phiopt.objective import Neighbourhood, Uniform, pure_model
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
 from phiopt.objective.task import task
-from phiopt.solve.optimizer import check_optimizer
+from phiopt.optimizers import check_optimizer
 
 
 class Value(Protocol):

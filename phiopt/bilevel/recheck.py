@@ -8,13 +8,13 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.bilevel.adjoint import with_inputs
 from phiopt.bilevel.linear import CG, Damped, LinearStatus
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import moments
 from phiopt.solve.solver import Counted
 from phiopt.solve.spectrum import MeanHessian
-from phiopt.solve.vector import to_params, to_vector
 
 STEPS = 12
 """Newton steps of one re-solve, at most."""

@@ -19,7 +19,8 @@ from phiopt._types import Params
 from phiopt.bilevel.adjoint import AdjointError, detached, without_grad
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve import Outcome, Solver, default_optimizer
+from phiopt.optimizers import default_optimizer
+from phiopt.solve import Outcome, Solver
 
 EPS_ROOT = 1e-8
 """Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
@@ -95,7 +96,7 @@ class Path:
         if _clips(optimizer.update):
             raise AdjointError(
                 "torchopt.clip.clip_grad_norm takes its factor for a constant, so that derivatives "
-                "through its steps are wrong; use phiopt.solve.clipped(optimizer, max_norm)"
+                "through its steps are wrong; use phiopt.optimizers.clipped(optimizer, max_norm)"
             )
         path = cls(objective, optimizer, start, graph, every)
         both_ends: Any = (path.init, path.update)
@@ -109,7 +110,7 @@ class Path:
         if self.last:
             raise AdjointError(
                 "the solve met a value that was not finite and was rolled back, so its path is no "
-                "smooth function of λ. Lower the learning rate, or clip the gradient (phiopt.solve.clipped)"
+                "smooth function of λ. Lower the learning rate, or clip the gradient (phiopt.optimizers.clipped)"
             )
         self.last = self.start
         return self.optimizer.init(params)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.func import functional_call
 
 from phiopt._modules import unchanged
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.calls import Call, recorded, tensors
 from phiopt.derivatives.composite import differentiable
 
@@ -35,7 +35,7 @@ def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
 def as_scalar(call: Call, *, composite: bool) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """`waves` as a function of one vector, and that vector as it was."""
     function, like = waves(call, composite=composite)
-    return (lambda vector: function(split(vector, like))), joined(like)
+    return (lambda vector: function(to_params(vector, like))), to_vector(like)
 
 
 def waves(
@@ -62,21 +62,6 @@ def waves(
             return sum([(wave + wave * wave).sum() for wave in found], nothing)
 
     return function, {name: t.detach() for name, t in wanted.items()}
-
-
-def joined(params: Params) -> Tensor:
-    """All values in one vector."""
-    return (
-        torch.cat([p.reshape(-1) for p in params.values()])
-        if params
-        else torch.zeros(0, device="cpu")
-    )
-
-
-def split(vector: Tensor, like: Params) -> Params:
-    """The inverse of `joined`."""
-    pieces = vector.split([prod(p.shape) for p in like.values()])
-    return {name: v.view(p.shape) for (name, p), v in zip(like.items(), pieces, strict=True)}
 
 
 def _replaced(value: Any, places: dict[int, str], values: Params) -> Any:

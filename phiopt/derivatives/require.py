@@ -11,10 +11,11 @@ from torch.func import grad
 
 from phiopt._modules import evaluating
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.calls import CUTTING, Call, Functions, Kernels, recorded
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.hvp import linearise, square_norm
-from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
+from phiopt.derivatives.layers import as_scalar, layer_calls
 from phiopt.derivatives.orders import derivative_orders
 
 # fmt: off
@@ -134,9 +135,9 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
     like = {"z": outputs.detach().double()}
 
     def function(z: Tensor) -> Tensor:
-        return loss.of_outputs(split(z, like)["z"])
+        return loss.of_outputs(to_params(z, like)["z"])
 
-    orders = derivative_orders(function, joined(like), kinked=True)  # it may be
+    orders = derivative_orders(function, to_vector(like), kinked=True)  # it may be
     for order in (2, 3):
         if not orders[order].holds:
             why = orders[order].reason or "they disagree"

@@ -1,14 +1,8 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
-from phiopt.solve.agreement import agreeing, check_agreement, failing_together, fingerprint
 from phiopt.solve.batched import solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
-from phiopt.solve.clip import clipped
 from phiopt.solve.deterministic import LBFGS, NewtonCG
-from phiopt.solve.exchange import together
-from phiopt.solve.mask import masked
-from phiopt.solve.normalise import normalised
-from phiopt.solve.parallel import data_parallel
 from phiopt.solve.restarts import perturbed
 from phiopt.solve.solution import (
     Certificate,
@@ -21,7 +15,7 @@ from phiopt.solve.solution import (
 )
 from phiopt.solve.solver import Solver
 from phiopt.solve.stacked import Posed
-from phiopt.solve.torchopt_loop import TorchOpt, decaying_adam, default_optimizer
+from phiopt.solve.torchopt_loop import TorchOpt
 
 __all__ = [
     "LBFGS",
@@ -36,20 +30,9 @@ __all__ = [
     "Stats",
     "Status",
     "TorchOpt",
-    "agreeing",
     "certify",
-    "check_agreement",
-    "clipped",
-    "data_parallel",
-    "decaying_adam",
-    "default_optimizer",
-    "failing_together",
-    "fingerprint",
     "fresh_draws",
-    "masked",
-    "normalised",
     "perturbed",
     "solve_many",
-    "together",
     "verdict",
 ]

@@ -19,12 +19,12 @@ import torch
 from tqdm import tqdm
 
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import Moments, moments
 from phiopt.solve.solution import Outcome, Status, vouched
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.spectrum import MeanHessian
-from phiopt.solve.vector import to_params, to_vector
 
 PATIENCE = 30
 """Evaluations without a lower value before a solve has stalled; SciPy's line searches take 20."""

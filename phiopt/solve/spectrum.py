@@ -9,12 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.krylov import Krylov
 from phiopt.objective import Sample
 from phiopt.objective.curvature import Product
 from phiopt.solve.solution import Spectrum
 from phiopt.solve.solver import Counted
-from phiopt.solve.vector import to_params, to_vector
 
 PRODUCTS = 60
 """Hessian-vector products of one search, at most."""

@@ -7,36 +7,15 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torchopt
 from tqdm import tqdm
 
 from phiopt._types import Params
 from phiopt._values import count, flag, fraction
 from phiopt.objective import Objective
-from phiopt.solve.flat import flattened
+from phiopt.optimizers import check_optimizer, default_optimizer
 from phiopt.solve.loop import Loop
-from phiopt.solve.normalise import normalised
-from phiopt.solve.optimizer import check_optimizer
 from phiopt.solve.solution import Outcome
 from phiopt.solve.solves import OneSolve, Solves
-
-
-def default_optimizer(
-    steps: int, learning_rate: float = 3e-3, *, every: int = 1, eps_root: float = 0.0
-) -> Any:
-    """What ``optimizer=None`` is in a solve of so many steps, with a curvature in one of ``every``:
-    `decaying_adam` on `normalised` gradients, all in one vector.
-    """
-    return flattened(normalised(decaying_adam(steps, learning_rate, eps_root), window=every))
-
-
-def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> Any:
-    """Adam, its rate kept for the first half of so many steps, so that it gets somewhere, and
-    falling linearly to 0 over the second, so that it averages the noise of the gradients.
-    """
-    falling = (steps + 1) // 2
-    rate = torchopt.schedule.linear_schedule(learning_rate, 0.0, falling, steps - falling)
-    return torchopt.adam(rate, eps_root=eps_root)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from benchmarks.test_gradient_cost import Peak
 from phiopt.bilevel import AdjointError, Implicit, Replay, Unroll, replay
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Lambdas
-from phiopt.solve import LBFGS, TorchOpt, clipped, masked, normalised
+from phiopt.optimizers import clipped, masked, normalised
+from phiopt.solve import LBFGS, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
 from tests.cases import CPU, randn, ridge
 

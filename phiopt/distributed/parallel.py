@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt._types import Model, Params
-from phiopt.solve.exchange import all_reduce
-from phiopt.solve.vector import to_params, to_vector
+from phiopt._vector import to_params, to_vector
+from phiopt.distributed.exchange import all_reduce
 
 
 class _Sum(torch.autograd.Function):

@@ -13,6 +13,8 @@ def to_vector(params: Params) -> Tensor:
         >>> to_vector({"w": torch.ones(2, 2), "b": torch.zeros(1)})
         tensor([1., 1., 1., 1., 0.])
     """
+    if not params:
+        return torch.zeros(0, device="cpu")
     return torch.cat([value.reshape(-1) for value in params.values()])
 
 

@@ -1,4 +1,4 @@
-"""Sums over the processes of a group. Where one process is lost, the others end with an error."""
+"""Exchange between the processes of a group. Where one process is lost, the others end with an error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -70,6 +71,19 @@ def all_reduce(tensor: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM)
         raise LostError(state.lost) from error
 
 
+def all_gather_text(text: str, group: ProcessGroup, device: torch.device) -> list[str]:
+    """The texts of all processes, by rank; as `torch.distributed.all_gather_object`, which cannot be
+    watched. `LostError` where a process is lost.
+    """
+    own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor(len(own), device=device)
+    all_reduce(length, group, dist.ReduceOp.MAX)
+    rows = torch.zeros(dist.get_world_size(group), int(length), dtype=torch.uint8, device=device)
+    rows[dist.get_rank(group), : len(own)] = own
+    all_reduce(rows, group, dist.ReduceOp.MAX)
+    return [bytes(row).rstrip(b"\0").decode() for row in rows.tolist()]
+
+
 def _watched(tensor: Tensor, group: ProcessGroup, op: Any, state: _State) -> None:
     work = dist.all_reduce(tensor, op=op, group=group, async_op=True)
     failed = False
@@ -91,7 +105,7 @@ def together(call: Callable[P, T]) -> Callable[P, T]:
     """
 
     @wraps(call)
-    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+    def watched(*args: P.args, **kwargs: P.kwargs) -> T:
         group = kwargs.get("process_group")
         if not isinstance(group, ProcessGroup):
             return call(*args, **kwargs)
@@ -108,7 +122,7 @@ def together(call: Callable[P, T]) -> Callable[P, T]:
             raise
         return result
 
-    return told
+    return watched
 
 
 def _tell(group: ProcessGroup, state: _State, error: BaseException) -> None:
