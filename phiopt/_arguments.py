@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from phiopt._modules import tensors_of
 from phiopt._transforms import wrapped
 from phiopt._types import Params
 from phiopt._values import count, flag, known, one_of, part, seed_of, shown, two_models
@@ -135,7 +136,7 @@ def check_start(start: str | Params | None, student: nn.Module) -> None:
     missing = [name for name, _ in student.named_parameters() if name not in start]
     if missing:
         raise ValueError(f"start: lacks {', '.join(missing)}; must hold every parameter")
-    held = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+    held = tensors_of(student)
     for name, value in start.items():
         if name not in held:
             raise ValueError(f"start: {name} is no parameter or buffer of the student")

@@ -61,6 +61,11 @@ def _uncopied(module: nn.Module) -> str:
     return ""
 
 
+def tensors_of(module: nn.Module) -> Params:
+    """Parameters and buffers by name, each tensor once (tied ones under their first name)."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
 def with_tensors(module: Module, tensors: Params) -> Module:
     """A copy of the student ``module`` that holds copies of ``tensors``, parameters and buffers by name; the others
     keep their values.
@@ -69,7 +74,7 @@ def with_tensors(module: Module, tensors: Params) -> Module:
     with another buffer, gets memory of its own.
     """
     copy = copied(module, "student")
-    held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
+    held = tensors_of(copy)
     with torch.no_grad():
         for name, value in tensors.items():
             if overlapping(held[name]):

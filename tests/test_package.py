@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"_types", "_json"},
     {"_modules", "_transforms", "_attention", "_vector"},
-    {"_described", "_files", "_randomness", "_values"},
+    {"_described", "_files", "_records", "_randomness", "_values"},
     {"lift", "derivatives", "data"},
     {"growth", "optimizers", "distributed"},
     {"objective"},

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from phiopt._modules import tensors_of
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.nudge import Nudged
@@ -207,7 +208,7 @@ class Run:
     def _worth(self, solution: Solution) -> Tensor:
         """E of the student, of which not all parameters need be solved for."""
         student = solution.student
-        state = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+        state = tensors_of(student)
         beside = {n: v.detach() for n, v in state.items() if n not in solution.params}
         return self.loss(solution.params, beside)
 

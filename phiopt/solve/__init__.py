@@ -1,19 +1,13 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
 from phiopt.solve.batched import solve_many
-from phiopt.solve.certificate import certify, fresh_draws, verdict
+from phiopt.solve.certificate import Certificate, certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
+from phiopt.solve.outcome import Outcome, Stats, Status
 from phiopt.solve.restarts import perturbed
-from phiopt.solve.solution import (
-    Certificate,
-    Outcome,
-    Solution,
-    SolveError,
-    Spectrum,
-    Stats,
-    Status,
-)
+from phiopt.solve.solution import Solution, SolveError
 from phiopt.solve.solver import Solver
+from phiopt.solve.spectrum import Spectrum
 from phiopt.solve.stacked import Posed
 from phiopt.solve.torchopt_loop import TorchOpt
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from phiopt.objective import Lambdas
 from phiopt.solve.alike import check_alike
-from phiopt.solve.solution import Outcome, Status
+from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.stacked import Posed, StackedSolves
 from phiopt.solve.torchopt_loop import TorchOpt
 

@@ -12,12 +12,59 @@ from torch import Tensor
 from phiopt._types import Params
 from phiopt.derivatives import dot, square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve.solution import Certificate, Outcome, Status, vouched
+from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.solver import Counted
-from phiopt.solve.spectrum import MeanHessian, flat, spectrum
+from phiopt.solve.spectrum import MeanHessian, Spectrum, flat, spectrum
 
 DRAWS = 4
 """Fresh draws of a certificate."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How good a minimiser the solution is, measured on fresh draws that no step and no choice of
+    iterate has seen.
+
+    Args:
+        gradient_norm: ‖∇L(w1)‖ / ‖∇L(w0)‖, both of the mean over the draws; 0 where both are 0.
+        gradient_norm_error: Standard error of ∇L(w1) over ‖∇L(w0)‖: below it, ``gradient_norm`` is
+            noise.
+        start_gradient_norm: ‖∇L(w0)‖.
+        curvature_along_gradient: gᵀ∇²L g / ‖g‖² at w1, g the mean gradient, ∇²L by a central
+            difference on the first draw; None if g is 0 or a value next to w1 is not finite.
+            Negative: w1 is no minimum.
+        objective: L(w1), mean over the draws.
+        start_objective: L(w0), mean over the same draws.
+        decrease_error: Standard error of their difference; 0 for a single draw.
+        terms: The raw terms with weight at w1, mean over the draws.
+        standard_errors: Of those terms, over the draws; 0 for what is not sampled.
+        draws: Number of draws.
+        dead_units: By weight, how many of its units have gradients of exactly zero, coming in and
+            going out, so that no gradient method can ever move them; see `dead_units`.
+        spectrum: The ends of the spectrum of ∇²L(w1), on the frozen sample if there was one; None
+            unless the gradient norm had fallen to the tolerance. NaN where a product was not finite.
+        restarts: L of the solutions from other starts, on the same draws; in their order.
+        curvature_error: What `Spectral`'s search left of the eigenvector at w1, the sine of an angle in
+            [0, 1], the largest over the draws: the relative error of L_4's gradient is in proportion to
+            it. None where the curvature has no weight or no search.
+        unsettled: In how many of the draws it was not found to its tolerance.
+    """
+
+    gradient_norm: float
+    gradient_norm_error: float
+    start_gradient_norm: float
+    curvature_along_gradient: float | None
+    objective: float
+    start_objective: float
+    decrease_error: float
+    terms: dict[str, float]
+    standard_errors: dict[str, float]
+    draws: int
+    dead_units: dict[str, int]
+    spectrum: Spectrum | None = None
+    restarts: tuple[float, ...] = ()
+    curvature_error: float | None = None
+    unsettled: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,7 +181,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     The sample is too small if the mean decrease on fresh draws is below half of the decrease on the
     frozen ones. A large ``decrease_error`` is no excuse: draws that differ so much are too small.
     """
-    outcome = vouched(outcome, certificate)
+    outcome = outcome.vouched(certificate)
     if outcome.status.failed:
         return outcome.status
     if outcome.frozen is not None:

@@ -14,7 +14,7 @@ from phiopt._values import count, fraction, one_of
 from phiopt.objective import Objective
 from phiopt.solve.frozen import Frozen
 from phiopt.solve.growing import solve_growing
-from phiopt.solve.solution import Outcome
+from phiopt.solve.outcome import Outcome
 
 METHODS = {
     "trust-krylov": {"gtol": 0.0, "inexact": True},

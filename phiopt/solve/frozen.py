@@ -22,7 +22,7 @@ from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import Moments, moments
-from phiopt.solve.solution import Outcome, Status, vouched
+from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.solver import RETRIES, Counted
 from phiopt.solve.spectrum import MeanHessian
 
@@ -174,7 +174,7 @@ class Frozen:
 
     def outcome(self, status: Status, seconds: float) -> Outcome:
         work, best, start = self.objective, self.best, self.start
-        found = Outcome(
+        outcome = Outcome(
             params={name: value.clone() for name, value in best.params.items()},
             status=status,
             objective=best.value,
@@ -185,7 +185,7 @@ class Frozen:
             stats=work.stats(len(self.history), self.rollbacks, seconds),
             frozen=self.samples,
         )
-        return vouched(replace(found, error=work.error))
+        return replace(outcome, error=work.error).vouched()
 
     def _all_terms(self, point: Point) -> dict[str, float]:
         known = {name: torch.tensor(value, device="cpu") for name, value in point.at.terms.items()}

@@ -9,7 +9,7 @@ from phiopt._types import Params
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.certificate import holds
 from phiopt.solve.frozen import Frozen, solve_frozen
-from phiopt.solve.solution import Outcome, Status
+from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.solver import Counted
 
 FIRST, LARGEST = 8, 64

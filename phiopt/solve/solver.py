@@ -10,7 +10,7 @@ from torch import Tensor
 from phiopt._types import Params
 from phiopt.objective import Lambdas, Objective, Sample
 from phiopt.objective.curvature import Product, Search
-from phiopt.solve.solution import Outcome, Stats
+from phiopt.solve.outcome import Outcome, Stats
 
 TERMS = tuple(field.name for field in fields(Lambdas))
 """The terms' names, in the paper's order."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve.solution import Stats
+from phiopt.solve.outcome import Stats
 from phiopt.solve.solver import Counted
 
 VALIDATION_SAMPLES = 8

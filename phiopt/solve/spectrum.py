@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import nan
 
 import torch
@@ -13,7 +14,6 @@ from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.krylov import Krylov
 from phiopt.objective import Sample
 from phiopt.objective.curvature import Product
-from phiopt.solve.solution import Spectrum
 from phiopt.solve.solver import Counted
 
 PRODUCTS = 60
@@ -26,6 +26,24 @@ ACCURACY = 0.01
 """Of the least eigenvalue, where it is not flat."""
 FLAT = 1e-4
 """Part of the largest eigenvalue."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The two ends of a Hessian's spectrum, by Lanczos' method.
+
+    Args:
+        least: An upper bound of the least eigenvalue, vᵀHv at a unit vector v: where it is
+            negative, so is the eigenvalue.
+        largest: A lower bound of the largest.
+        residual: ‖H v − least v‖: an eigenvalue lies within it of ``least``.
+        products: Hessian-vector products spent.
+    """
+
+    least: float
+    largest: float
+    residual: float
+    products: int
 
 
 class MeanHessian:

@@ -15,7 +15,7 @@ from torchopt import pytree
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
-from phiopt.solve.solution import Stats
+from phiopt.solve.outcome import Stats
 from phiopt.solve.solver import TERMS, Counted, reported
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, Judged, OneSolve
 

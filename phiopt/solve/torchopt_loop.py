@@ -14,7 +14,7 @@ from phiopt._values import count, flag, fraction
 from phiopt.objective import Objective
 from phiopt.optimizers import check_optimizer, default_optimizer
 from phiopt.solve.loop import Loop
-from phiopt.solve.solution import Outcome
+from phiopt.solve.outcome import Outcome
 from phiopt.solve.solves import OneSolve, Solves
 
 
