@@ -96,7 +96,6 @@ def test_several_problems_keep_their_own_draws_starts_and_divisors():
         pytest.param(Frobenius(probes=3), id="probes"),
         pytest.param(Frobenius(batch=0.5), id="two batches", marks=pytest.mark.slow),
         pytest.param(Frobenius(every=2), id="now and then"),
-        pytest.param(Frobenius(matrix="layers"), id="layers", marks=pytest.mark.slow),
     ],
 )
 def test_every_estimator_of_the_curvature(curvature):
