@@ -17,6 +17,8 @@ from phiopt.initialize import initialize
 from phiopt.learn import Learned, learn
 from phiopt.objective import Corruption, Frobenius, Gaussian, Lambdas, Spectral, Uniform
 from phiopt.optimizers import masked, normalised
+from phiopt.pose import pose
+from phiopt.problem import Problem
 from phiopt.solve import (
     LBFGS,
     NewtonCG,
@@ -42,6 +44,7 @@ __all__ = [
     "NewtonCG",
     "Optuna",
     "OuterLoss",
+    "Problem",
     "Replay",
     "Solution",
     "SolveError",
@@ -60,4 +63,5 @@ __all__ = [
     "lift",
     "masked",
     "normalised",
+    "pose",
 ]

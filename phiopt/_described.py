@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from phiopt._modules import tensors_of
+from phiopt._modules import state_of
 
 SHORT = 80
 """Characters of a value's text; of a longer one, the beginning and a checksum."""
@@ -97,7 +97,7 @@ def _parts(value: Any, attributes: bool) -> tuple[str, dict[str, Any]]:
     if isinstance(value, dict | list | tuple | set | frozenset):
         return f"{type(value).__name__} of {len(value)}", _members(value)
     if isinstance(value, nn.Module) and attributes:
-        return f"{type(value).__name__} {checksum(_structure(value))}", {**tensors_of(value)}
+        return f"{type(value).__name__} {checksum(_structure(value))}", {**state_of(value)}
     if is_dataclass(value):
         return _kind(value, attributes), {f.name: getattr(value, f.name) for f in fields(value)}
     if attributes and getattr(type(value), "__repr__", None) is object.__repr__:

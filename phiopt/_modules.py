@@ -61,11 +61,6 @@ def _uncopied(module: nn.Module) -> str:
     return ""
 
 
-def tensors_of(module: nn.Module) -> Params:
-    """Parameters and buffers by name, each tensor once (tied ones under their first name)."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
 def with_tensors(module: Module, tensors: Params) -> Module:
     """A copy of the student ``module`` that holds copies of ``tensors``, parameters and buffers by name; the others
     keep their values.
@@ -74,7 +69,7 @@ def with_tensors(module: Module, tensors: Params) -> Module:
     with another buffer, gets memory of its own.
     """
     copy = copied(module, "student")
-    held = tensors_of(copy)
+    held = state_of(copy)
     with torch.no_grad():
         for name, value in tensors.items():
             if overlapping(held[name]):
@@ -147,3 +142,13 @@ def without_process_wide_hooks() -> Iterator[None]:
     finally:
         for table, hooks in zip(tables, before, strict=True):
             table.update({key: hook for key, hook in hooks.items() if key in table})
+
+
+def state_of(module: nn.Module) -> Params:
+    """Parameters and buffers by name: the module's own tensors."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def copies(tensors: Params) -> Params:
+    """The same numbers in tensors of their own, still attached to the graph."""
+    return {name: value.clone() for name, value in tensors.items()}

@@ -20,7 +20,7 @@ from experiments.rivals.layers import Layer, Weights, grown_layers, silenced
 from phiopt._modules import with_tensors
 from phiopt._types import Params
 from phiopt.derivatives import linearise
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import state_of
 
 SCALE = 0.5
 """Length of a new unit's outgoing weights as a fraction of the old units' mean."""
@@ -53,7 +53,7 @@ def gradmax(growth: Growth, seed: int) -> Initialised:
     rows = [SCALE * length * d for length, d in zip(old, directions, strict=True)]
     added = _spread([y.outgoing for y in layers], [y.new for y in layers], rows, quiet)
     grown = {name: value + added[name] for name, value in quiet.items()}
-    tensors = tensors_of(student)
+    tensors = state_of(student)
     start, found = (with_tensors(student, {**tensors, **params}) for params in (quiet, grown))
     return Initialised(found, 2 * ITERATIONS * PRODUCT, start)
 

@@ -23,7 +23,7 @@ from phiopt._types import Params
 from phiopt.growth import GrowthMap
 from phiopt.growth.axes import Places, Term, find
 from phiopt.growth.places import places, positions
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import state_of
 
 STEPS, RATE = 100, 3e-3
 """Of Adam. As many steps as published; 300 were no better spent."""
@@ -37,7 +37,7 @@ def ligo(growth: Growth, seed: int) -> Initialised:
     """
     start = extended(growth, seed, "default")
     map = mapped(growth, start)
-    growing = Expansion(map, tensors_of(growth.teacher), tensors_of(start), seed)
+    growing = Expansion(map, state_of(growth.teacher), state_of(start), seed)
     if not growing.one_hot:
         raise ValueError("student: nothing grows, must have more units in a layer than the teacher")
     matrices = [b.clone().requires_grad_() for b in growing.one_hot]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from phiopt._modules import tensors_of
+from phiopt._modules import state_of
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.nudge import Nudged
@@ -208,7 +208,7 @@ class Run:
     def _worth(self, solution: Solution) -> Tensor:
         """E of the student, of which not all parameters need be solved for."""
         student = solution.student
-        state = tensors_of(student)
+        state = state_of(student)
         beside = {n: v.detach() for n, v in state.items() if n not in solution.params}
         return self.loss(solution.params, beside)
 

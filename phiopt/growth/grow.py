@@ -20,7 +20,7 @@ from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.registry import FILLS, Start, filled
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import state_of
 from phiopt.growth.verify import verify as verified
 
 _log = logging.getLogger("phiopt")
@@ -174,7 +174,7 @@ def compare(
 
 def _check_values(role: str, module: nn.Module) -> None:
     """All hold numbers. Parameters are finite; buffers are no NaN, but may be infinite, as attention masks are."""
-    for name, value in tensors_of(module).items():
+    for name, value in state_of(module).items():
         if value.is_meta:
             raise ValueError(f"{role}'s {name} is on meta, must hold numbers")
     for name, parameter in module.named_parameters():
@@ -186,4 +186,4 @@ def _check_values(role: str, module: nn.Module) -> None:
 
 
 def _detached(module: nn.Module) -> Params:
-    return {name: value.detach() for name, value in tensors_of(module).items()}
+    return {name: value.detach() for name, value in state_of(module).items()}

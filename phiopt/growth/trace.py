@@ -107,7 +107,7 @@ def trace(
         tensors: Values for all parameters and buffers in place of the module's own.
         keep: Filled with a copy of what every operation makes, by the id of its value.
     """
-    state = tensors_of(module) if tensors is None else tensors
+    state = state_of(module) if tensors is None else tensors
     if values:
         device = next(iter(state.values())).device
         given, state_in = (
@@ -144,7 +144,7 @@ def trace(
     )
 
 
-def tensors_of(module: nn.Module) -> Params:
+def state_of(module: nn.Module) -> Params:
     """Parameters and buffers by name, each tensor once (tied ones under their first name)."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 

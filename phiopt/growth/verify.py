@@ -18,7 +18,7 @@ from phiopt.growth.forward import Forward
 from phiopt.growth.hidden import hiding
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.probes import probes
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import state_of
 
 CHEAP = 2**26
 """Coordinates of both models together up to which they are compared in float64."""
@@ -68,8 +68,8 @@ def verify(
     """
     if map.correspondence is None or map.traced is None:
         return "the map was loaded from a file"
-    sizes = [x.numel() for model in (teacher, student) for x in tensors_of(model).values()]
-    device = next(iter(tensors_of(teacher).values())).device
+    sizes = [x.numel() for model in (teacher, student) for x in state_of(model).values()]
+    device = next(iter(state_of(teacher).values())).device
     reason: str | None = None
     for double in (True, False) if sum(sizes) <= CHEAP else (False,):
         models = tuple(Forward.of(m, double) for m in (teacher, student))

@@ -8,7 +8,7 @@ from phiopt.solve.restarts import perturbed
 from phiopt.solve.solution import Solution, SolveError
 from phiopt.solve.solver import Solver
 from phiopt.solve.spectrum import Spectrum
-from phiopt.solve.stacked import Posed
+from phiopt.solve.stacked import StackableProblem
 from phiopt.solve.torchopt_loop import TorchOpt
 
 __all__ = [
@@ -16,11 +16,11 @@ __all__ = [
     "Certificate",
     "NewtonCG",
     "Outcome",
-    "Posed",
     "Solution",
     "SolveError",
     "Solver",
     "Spectrum",
+    "StackableProblem",
     "Stats",
     "Status",
     "TorchOpt",

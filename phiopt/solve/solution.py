@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
 
 from phiopt import _files
-from phiopt._modules import tensors_of, with_tensors
+from phiopt._json import Field
+from phiopt._modules import state_of, with_tensors
 from phiopt._records import plain, revived_fields
 from phiopt._types import Params
 from phiopt._values import instance, known, new_file, path_of
+from phiopt.growth import GrowthMap
 from phiopt.objective import Lambdas
 from phiopt.solve.certificate import Certificate
 from phiopt.solve.outcome import Stats, Status, lost
 
 _KIND = "solution"
-_TENSORS = ("student", "params")
-"""Fields that a file keeps as tensors; everything else goes into its header."""
+_APART = ("student", "params", "map")
+"""Fields that a file keeps as tensors, or that have a file of their own (`GrowthMap.save`); everything else
+goes into the header."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Solution:
         stats: Evaluations and seconds.
         error: What reading the data raised, where the status is ``DATA_FAILED``; what computing a
             number of the report raised, where it is ``REPORT_FAILED``.
+        map: Where the teacher sits in the student; None in a solution read from a file.
 
     ``print(solution)`` shows a report.
     """
@@ -64,6 +68,7 @@ class Solution:
     history: list[dict[str, float]]
     stats: Stats
     error: Exception | None = None
+    map: GrowthMap | None = field(default=None, repr=False, compare=False)
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -77,11 +82,11 @@ class Solution:
         in one step; no pickle. λ that are tensors are kept as numbers, an adjoint's graph is not.
         """
         new_file("path", path)
-        report = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
+        report = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _APART}
         _files.write(
             path,
             _KIND,
-            tensors_of(self.student) | self.params,
+            state_of(self.student) | self.params,
             {
                 "report": {name: plain(value) for name, value in report.items()},
                 "params": list(self.params),
@@ -105,15 +110,11 @@ class Solution:
         tensors, about = _files.read(path, _KIND)
         _check_student(path, student, tensors)
         parts = about.members(["report"])
-        report = revived_fields(Solution, parts["report"], apart=_TENSORS)
+        report = revived_fields(Solution, parts["report"], apart=_APART)
         loaded = with_tensors(student, tensors)
         params = {name: p.detach().clone() for name, p in loaded.named_parameters()}
-        if (
-            "params" in parts
-        ):  # files of before it was kept hold the student's parameters, all of them
-            params = {
-                name: params[name] for name in (i.text(params) for i in parts["params"].items())
-            }
+        if "params" in parts:  # in files of before they were named, all
+            params = {name: params[name] for name in _names(parts["params"], params)}
         return Solution(student=loaded, params=params, **report)
 
     def __str__(self) -> str:
@@ -162,9 +163,14 @@ class SolveError(RuntimeError):
         return type(self), (self.solution,)
 
 
+def _names(field: Field, params: Params) -> list[str]:
+    """Of the parameters that were solved for."""
+    return [item.text(params) for item in field.items()]
+
+
 def _check_student(path: str | os.PathLike[str], student: nn.Module, tensors: Params) -> None:
     """Refuse a module that does not have a file's ``tensors``, each in its shape and dtype."""
-    own = tensors_of(student)
+    own = state_of(student)
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     expected = {name: tuple(value.shape) for name, value in tensors.items()}
     _files.check(

@@ -11,7 +11,7 @@ import phiopt
 from benchmarks import zoo
 from benchmarks.families import FILLS, measure
 from phiopt.growth import AlignmentError, GrowthMap
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import state_of
 from tests.growth.nets import randomised
 
 ROUNDING = 1e-11
@@ -51,7 +51,7 @@ def test_a_pair_that_cannot_be_aligned_is_refused_with_the_place(family):
 def test_every_coordinate_of_the_teacher_has_its_own_place(family):
     teacher, student = family.models()
     growth = GrowthMap.between(teacher, student, inputs=family.inputs(), **family.options)
-    u, w = ({k: v.detach() for k, v in tensors_of(m).items()} for m in (teacher, student))
+    u, w = ({k: v.detach() for k, v in state_of(m).items()} for m in (teacher, student))
     back, mask = growth.extract(growth.embed(u, into=w)), growth.mask()
     assert back.keys() == u.keys()
     assert all(torch.equal(back[name], u[name]) for name in u)

@@ -7,7 +7,7 @@ from torch import nn
 
 from phiopt import lift as lifts
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.trace import tensors_of
+from phiopt.growth.trace import state_of
 
 
 def net(hidden, classes, *, channels=1, depth=1):
@@ -17,7 +17,7 @@ def net(hidden, classes, *, channels=1, depth=1):
 
 
 def state(module):
-    return {name: value.detach() for name, value in tensors_of(module).items()}
+    return {name: value.detach() for name, value in state_of(module).items()}
 
 
 @pytest.fixture
