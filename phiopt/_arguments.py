@@ -11,11 +11,11 @@ from torch.distributed import ProcessGroup
 
 from phiopt._modules import state_of
 from phiopt._transforms import wrapped
-from phiopt._types import Params
+from phiopt._types import DeclaresPrecision, Params
 from phiopt._values import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt.data import Source, check_source
 from phiopt.growth.registry import FILLS
-from phiopt.objective import Lambdas, Spectral
+from phiopt.objective import Lambdas
 
 SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -124,10 +124,10 @@ def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object
     """Refuse what needs more digits than bfloat16 has."""
     if dtype != torch.bfloat16:
         return
-    if isinstance(curvature, Spectral):
-        raise TypeError("curvature: Spectral's Lanczos method needs float32 models, got bfloat16")
-    if getattr(neighbourhood, "sampling", None) == "sobol":
-        raise TypeError("neighbourhood: Sobol points need float32 models, got bfloat16")
+    for name, value in (("curvature", curvature), ("neighbourhood", neighbourhood)):
+        reason = value.float32_reason if isinstance(value, DeclaresPrecision) else ""
+        if reason:
+            raise TypeError(f"{name}: {reason} models, got bfloat16")
 
 
 def check_start(start: str | Params | None, student: nn.Module) -> None:

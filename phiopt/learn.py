@@ -24,7 +24,8 @@ from phiopt._values import (
     path_of,
     seed_of,
 )
-from phiopt.bilevel import Adjoint, Replay, Unroll
+from phiopt.bilevel import Adjoint
+from phiopt.bilevel.adjoint import check_steps
 from phiopt.bilevel.outer import OuterLoss, Value, check_disjoint
 from phiopt.bilevel.records import opened
 from phiopt.bilevel.run import Run
@@ -150,7 +151,7 @@ def learn(
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     like = check_modules(teacher, student)
-    _check_path(solver, search.adjoint)
+    check_steps(solver, search.adjoint)
     value = _outer(outer, student, like, search, test, seed)
     inner = _Inner.of(teacher, student, data, space, solver, options)
     models: dict[str, Any] = {"teacher": teacher, "student": student, "data": data, "outer": outer}
@@ -285,12 +286,3 @@ def _described(arguments: Mapping[str, object], search: Search, space: Space) ->
     }
     pairs = {**arguments, **place}.items()
     return {k: text for name, value in pairs for k, text in described(name, value).items()}
-
-
-def _check_path(solver: Solver, adjoint: Adjoint | None) -> None:
-    """Refuse a solver that takes no steps for an adjoint that goes back by them."""
-    if isinstance(adjoint, Replay | Unroll) and not hasattr(solver, "optimizer"):
-        raise TypeError(
-            f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
-            f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
-        )

@@ -22,8 +22,8 @@ from phiopt.data import Source
 from phiopt.distributed import check_replicas, together
 from phiopt.growth import GrowthMap
 from phiopt.objective import Lambdas, Neighbourhood, Objective
+from phiopt.objective.neighbourhood import delta_of
 from phiopt.solve import (
-    NewtonCG,
     Outcome,
     Solution,
     SolveError,
@@ -36,6 +36,7 @@ from phiopt.solve import (
     solve_many,
     verdict,
 )
+from phiopt.solve.solver import needs_hessian
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ class Problem:
         around = self.objective.neighbourhood
         if delta is None:
             return around
-        if getattr(around, "delta", None) is None:
+        if delta_of(around) is None:
             raise ValueError(
                 f"delta: got {delta}, must be None: the problem's neighbourhood, {around}, has no δ"
             )
@@ -187,9 +188,9 @@ def _solve(
     objective, w0, beside = problem._at(
         changed(weights, "lambdas.", numbers), changed(around, "neighbourhood.", numbers), start
     )
-    if objective.curvature is None and isinstance(solver, NewtonCG):
+    if objective.curvature is None and needs_hessian(solver):
         raise TypeError(
-            "solver: NewtonCG needs second derivatives, which the student or the loss lacks "
+            f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
             "(see phiopt.check); take LBFGS or TorchOpt"
         )
     device = next(iter(w0.values())).device

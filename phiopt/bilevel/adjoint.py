@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from torchopt import pytree
 
 from phiopt._transforms import batched, differentiated, plain
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective, Spectral
+from phiopt.objective import Lambdas, Objective
+from phiopt.objective.neighbourhood import delta_of
 from phiopt.solve import Outcome, Solver
+from phiopt.solve.solver import takes_steps
 
 Part = TypeVar("Part")
 
@@ -26,7 +28,9 @@ class AdjointError(RuntimeError):
 
 
 class Adjoint(Protocol):
-    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0."""
+    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. One that goes back by the solver's
+    steps declares so: see `NeedsSteps`.
+    """
 
     def solve(
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
@@ -35,6 +39,28 @@ class Adjoint(Protocol):
         ``objective`` and ``start`` that require grad.
         """
         ...
+
+
+@runtime_checkable
+class NeedsSteps(Protocol):
+    """An adjoint that says whether it goes back by the steps of the solver, which must take such."""
+
+    @property
+    def needs_steps(self) -> bool: ...
+
+
+def needs_steps(adjoint: object) -> bool:
+    """Whether the adjoint goes back by the solver's steps."""
+    return isinstance(adjoint, NeedsSteps) and adjoint.needs_steps
+
+
+def check_steps(solver: Solver, adjoint: Adjoint | None) -> None:
+    """Refuse a solver that takes no steps of an optimiser for a search's adjoint that goes back by them."""
+    if needs_steps(adjoint) and not takes_steps(solver):
+        raise TypeError(
+            f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
+            f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
+        )
 
 
 def differentiable_inputs(objective: Objective, start: Params) -> Params:
@@ -51,7 +77,7 @@ def differentiable_inputs(objective: Objective, start: Params) -> Params:
 def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
     """λ, δ and the start as far as they are tensors, by the names of `differentiable_inputs`."""
     found: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
-    found["neighbourhood.delta"] = getattr(neighbourhood, "delta", None)
+    found["neighbourhood.delta"] = delta_of(neighbourhood)
     if isinstance(start, dict):
         found |= {f"start.{n}": value for n, value in start.items()}
     return {name: value for name, value in found.items() if isinstance(value, Tensor)}
@@ -97,11 +123,14 @@ def guarded(inputs: Params) -> Params:
 
 
 def check_smooth(objective: Objective) -> None:
-    """Refuse estimators whose gradient is right but not what follows from it."""
-    if isinstance(objective.curvature, Spectral) and "curvature" in objective.lambdas.active:
+    """Refuse estimators whose gradient is right but whose gradient's derivative is not."""
+    curvature = objective.curvature
+    if curvature is None or "curvature" not in objective.lambdas.active:
+        return
+    if curvature.fixed_part:
         raise ValueError(
-            "adjoint: curvature=Spectral holds its eigenvector fixed, so that derivatives beyond "
-            "the gradient are wrong; use Frobenius"
+            f"adjoint: curvature={type(curvature).__name__} holds {curvature.fixed_part} fixed, so that "
+            "derivatives beyond the gradient are wrong; use Frobenius"
         )
 
 

@@ -28,7 +28,8 @@ from phiopt.bilevel.recheck import recheck
 from phiopt.objective import Objective, Sample
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.certificate import moments
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
+from phiopt.solve.solver import draws_afresh
 from phiopt.solve.spectrum import MeanHessian, flat, spectrum
 
 
@@ -157,7 +158,7 @@ class Implicit:
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
     ) -> Outcome:
         check_smooth(objective)
-        if getattr(solver, "fresh", False):
+        if draws_afresh(solver):
             raise ValueError(
                 "adjoint: Implicit needs the minimiser of one function, but solver draws a new "
                 "sample at each step; give it fresh=False, or use LBFGS or NewtonCG"

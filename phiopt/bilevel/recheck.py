@@ -13,7 +13,7 @@ from phiopt.bilevel.adjoint import with_inputs
 from phiopt.bilevel.linear import CG, Damped, LinearStatus
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import moments
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from phiopt.solve.spectrum import MeanHessian
 
 STEPS = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial as bound
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -66,6 +66,8 @@ class Replay:
         >>> point.grad.shape
         torch.Size([4])
     """
+
+    needs_steps: ClassVar[bool] = True
 
     every: int = 1
 

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from phiopt._types import Params
 from phiopt._values import fraction, number, positive
 from phiopt.objective import Lambdas, Neighbourhood
+from phiopt.objective.neighbourhood import delta_of, largest_delta_of
 
 LEARNABLE = ("lambdas", "delta", "theta")
 
@@ -33,12 +34,12 @@ class Space:
             float64 on the CPU. A weight that is 0 stays so: the search is on that face of the
             simplex.
         floor: Least λ2; the other weights are kept positive by the update itself.
-        most: The largest values of δ and θ, by name, where they have one.
+        largest: The largest values of δ and θ, by name, where they have one.
     """
 
     start: Params
     floor: float
-    most: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
 
     @property
     def terms(self) -> list[int]:
@@ -62,7 +63,7 @@ class Space:
         if not 0 < size < inf:
             return None
         found = {
-            name: (point[name] * torch.exp(-rate / size * v)).clamp_max(self.most.get(name, inf))
+            name: (point[name] * torch.exp(-rate / size * v)).clamp_max(self.largest.get(name, inf))
             for name, v in logs.items()
         }
         # Without √p a weight that has all but vanished would hold the others back by its slope.
@@ -91,7 +92,7 @@ class Space:
         for name in self.start:
             if name != "lambdas":
                 low, high = self.start[name] / SPREAD, self.start[name] * SPREAD
-                high = high.clamp_max(self.most.get(name, inf))
+                high = high.clamp_max(self.largest.get(name, inf))
                 found[name] = low * (high / low) ** unit[name]
         return found
 
@@ -136,7 +137,7 @@ def space_from(
         )
     point = {"lambdas": weights}
     if "delta" in parameters:
-        delta = number("neighbourhood.delta", getattr(neighbourhood, "delta", 0.0))
+        delta = number("neighbourhood.delta", delta_of(neighbourhood) or 0.0)
         if not delta > 0:
             raise ValueError(f"neighbourhood: δ is {delta}, must be positive to be learned")
         point["delta"] = _point(delta)
@@ -146,7 +147,7 @@ def space_from(
                 f"start: got {start!r}, must be 'uniform' or 'uniform-symmetric' to learn theta"
             )
         point["theta"] = _point(theta)
-    return Space(point, floor, {"delta": getattr(neighbourhood, "most", inf)})
+    return Space(point, floor, {"delta": largest_delta_of(neighbourhood)})
 
 
 def _proximity() -> Tensor:

@@ -21,6 +21,7 @@ from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.optimizers import default_optimizer
 from phiopt.solve import Outcome, Solver
+from phiopt.solve.solver import takes_steps
 
 EPS_ROOT = 1e-8
 """Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
@@ -85,13 +86,13 @@ class Path:
         every: int = 1,
     ) -> tuple[Outcome, Path]:
         """Solve, and cut the path at the iterate that the solver returned."""
-        if not hasattr(solver, "optimizer"):
+        if not takes_steps(solver):
             raise TypeError(
                 f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken "
                 "again; use Implicit, or the solver TorchOpt"
             )
         optimizer = solver.optimizer or default_optimizer(
-            cast(Any, solver).steps, every=objective.every, eps_root=EPS_ROOT
+            solver.steps, every=objective.every, eps_root=EPS_ROOT
         )
         if _clips(optimizer.update):
             raise AdjointError(
@@ -125,7 +126,7 @@ class Path:
             )
         self.asked.clear()
         again = self.objective.data is None or self.objective.data.repeatable
-        draw = getattr(sample, "draw", None) if again else None
+        draw = sample.draw if again and isinstance(sample, _Drawn) else None
         kept = len(self.steps) % self.every == 0
         params, held = (self.last, state) if kept else ({}, None)
         self.steps.append(Step(params, held, draw or Sample(*sample)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -43,6 +44,8 @@ class Unroll:
         >>> Unroll(last=5).last
         5
     """
+
+    needs_steps: ClassVar[bool] = True
 
     last: int | None = None
 

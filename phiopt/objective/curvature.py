@@ -55,6 +55,18 @@ class Curvature(ABC):
     """Steps of a stochastic solver to an evaluation, which then counts so many times."""
 
     @property
+    def fixed_part(self) -> str:
+        """What the gradient takes for a constant although it moves with w, such as "its eigenvector":
+        derivatives beyond the gradient are then wrong, and adjoints refuse the estimator. Empty: nothing.
+        """
+        return ""
+
+    @property
+    def float32_reason(self) -> str:
+        """See `DeclaresPrecision`."""
+        return ""
+
+    @property
     @abstractmethod
     def products(self) -> int:
         """Number of Hessian-vector products of one evaluation on the whole batch, at most."""

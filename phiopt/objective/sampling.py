@@ -20,6 +20,11 @@ def check_sampling(sampling: str, samples: int) -> None:
         raise ValueError(f"samples: got {samples}, must be a power of two for Sobol points")
 
 
+def float32_reason(sampling: str) -> str:
+    """Why models must be float32 or wider, if they must: see `DeclaresPrecision`."""
+    return "Sobol points need float32" if sampling == "sobol" else ""
+
+
 def uniforms(samples: int, like: Tensor, generator: Generator, sampling: Sampling) -> Tensor:
     """Points of [0, 1), ``(samples, *like.shape)``, uniform one by one and independent from example
     to example (axis 0 of ``like``). The samples of one example are independent; or u and 1 - u in

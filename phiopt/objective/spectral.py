@@ -58,6 +58,14 @@ class Spectral(Curvature):
         fraction("tol", self.tol)
 
     @property
+    def fixed_part(self) -> str:
+        return "its eigenvector"
+
+    @property
+    def float32_reason(self) -> str:
+        return "Spectral's Lanczos method needs float32"
+
+    @property
     def products(self) -> int:
         return self.iterations + 1
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from phiopt._types import Params
 from phiopt.derivatives import dot, square_norm
 from phiopt.objective import Objective, Sample, Stream
+from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Outcome, Status
-from phiopt.solve.solver import Counted
 from phiopt.solve.spectrum import MeanHessian, Spectrum, flat, spectrum
 
 DRAWS = 4

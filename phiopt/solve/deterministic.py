@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import scipy
@@ -128,6 +128,8 @@ class NewtonCG:
         >>> NewtonCG(method="newton-cg", batch_size=None).tol
         1e-06
     """
+
+    needs_hessian: ClassVar[bool] = True
 
     method: Literal["trust-krylov", "newton-cg"] = "trust-krylov"
     steps: int = 100

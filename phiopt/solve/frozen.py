@@ -22,8 +22,9 @@ from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import Moments, moments
+from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Outcome, Status
-from phiopt.solve.solver import RETRIES, Counted
+from phiopt.solve.solver import RETRIES
 from phiopt.solve.spectrum import MeanHessian
 
 PATIENCE = 30

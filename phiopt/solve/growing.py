@@ -8,9 +8,9 @@ import torch
 from phiopt._types import Params
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.certificate import holds
+from phiopt.solve.counted import Counted
 from phiopt.solve.frozen import Frozen, solve_frozen
 from phiopt.solve.outcome import Outcome, Status
-from phiopt.solve.solver import Counted
 
 FIRST, LARGEST = 8, 64
 """Draws in the sample to begin with, and at most."""

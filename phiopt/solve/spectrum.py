@@ -14,7 +14,7 @@ from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.krylov import Krylov
 from phiopt.objective import Sample
 from phiopt.objective.curvature import Product
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 
 PRODUCTS = 60
 """Hessian-vector products of one search, at most."""

@@ -8,7 +8,7 @@ from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Sample
 from phiopt.solve.certificate import moments
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 
 SMOOTHING = 0.9
 """Decay of the moving average of gradients."""

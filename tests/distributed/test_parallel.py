@@ -15,7 +15,7 @@ from phiopt.distributed.replicas import fingerprint
 from phiopt.initialize import initialize
 from phiopt.objective import Frobenius, Spectral, Stream, Uniform
 from phiopt.solve import LBFGS, NewtonCG, TorchOpt
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from phiopt.solve.spectrum import MeanHessian
 from tests.cases import classification, flatten, generator, mlp, randn
 

@@ -8,7 +8,7 @@ import phiopt
 from phiopt.objective import Stream
 from phiopt.solve import LBFGS, Spectrum, Status, certify, fresh_draws, verdict
 from phiopt.solve.certificate import DRAWS, dead_units, moments
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from tests.cases import classification, dense_hessian, flatten, ridge
 
 

@@ -1,7 +1,7 @@
 import torch
 
 from phiopt.objective import Frobenius, Gaussian, Spectral, Stream
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from tests.cases import classification
 
 

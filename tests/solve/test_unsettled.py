@@ -7,7 +7,7 @@ import torch
 
 from phiopt.objective import Frobenius, Spectral, Stream
 from phiopt.solve import LBFGS, Status, TorchOpt, certify, fresh_draws, solve_many, verdict
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from tests.cases import Stackable, classification
 
 LAMBDAS = (0.3, 0.2, 0.3, 0.2)
