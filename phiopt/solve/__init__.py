@@ -15,7 +15,7 @@ from phiopt.solve.exchange import together
 from phiopt.solve.mask import masked
 from phiopt.solve.normalise import normalised
 from phiopt.solve.parallel import data_parallel
-from phiopt.solve.restarts import perturbed
+from phiopt.solve.restarts import restarted
 from phiopt.solve.solution import (
     Certificate,
     Outcome,
@@ -55,7 +55,7 @@ __all__ = [
     "fresh_draws",
     "masked",
     "normalised",
-    "perturbed",
+    "restarted",
     "solve_many",
     "together",
     "verdict",
