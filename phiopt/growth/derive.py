@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter, signature
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import align
 from phiopt.growth.axes import Mismatch, Term, find, fixed, unify
+from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair, TensorPlace
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
@@ -41,8 +41,8 @@ def derive(
     classes: Sequence[int] | Tensor | None,
     inputs: Tensor | None,
     correspondence: Mapping[str, str] | None,
-) -> dict[str, Any]:
-    """Everything that a `GrowthMap` holds, by name; see `GrowthMap.between`."""
+) -> MapContents:
+    """What a map is made of; see `GrowthMap.between`."""
     _check_modules(teacher, student)
     names = named(teacher, student, correspondence)
     if not isinstance(inputs, Tensor | None):
@@ -73,18 +73,18 @@ def derive(
     )
     _check_injective(placements)
     taken = {p.student for p in placements.values()}
-    return {
-        "placements": {name: placements[name] for name in small.used if name in placements},
-        "lift": lift,
-        "classes": chosen,
-        "class_axis": axis,
-        "remarks": tuple(state.remarks),
-        "correspondence": state,
-        "inserted": inserted,
-        "fresh": {name: shape for name, shape in large.used.items() if name not in taken},
-        "aliases": (aliases_of(teacher), aliases_of(student)),
-        "traced": (tuple(example.shape), example.dtype),
-    }
+    return MapContents(
+        {name: placements[name] for name in small.used if name in placements},
+        lift=lift,
+        classes=chosen,
+        class_axis=axis,
+        remarks=tuple(state.remarks),
+        correspondence=state,
+        inserted=inserted,
+        fresh={name: shape for name, shape in large.used.items() if name not in taken},
+        aliases=(aliases_of(teacher), aliases_of(student)),
+        traced=(tuple(example.shape), example.dtype),
+    )
 
 
 def _check_modules(teacher: nn.Module, student: nn.Module) -> None:

@@ -13,10 +13,9 @@ from phiopt._modules import alone
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
 from phiopt._values import instance, new_file, part, path_of, seed_of, two_models
-from phiopt.growth.correspond import Correspondence
+from phiopt.growth.contents import MapContents
 from phiopt.growth.derive import derive
 from phiopt.growth.given import check_models, check_shape, check_tensors
-from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
 from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class GrowthMap:
+class GrowthMap(MapContents):
     """The injective map of the teacher's parameters and buffers into the student's.
 
     Built by `between`, which follows the computation of both models. All its methods take and return dictionaries
@@ -41,30 +40,10 @@ class GrowthMap:
         fresh: Shape of each student tensor that holds nothing of the teacher's, by name.
         traced: Shape and dtype of the example batch; ``None`` if unknown.
         remarks: Layers where no growth keeps the function exactly, and why; empty when one does.
+        inserted: Operations that only the student has, and how their tensors start so that they change nothing.
+        aliases: First names of the tied tensors of the teacher and of the student, by their other names.
+        correspondence: What is known of both traces; ``None`` for a loaded map.
     """
-
-    def __init__(
-        self,
-        placements: Mapping[str, Placement],
-        *,
-        lift: Lift,
-        classes: Tensor,
-        class_axis: int,
-        remarks: Sequence[str] = (),
-        correspondence: Correspondence | None = None,
-        inserted: Sequence[Inserted] = (),
-        fresh: Mapping[str, tuple[int, ...]] | None = None,
-        traced: tuple[tuple[int, ...], torch.dtype] | None = None,
-        aliases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
-    ) -> None:
-        self.placements = dict(placements)
-        self.lift, self.classes, self.class_axis = lift, classes, class_axis
-        self.remarks = tuple(remarks)
-        self.correspondence = correspondence
-        self.inserted = tuple(inserted)
-        self.fresh = dict(fresh or {})
-        self.traced = traced
-        self._aliases = aliases
 
     @classmethod
     @alone()
@@ -112,7 +91,7 @@ class GrowthMap:
             instance("correspondence", correspondence, Mapping, "a mapping of module names")
         device = next((x.device for x in tensors_of(teacher).values()), torch.device("cpu"))
         with preserved_randomness(lift, device, seed=0):  # a forward pass may draw
-            return cls(**derive(teacher, student, lift, classes, inputs, correspondence))
+            return cls(**vars(derive(teacher, student, lift, classes, inputs, correspondence)))
 
     def embed(self, u: Params, into: Params) -> Params:
         """The teacher's values at their places in a copy of ``into``.
@@ -155,7 +134,7 @@ class GrowthMap:
             TypeError: A value that is no tensor.
         """
         check_tensors("w", w)
-        known = {p.student for p in self.placements.values()} | {*self.fresh, *self._aliases[1]}
+        known = {p.student for p in self.placements.values()} | {*self.fresh, *self.aliases[1]}
         unknown = [name for name in w if name not in known]
         if unknown:
             raise ValueError(
@@ -237,7 +216,7 @@ class GrowthMap:
             instance(role, module, nn.Module, "an nn.Module")
         if lift is not None:
             part("lift", lift, "__call__")
-        return GrowthMap(**load(path, teacher, student, lift))
+        return GrowthMap(**vars(load(path, teacher, student, lift)))
 
     def __str__(self) -> str:
         return table(self)
@@ -259,7 +238,7 @@ class GrowthMap:
         """The teacher's tensors, each once: tied ones under their first name."""
         out: dict[str, Tensor] = {}
         for name, value in u.items():
-            first = self._aliases[0].get(name, name)
+            first = self.aliases[0].get(name, name)
             if first in out and out[first] is not value and not torch.equal(out[first], value):
                 raise ValueError(
                     f"u[{name!r}] differs from u[{first!r}], which the teacher ties: it is one tensor"
@@ -269,7 +248,7 @@ class GrowthMap:
 
     def _student_names(self, place: Placement, w: Params) -> list[str]:
         """The names under which ``w`` has the tensor that ``place`` is in; a tied one has several."""
-        others = [name for name, first in self._aliases[1].items() if first == place.student]
+        others = [name for name, first in self.aliases[1].items() if first == place.student]
         return [name for name in (place.student, *others) if name in w]
 
     def _placement(self, name: str, value: Tensor) -> Placement:

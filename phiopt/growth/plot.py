@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiopt._files import atomic
+from phiopt.growth.contents import MapContents
 from phiopt.growth.placement import Placement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from phiopt.growth.map import GrowthMap
 
 BLOCKS = {
     "old": "teacher's",
@@ -29,7 +29,7 @@ _GREY = (0.25, 0.8, 0.55, 1.0)
 """Of the blocks in this order; told apart in print and by every reader."""
 
 
-def plot(growth: GrowthMap, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot(growth: MapContents, path: str | os.PathLike[str] | None = None) -> Figure:
     """One panel a matrix or kernel, rows downwards; see [`GrowthMap.plot`][phiopt.growth.GrowthMap.plot]."""
     try:
         from matplotlib.colors import ListedColormap

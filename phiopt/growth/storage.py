@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,10 @@ from phiopt import _files
 from phiopt import lift as lifts
 from phiopt._json import WHOLE, Field
 from phiopt._types import Lift
+from phiopt.growth.contents import MapContents
 from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
 from phiopt.growth.trace import aliases_of, tensors_of
-
-if TYPE_CHECKING:
-    from phiopt.growth.map import GrowthMap
 
 _KIND = "growth map"
 _FIELDS = ("lift", "class_axis", "remarks", "inserted", "fresh", "example", "placements")
@@ -29,7 +27,7 @@ _LIFTS: dict[str, Any] = {
 }
 
 
-def save(growth: GrowthMap, path: str | os.PathLike[str]) -> None:
+def save(growth: MapContents, path: str | os.PathLike[str]) -> None:
     """Write ``growth``; axes whose coordinates keep their order need no tensor."""
     tensors = {"classes": growth.classes}
     for name, place in growth.placements.items():
@@ -61,8 +59,8 @@ def load(
     teacher: nn.Module,
     student: nn.Module,
     lift: Lift | None,
-) -> dict[str, Any]:
-    """Everything that a `GrowthMap` holds, by name, checked against the models."""
+) -> MapContents:
+    """What `save` wrote, checked against the models."""
     tensors, header = _files.read(path, _KIND)
     about = header.members(_FIELDS)
     placed = {name: _Placed.of(place) for name, place in about["placements"].members().items()}
@@ -76,25 +74,25 @@ def load(
         + [f"student has {name} too" for name in _shapes(student) if name not in there | fresh],
     )
     example = about["example"]
-    found = {
-        "placements": {
+    contents = MapContents(
+        {
             name: place.filled(
                 [tensors.pop(f"{name}/{axis}", None) for axis in range(len(place.shape))], name
             )
             for name, place in placed.items()
         },
-        "lift": _lift(path, about["lift"], lift),
-        "classes": _indices(tensors.pop("classes", None), header.where, "classes"),
-        "class_axis": about["class_axis"].whole(-8, 8),
-        "remarks": [remark.text() for remark in about["remarks"].items()],
-        "inserted": [_inserted(layer) for layer in about["inserted"].items()],
-        "fresh": fresh,
-        "aliases": (aliases_of(teacher), aliases_of(student)),
-        "traced": _example(example) if example.value else example.value,
-    }
+        lift=_lift(path, about["lift"], lift),
+        classes=_indices(tensors.pop("classes", None), header.where, "classes"),
+        class_axis=about["class_axis"].whole(-8, 8),
+        remarks=[remark.text() for remark in about["remarks"].items()],
+        inserted=[_inserted(layer) for layer in about["inserted"].items()],
+        fresh=fresh,
+        aliases=(aliases_of(teacher), aliases_of(student)),
+        traced=_example(example) if example.value else None,
+    )
     if tensors:
         raise ValueError(f"{header.where}: its tensor {next(iter(tensors))!r} is none of a map's")
-    return found
+    return contents
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from phiopt.growth.map import GrowthMap
-    from phiopt.growth.placement import Placement
+from phiopt.growth.contents import MapContents
+from phiopt.growth.placement import Placement
 
 
-def table(growth: GrowthMap) -> str:
+def table(growth: MapContents) -> str:
     """One row a tensor: names, shapes, where the teacher's block sits, the share of coordinates carried."""
     rows = [("teacher", "student", "teacher shape", "student shape", "at", "reads", "carried")]
     carried = total = 0

@@ -1,0 +1,40 @@
+"""What a growth map is made of: derived from two models or read from a file, shown as a table or a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from phiopt._types import Lift
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.insertion import Inserted
+from phiopt.growth.placement import Placement
+
+
+class MapContents:
+    """The attributes of a [`GrowthMap`][phiopt.growth.GrowthMap], which says what they are."""
+
+    def __init__(
+        self,
+        placements: Mapping[str, Placement],
+        *,
+        lift: Lift,
+        classes: Tensor,
+        class_axis: int,
+        remarks: Sequence[str] = (),
+        correspondence: Correspondence | None = None,
+        inserted: Sequence[Inserted] = (),
+        fresh: Mapping[str, tuple[int, ...]] | None = None,
+        traced: tuple[tuple[int, ...], torch.dtype] | None = None,
+        aliases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+    ) -> None:
+        self.placements = dict(placements)
+        self.lift, self.classes, self.class_axis = lift, classes, class_axis
+        self.remarks = tuple(remarks)
+        self.correspondence = correspondence
+        self.inserted = tuple(inserted)
+        self.fresh = dict(fresh or {})
+        self.traced = traced
+        self.aliases = aliases

@@ -1,0 +1,108 @@
+"""The shape of the house: no import circles in phiopt/, no long file, no long function.
+
+The lists name what is still too long or circular. They only get shorter: an entry that is no longer needed fails too.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FILE_LINES, FUNCTION_LINES = 300, 60
+
+CIRCLES = {("phiopt.solve.solution", "phiopt.solve.storage")}
+LONG_FILES = {
+    "phiopt/bilevel/implicit.py",
+    "phiopt/bilevel/linear.py",
+    "phiopt/criteria.py",
+    "phiopt/data.py",
+    "phiopt/growth/axes.py",
+    "phiopt/growth/derive.py",
+    "phiopt/growth/rules/shape.py",
+    "phiopt/growth/trace.py",
+    "phiopt/lift.py",
+    "phiopt/objective/objective.py",
+    "phiopt/solve/solution.py",
+}
+LONG_FUNCTIONS = {"phiopt/initialize.py: initialize", "phiopt/problem.py: problem"}
+
+
+def modules() -> dict[str, Path]:
+    files = sorted((ROOT / "phiopt").rglob("*.py"))
+    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+    return {n.removesuffix(".__init__"): f for n, f in zip(names, files, strict=True)}
+
+
+def imports(tree: ast.AST, known: dict[str, Path]) -> set[str]:
+    """The library's modules that a file names in an import: at its top, in a function, or for type checkers only."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not followed"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in known else str(node.module))
+    return found & known.keys()
+
+
+def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
+    """Groups of modules each of which reaches all the others."""
+    reached = {name: reach(graph, name) for name in graph}
+    groups = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in graph
+        if name in reached[name]
+    }
+    return {group for group in groups if len(group) > 1}
+
+
+def reach(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    todo = [start]
+    while todo:
+        new = graph[todo.pop()] - seen
+        seen |= new
+        todo += new
+    return seen
+
+
+def long_functions(file: Path) -> Iterator[str]:
+    """Functions of more than 60 lines, docstrings apart."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        assert node.end_lineno is not None
+        lines = node.end_lineno - node.lineno + 1
+        if ast.get_docstring(node) is not None:
+            text = node.body[0]
+            assert text.end_lineno is not None
+            lines -= text.end_lineno - text.lineno + 1
+        if lines > FUNCTION_LINES:
+            yield f"{file.relative_to(ROOT).as_posix()}: {node.name}"
+
+
+def test_no_import_circles() -> None:
+    known = modules()
+    graph = {name: imports(ast.parse(f.read_text()), known) for name, f in known.items()}
+    graph = {name: found - {name} for name, found in graph.items()}
+    assert circles(graph) == CIRCLES
+
+
+def test_a_circle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert circles(graph) == {("b", "c")}
+    text = "if TYPE_CHECKING:\n    from phiopt.growth import map\ndef f():\n    import phiopt.lift"
+    assert imports(ast.parse(text), modules()) == {"phiopt.growth.map", "phiopt.lift"}
+
+
+def test_no_long_files() -> None:
+    lengths = {f: len(f.read_text().splitlines()) for f in modules().values()}
+    found = {f.relative_to(ROOT).as_posix() for f, n in lengths.items() if n > FILE_LINES}
+    assert found == LONG_FILES
+
+
+def test_no_long_functions() -> None:
+    found = {line for file in modules().values() for line in long_functions(file)}
+    assert found == LONG_FUNCTIONS
