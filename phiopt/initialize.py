@@ -126,11 +126,9 @@ def initialize(
         True
     """
     weights = Lambdas.of(lambdas)
-    flags = {"throw": throw, "progress": progress}
-    check_solve(solver, adjoint, seed, restarts, flags)
-    given = given_tensors(
-        weights if data is not None else without_data(weights), neighbourhood, start
-    )
+    check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
+    weights = weights if data is not None else without_data(weights)
+    given = given_tensors(weights, neighbourhood, start)
     check_derivative(given, adjoint)
     solver = TorchOpt() if solver is None else solver
     problem = pose(

@@ -132,7 +132,6 @@ def learn(
     search = Mirror() if search is None else search
     solver = TorchOpt() if solver is None else solver
     neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
-    seed = seed_of(seed)
     options: dict[str, Any] = {
         "lift": lift,
         "classes": classes,
@@ -143,7 +142,7 @@ def learn(
         "start": start,
         "map": map,
         "restrict_classes": restrict_classes,
-        "seed": seed,
+        "seed": seed_of(seed),
     }
     _check(search, directory, progress, solver, options)
     space = space_from(lambdas, parameters, neighbourhood, start, theta, floor)
@@ -152,20 +151,17 @@ def learn(
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     like = check_modules(teacher, student)
     check_steps(solver, search.adjoint)
-    value = _outer(outer, student, like, search, test, seed)
-    inner = _Inner.of(teacher, student, data, space, solver, options)
-    models: dict[str, Any] = {"teacher": teacher, "student": student, "data": data, "outer": outer}
-    kept = (
-        {}
-        if directory is None
-        else _described(models | options | {"solver": solver}, search, space)
-    )
+    value = _outer(outer, student, like, search, test, options["seed"])
+    solve = _Inner.of(teacher, student, data, space, solver, options)
+    models = {"teacher": teacher, "student": student, "data": data, "outer": outer}
+    arguments = models | options | {"solver": solver}
+    kept = {} if directory is None else _described(arguments, search, space)
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
         opened(None if directory is None else Path(directory), kept, student) as records,
         tqdm(desc="learn", initial=len(records.records), disable=None if progress else True) as bar,
     ):
-        return Run(inner, value, search.adjoint, seed, bar, records).through(search, space)
+        return Run(solve, value, search.adjoint, int(seed), bar, records).through(search, space)
 
 
 @dataclass(frozen=True)

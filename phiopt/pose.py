@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,38 +10,22 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import (
-    check_modules,
-    check_options,
-    check_precision,
-    check_start,
     without_data,
 )
-from phiopt._modules import alone, copied, copies, state_of, with_tensors
+from phiopt._modules import alone
+from phiopt._posing import Posing
 from phiopt._randomness import preserved_randomness
-from phiopt._task_checks import check_task
-from phiopt._transforms import outside_transforms, plain
+from phiopt._transforms import outside_transforms
 from phiopt._types import Lift, Loss, Params
-from phiopt.bilevel.adjoint import changed, given_tensors
-from phiopt.data import Data, Source
-from phiopt.distributed import check_replicas, data_parallel, failing_together, replicated, together
-from phiopt.growth import GrowthMap, grow
-from phiopt.growth.given import check_beside_map
+from phiopt.data import Source
+from phiopt.distributed import together
+from phiopt.growth import GrowthMap
 from phiopt.objective import (
     Curvature,
-    Frobenius,
     Lambdas,
     Neighbourhood,
-    Objective,
-    Stream,
-    Uniform,
-    pure_model,
-    student_loss,
 )
 from phiopt.problem import Problem
-
-REFERENCE_DRAWS = 8
-"""Draws that L_4's value at the start, its unit on the relative scale, is the mean of. One draw
-alone, with one probe, is off by more than half, and λ4's effect with it."""
 
 
 @alone()
@@ -110,159 +93,31 @@ def pose(
     weights = Lambdas.of(lambdas)
     if data is None:
         weights = without_data(weights)
-    parts = {
-        "lift": (lift, "__call__"),
-        "loss": (loss, "__call__"),
-        "neighbourhood": (neighbourhood, "perturb"),
-        "curvature": (curvature, "products"),
-    }
-    flags = {"restrict_classes": restrict_classes}
-    check_options(weights, data, scale, seed, micro_batch, process_group, parts, flags)
-    like = check_modules(teacher, student)
-    given = given_tensors(weights, neighbourhood, start)
-    numbers = {name: plain(name, value) for name, value in given.items()}
-    weights = changed(weights, "lambdas.", numbers)
-    neighbourhood = changed(neighbourhood, "neighbourhood.", numbers)
-    start, seed = changed(start, "start.", numbers), int(seed)
+    posing = Posing(
+        teacher=teacher,
+        student=student,
+        lambdas=weights,
+        source=data,
+        map=map,
+        lift=lift,
+        classes=classes,
+        loss=loss,
+        neighbourhood=neighbourhood,
+        curvature=curvature,
+        scale=scale,
+        start=start,
+        restrict_classes=restrict_classes,
+        micro_batch=micro_batch,
+        group=process_group,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    device = posing.check()
+    posing = posing.off_the_graph()
     with (
         outside_transforms(),
         torch.inference_mode(False),
-        torch.autocast(like.device.type, enabled=False),  # it would round the derivatives
-        preserved_randomness(data, like.device, seed),
+        torch.autocast(device.type, enabled=False),  # it would round the derivatives
+        preserved_randomness(data, device, posing.seed),
     ):
-        if process_group is not None:
-            settings: dict[str, object] = {name: value for name, (value, _) in parts.items()}
-            settings["lambdas"] = [float(value) for _, value in weights.items()]
-            settings["one of the settings"] = (scale, restrict_classes, micro_batch)
-            check_replicas(process_group, settings, like.device)
-        with failing_together(process_group, like.device):
-            check_start(start, student)
-            check_precision(like.dtype, neighbourhood, curvature)
-            examples = None if data is None else Data(data, like.device, like.dtype)
-            inputs = None if examples is None else examples.example[0]
-            growth = _map(map, teacher, student, lift, classes, inputs)
-            relabelled = examples is not None and _check_targets(
-                growth, examples, loss, restrict_classes
-            )
-            w0 = _start(teacher, student, growth, start, inputs, seed)
-            params = {n: p.detach().clone() for n, p in w0.named_parameters() if p.requires_grad}
-            objective = Objective(
-                model=pure_model(w0, growth.lift),
-                teacher=copies(state_of(teacher)),
-                extract=growth.extract,
-                loss=student_loss(
-                    loss, growth.classes.to(like.device), growth.class_axis, restrict_classes
-                ),
-                lambdas=weights,
-                data=examples,
-                curvature=Frobenius() if curvature is None else curvature,
-                micro_batch=micro_batch,
-                psi=copies(dict(lift.named_parameters())) if isinstance(lift, nn.Module) else {},
-            )
-            if examples is not None and weights.active != ["proximity"]:
-                class_axis = growth.class_axis if loss is None else None
-                apart = {"micro_batch": micro_batch, "process_group": process_group}
-                if not check_task(w0, growth.lift, objective, params, class_axis, apart):
-                    objective = replace(objective, curvature=None)
-            if examples is not None and relabelled and loss is not None:
-                outputs = objective.model({}, examples.example[0][:2])
-                examples.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
-            around = _noise(neighbourhood, weights, examples)
-            objective = replace(objective, neighbourhood=around)
-            if process_group is not None:
-                objective = _shared(objective, params, process_group, seed)
-        if scale == "relative":
-            objective = _relative(objective, params, batch_size, seed)
-    return Problem(objective, params, w0, growth, scale, seed, data, process_group)
-
-
-def _map(
-    map: GrowthMap | None,
-    teacher: nn.Module,
-    student: nn.Module,
-    lift: Lift | None,
-    classes: Sequence[int] | Tensor | None,
-    inputs: Tensor | None,
-) -> GrowthMap:
-    """The map that is given, checked, or a new one, which holds a copy of ψ in evaluation mode."""
-    if map is None:
-        still = copied(lift).eval() if isinstance(lift, nn.Module) else lift
-        return GrowthMap.between(teacher, student, lift=still, classes=classes, inputs=inputs)
-    map.check_models(teacher, student)
-    check_beside_map(lift, classes, (map.lift, map.classes))
-    return map
-
-
-def _check_targets(
-    growth: GrowthMap, data: Data, loss: Loss | None, restrict_classes: bool
-) -> bool:
-    """The targets fit the loss. Returns whether the student's loss sees other targets than the data's:
-    the targets are class indices then.
-    """
-    in_order = growth.classes.tolist() == list(range(len(growth.classes)))
-    floating = data.example[1].is_floating_point()
-    relabelled = not (in_order or restrict_classes or floating)
-    if growth.class_axis <= 0 and (loss is None or restrict_classes or relabelled):
-        raise ValueError(
-            "student: its outputs have one axis or none, must be (batch, classes, ...) unless "
-            "loss= is given, with neither classes= nor restrict_classes=True"
-        )
-    if loss is None:
-        data.expect_classes(len(growth.classes))
-    return relabelled
-
-
-def _start(
-    teacher: nn.Module,
-    student: nn.Module,
-    growth: GrowthMap,
-    start: str | Params | None,
-    inputs: Tensor | None,
-    seed: int,
-) -> nn.Module:
-    """A new module at w0, in the student's modes. A start that is to keep the function is verified."""
-    if start is None or isinstance(start, str):
-        fill = "default" if start is None else start
-        return grow(teacher, student, fill=fill, map=growth, inputs=inputs, seed=seed)
-    return with_tensors(student, start)
-
-
-def _noise(
-    neighbourhood: Neighbourhood | None, lambdas: Lambdas, data: Data | None
-) -> Neighbourhood | None:
-    """U_δ, or None where inputs have no neighbours: tokens."""
-    if data is None or data.example[0].is_floating_point():
-        return Uniform(0.1) if neighbourhood is None else neighbourhood
-    if "noise" in lambdas.active:
-        raise TypeError(
-            f"data: inputs are {data.example[0].dtype}, but lambdas.noise is not 0; "
-            "neighbours x' need floating inputs"
-        )
-    return None
-
-
-def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int) -> Objective:
-    """The objective, whose batches are shared out among processes that all have the same problem."""
-    device = next(iter(start.values())).device
-    values: dict[str, object] = {f"the start's {name}": value for name, value in start.items()}
-    values |= {f"the teacher's {name}": value for name, value in objective.teacher.items()}
-    values |= {f"the lift's {name}": value for name, value in objective.psi.items()}
-    data = objective.data
-    if data is not None:
-        values |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
-        values["data's length"] = data.length
-    values["the seed"] = seed
-    check_replicas(group, values, device)
-    return replace(
-        objective,
-        model=data_parallel(objective.model, group),
-        data=data and replicated(data, group, device),
-    )
-
-
-def _relative(objective: Objective, start: Params, batch_size: int | None, seed: int) -> Objective:
-    """In dimensionless terms; see `Objective.relative`."""
-    draws = range(REFERENCE_DRAWS if objective.data is not None else 0)
-    with torch.no_grad():
-        samples = [objective.sample(start, batch_size, seed, Stream.REFERENCE, i) for i in draws]
-        return objective.relative(start, samples)
+        return posing.problem(device)

@@ -32,7 +32,7 @@ from phiopt.solve import (
     TorchOpt,
     certify,
     fresh_draws,
-    perturbed,
+    restarted,
     solve_many,
     verdict,
 )
@@ -99,8 +99,7 @@ class Problem:
             progress: Whether to show a progress bar, on a terminal.
 
         Raises:
-            SolveError: The solver failed.
-            ValueError, TypeError: An argument breaks its rule.
+            SolveError, ValueError, TypeError: As `initialize` does.
         """
         return _solve(
             self,
@@ -139,18 +138,19 @@ class Problem:
             )
         return cast(Neighbourhood, replace(cast(Any, around), delta=scalar("delta", delta)))
 
-    def _at(
-        self, weights: Lambdas, around: Neighbourhood | None, start: Params | None
-    ) -> tuple[Objective, Params, Params]:
-        """L with these weights and this U_δ, w0, and what the student holds beside w."""
+    def _at(self, weights: Lambdas, around: Neighbourhood | None, start: Params | None) -> Problem:
+        """The same problem with these weights and this U_δ, from this start."""
         objective = replace(self.objective, lambdas=weights, neighbourhood=around)
         if start is None:
-            return objective, self.start, {}
+            return replace(self, objective=objective)
         beside = {name: value for name, value in start.items() if name not in self.start}
-        if beside:
-            model = objective.model
-            objective = replace(objective, model=lambda w, x: model(beside | w, x))
-        return objective, {name: start[name] for name in self.start}, beside
+        w0 = {name: start[name] for name in self.start}
+        if not beside:
+            return replace(self, objective=objective, start=w0)
+        model = objective.model
+        objective = replace(objective, model=lambda w, x: model(beside | w, x))
+        student = with_tensors(self.student, beside)
+        return replace(self, objective=objective, start=w0, student=student)
 
 
 @alone()
@@ -177,23 +177,16 @@ def _solve(
     _check_weights(weights, problem.objective.lambdas)
     given = given_tensors(weights, around, start)
     check_derivative(given, adjoint)
-    numbers = {name: plain(name, value) for name, value in given.items()}
-    start = changed(start, "start.", numbers)
-    if isinstance(start, str):
-        raise TypeError(f"start: got {start!r}, must be Params; a fill's name is for pose()")
-    check_start(start, problem.student)
-    if adjoint is None:  # off the graph of the teacher's and the lift's parameters
-        constant = detached(problem.objective.teacher)
-        problem = replace(problem, objective=replace(problem.objective, teacher=constant, psi={}))
-    objective, w0, beside = problem._at(
-        changed(weights, "lambdas.", numbers), changed(around, "neighbourhood.", numbers), start
-    )
-    if objective.curvature is None and needs_hessian(solver):
+    problem = _moved(problem, weights, around, start, given)
+    if problem.objective.curvature is None and needs_hessian(solver):
         raise TypeError(
             f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
             "(see phiopt.check); take LBFGS or TorchOpt"
         )
-    device = next(iter(w0.values())).device
+    if adjoint is None:  # off the graph of the teacher's and the lift's parameters
+        constant = detached(problem.objective.teacher)
+        problem = replace(problem, objective=replace(problem.objective, teacher=constant, psi={}))
+    device = next(iter(problem.start.values())).device
     with (
         outside_transforms() as transforms,  # they see the adjoint's solve alone
         torch.inference_mode(False),
@@ -218,23 +211,39 @@ def _solve(
             with inside_transforms(transforms):
                 return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
 
-        posed = replace(problem, objective=objective, start=w0)
-        solution = _solution(posed, beside, solver, solve, restarts, seed, progress)
+        solution = _solution(problem, solver, solve, restarts, seed, progress)
         solution = replace(solution, lambdas=weights)
     if throw and solution.status.failed:
         raise SolveError(solution) from solution.error
     return solution
 
 
+def _moved(
+    problem: Problem,
+    weights: Lambdas,
+    around: Neighbourhood | None,
+    start: Params | None,
+    given: Params,
+) -> Problem:
+    """The problem at this λ and δ and from this start, all of them numbers off the graph."""
+    numbers = {name: plain(name, value) for name, value in given.items()}
+    if isinstance(start, str):
+        raise TypeError(f"start: got {start!r}, must be Params; a fill's name is for pose()")
+    start = changed(start, "start.", numbers)
+    check_start(start, problem.student)
+    return problem._at(
+        changed(weights, "lambdas.", numbers), changed(around, "neighbourhood.", numbers), start
+    )
+
+
 def _check_weights(weights: Lambdas, posed: Lambdas) -> None:
     """Weight goes only to terms that the problem was posed with."""
-    for name in weights.active:
-        if name not in posed.active:
-            raise ValueError(
-                f"lambdas.{name}: got {getattr(weights, name)}, must be 0: the problem was posed "
-                f"without a weight for {name}, and what the term needs was not checked. Pose the "
-                "problem with all terms that are to have weight"
-            )
+    for name in set(weights.active) - set(posed.active):
+        raise ValueError(
+            f"lambdas.{name}: got {getattr(weights, name)}, must be 0: the problem was posed without "
+            f"a weight for {name}, and what the term needs was not checked. Pose the problem with "
+            "all terms that are to have weight"
+        )
 
 
 def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
@@ -250,22 +259,8 @@ def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
             )
 
 
-def _restarted(
-    solver: Solver, objective: Objective, start: Params, seed: int, progress: bool
-) -> Params | Exception:
-    """What another start leads to, or what reading the data raised before that."""
-    try:
-        outcome = solver.solve(objective, start, seed=seed, progress=progress)
-    except Exception as error:
-        if objective.data is None or objective.data.error is not error:
-            raise
-        return error
-    return outcome.params if outcome.error is None else outcome.error
-
-
 def _solution(
     problem: Problem,
-    beside: Params,
     solver: Solver,
     solve: Callable[[Objective, Params], Outcome],
     restarts: int,
@@ -281,18 +276,14 @@ def _solution(
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
     asked = outcome.status is Status.SOLVED and objective.curvature is not None
     curved_on = (outcome.frozen or fresh) if asked else None
-    others = []
-    for other in perturbed(start, restarts, seed):
-        again = _restarted(solver, objective, other, seed, progress)
-        if isinstance(again, Exception):
-            outcome = replace(outcome, status=Status.DATA_FAILED, error=again)
-            break
-        others.append(again)
+    others, error = restarted(solver, objective, start, restarts, seed, progress)
+    if error is not None:
+        outcome = replace(outcome, status=Status.DATA_FAILED, error=error)
     certificate = certify(
         objective, start, params, fresh, curved_on=curved_on, restarts=others, seed=seed
     )
     return Solution(
-        student=with_tensors(problem.student, beside | params),
+        student=with_tensors(problem.student, params),
         params=outcome.params,
         status=verdict(replace(outcome, params=params), certificate),
         terms=outcome.terms,

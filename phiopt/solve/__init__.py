@@ -4,7 +4,7 @@ from phiopt.solve.batched import solve_many
 from phiopt.solve.certificate import Certificate, certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.outcome import Outcome, Stats, Status
-from phiopt.solve.restarts import perturbed
+from phiopt.solve.restarts import restarted
 from phiopt.solve.solution import Solution, SolveError
 from phiopt.solve.solver import Solver
 from phiopt.solve.spectrum import Spectrum
@@ -26,7 +26,7 @@ __all__ = [
     "TorchOpt",
     "certify",
     "fresh_draws",
-    "perturbed",
+    "restarted",
     "solve_many",
     "verdict",
 ]
