@@ -12,10 +12,6 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 
 CIRCLES: set[tuple[str, ...]] = set()
 LONG_FILES = {
-    "phiopt/bilevel/implicit.py",
-    "phiopt/bilevel/linear.py",
-    "phiopt/criteria.py",
-    "phiopt/data.py",
     "phiopt/growth/axes.py",
     "phiopt/growth/derive.py",
     "phiopt/growth/rules/shape.py",

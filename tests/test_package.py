@@ -21,6 +21,7 @@ FLOORS = [
     {"lift", "derivatives", "data"},
     {"growth", "optimizers", "distributed"},
     {"objective"},
+    {"_evaluation"},
     {"check", "criteria", "solve"},
     {"bilevel"},
     {"_arguments"},
