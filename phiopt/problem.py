@@ -21,8 +21,7 @@ from phiopt.bilevel.adjoint import changed, detached, given_tensors, with_inputs
 from phiopt.data import Source
 from phiopt.distributed import check_replicas, together
 from phiopt.growth import GrowthMap
-from phiopt.objective import Lambdas, Neighbourhood, Objective
-from phiopt.objective.neighbourhood import delta_of
+from phiopt.objective import Lambdas, Neighbourhood, Objective, delta_of
 from phiopt.solve import (
     Outcome,
     Solution,

@@ -12,8 +12,7 @@ from torchopt import pytree
 
 from phiopt._transforms import batched, differentiated, plain
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective
-from phiopt.objective.neighbourhood import delta_of
+from phiopt.objective import Lambdas, Objective, delta_of
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.solver import takes_steps
 
