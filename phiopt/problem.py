@@ -89,8 +89,7 @@ class Problem:
             delta: δ of the neighbourhood; None: that of the problem.
             start: The student's parameters by name, and buffers if any; None: that of the problem.
             solver: As in `initialize`, and so are ``adjoint``, ``restarts``, ``throw`` and
-                ``progress``. ``solution.params`` are differentiable in the tensors among λ, δ, ``start``,
-                the teacher's parameters, and those of a lift that is a module.
+                ``progress``.
             adjoint: How to differentiate.
             restarts: Solves from perturbed starts.
             seed: Of every random draw; None: that of the problem.
