@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from phiopt._checks import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt._modules import state_of
 from phiopt._transforms import wrapped
 from phiopt._types import DeclaresPrecision, Params
-from phiopt._values import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt.data import Source, check_source
 from phiopt.growth.registry import FILLS
 from phiopt.objective import Lambdas

@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from phiopt._checks import count, instance, part, seed_of
 from phiopt._randomness import begun_anew, preserved_randomness
 from phiopt._types import Loss
-from phiopt._values import count, instance, part, seed_of
 from phiopt.data import Source, check_pair, check_source
 from phiopt.objective.neighbourhood import Neighbourhood
 

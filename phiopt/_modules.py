@@ -14,17 +14,17 @@ from phiopt._types import Params
 
 Module = TypeVar("Module", bound=nn.Module)
 
-_ALONE = RLock()
+_LOCK = RLock()
 _PROCESS_WIDE = ("_global_forward_pre_hooks", "_global_forward_hooks")
 """PyTorch's tables of the hooks that see the forward passes of every module."""
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One thread at a time, for all threads share PyTorch's generators, and the parameters of a
-    module, which others take the place of while it runs as a function.
+def global_lock() -> Iterator[None]:
+    """A process-wide lock. PyTorch's random generators are shared by all threads, and
+    `functional_call` swaps a module's parameters while it runs.
     """
-    with _ALONE:
+    with _LOCK:
         yield
 
 

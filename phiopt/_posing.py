@@ -16,11 +16,11 @@ from phiopt._arguments import (
     check_precision,
     check_start,
 )
+from phiopt._checks import count, instance
 from phiopt._modules import copied, copies, state_of, with_tensors
 from phiopt._task_checks import check_task
 from phiopt._transforms import plain
 from phiopt._types import Lift, Loss, Params
-from phiopt._values import count, instance
 from phiopt.bilevel.adjoint import changed, given_tensors
 from phiopt.data import Data, Source
 from phiopt.distributed import check_replicas, data_parallel, failing_together, replicated

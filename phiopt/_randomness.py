@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from phiopt._modules import alone
+from phiopt._modules import global_lock
 
 _MOST = 1000
 """Objects of a source that are looked through for generators of its own."""
@@ -35,7 +35,7 @@ def preserved_randomness(
     A loader draws its order from them, and so may a data set's transforms: seeded they repeat
     themselves, and the caller's stream of random numbers goes on as if nothing had been drawn.
     """
-    with alone():
+    with global_lock():
         put_back: list[Callable[[], object]] = [
             partial(random.setstate, random.getstate()),
             partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002

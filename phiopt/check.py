@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from phiopt._checks import count, instance, part, seed_of
 from phiopt._modules import evaluating
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss
-from phiopt._values import count, instance, part, seed_of
 from phiopt._vector import to_params, to_vector
 from phiopt.data import Data, Source, check_source
 from phiopt.derivatives import differentiable

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phiopt._checks import instance, number, part, shown
 from phiopt._evaluation import batches, evaluating, finite, means
 from phiopt._types import Loss
-from phiopt._values import instance, number, part, shown
 from phiopt.data import Source
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood

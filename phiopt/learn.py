@@ -13,17 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from phiopt._arguments import SCALES, check_modules, check_parts
+from phiopt._checks import flag, one_of, part, seed_of
 from phiopt._described import described
+from phiopt._files import check_path
 from phiopt._modules import copied
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss, Params
-from phiopt._values import (
-    flag,
-    one_of,
-    part,
-    path_of,
-    seed_of,
-)
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import check_steps
 from phiopt.bilevel.outer import OuterLoss, Value, check_disjoint
@@ -243,7 +238,7 @@ def _check(
     ):
         flag(name, value)
     if directory is not None:
-        path_of("directory", directory)
+        check_path("directory", directory)
         if os.path.isfile(directory):  # type: ignore[arg-type]
             raise ValueError(f"directory: got {directory}, which is a file; must be a directory")
     one_of("scale", options["scale"], SCALES)

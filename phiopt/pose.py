@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from phiopt._arguments import (
     without_data,
 )
-from phiopt._modules import alone
+from phiopt._modules import global_lock
 from phiopt._posing import Posing
 from phiopt._randomness import preserved_randomness
 from phiopt._transforms import outside_transforms
@@ -28,7 +28,7 @@ from phiopt.objective import (
 from phiopt.problem import Problem
 
 
-@alone()
+@global_lock()
 @together
 def pose(
     teacher: nn.Module,

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_solve, check_start, without_data
-from phiopt._modules import alone, state_of, with_tensors
+from phiopt._checks import Scalar, scalar
+from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
 from phiopt._types import Params
-from phiopt._values import Scalar, scalar
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import changed, detached, given_tensors, with_inputs
 from phiopt.data import Source
@@ -122,7 +122,7 @@ class Problem:
             solver: With fresh draws and no ``tol``; None: ``TorchOpt()``.
         """
         device = next(iter(self.start.values())).device
-        with alone(), preserved_randomness(self.source, device, self.seed):
+        with global_lock(), preserved_randomness(self.source, device, self.seed):
             return solve_many(TorchOpt() if solver is None else solver, [self], lambdas)[0]
 
     def _neighbourhood(self, delta: Scalar | None) -> Neighbourhood | None:
@@ -151,7 +151,7 @@ class Problem:
         return replace(self, objective=objective, start=w0, student=student)
 
 
-@alone()
+@global_lock()
 @together
 def _solve(
     problem: Problem,

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"_types", "_json"},
     {"_modules", "_transforms", "_attention", "_vector"},
-    {"_described", "_files", "_records", "_randomness", "_values"},
+    {"_described", "_checks", "_records", "_randomness"},
+    {"_files"},
     {"lift", "derivatives", "data"},
     {"growth", "optimizers", "distributed"},
     {"objective"},
@@ -40,7 +41,7 @@ TORCH_ONLY = {
     "_modules",
     "_attention",
     "_transforms",
-    "_values",
+    "_checks",
     "_vector",
     "lift",
     "growth",

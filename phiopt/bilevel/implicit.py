@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phiopt._checks import flag, fraction, part, positive
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
-from phiopt._values import flag, fraction, part, positive
 from phiopt._vector import to_vector
 from phiopt.bilevel.adjoint import (
     AdjointError,

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from phiopt._values import count, fraction, part, positive
+from phiopt._checks import count, fraction, part, positive
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
 """v ↦ A v for a symmetric A; vectors of shape ``(n,)``."""

@@ -11,8 +11,8 @@ import torchopt
 from torch import Generator, Tensor, nn
 from torch.func import grad
 
+from phiopt._checks import count, part, within
 from phiopt._types import Loss, Model, Params
-from phiopt._values import count, part, within
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source, check_source
 from phiopt.objective import Neighbourhood, Uniform, pure_model

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from phiopt._checks import count
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
-from phiopt._values import count
 from phiopt.bilevel.adjoint import (
     attach,
     check_smooth,

@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from torch import Generator
 
+from phiopt._checks import count, part, positive
 from phiopt._types import Params
-from phiopt._values import count, part, positive
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.replay import Replay
 from phiopt.bilevel.space import Space

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from phiopt._checks import fraction, number, positive
 from phiopt._types import Params
-from phiopt._values import fraction, number, positive
 from phiopt.objective import Lambdas, Neighbourhood
 from phiopt.objective.neighbourhood import delta_of, largest_delta_of
 

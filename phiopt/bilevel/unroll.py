@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
+from phiopt._checks import count
 from phiopt._types import Params
-from phiopt._values import count
 from phiopt.bilevel.adjoint import (
     check_smooth,
     differentiable_inputs,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from phiopt._checks import shown
 from phiopt._files import differences
 from phiopt._types import Lift, Params
-from phiopt._values import shown
 from phiopt.growth.trace import state_of
 
 _MOST = 8

@@ -11,10 +11,10 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from phiopt._modules import alone, with_tensors
+from phiopt._checks import flag, instance, one_of, part, seed_of, two_models, within
+from phiopt._modules import global_lock, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
-from phiopt._values import flag, instance, one_of, part, seed_of, two_models, within
 from phiopt.growth import fills as _fills  # noqa: F401  (registers the library's)
 from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
@@ -48,7 +48,7 @@ class Verification:
         return f"max |Δ logits| = {self.max_abs:.3g} ({self.max_rel:.3g} relative) on {self.examples} examples"
 
 
-@alone()
+@global_lock()
 def grow(
     teacher: nn.Module,
     student: nn.Module,

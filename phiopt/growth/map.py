@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from phiopt._modules import alone
+from phiopt._checks import instance, part, seed_of, two_models
+from phiopt._files import check_path, new_file
+from phiopt._modules import global_lock
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
-from phiopt._values import instance, new_file, part, path_of, seed_of, two_models
 from phiopt.growth.contents import MapContents
 from phiopt.growth.derive import derive
 from phiopt.growth.given import check_models, check_shape, check_tensors
@@ -46,7 +47,7 @@ class GrowthMap(MapContents):
     """
 
     @classmethod
-    @alone()
+    @global_lock()
     def between(
         cls,
         teacher: nn.Module,
@@ -211,7 +212,7 @@ class GrowthMap(MapContents):
             ValueError: The file is no map, belongs to other models (the message says what differs), or ``lift`` is
                 missing or superfluous.
         """
-        path_of("path", path)
+        check_path("path", path)
         for role, module in (("teacher", teacher), ("student", student)):
             instance(role, module, nn.Module, "an nn.Module")
         if lift is not None:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from torch import Generator, Tensor
 
+from phiopt._checks import count, number, one_of
 from phiopt._types import Params
-from phiopt._values import count, number, one_of
 from phiopt.derivatives import Linearised, dot, gauss_newton, linearise
 from phiopt.objective.probes import Distribution, draw_probes, each
 from phiopt.objective.task import Task

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
+from phiopt._checks import Scalar, count, known, number, scalar, shown, within
 from phiopt._transforms import differentiated
-from phiopt._values import Scalar, count, known, number, scalar, shown, within
 from phiopt.objective.sampling import Sampling, check_sampling, float32_reason, normals, uniforms
 
 Draw: TypeAlias = tuple[Tensor, ...]

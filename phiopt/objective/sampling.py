@@ -6,7 +6,7 @@ import scipy
 import torch
 from torch import Generator, Tensor
 
-from phiopt._values import one_of
+from phiopt._checks import one_of
 
 Sampling = Literal["independent", "antithetic", "sobol"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Generator
 
+from phiopt._checks import count, fraction
 from phiopt._types import Params
-from phiopt._values import count, fraction
 from phiopt.objective.curvature import Curvature, Product, Search
 from phiopt.objective.lanczos import lanczos
 from phiopt.objective.probes import draw_probes

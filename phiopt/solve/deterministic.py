@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import scipy
 
+from phiopt._checks import count, fraction, one_of
 from phiopt._types import Params
-from phiopt._values import count, fraction, one_of
 from phiopt.objective import Objective
 from phiopt.solve.frozen import Frozen
 from phiopt.solve.growing import solve_growing

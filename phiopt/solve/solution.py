@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from phiopt import _files
+from phiopt._checks import instance, known
+from phiopt._files import check_path, new_file
 from phiopt._json import Field
 from phiopt._modules import state_of, with_tensors
 from phiopt._records import plain, revived_fields
 from phiopt._types import Params
-from phiopt._values import instance, known, new_file, path_of
 from phiopt.growth import GrowthMap
 from phiopt.objective import Lambdas
 from phiopt.solve.certificate import Certificate
@@ -105,7 +106,7 @@ class Solution:
             ValueError: The file is no solution or belongs to another module; the message says what
                 differs.
         """
-        path_of("path", path)
+        check_path("path", path)
         instance("student", student, nn.Module, "an nn.Module")
         tensors, about = _files.read(path, _KIND)
         _check_student(path, student, tensors)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from phiopt._checks import count, flag, fraction
 from phiopt._types import Params
-from phiopt._values import count, flag, fraction
 from phiopt.objective import Objective
 from phiopt.optimizers import check_optimizer, default_optimizer
 from phiopt.solve.loop import Loop

@@ -329,5 +329,5 @@ def test_clipping_by_a_constant_factor_is_refused(adjoint, wrap):
     elif wrap == "normalised":
         optimizer = normalised(optimizer)
     solver = TorchOpt(optimizer, steps=5, batch_size=10)
-    with pytest.raises(AdjointError, match=r"phiopt\.solve\.clipped"):
+    with pytest.raises(AdjointError, match=r"phiopt\.optimizers\.clipped"):
         solved(adjoint, solver, at(objective, inputs(objective)), start)

@@ -1,15 +1,12 @@
-"""What a user may give to the library's functions and objects, checked: numbers, as floats or as tensors
-to differentiate in, counts, seeds, flags, words, and other objects.
+"""Checks of what a user gives: numbers, counts, seeds, flags, words, objects.
 
 Every error names the argument, its value and the rule, in one form: ``name: got value, must be rule``.
 """
 
-import os
 from collections.abc import Collection
 from difflib import get_close_matches
 from math import inf
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,38 +154,3 @@ def two_models(teacher: object, student: object) -> None:
             "student: got the teacher itself, must be another module; copy.deepcopy(teacher) gives one "
             "of the same size"
         )
-
-
-def new_file(name: str, value: object) -> Path:
-    """``value`` as the path of a file that can be written, in a folder that is there or can be made.
-
-    Raises:
-        TypeError, ValueError: It is no path, or that of a device.
-        OSError: It is a folder's, or the folder cannot be written; the message names the argument.
-    """
-    path_of(name, value)
-    text = os.fspath(value)  # type: ignore[call-overload]
-    if "\0" in text:
-        raise ValueError(f"{name}: got {shown(text)}, must be a path, without NUL")
-    path = Path(text)
-    folder = next(p for p in path.absolute().parents if os.path.exists(p))
-    if path.is_dir():
-        raise IsADirectoryError(f"{name}: got {shown(text)}, a folder, must be a file")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{name}: got {shown(text)}, a device or pipe, must be a file")
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{name}: got {shown(text)}, but {folder} is no folder, must lie in one"
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"{name}: got {shown(text)}, must lie in a folder that can be written; {folder} cannot"
-        )
-    return path
-
-
-def path_of(name: str, value: object) -> None:
-    """An error by ``name`` unless ``value`` is a path of some length."""
-    instance(name, value, (str, os.PathLike), "a path")
-    if not os.fspath(value):  # type: ignore[call-overload]
-        raise ValueError(f"{name}: got {shown(value)}, must be a path")
