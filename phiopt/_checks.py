@@ -92,29 +92,29 @@ def number(name: str, value: object) -> float:
 
 def fraction(name: str, value: object) -> float:
     """``value`` if it is a number between 0 and 1, neither of them; else an error by ``name``."""
-    found = number(name, value)
-    if not 0 < found < 1:
-        raise ValueError(f"{name}: got {found}, must lie between 0 and 1")
-    return found
+    checked = number(name, value)
+    if not 0 < checked < 1:
+        raise ValueError(f"{name}: got {checked}, must lie between 0 and 1")
+    return checked
 
 
 def positive(name: str, value: object) -> float:
     """``value`` if it is a positive, finite number; else an error by ``name``."""
-    found = number(name, value)
-    if not 0 < found < inf:
-        raise ValueError(f"{name}: got {found}, must be positive and finite")
-    return found
+    checked = number(name, value)
+    if not 0 < checked < inf:
+        raise ValueError(f"{name}: got {checked}, must be positive and finite")
+    return checked
 
 
 def within(name: str, value: object, low: float, high: float) -> float:
     """``value`` if it is a finite number from ``low`` to ``high``; else an error by ``name``."""
-    found = number(name, value)
-    if not (low <= found <= high and -inf < found < inf):
+    checked = number(name, value)
+    if not (low <= checked <= high and -inf < checked < inf):
         rule = f"lie in [{low:g}, {high:g}]"
         if high == inf:
             rule = "be finite" if low == -inf else f"be at least {low:g} and finite"
-        raise ValueError(f"{name}: got {found}, must {rule}")
-    return found
+        raise ValueError(f"{name}: got {checked}, must {rule}")
+    return checked
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:

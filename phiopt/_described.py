@@ -101,8 +101,8 @@ def _parts(value: Any, attributes: bool) -> tuple[str, dict[str, Any]]:
     if is_dataclass(value):
         return _kind(value, attributes), {f.name: getattr(value, f.name) for f in fields(value)}
     if attributes and getattr(type(value), "__repr__", None) is object.__repr__:
-        held = {n: v for n, v in getattr(value, "__dict__", {}).items() if not n.startswith("_")}
-        return _kind(value, attributes), held
+        public = {n: v for n, v in getattr(value, "__dict__", {}).items() if not n.startswith("_")}
+        return _kind(value, attributes), public
     return _shown(value), {}
 
 
@@ -169,15 +169,15 @@ def _code(code: CodeType) -> Iterator[str | bytes]:
 def _uses(function: FunctionType, outside: bool) -> dict[str, Any]:
     """What a function has enclosed, its defaults, and what it uses of ``outside``, its file."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    held: dict[str, Any] = {name: content(cell) for name, cell in cells}
-    held |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
-    held |= {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
+    used: dict[str, Any] = {name: content(cell) for name, cell in cells}
+    used |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
+    used |= {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
     for name in function.__code__.co_names if outside else ():
         value = function.__globals__.get(name)
         own = isinstance(value, FunctionType) and value.__globals__ is function.__globals__
         if own or isinstance(value, int | float | str | Tensor):
-            held[f"global {name}"] = value
-    return held
+            used[f"global {name}"] = value
+    return used
 
 
 def _members(value: Any) -> dict[str, Any]:

@@ -86,9 +86,9 @@ def write(
 ) -> None:
     """Write the whole file or nothing."""
     header = json.dumps({"kind": kind, "version": VERSION, **about})
-    held = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic(Path(path)) as temporary:
-        temporary.write_bytes(save(held, metadata={_KEY: header}))
+        temporary.write_bytes(save(plain, metadata={_KEY: header}))
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
@@ -107,10 +107,14 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
     except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"path: {path} is no safetensors file: {error}") from error
     about = parsed(header or "{}", f"path: {path}")
-    held = about.members()
-    if "kind" not in held or held["kind"].value != kind:
-        found = excerpt(held["kind"].value).strip("'") if "kind" in held else "something else"
-        raise ValueError(f"path: {path} holds {found}, not a {kind}")
+    header_fields = about.members()
+    if "kind" not in header_fields or header_fields["kind"].value != kind:
+        actual = (
+            excerpt(header_fields["kind"].value).strip("'")
+            if "kind" in header_fields
+            else "something else"
+        )
+        raise ValueError(f"path: {path} holds {actual}, not a {kind}")
     if about.members(["version"])["version"].whole(0) > VERSION:
         raise ValueError(
             f"path: {path} has format {about.value['version']}, this phiopt reads up to {VERSION}"
@@ -119,15 +123,15 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
 
 
 def differences(
-    role: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+    role: str, expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
     """What is missing from, or of another shape in, a model's tensors by name."""
     lines = []
     for name, shape in expected.items():
-        if name not in found:
+        if name not in actual:
             lines.append(f"{role} lacks {name} {shape}")
-        elif found[name] != shape:
-            lines.append(f"{role}'s {name} is {found[name]}, not {shape}")
+        elif actual[name] != shape:
+            lines.append(f"{role}'s {name} is {actual[name]}, not {shape}")
     return lines
 
 

@@ -86,9 +86,9 @@ class Field:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; of two values for a key one would go unseen."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} is given twice")
-    return found
+    return members

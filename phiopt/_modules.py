@@ -35,8 +35,8 @@ def copied(module: Module, role: str | None = None) -> Module:
     pass kept as an attribute; here they are copied off the graph. Copies made in inference mode can
     be trained all the same.
     """
-    held = tree_leaves([vars(part) for part in module.modules()])
-    results = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    attributes = tree_leaves([vars(part) for part in module.modules()])
+    results = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     with torch.inference_mode(False):
         try:
             return deepcopy(module, {id(value): value.detach().clone() for value in results})
@@ -69,18 +69,18 @@ def with_tensors(module: Module, tensors: Params) -> Module:
     with another buffer, gets memory of its own.
     """
     copy = copied(module, "student")
-    held = state_of(copy)
+    state = state_of(copy)
     with torch.no_grad():
         for name, value in tensors.items():
-            if overlapping(held[name]):
-                held[name].data = torch.empty(
-                    held[name].shape, dtype=held[name].dtype, device=held[name].device
+            if overlapping(state[name]):
+                state[name].data = torch.empty(
+                    state[name].shape, dtype=state[name].dtype, device=state[name].device
                 )
-            held[name].copy_(value)
+            state[name].copy_(value)
         for name, value in tensors.items():
-            wanted = value.detach().to(held[name])
-            if not torch.equal(held[name], wanted):
-                held[name].data = wanted.clone(memory_format=torch.contiguous_format)
+            wanted = value.detach().to(state[name])
+            if not torch.equal(state[name], wanted):
+                state[name].data = wanted.clone(memory_format=torch.contiguous_format)
     return copy
 
 
@@ -115,14 +115,14 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     would be of no use outside.
     """
     owned = [vars(part) for part in module.modules()]
-    owned += [value for held in owned for value in held.values() if isinstance(value, dict)]
-    before = [(held, dict(held)) for held in owned]
+    owned += [value for table in owned for value in table.values() if isinstance(value, dict)]
+    before = [(table, dict(table)) for table in owned]
     try:
         yield
     finally:
-        for held, content in before:
-            held.clear()
-            held.update(content)
+        for table, content in before:
+            table.clear()
+            table.update(content)
 
 
 @contextmanager

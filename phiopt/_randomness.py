@@ -74,34 +74,34 @@ def begun_anew(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 def _generators(sources: list[object]) -> list[Any]:
     """The generators that the sources hold, as attributes, in short lists, in closures; each once."""
-    queue, seen, found = list(sources), {id(source) for source in sources}, []
-    for held in queue:  # which grows
-        if isinstance(held, _KINDS):
-            found.append(held)
+    queue, seen, generators = list(sources), {id(source) for source in sources}, []
+    for item in queue:  # which grows
+        if isinstance(item, _KINDS):
+            generators.append(item)
             continue
-        for part in _parts(held):
+        for part in _parts(item):
             if id(part) not in seen and len(queue) < _MOST:
                 seen.add(id(part))
                 queue.append(part)
-    return found
+    return generators
 
 
-def _parts(held: object) -> list[Any]:
-    if isinstance(held, Tensor | ModuleType | type | str | bytes):
+def _parts(item: object) -> list[Any]:
+    if isinstance(item, Tensor | ModuleType | type | str | bytes):
         return []
-    if isinstance(held, list | tuple | set):
-        return list(held) if len(held) <= _LONGEST else []
-    if isinstance(held, dict):
-        return list(held.values()) if len(held) <= _LONGEST else []
-    if isinstance(held, partial):
-        return [held.func, *held.args, *held.keywords.values()]
-    if isinstance(held, FunctionType):
-        cells = [cell.cell_contents for cell in held.__closure__ or () if _filled(cell)]
-        return [*cells, *(held.__defaults__ or ())]
-    if hasattr(held, "__self__"):  # of a bound method
-        return [held.__self__]
+    if isinstance(item, list | tuple | set):
+        return list(item) if len(item) <= _LONGEST else []
+    if isinstance(item, dict):
+        return list(item.values()) if len(item) <= _LONGEST else []
+    if isinstance(item, partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, FunctionType):
+        cells = [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
+        return [*cells, *(item.__defaults__ or ())]
+    if hasattr(item, "__self__"):  # of a bound method
+        return [item.__self__]
     # A loader's iterator holds processes and queues.
-    return [value for name, value in getattr(held, "__dict__", {}).items() if name != "_iterator"]
+    return [value for name, value in getattr(item, "__dict__", {}).items() if name != "_iterator"]
 
 
 def _filled(cell: Any) -> bool:

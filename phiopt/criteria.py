@@ -246,13 +246,13 @@ def _percentages(values: object) -> list[float]:
     """Numbers from 0 to 100, in the order given; at least one."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"percentages: got {shown(values)}, must be numbers in [0, 100]")
-    found = [number("percentages", value) for value in values]
-    if not found:
+    numbers = [number("percentages", value) for value in values]
+    if not numbers:
         raise ValueError(f"percentages: got {shown(values)}, must be one number or more")
-    for value in found:
+    for value in numbers:
         if not 0 <= value <= 100:
             raise ValueError(f"percentages: got {value:g}, each must lie in [0, 100]")
-    return found
+    return numbers
 
 
 def _hits(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ __all__ = ["Learned", "Trial", "learn"]
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()  # whatever is around it, a search needs slopes
+@torch.enable_grad()  # whatever is around it, a search needs gradients
 def learn(
     teacher: nn.Module,
     student: nn.Module,

@@ -273,7 +273,7 @@ def _solution(
     params = {name: plain(name, value) for name, value in outcome.params.items()}
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
     asked = outcome.status is Status.SOLVED and objective.curvature is not None
-    curved_on = (outcome.frozen or fresh) if asked else None
+    curved_on = (outcome.saa_samples or fresh) if asked else None
     others, error = restarted(solver, objective, start, restarts, seed, progress)
     if error is not None:
         outcome = replace(outcome, status=Status.DATA_FAILED, error=error)

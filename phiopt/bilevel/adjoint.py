@@ -66,20 +66,20 @@ def differentiable_inputs(objective: Objective, start: Params) -> Params:
     """The tensors that require grad or have a tangent, by where they sit: ``lambdas.task``, ``neighbourhood.delta``,
     ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
     """
-    found = given_tensors(objective.lambdas, objective.neighbourhood, None)
-    found |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
-    found |= {f"psi.{n}": value for n, value in objective.psi.items()}
-    found |= {f"start.{n}": value for n, value in start.items()}
-    return {name: value for name, value in found.items() if differentiated(value)}
+    tensors = given_tensors(objective.lambdas, objective.neighbourhood, None)
+    tensors |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
+    tensors |= {f"psi.{n}": value for n, value in objective.psi.items()}
+    tensors |= {f"start.{n}": value for n, value in start.items()}
+    return {name: value for name, value in tensors.items() if differentiated(value)}
 
 
 def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
     """λ, δ and the start as far as they are tensors, by the names of `differentiable_inputs`."""
-    found: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
-    found["neighbourhood.delta"] = delta_of(neighbourhood)
+    values: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
+    values["neighbourhood.delta"] = delta_of(neighbourhood)
     if isinstance(start, dict):
-        found |= {f"start.{n}": value for n, value in start.items()}
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        values |= {f"start.{n}": value for n, value in start.items()}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def with_inputs(objective: Objective, inputs: Params) -> Objective:
@@ -96,8 +96,8 @@ def changed(part: Part, prefix: str, inputs: Params) -> Part:
     own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
     if not own or part is None:  # tokens have no neighbourhood
         return part
-    held: Any = part
-    return cast(Part, held | own if isinstance(held, dict) else replace(held, **own))
+    whole: Any = part
+    return cast(Part, whole | own if isinstance(whole, dict) else replace(whole, **own))
 
 
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
@@ -143,8 +143,8 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
         given = dict(zip(inputs, values, strict=False))
         cotangents = dict(zip(params, values[len(inputs) :], strict=True))
         with torch.autocast(values[0].device.type, enabled=False):  # as in the solve
-            found = pull_back(given, cotangents)
-        return tuple(_finite(name, found[name]) for name in inputs)
+            pulled = pull_back(given, cotangents)
+        return tuple(_finite(name, pulled[name]) for name in inputs)
 
     values = _Attached.apply(flat, len(inputs), *inputs.values(), *params.values())
     return dict(zip(params, values, strict=True))
@@ -159,8 +159,8 @@ def vector_jacobian(function: Callable[..., Any], at: tuple[Any, ...], cotangent
         outputs = pytree.tree_leaves(function(*pytree.tree_unflatten(tree, leaves)))
     pairs = zip(outputs, pytree.tree_leaves(cotangents), strict=True)
     ends, given = zip(*((o, c) for o, c in pairs if o.requires_grad), strict=True)
-    found = torch.autograd.grad(ends, leaves, given, materialize_grads=True)
-    return pytree.tree_unflatten(tree, found)
+    products = torch.autograd.grad(ends, leaves, given, materialize_grads=True)
+    return pytree.tree_unflatten(tree, products)
 
 
 class _Attached(torch.autograd.Function):
@@ -178,8 +178,8 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        found = _PulledBack.apply(ctx.flat, *ctx.saved_tensors, *cotangents)
-        return None, None, *found, *[None] * ctx.rest
+        pulled = _PulledBack.apply(ctx.flat, *ctx.saved_tensors, *cotangents)
+        return None, None, *pulled, *[None] * ctx.rest
 
     @staticmethod
     def vmap(info: Any, dims: Any, *given: Any) -> Any:
@@ -225,8 +225,8 @@ class _PulledBack(torch.autograd.Function):
             [t if d is None else t.select(d, i) for t, d in zip(tensors, dims[1:], strict=True)]
             for i in range(info.batch_size)
         ]
-        found = [_PulledBack.apply(flat, *row) for row in rows]
-        return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+        results = [_PulledBack.apply(flat, *row) for row in rows]
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
 class _Guarded(torch.autograd.Function):

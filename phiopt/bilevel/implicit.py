@@ -116,7 +116,7 @@ class Implicit:
         plain, origin = without_grad(objective, start)
         with outside_transforms():
             outcome = solver.solve(plain, origin, seed=seed, progress=progress)
-            frozen = outcome.frozen
+            frozen = outcome.saa_samples
             if frozen is None:
                 raise ValueError(f"adjoint: {type(solver).__name__} reports no frozen sample")
             self._certify(plain, origin, outcome.params, frozen)

@@ -88,8 +88,8 @@ class _Scaled(ABC):
         if not isfinite(largest):
             return LinearSolution(torch.zeros_like(b), nan, 0, LinearStatus.NON_FINITE)
         size = 2.0 ** (frexp(largest)[1] - 1)  # a power of two rounds nothing
-        found = self._solve(operator, b / size)
-        return replace(found, x=size * found.x)
+        solution = self._solve(operator, b / size)
+        return replace(solution, x=size * solution.x)
 
     @abstractmethod
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution: ...
@@ -207,14 +207,14 @@ class MINRES(_Scaled):
             before, v, beta = v, product / (following or 1.0), following
         else:
             k = self.max_iterations
-        found = _measured(operator, b, x, k, status, self.tol)
-        if found.status is not LinearStatus.SOLVED and skew > eps ** (1 / 3) * largest:
-            return replace(found, status=LinearStatus.ASYMMETRIC)
+        solution = _measured(operator, b, x, k, status, self.tol)
+        if solution.status is not LinearStatus.SOLVED and skew > eps ** (1 / 3) * largest:
+            return replace(solution, status=LinearStatus.ASYMMETRIC)
         # A residual above the recurrence's: x ran off along null vectors, more steps lead further.
-        astray = found.residual > 2 * abs(rest) / size
-        if astray and found.status is LinearStatus.ITERATION_LIMIT:
-            return replace(found, status=LinearStatus.SINGULAR)
-        return found
+        astray = solution.residual > 2 * abs(rest) / size
+        if astray and solution.status is LinearStatus.ITERATION_LIMIT:
+            return replace(solution, status=LinearStatus.SINGULAR)
+        return solution
 
 
 @dataclass(frozen=True)

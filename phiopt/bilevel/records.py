@@ -29,6 +29,8 @@ from phiopt.bilevel.trial import Trial
 from phiopt.solve import Solution, Status
 
 FORMAT = 1
+DERIVATIVE = "slopes"
+"""The key of a trial's derivative in its file."""
 SETTINGS = "search.json"
 TOLD = 3
 """Differences that an error lists."""
@@ -43,7 +45,7 @@ class Record:
     """A trial, and the derivative of E there: a number or four by the point's names; None until it is taken."""
 
     trial: Trial
-    slopes: dict[str, float | list[float]] | None = None
+    gradient: dict[str, float | list[float]] | None = None
 
     @property
     def point(self) -> Params:
@@ -55,15 +57,15 @@ class Record:
     @property
     def derivative(self) -> Params | None:
         """As tensors."""
-        if self.slopes is None:
+        if self.gradient is None:
             return None
-        return {name: _tensor(value) for name, value in self.slopes.items()}
+        return {name: _tensor(value) for name, value in self.gradient.items()}
 
-    def with_derivative(self, slopes: Params) -> Record:
+    def with_derivative(self, derivative: Params) -> Record:
         """The same, and the derivative."""
         numbers: dict[str, float | list[float]]
-        numbers = {name: value.tolist() for name, value in slopes.items()}
-        return Record(replace(self.trial, slopes=True), numbers)
+        numbers = {name: value.tolist() for name, value in derivative.items()}
+        return Record(replace(self.trial, differentiated=True), numbers)
 
 
 @dataclass
@@ -191,13 +193,13 @@ def _begin(folder: Path, arguments: dict[str, str]) -> None:
         raise RecordError(str(error)) from error
     differing = [n for n in before | arguments if before.get(n) != arguments.get(n)]
     if differing:
-        told = [
+        changes = [
             f"{name} was {before.get(name, 'not there')}, is {arguments.get(name, 'not there')}"
             for name in differing[:TOLD]
         ]
         more = f"; and {len(differing) - TOLD} more" * (len(differing) > TOLD)
         raise RecordError(
-            f"directory: {folder} holds a search with other arguments: {'; '.join(told)}{more}. "
+            f"directory: {folder} holds a search with other arguments: {'; '.join(changes)}{more}. "
             "Give the same, or choose another directory"
         )
 
@@ -207,8 +209,9 @@ def _text(record: Record) -> str:
     values = {
         **asdict(record.trial),
         "status": status and status.name,
-        "slopes": record.slopes,
+        DERIVATIVE: record.gradient,
     }
+    del values["differentiated"]  # as there is a derivative
     return json.dumps({**values, "checksum": checksum([json.dumps(values)])}, indent=1)
 
 
@@ -224,20 +227,20 @@ def _read(path: Path) -> Record:
 
 
 def _record(about: Field) -> Record:
-    names = [f.name for f in fields(Trial)]
+    names = [DERIVATIVE, *(f.name for f in fields(Trial) if f.name != "differentiated")]
     parts = about.members([*names, "checksum"])
     for name in parts.keys() - {*names, "checksum"}:
         raise parts[name].wrong("left out: a trial has no such field")
     weights = parts["lambdas"].items()
     if len(weights) != 4:
         raise parts["lambdas"].wrong("four numbers")
-    status, slopes = parts["status"], None
-    if parts["slopes"].value is not None:
-        slopes = {name: _number(item) for name, item in parts["slopes"].members().items()}
+    status, gradient = parts["status"], None
+    if parts[DERIVATIVE].value is not None:
+        gradient = {name: _number(item) for name, item in parts[DERIVATIVE].members().items()}
         point = {"lambdas", *(n for n in ("delta", "theta") if parts[n].value is not None)}
-        lengths = {name: isinstance(value, list) for name, value in slopes.items()}
+        lengths = {name: isinstance(value, list) for name, value in gradient.items()}
         if lengths != {name: name == "lambdas" for name in point}:
-            raise parts["slopes"].wrong(f"numbers for {', '.join(sorted(point))}")
+            raise parts[DERIVATIVE].wrong(f"numbers for {', '.join(sorted(point))}")
     outer = float(parts["outer"].number())
     if outer != outer:
         raise parts["outer"].wrong("a number or infinity")
@@ -248,14 +251,14 @@ def _record(about: Field) -> Record:
         outer=outer,
         status=None if status.value is None else Status[status.text(Status.__members__)],
         gradients=parts["gradients"].whole(0),
-        slopes=slopes is not None,
+        differentiated=gradient is not None,
         again=parts["again"].flag(),
         error=None if parts["error"].value is None else parts["error"].text(),
     )
     values = {name: item for name, item in about.value.items() if name != "checksum"}
     if checksum([json.dumps(values)]) != parts["checksum"].text():
         raise parts["checksum"].wrong("that of the other fields: some were changed")
-    return Record(trial, slopes)
+    return Record(trial, gradient)
 
 
 def _number(item: Field) -> float | list[float]:
@@ -276,6 +279,6 @@ def _tensor(value: float | list[float]) -> Tensor:
 
 
 def _point(trial: Trial) -> str:
-    told = [f"λ = {trial.lambdas}"]
-    told += [f"{n} = {v}" for n, v in (("δ", trial.delta), ("θ", trial.theta)) if v is not None]
-    return ", ".join(told) + " again" * trial.again
+    parts = [f"λ = {trial.lambdas}"]
+    parts += [f"{n} = {v}" for n, v in (("δ", trial.delta), ("θ", trial.theta)) if v is not None]
+    return ", ".join(parts) + " again" * trial.again

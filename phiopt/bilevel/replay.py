@@ -93,14 +93,14 @@ def _through(path: Path, inputs: Params, cotangent: Params) -> Params:
     """The cotangent of ``inputs``, given that of the path's last iterate."""
     start = {name: value for name, value in inputs.items() if name.startswith("start.")}
     theta = {name: value for name, value in inputs.items() if name not in start}
-    found = {name: torch.zeros_like(value) for name, value in theta.items()}
+    total = {name: torch.zeros_like(value) for name, value in theta.items()}
     state: list[Tensor] | None = None
     for first in reversed(range(0, len(path.steps), path.every)):
         with path.segment(first) as indices:
             for index in reversed(indices):
                 cotangent, state, partial = _through_step(path, index, theta, cotangent, state)
-                found = {name: total + partial[name] for name, total in found.items()}
-    return found | {name: cotangent[name.removeprefix("start.")] for name in start}
+                total = {name: value + partial[name] for name, value in total.items()}
+    return total | {name: cotangent[name.removeprefix("start.")] for name in start}
 
 
 def _through_step(
@@ -129,8 +129,8 @@ def _through_step(
         def whole(w: Params, s: list[Tensor], t: Params) -> tuple[Params, list[Tensor]]:
             return checked(*path.move(gradient(w, t, sample), w, rebuilt(s)))
 
-        found = vector_jacobian(whole, (step.params, values, theta), (cotangent, state))
-        return cast(tuple[Params, list[Tensor], Params], found)
+        products = vector_jacobian(whole, (step.params, values, theta), (cotangent, state))
+        return cast(tuple[Params, list[Tensor], Params], products)
 
     # Back through the optimiser, then through one piece of the gradient at a time.
 

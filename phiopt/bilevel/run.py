@@ -96,7 +96,7 @@ class Run:
 
     def _learned(self, status: SearchStatus, error: Exception | None) -> Learned:
         best = None if self.best is None else self.path[self.best]
-        differentiated = any(trial.slopes for trial in self.path)
+        differentiated = any(trial.differentiated for trial in self.path)
         lowered = best is not None and not best.at(self.path[0])
         if self.error is not None and error is None:
             if not differentiated and not lowered:
@@ -176,16 +176,18 @@ class Run:
         trial = record.trial
         refused = trial.status is None
         # As it was before its derivative was asked for.
-        self.path.append(replace(trial, slopes=False, error=trial.error if refused else None))
+        self.path.append(
+            replace(trial, differentiated=False, error=trial.error if refused else None)
+        )
         if trial.outer < (inf if self.best is None else self.path[self.best].outer):
             self.best = number
         if refused:
             self.error = solved.refusal if solved else AdjointError(trial.error)
 
-        def slopes() -> Params:
-            return self._slopes(number, point, again, solved)
+        def gradient() -> Params:
+            return self._gradient(number, point, again, solved)
 
-        return Evaluation(trial.outer, slopes), trial.status
+        return Evaluation(trial.outer, gradient), trial.status
 
     def _lowest(self) -> float:
         """E of the best trial until now, those on record that are to come included."""
@@ -212,25 +214,25 @@ class Run:
         beside = {n: v.detach() for n, v in state.items() if n not in solution.params}
         return self.loss(solution.params, beside)
 
-    def _slopes(self, number: int, point: Params, again: bool, solved: Solved | None) -> Params:
+    def _gradient(self, number: int, point: Params, again: bool, solved: Solved | None) -> Params:
         try:
-            found = self._derivative(number, point, again, solved)
+            derivative = self._derivative(number, point, again, solved)
         except AdjointError as error:
             self.error = error
             self.path[number] = replace(self.path[number], error=str(error))
             self.records.keep(number, Record(self.path[number]))
             if again or self.path[number].status is None:
                 raise
-            return self._evaluate(point, again=True)[0].slopes()
-        record = Record(self.path[number]).with_derivative(found)
+            return self._evaluate(point, again=True)[0].gradient()
+        record = Record(self.path[number]).with_derivative(derivative)
         self.path[number] = record.trial
         self.records.keep(number, record)
-        return found
+        return derivative
 
     def _derivative(self, number: int, point: Params, again: bool, solved: Solved | None) -> Params:
         """That of E: kept, of the solve, or of another like it."""
         record = self.records.records.get(number)
-        if record is not None and record.slopes is not None:
+        if record is not None and record.gradient is not None:
             return record.derivative or {}
         if solved is None:
             if record is not None and record.trial.error is not None:
@@ -240,10 +242,10 @@ class Run:
         if solved.value is None:
             raise solved.refusal or AdjointError("the solve gave no value")
         tensors = list(solved.point.values())
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             solved.value, tensors, allow_unused=True, materialize_grads=True
         )
-        return dict(zip(solved.point, found, strict=True))
+        return dict(zip(solved.point, gradients, strict=True))
 
 
 def _check_read(solved: Solved) -> None:

@@ -50,7 +50,7 @@ class Evaluation(NamedTuple):
     """
 
     value: float
-    slopes: Callable[[], Params]
+    gradient: Callable[[], Params]
 
 
 Evaluate: TypeAlias = Callable[[Params], Evaluation]
@@ -61,7 +61,7 @@ class Search(Protocol):
 
     @property
     def adjoint(self) -> Adjoint | None:
-        """What gives the slopes; None if they are not asked for."""
+        """What gives the gradient of E; None if the search does not ask for it."""
         ...
 
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
@@ -74,7 +74,7 @@ class Mirror:
     """Mirror descent: exponentiated gradient on the simplex, with a line search by values alone.
 
     E is one function of the point (all draws are made once), so a step is taken only if it lowers
-    E. Slopes say little of what lies far away, where E has plateaus: so the search first looks at
+    E. A gradient says little of what lies far away, where E has plateaus: so the search first looks at
     the start and at the points that switch one term off each, and descends from the lowest (if
     the budget allows a step after that: 9 or more with all four terms).
 
@@ -141,12 +141,12 @@ class Mirror:
             return SearchStatus.NOT_FINITE, left
         while left > DERIVATIVE:  # one that no step can follow is of no use
             try:
-                slopes, left = here.slopes(), left - DERIVATIVE
+                gradient, left = here.gradient(), left - DERIVATIVE
             except AdjointError:
                 return SearchStatus.NO_DERIVATIVE, left - 1
             origin, before, lowered, misses = point, here.value, False, 0
             while left and misses < self.patience:
-                target = space.moved(origin, slopes, rate)
+                target = space.moved(origin, gradient, rate)
                 if target is None:
                     return SearchStatus.STATIONARY, left
                 there, left = evaluate(target), left - 1

@@ -46,7 +46,7 @@ class Space:
         """Indices of the terms whose weights are learned."""
         return [i for i, weight in enumerate(self.start["lambdas"].tolist()) if weight]
 
-    def moved(self, point: Params, slopes: Params, rate: float) -> Params | None:
+    def moved(self, point: Params, gradient: Params, rate: float) -> Params | None:
         """The exponentiated-gradient step (Kivinen & Warmuth 1997) in p of λ = floor·e2 +
         (1 − floor) p, and the gradient step in log δ and log θ:
 
@@ -56,19 +56,19 @@ class Space:
         the simplex's own metric) and cut at three times that. None where E is flat.
         """
         weights = self.free(point["lambdas"])
-        along = slopes["lambdas"] * (1 - self.floor)
+        along = gradient["lambdas"] * (1 - self.floor)
         along = along - (weights * along).sum()  # what the normalisation would take away
-        logs = {name: slopes[name] * point[name] for name in point if name != "lambdas"}
+        logs = {name: gradient[name] * point[name] for name in point if name != "lambdas"}
         size = max(float(v.abs().max()) for v in (weights.sqrt() * along, *logs.values()))
         if not 0 < size < inf:
             return None
-        found = {
+        others = {
             name: (point[name] * torch.exp(-rate / size * v)).clamp_max(self.largest.get(name, inf))
             for name, v in logs.items()
         }
         # Without √p a weight that has all but vanished would hold the others back by its slope.
         change = (rate / size * along).clamp(-LONGEST * rate, LONGEST * rate)
-        return {"lambdas": self.bound(torch.log(weights) - change), **found}
+        return {"lambdas": self.bound(torch.log(weights) - change), **others}
 
     def free(self, lambdas: Tensor) -> Tensor:
         """p of λ."""
@@ -88,13 +88,13 @@ class Space:
         exponentials = torch.zeros(4, dtype=torch.float64, device="cpu")
         for i in self.terms:
             exponentials[i] = -log(unit[f"u{i}"])
-        found = {"lambdas": self.bound(exponentials.log())}
+        point = {"lambdas": self.bound(exponentials.log())}
         for name in self.start:
             if name != "lambdas":
                 low, high = self.start[name] / SPREAD, self.start[name] * SPREAD
                 high = high.clamp_max(self.largest.get(name, inf))
-                found[name] = low * (high / low) ** unit[name]
-        return found
+                point[name] = low * (high / low) ** unit[name]
+        return point
 
     @property
     def coordinates(self) -> list[str]:

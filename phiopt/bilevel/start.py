@@ -33,5 +33,5 @@ def uniform_start(
 
 
 def _tensors(module: nn.Module) -> Params:
-    held = state_of(module)
-    return {name: value.detach() for name, value in held.items()}
+    state = state_of(module)
+    return {name: value.detach() for name, value in state.items()}

@@ -128,8 +128,8 @@ class Path:
         again = self.objective.data is None or self.objective.data.repeatable
         draw = sample.draw if again and isinstance(sample, _Drawn) else None
         kept = len(self.steps) % self.every == 0
-        params, held = (self.last, state) if kept else ({}, None)
-        self.steps.append(Step(params, held, draw or Sample(*sample)))
+        params, kept_state = (self.last, state) if kept else ({}, None)
+        self.steps.append(Step(params, kept_state, draw or Sample(*sample)))
         if self.every > 1:
             self.marks.append(_mark(self.last))
         with torch.set_grad_enabled(self.graph):
@@ -141,16 +141,16 @@ class Path:
         """Forget the steps after ``best`` was reached."""
         if self.every > 1:  # most iterates are gone
             marks, wanted = [*self.marks, _mark(self.last)], _mark(best)
-            found = [k for k, mark in enumerate(marks) if mark == wanted]
+            matches = [k for k, mark in enumerate(marks) if mark == wanted]
         else:
             iterates = [*(step.params for step in self.steps), self.last]
-            found = [k for k, iterate in enumerate(iterates) if _same(iterate, best)]
-        if not found:
+            matches = [k for k, iterate in enumerate(iterates) if _same(iterate, best)]
+        if not matches:
             raise AdjointError("the solver returned parameters that its updates did not make")
         self.asked.clear()
-        if found[-1] < len(self.steps):
-            self.last = self.steps[found[-1]].params or best
-        del self.steps[found[-1] :]
+        if matches[-1] < len(self.steps):
+            self.last = self.steps[matches[-1]].params or best
+        del self.steps[matches[-1] :]
 
     @contextmanager
     def segment(self, first: int) -> Iterator[range]:
@@ -233,14 +233,14 @@ class _Watched(Objective):
 
 def _clips(part: Any, seen: frozenset[int] = frozenset()) -> bool:
     """Whether TorchOpt's clipping is among the functions that an optimiser is made of."""
-    if isinstance(part, tuple | list):  # a GradientTransformation is one
-        return any(_clips(one, seen) for one in part)
+    if isinstance(part, tuple | list):  # a GradientTransformation is a tuple
+        return any(_clips(inner, seen) for inner in part)
     if not isinstance(part, FunctionType) or id(part) in seen:
         return False
     if part.__module__ == "torchopt.clip":
         return True
-    held = [content(cell) for cell in part.__closure__ or ()]
-    return _clips(held, seen | {id(part)})
+    enclosed = [content(cell) for cell in part.__closure__ or ()]
+    return _clips(enclosed, seen | {id(part)})
 
 
 def _mark(params: Params) -> list[float]:

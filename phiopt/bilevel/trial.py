@@ -21,7 +21,7 @@ class Trial:
             where E is not finite, the data could not be read, or there is no derivative to go on by.
         status: Of the inner solve; None if it ended in an `AdjointError`.
         gradients: Gradients of φ's objective that the inner solve took.
-        slopes: Whether the derivative of E was taken there: see `Learned.gradients`.
+        differentiated: Whether the derivative of E was taken there: see `Learned.gradients`.
         again: Whether it repeats the point of an earlier trial from a start nearby, after a saddle or
             a solve without a derivative.
         error: Why there is no derivative there, where one was asked for and refused.
@@ -33,7 +33,7 @@ class Trial:
     outer: float
     status: Status | None
     gradients: int
-    slopes: bool = False
+    differentiated: bool = False
     again: bool = False
     error: str | None = None
 
@@ -83,7 +83,7 @@ class Learned:
         """What the search cost in gradients of φ's objective: those of every solve, and for each
         derivative of E `DERIVATIVE` times as many.
         """
-        return sum(t.gradients * (1 + DERIVATIVE * t.slopes) for t in self.path)
+        return sum(t.gradients * (1 + DERIVATIVE * t.differentiated) for t in self.path)
 
     def __str__(self) -> str:
         lines = [f"{self.status.name}: {self.status.value}"]

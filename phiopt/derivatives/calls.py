@@ -84,9 +84,9 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
             after = module.register_forward_hook(leave, always_call=True)
             exits.callback(before.remove)
             exits.callback(after.remove)
-        found: list[Call] = []
-        yield found
-        found.extend(calls.values())
+        first_calls: list[Call] = []
+        yield first_calls
+        first_calls.extend(calls.values())
 
 
 class Functions(TorchFunctionMode):

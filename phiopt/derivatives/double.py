@@ -55,8 +55,8 @@ class Widened(TorchFunctionMode):
         setting = name in ("__setitem__", "__set__", "__delete__")
         writing = setting or "out" in kwargs or (name.endswith("_") and not name.endswith("__"))
         kept, rest = (args[:1], args[1:]) if writing else ((), args)
-        found = func(*kept, *tree_map(_widened, rest), **tree_map(_widened, kwargs))
-        return found if writing else tree_map(_widened, found)
+        result = func(*kept, *tree_map(_widened, rest), **tree_map(_widened, kwargs))
+        return result if writing else tree_map(_widened, result)
 
 
 def _embedding(

@@ -56,16 +56,16 @@ def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | No
     gradient is one from which the differences of two widths depart alike, at two points. A function
     that is not the same at each call is not judged.
     """
-    found = None
+    wrong = None
     for number in range(POINTS):
         random = _directions(params, Generator().manual_seed(seed + number))
         point, value = _generic(function, params, random)
         if not isfinite(value):
             return None
-        found = _mismatch_at(function, point, value, random)
-        if found is None:
+        wrong = _mismatch_at(function, point, value, random)
+        if wrong is None:
             return None
-    return found
+    return wrong
 
 
 def _generic(function: Function, params: Params, random: Params) -> tuple[Params, float]:
@@ -106,9 +106,9 @@ def _mismatch_at(
     whole = sum(size**2 for size in sizes.values()) ** 0.5
     for factors, least in _weightings(sizes, whole):
         direction = {name: factors[name] * random[name] for name in random}
-        found = _along(function, point, value, gradient, direction, least)
-        if found is not None:
-            return found
+        wrong = _along(function, point, value, gradient, direction, least)
+        if wrong is not None:
+            return wrong
     return None
 
 
@@ -116,16 +116,16 @@ def _weightings(sizes: dict[str, float], whole: float) -> list[tuple[dict[str, f
     """Factors of the parameters in a direction, and the least slope that counts there: all alike;
     those with a small gradient more, so that large ones do not hide them; those with none alone.
     """
-    found = [(dict.fromkeys(sizes, 1.0), 0.0)]
+    scalings = [(dict.fromkeys(sizes, 1.0), 0.0)]
     some = [size for size in sizes.values() if size > 0]
     if some:
         low = max(min(some), 1e-4 * max(some))
         if low < 0.03 * max(some):
-            found.append(({n: low / max(size, low) for n, size in sizes.items()}, 0.0))
+            scalings.append(({n: low / max(size, low) for n, size in sizes.items()}, 0.0))
     if len(some) < len(sizes):
-        alone = {name: float(size == 0) for name, size in sizes.items()}
-        found.append((alone, 1e-3 * whole))
-    return found
+        single = {name: float(size == 0) for name, size in sizes.items()}
+        scalings.append((single, 1e-3 * whole))
+    return scalings
 
 
 def _along(
@@ -197,11 +197,11 @@ def _size(parameter: Tensor) -> float:
 
 def _directions(params: Params, generator: Generator) -> Params:
     """Random, each parameter's of its own size."""
-    found = {}
+    direction = {}
     for name, p in params.items():
         random = torch.randn(p.shape, generator=generator, dtype=torch.float32, device="cpu")
-        found[name] = _size(p) * random.to(p.device, p.dtype)
-    return found
+        direction[name] = _size(p) * random.to(p.device, p.dtype)
+    return direction
 
 
 def _moved(params: Params, direction: Params, by: float) -> Params:

@@ -66,22 +66,22 @@ def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
     ``model`` is the caller's to change, in evaluation mode. ``wrap`` puts a function where it is to
     be called.
     """
-    found: list[tuple[str, Guilty]] = []
+    culprits: list[tuple[str, Guilty]] = []
     for call in reversed(_calls(model, inputs, wrap)):  # inner ones were called last
         prefix = f"{call.name}." if call.name else ""
-        if any(name.startswith(prefix) and name != call.name for name, _ in found):
+        if any(name.startswith(prefix) and name != call.name for name, _ in culprits):
             continue
         function, at = waves(call, composite=True, trained=True)
         kind = type(call.module).__name__
-        found += [(call.name, g) for g in guilty_function(wrap(function), at, call.name, kind)]
-    return [guilty for _, guilty in reversed(found)]
+        culprits += [(call.name, g) for g in guilty_function(wrap(function), at, call.name, kind)]
+    return [guilty for _, guilty in reversed(culprits)]
 
 
 def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
     """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs:
     what its author wrote may be right at some alone.
     """
-    found: list[Guilty] = []
+    culprits: list[Guilty] = []
     seen: list[str] = []
     for call in reversed(_calls(model, inputs, wrap)):  # inner ones were called last
         function, at = waves(call, composite=True, trained=True)
@@ -89,8 +89,8 @@ def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]
         inner = any(name.startswith(prefix) and name != call.name for name in seen)
         if not inner and written_by_hand(wrap(function), at):
             seen.append(call.name)
-            found += larger(wrap(function), at, call.name, type(call.module).__name__, "x")
-    return found[::-1]
+            culprits += larger(wrap(function), at, call.name, type(call.module).__name__, "x")
+    return culprits[::-1]
 
 
 def written_by_hand(function: Function, at: Params) -> bool:

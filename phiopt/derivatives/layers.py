@@ -52,14 +52,14 @@ def waves(
     places = {id(t): f"x{i}" for i, t in enumerate(given) if f"x{i}" in wanted}
 
     def function(values: Params) -> Tensor:
-        held = {name[1:]: v for name, v in values.items() if name[0] == "p"}
-        held |= {name: b.clone() for name, b in call.module.named_buffers()}
+        state = {name[1:]: v for name, v in values.items() if name[0] == "p"}
+        state |= {name: b.clone() for name, b in call.module.named_buffers()}
         args, kwargs = _replaced((call.args, call.kwargs), places, values)
         with differentiable() if composite else nullcontext(), unchanged(call.module):
-            outputs = functional_call(call.module, held, args, kwargs)
-            found = [t.sin() for t in tensors(outputs) if t.is_floating_point()]
+            outputs = functional_call(call.module, state, args, kwargs)
+            sines = [t.sin() for t in tensors(outputs) if t.is_floating_point()]
             nothing = torch.zeros((), device="cpu")
-            return sum([(wave + wave * wave).sum() for wave in found], nothing)
+            return sum([(wave + wave * wave).sum() for wave in sines], nothing)
 
     return function, {name: t.detach() for name, t in wanted.items()}
 

@@ -53,16 +53,16 @@ def derivative_orders(
     """
     if not kinked:
         return _orders(function, at, Generator().manual_seed(seed))
-    found: dict[int, Order] = {}
+    best: dict[int, Order] = {}
     for n in range(TRIES):
         generator = Generator().manual_seed(seed + n)
         noise = torch.randn(at.shape, generator=generator, dtype=at.dtype, device=at.device)
         for order, this in _orders(function, at + OFF * noise, generator).items():
-            if order not in found or this.error < found[order].error:
-                found[order] = this
-        if all(order.holds for order in found.values()):
+            if order not in best or this.error < best[order].error:
+                best[order] = this
+        if all(order.holds for order in best.values()):
             break
-    return found
+    return best
 
 
 def _orders(function: Scalar, at: Tensor, generator: Generator) -> dict[int, Order]:

@@ -25,12 +25,12 @@ class LayerReport:
     @property
     def trusted(self) -> int:
         """The highest order up to which all hold under the composite context."""
-        held = 1
+        trusted = 1
         for order in ORDERS:
             if order in self.composite and not self.composite[order].holds:
                 break
-            held = order
-        return held
+            trusted = order
+        return trusted
 
     @property
     def verdict(self) -> str:
@@ -88,8 +88,8 @@ class DerivativeReport:
 
 def _cells(row: LayerReport) -> list[str]:
     cells = [row.name, row.kind]
-    for found in (row.own, row.composite):
-        cells += [_cell(found.get(order)) for order in ORDERS]
+    for orders in (row.own, row.composite):
+        cells += [_cell(orders.get(order)) for order in ORDERS]
     return [*cells, row.verdict]
 
 

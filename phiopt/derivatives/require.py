@@ -192,10 +192,10 @@ def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
 def _failure(function: Callable[[Params], Tensor], params: Params) -> str | None:
     probes = {name: torch.ones_like(p) for name, p in params.items()}
     try:
-        found = grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
+        third = grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
     except (RuntimeError, NotImplementedError) as error:
         return str(error).strip().split("\n")[0]
-    if all(value.isfinite().all() for value in found.values()):
+    if all(value.isfinite().all() for value in third.values()):
         return None
     if not function(params).isfinite():
         return None  # for the solver to say, which is told of other examples too

@@ -184,7 +184,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     outcome = outcome.vouched(certificate)
     if outcome.status.failed:
         return outcome.status
-    if outcome.frozen is not None:
+    if outcome.saa_samples is not None:
         fresh = certificate.start_objective - certificate.objective
         if not holds(outcome, fresh):
             return Status.SAMPLE_TOO_SMALL  # whatever the shape of a function that is not L
@@ -217,11 +217,11 @@ def _curvature_along(
     direction = {name: g / at.gradient_norm for name, g in at.gradient.items()}
     precision = torch.finfo(next(iter(params.values())).dtype).eps
     h = precision ** (1 / 3) * max(1.0, float(square_norm(params).sqrt()))
-    slopes = []
+    gradients = []
     for side in (h, -h):
         moved = {name: value + side * direction[name] for name, value in params.items()}
-        slopes.append(float(dot(objective.value_and_grad(moved, sample)[2], direction)))
-    curvature = (slopes[0] - slopes[1]) / (2 * h)
+        gradients.append(float(dot(objective.value_and_grad(moved, sample)[2], direction)))
+    curvature = (gradients[0] - gradients[1]) / (2 * h)
     return curvature if isfinite(curvature) else None
 
 

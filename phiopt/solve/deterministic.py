@@ -12,9 +12,9 @@ import scipy
 from phiopt._checks import count, fraction, one_of
 from phiopt._types import Params
 from phiopt.objective import Objective
-from phiopt.solve.frozen import Frozen
-from phiopt.solve.growing import solve_growing
+from phiopt.solve.adaptive_saa import solve_adaptive_saa
 from phiopt.solve.outcome import Outcome
+from phiopt.solve.saa import SaaSolve
 
 METHODS = {
     "trust-krylov": {"gtol": 0.0, "inexact": True},
@@ -74,7 +74,7 @@ class LBFGS:
     ) -> Outcome:
         """See `Solver`."""
 
-        def minimise(run: Frozen, steps: int) -> None:
+        def minimise(run: SaaSolve, steps: int) -> None:
             # Each step's line search has 20 evaluations at most; no other limit.
             options = {"maxcor": self.memory, "maxfun": 20 * steps, "ftol": 0.0, "gtol": 0.0}
             zero = np.zeros_like(run.centre.w)
@@ -87,7 +87,7 @@ class LBFGS:
                 options={"maxiter": steps, **options},
             )
 
-        return solve_growing(
+        return solve_adaptive_saa(
             minimise,
             objective,
             start,
@@ -146,7 +146,7 @@ class NewtonCG:
     ) -> Outcome:
         """See `Solver`."""
 
-        def minimise(run: Frozen, steps: int) -> None:
+        def minimise(run: SaaSolve, steps: int) -> None:
             scipy.optimize.minimize(
                 run.value_and_grad,
                 np.zeros_like(run.centre.w),
@@ -160,7 +160,7 @@ class NewtonCG:
         with warnings.catch_warnings():
             # A line search that fails ends as Status.STALLED.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
-            return solve_growing(
+            return solve_adaptive_saa(
                 minimise,
                 objective,
                 start,

@@ -109,7 +109,7 @@ class Loop:
             stats=replace(
                 work, steps=len(history), rollbacks=self.rollbacks[index], seconds=seconds
             ),
-            frozen=None if self.fresh else self.solves.solve(index).validation,
+            saa_samples=None if self.fresh else self.solves.solve(index).validation,
             error=self.error or self.solves.error(),
         )
         return outcome.vouched()

@@ -115,7 +115,7 @@ class Outcome:
 
     ``objective`` and ``start_objective`` are values on the draws that the best iterate was chosen
     by, so the first is never above the second. ``terms`` and ``start_terms`` are raw values on the
-    same draws. ``frozen`` holds the draws that were kept for all steps, None if each step had its
+    same draws. ``saa_samples`` holds the draws that were kept for all steps, None if each step had its
     own. ``error`` is what reading the data raised midway, or computing the report.
     """
 
@@ -127,7 +127,7 @@ class Outcome:
     start_terms: dict[str, float]
     history: list[dict[str, float]]
     stats: Stats
-    frozen: list[Sample] | None = None
+    saa_samples: list[Sample] | None = None
     error: Exception | None = None
 
     @property

@@ -121,7 +121,7 @@ def test_ridge_against_its_closed_form():
         torchopt.sgd(0.2, momentum=0.8), steps=800, batch_size=None, fresh=False, tol=1e-10
     )
     outcome = solved(Replay(), solver, moved.objective(), case.start)
-    expected = moved.argmin(outcome.frozen[0].noise[0])
+    expected = moved.argmin(outcome.saa_samples[0].noise[0])
     target = randn(6, seed=11)
     ours = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
     truth = torch.autograd.grad(((expected - target) ** 2).sum(), tensors)

@@ -85,7 +85,7 @@ class Point:
         return {"objective": self.value, **self.at.terms, "gradient_norm": self.at.gradient_norm}
 
 
-class Frozen:
+class SaaSolve:
     """One solve in progress, as SciPy sees it: (L(w) − L(c)) / unit, w = c + scale · z.
 
     SciPy's tests hold absolute numbers and differences of values, so the centre c and the unit are
@@ -115,7 +115,7 @@ class Frozen:
         self.history: list[dict[str, float]] = []
         self._hessian: tuple[Vector, MeanHessian] | None = None
 
-    def through(self, minimise: Callable[[Frozen, int], None], bar: Any) -> Status:
+    def through(self, minimise: Callable[[SaaSolve, int], None], bar: Any) -> Status:
         """``minimise(self, steps)`` until it ends, from the best iterate again where it must."""
         self.bar = bar
         if not _finite(self.start.at):
@@ -184,7 +184,7 @@ class Frozen:
             start_terms=self._all_terms(start),
             history=self.history,
             stats=work.stats(len(self.history), self.rollbacks, seconds),
-            frozen=self.samples,
+            saa_samples=self.samples,
         )
         return replace(outcome, error=work.error).vouched()
 
@@ -202,8 +202,8 @@ class Frozen:
         return to_params(torch.from_numpy(vector).to(first.device, first.dtype), self.start.params)
 
 
-def solve_frozen(
-    minimise: Callable[[Frozen, int], None],
+def solve_saa(
+    minimise: Callable[[SaaSolve, int], None],
     objective: Objective,
     start: Params,
     samples: list[Sample],
@@ -218,7 +218,7 @@ def solve_frozen(
     """
     began = perf_counter()
     with torch.no_grad():
-        run = Frozen(objective, start, samples, tol, steps, begin)
+        run = SaaSolve(objective, start, samples, tol, steps, begin)
         with tqdm(total=steps, desc="φ", disable=None if progress else True) as bar:
             status = run.through(minimise, bar)
         return run.outcome(status, perf_counter() - began)
@@ -228,5 +228,5 @@ def _numpy(params: Params) -> Vector:
     return to_vector(params).detach().double().cpu().numpy()
 
 
-def _finite(found: Moments) -> bool:
-    return all(map(isfinite, (found.value, found.gradient_norm, *found.terms.values())))
+def _finite(at: Moments) -> bool:
+    return all(map(isfinite, (at.value, at.gradient_norm, *at.terms.values())))
