@@ -13,7 +13,6 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 CIRCLES = {("phiopt.solve.solution", "phiopt.solve.storage")}
 LONG_FILES = {
     "phiopt/bilevel/implicit.py",
-    "phiopt/bilevel/linear.py",
     "phiopt/criteria.py",
     "phiopt/data.py",
     "phiopt/lift.py",
