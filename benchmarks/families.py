@@ -26,8 +26,8 @@ from torchvision import models as tv
 
 from benchmarks.conftest import interleaved
 from benchmarks.zoo import HANDWRITTEN, TORCHVISION, Family
+from phiopt._modules import state_of
 from phiopt.growth import AlignmentError, GrowthMap, compare, grow
-from phiopt.growth.trace import state_of
 
 FILLS = ("zero-out", "net2wider", "vv-zz")
 """The fills that keep the function where that is possible."""

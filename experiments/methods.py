@@ -14,9 +14,9 @@ from torch import nn
 import phiopt
 from experiments.data import Examples
 from experiments.models import built
+from phiopt._modules import state_of
 from phiopt._types import Lift
 from phiopt.growth import GrowthMap
-from phiopt.growth.trace import state_of
 from phiopt.objective import Curvature
 from phiopt.objective.neighbourhood import Neighbourhood
 from phiopt.optimizers import decaying_adam

@@ -12,10 +12,6 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 
 CIRCLES: set[tuple[str, ...]] = set()
 LONG_FILES = {
-    "phiopt/growth/axes.py",
-    "phiopt/growth/derive.py",
-    "phiopt/growth/rules/shape.py",
-    "phiopt/growth/trace.py",
     "phiopt/lift.py",
     "phiopt/objective/objective.py",
 }

@@ -17,10 +17,9 @@ from torch import Generator, Tensor
 from experiments.methods import Growth, Initialised, extended, mapped
 from experiments.rivals.common import batches, normal, task_loss
 from experiments.rivals.layers import Layer, Weights, grown_layers, silenced
-from phiopt._modules import with_tensors
+from phiopt._modules import state_of, with_tensors
 from phiopt._types import Params
 from phiopt.derivatives import linearise
-from phiopt.growth.trace import state_of
 
 SCALE = 0.5
 """Length of a new unit's outgoing weights as a fraction of the old units' mean."""

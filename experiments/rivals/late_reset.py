@@ -20,8 +20,7 @@ from experiments.methods import (
     mapped,
     phi_slice,
 )
-from phiopt._modules import with_tensors
-from phiopt.growth.trace import state_of
+from phiopt._modules import state_of, with_tensors
 
 Layers = Callable[[Sequence[Layer]], Sequence[Layer]]
 

@@ -7,8 +7,7 @@ from torch import Generator
 
 from experiments.methods import Growth, Initialised, extended, mapped
 from experiments.rivals.common import normal
-from phiopt._modules import with_tensors
-from phiopt.growth.trace import state_of
+from phiopt._modules import state_of, with_tensors
 
 SHRINK = 0.6
 SIGMA = 0.01

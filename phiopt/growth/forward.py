@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from phiopt._attention import plain_attention
-from phiopt._modules import copied, without_process_wide_hooks
+from phiopt._modules import copied, state_of, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
 from phiopt.growth.example import REFUSALS, steady
-from phiopt.growth.trace import Trace, state_of, trace
+from phiopt.growth.graph import Trace
+from phiopt.growth.trace import trace
 
 Outputs = list[Tensor]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from phiopt._checks import flag, instance, one_of, part, seed_of, two_models, within
-from phiopt._modules import global_lock, with_tensors
+from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
 from phiopt.growth import fills as _fills  # noqa: F401  (registers the library's)
@@ -20,7 +20,6 @@ from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.registry import FILLS, Start, filled
-from phiopt.growth.trace import state_of
 from phiopt.growth.verify import verify as verified
 
 _log = logging.getLogger("phiopt")

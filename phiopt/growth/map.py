@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phiopt._checks import instance, part, seed_of, two_models
 from phiopt._files import check_path, new_file
-from phiopt._modules import global_lock
+from phiopt._modules import global_lock, state_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
 from phiopt.growth.contents import MapContents
@@ -21,7 +21,6 @@ from phiopt.growth.placement import Placement
 from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
 from phiopt.growth.table import table
-from phiopt.growth.trace import state_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from phiopt import _files
 from phiopt import lift as lifts
 from phiopt._json import WHOLE, Field
+from phiopt._modules import state_of
 from phiopt._types import Lift
 from phiopt.growth.contents import MapContents
 from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
-from phiopt.growth.trace import aliases_of, state_of
+from phiopt.growth.trace import aliases_of
 
 _KIND = "growth map"
 _FIELDS = ("lift", "class_axis", "remarks", "inserted", "fresh", "example", "placements")

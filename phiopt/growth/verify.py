@@ -8,17 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from phiopt._modules import copied
+from phiopt._modules import copied, state_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Params
 from phiopt.growth.agreement import ROUNDINGS, Agreement, moved
-from phiopt.growth.correspond import AlignmentError
 from phiopt.growth.departure import Difference, Gap
+from phiopt.growth.errors import AlignmentError
 from phiopt.growth.forward import Forward
 from phiopt.growth.hidden import hiding
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.probes import probes
-from phiopt.growth.trace import state_of
 
 CHEAP = 2**26
 """Coordinates of both models together up to which they are compared in float64."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phiopt.growth.trace import state_of
+from phiopt._modules import state_of
 
 
 def randomised(module, seed=0):

@@ -10,8 +10,8 @@ from torchvision.models import VisionTransformer, mobilenet_v2
 import phiopt
 from benchmarks import zoo
 from benchmarks.families import FILLS, measure
+from phiopt._modules import state_of
 from phiopt.growth import AlignmentError, GrowthMap
-from phiopt.growth.trace import state_of
 from tests.growth.nets import randomised
 
 ROUNDING = 1e-11

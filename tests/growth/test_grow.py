@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from phiopt import lift as lifts
+from phiopt._modules import state_of
 from phiopt.growth import GrowthMap, compare, grow, register_fill
 from phiopt.growth.registry import FILLS
-from phiopt.growth.trace import state_of
 from tests.growth.nets import KINDS, Attention, Decoder, Tagger, Wired, randomised
 from tests.growth.test_map import mlp, well_formed
 

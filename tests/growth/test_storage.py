@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from phiopt import lift as lifts
+from phiopt._modules import state_of
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.trace import state_of
 
 
 def net(hidden, classes, *, channels=1, depth=1):

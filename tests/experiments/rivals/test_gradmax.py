@@ -12,7 +12,7 @@ from experiments.models import built
 from experiments.rivals.common import batches, task_loss
 from experiments.rivals.gradmax import BIAS, SCALE, gradmax
 from experiments.rivals.layers import grown_layers, silenced
-from phiopt.growth.trace import state_of
+from phiopt._modules import state_of
 from tests.experiments.rivals.problems import growth_of
 
 

@@ -12,8 +12,8 @@ from experiments.models import built
 from experiments.rivals.common import batches, task_loss
 from experiments.rivals.gradmax import gradmax
 from experiments.rivals.ligo import STEPS, Expansion, ligo
+from phiopt._modules import state_of
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.trace import state_of
 from tests.experiments.rivals.problems import growth_of
 
 
