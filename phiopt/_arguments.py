@@ -1,4 +1,4 @@
-"""What `initialize` asks of its arguments: an error names the argument, its value and the rule."""
+"""Checks of the arguments of `pose` and of a solve. An error names the argument, its value and the rule."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from phiopt.objective import Lambdas
 
 SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-"""Of the models: in float16 Adam's ε is 0, and third derivatives overflow."""
+"""Dtypes of models. In float16 Adam's ε is 0, and third derivatives overflow."""
 
 
 def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
-    """A parameter that stands for the device and dtype of both."""
+    """Refuse models that cannot be used. Gives a parameter, which has the device and dtype of both."""
     two_models(teacher, student)
     for name, module in (("teacher", teacher), ("student", student)):
         for key, value in (*module.named_parameters(), *module.named_buffers()):
@@ -63,7 +63,7 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
 
 
 def check_parts(parts: Mapping[str, tuple[object, str]]) -> None:
-    """Pluggable objects by name, each with the attribute that makes it one; None where it is left out."""
+    """Refuse objects, by name, that lack the attribute which makes them a plug-in. None is left out."""
     for name, (value, attribute) in parts.items():
         if value is not None:
             part(name, value, attribute)
@@ -115,13 +115,13 @@ def check_solve(
 
 
 def without_data(lambdas: Lambdas) -> Lambdas:
-    """Tensors that are 0 and not to be differentiated in as numbers: their terms need no data."""
+    """λ with constant tensors that are 0 as numbers: the terms of such weights need no data."""
     idle = [n for n, v in lambdas.items() if isinstance(v, Tensor) and not v.requires_grad]
     return replace(lambdas, **{n: 0.0 for n in idle if known(getattr(lambdas, n)) == 0})
 
 
 def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object) -> None:
-    """Refuse what needs more digits than bfloat16 has."""
+    """Refuse parts that need more digits than bfloat16 has."""
     if dtype != torch.bfloat16:
         return
     for name, value in (("curvature", curvature), ("neighbourhood", neighbourhood)):
@@ -131,8 +131,8 @@ def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object
 
 
 def check_start(start: str | Params | None, student: nn.Module) -> None:
-    """A fill's name, or the student's parameters by name, and buffers if any, each as the student has
-    it.
+    """Refuse a start that is neither a fill's name nor the student's parameters by name, buffers if any, in
+    the student's shapes and dtypes.
     """
     if start is None:
         return

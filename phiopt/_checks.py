@@ -17,11 +17,11 @@ from phiopt._transforms import batched
 Scalar = float | Tensor
 
 LONGEST = 100
-"""Of a value's text in an error, in characters."""
+"""Characters of a value's text in an error."""
 
 
 def shown(value: object) -> str:
-    """The value in an error: its text, cut where it is long; of a tensor its shape and dtype."""
+    """The text of a value for an error, cut where it is long. A tensor is shown by its shape and dtype."""
     if isinstance(value, Tensor) and value.dim():
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
     text = repr(value)
@@ -29,7 +29,7 @@ def shown(value: object) -> str:
 
 
 def scalar(name: str, value: object) -> Scalar:
-    """``value`` as a float, or as the 0-dimensional floating tensor it is; anything else is refused
+    """``value`` as a float; a 0-dimensional floating tensor is returned as it is. Anything else is refused
     by ``name``.
     """
     if isinstance(value, Tensor):
@@ -57,7 +57,7 @@ def known(value: Scalar) -> float | None:
 
 
 def count(name: str, value: object, least: int = 1) -> int:
-    """``value``, NumPy's too, as an int if it is a whole number of at least ``least``; else an error by
+    """``value`` as an int if it is a whole number, NumPy's too, of at least ``least``; else an error by
     ``name``.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -68,7 +68,7 @@ def count(name: str, value: object, least: int = 1) -> int:
 
 
 def seed_of(value: object) -> int:
-    """``value`` if every generator takes it for a seed: 0 to 2⁶³ − 1; else an error."""
+    """``value`` if it is a seed for every generator: 0 to 2⁶³ − 1; else an error."""
     seed = count("seed", value, least=0)
     if seed >= 2**63:
         raise ValueError(f"seed: got {shown(seed)}, must be below 2**63")
@@ -76,8 +76,8 @@ def seed_of(value: object) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """``value`` if it is True or False, NumPy's too; else an error by ``name``: text such as "no" would
-    count as True.
+    """``value`` if it is True or False, NumPy's too; else an error by ``name``. Text such as "no" would be
+    taken for True.
     """
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {shown(value)}, must be True or False")
@@ -91,7 +91,7 @@ def number(name: str, value: object) -> float:
 
 
 def fraction(name: str, value: object) -> float:
-    """``value`` if it is a number between 0 and 1, neither of them; else an error by ``name``."""
+    """``value`` if it is a number in the open interval (0, 1); else an error by ``name``."""
     checked = number(name, value)
     if not 0 < checked < 1:
         raise ValueError(f"{name}: got {checked}, must lie between 0 and 1")
@@ -118,8 +118,8 @@ def within(name: str, value: object, low: float, high: float) -> float:
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
-    """An error by ``name`` unless ``value`` is among the words ``allowed``; it asks whether a close one
-    was meant.
+    """An error by ``name`` unless ``value`` is one of the words ``allowed``. The error proposes a similar
+    word.
     """
     if isinstance(value, str) and value in allowed:
         return
@@ -130,7 +130,7 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
 
 
 def part(name: str, value: object, method: str) -> None:
-    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method; a class is none."""
+    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method. A class is refused."""
     if isinstance(value, type):
         raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
     if not hasattr(value, method):
@@ -146,7 +146,7 @@ def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], 
 
 
 def two_models(teacher: object, student: object) -> None:
-    """An error by name unless both are modules, and not one and the same."""
+    """An error by name unless both are modules, and different modules."""
     for name, module in (("teacher", teacher), ("student", student)):
         instance(name, module, nn.Module, "an nn.Module")
     if teacher is student:

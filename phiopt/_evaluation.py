@@ -1,4 +1,4 @@
-"""A trained model run over data: what the measures of `phiopt.criteria` share."""
+"""Run a trained model over data, for the measures of `phiopt.criteria`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +52,7 @@ def means(
 def _neighbours(
     neighbourhood: Neighbourhood, x: Tensor, y: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Every sample x' of the batch as one batch, with the targets that go with it."""
+    """All samples x' of the batch as one batch, each with its target."""
     if not x.is_floating_point():
         raise TypeError(f"data: inputs are {x.dtype}; neighbours x' need floating inputs")
     noisy = neighbourhood.perturb(x, neighbourhood.draw(x, generator))
@@ -61,8 +61,8 @@ def _neighbours(
 
 @contextmanager
 def evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
-    """Evaluation mode without gradients; each submodule's own mode is put back, and the embeddings
-    that a forward pass writes to, those with ``max_norm``.
+    """Inside this context the model is in evaluation mode, without gradients. At the end each submodule's
+    mode is restored, and so are embeddings with ``max_norm``, to which a forward pass writes.
     """
     instance("model", model, nn.Module, "an nn.Module")
     modes = {module: module.training for module in model.modules()}

@@ -1,4 +1,6 @@
-"""One file that holds tensors and what is to be said about them: safetensors with JSON in its header, no pickle."""
+"""Files of tensors with a description: safetensors with JSON in the header, no pickle. Files written whole,
+locks, and checks of paths.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,12 @@ VERSION = 1
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block succeeds, in one step and with all its
-    bytes on the disk: whenever the process or the machine stops, ``path`` is whole, the old file or the new.
+    """A temporary path beside ``path``. When the block succeeds the temporary file replaces ``path``, in one
+    step and with all its bytes on the disk. Whenever the process or the machine stops, ``path`` is whole,
+    as the old file or the new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's, whose files nobody else may read. Processes of other machines have the same numbers.
+    # Files of tempfile can be read by their owner only. Other machines have the same process numbers.
     own = f"{os.getpid()}-{token_hex(4)}"
     temporary = path.with_name(f".{path.stem}-{own}{path.suffix}")
     try:
@@ -54,11 +57,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time, and one thread of it, is in the block of a ``path``; others wait. The system
+    """A lock on ``path``: one thread of one process at a time is in the block, the others wait. The system
     frees the lock of a process that dies. The file stays.
 
     Raises:
-        OSError: The system, or that of the files, has no locks.
+        OSError: The system, or its file system, has no locks.
     """
     if fcntl is None:
         raise OSError(f"{path}: this system has no file locks (fcntl)")
@@ -72,7 +75,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _keep_name(folder: Path) -> None:
-    """Have the disk hold the folder's names too, where a folder can be opened."""
+    """Write the folder's names to the disk too, where a folder can be opened."""
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -95,11 +98,11 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
     """The tensors, on the CPU, and the header of a file of this kind.
 
     Raises:
-        ValueError: It is no file that `write` made, or of another kind or a later version.
-        OSError: It cannot be read.
+        ValueError: The file is not one that `write` made, or is of another kind or a later version.
+        OSError: The file cannot be read.
     """
     try:
-        with open(path, "rb"):  # whose error names the path
+        with open(path, "rb"):  # this error names the path
             pass
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_KEY)
@@ -125,7 +128,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
 def differences(
     role: str, expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """What is missing from, or of another shape in, a model's tensors by name."""
+    """A line for each expected tensor that a model lacks or has in another shape."""
     lines = []
     for name, shape in expected.items():
         if name not in actual:
@@ -136,7 +139,7 @@ def differences(
 
 
 def check(path: str | os.PathLike[str], lines: list[str], most: int = 8) -> None:
-    """Refuse a file that differs from the models given, and say where."""
+    """Refuse a file if there are such lines of differences from the models given."""
     if lines:
         more = [f"and {len(lines) - most} more"] if len(lines) > most else []
         raise ValueError(
@@ -148,8 +151,8 @@ def new_file(name: str, value: object) -> Path:
     """``value`` as the path of a file that can be written, in a folder that is there or can be made.
 
     Raises:
-        TypeError, ValueError: It is no path, or that of a device.
-        OSError: It is a folder's, or the folder cannot be written; the message names the argument.
+        TypeError, ValueError: ``value`` is no path, or the path of a device.
+        OSError: ``value`` is a folder, or its folder cannot be written; the message names the argument.
     """
     check_path(name, value)
     text = os.fspath(value)  # type: ignore[call-overload]
@@ -173,7 +176,7 @@ def new_file(name: str, value: object) -> Path:
 
 
 def check_path(name: str, value: object) -> None:
-    """An error by ``name`` unless ``value`` is a path of some length."""
+    """An error by ``name`` unless ``value`` is a path that is not empty."""
     instance(name, value, (str, os.PathLike), "a path")
     if not os.fspath(value):  # type: ignore[call-overload]
         raise ValueError(f"{name}: got {shown(value)}, must be a path")

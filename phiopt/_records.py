@@ -1,4 +1,4 @@
-"""Dataclasses as JSON, and back as what their annotations say."""
+"""Dataclasses as JSON, and back as the types of their annotations."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _hints = cache(get_type_hints)
 
 
 def plain(value: Any) -> Any:
-    """``value`` as what JSON knows. Dataclasses are kept by the name of their class, members of an enum
-    by their own name under that of the enum, tensors as numbers, exceptions as their text.
+    """``value`` in terms of JSON: a dataclass as the name of its class and its fields, a member of an enum
+    as the names of enum and member, a tensor as numbers, an exception as its text.
     """
     if isinstance(value, Enum):
         return {type(value).__name__.lower(): value.name}
@@ -39,8 +39,8 @@ def plain(value: Any) -> Any:
 
 
 def revived(kind: Any, field: Field) -> Any:
-    """The inverse of `plain` for a value of this kind, which is a type as in an annotation: nothing else
-    can come out.
+    """The inverse of `plain`, for a value of the type ``kind``, as in an annotation. The result is always of
+    this type.
 
     Raises:
         ValueError: The field holds something else; the message names the place.
@@ -77,8 +77,8 @@ def _revived_object(kind: Any, field: Field) -> Any:
 
 
 def revived_fields(kind: Any, field: Field, apart: Collection[str] = ()) -> dict[str, Any]:
-    """The fields of a dataclass by name, but for those that are kept ``apart``. A file of before a field
-    with a default was there may lack it.
+    """The fields of a dataclass by name, without those of ``apart``. An older file may lack a field that has a
+    default.
     """
     hints = {name: hint for name, hint in _hints(kind).items() if name not in apart}
     needed = [f.name for f in fields(kind) if f.name in hints and f.default is MISSING]

@@ -1,4 +1,4 @@
-"""Parameters as one vector, for methods that know nothing of their names and shapes."""
+"""Parameters as one vector, for methods that do not use names and shapes."""
 
 import torch
 from torch import Tensor

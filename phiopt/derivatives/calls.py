@@ -1,5 +1,5 @@
-"""What a module's forward pass does: which layers run, on what, which PyTorch functions, and which
-kernels in the end.
+"""What a module's forward pass does: which layers run and on what, which PyTorch functions they call, and
+which kernels run in the end.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
 
 
 class Functions(TorchFunctionMode):
-    """Within, names of the PyTorch functions that are called are put into ``names()``."""
+    """Inside this context the names of all PyTorch functions called are added to ``names()``."""
 
     def __init__(self, names: Callable[[], set[str]]) -> None:
         super().__init__()
@@ -110,8 +110,8 @@ class Functions(TorchFunctionMode):
 
 
 class Kernels(TorchDispatchMode):
-    """Within, names of the kernels that run are put into ``names()``, from TorchScript too; those of
-    batch normalisation if they go by batch statistics.
+    """Inside this context the names of all kernels that run are added to ``names()``, also those that
+    TorchScript runs. Kernels of batch normalisation are added where they use batch statistics.
     """
 
     def __init__(self, names: Callable[[], set[str]]) -> None:

@@ -1,8 +1,8 @@
-"""Run a model in float64, whatever its code says of precision.
+"""Run a model in float64, whatever precision its code asks for.
 
-Differences of a float32 loss have two digits. A copy in float64 has eight, but code that a user wrote
-makes constants, calls ``.float()`` and closes over tensors of the precision it was written for. Within
-`Widened` such numbers are widened where they meet PyTorch's functions.
+Differences of a float32 loss have two digits, those of a float64 copy have eight. But a user's code makes
+constants, calls ``.float()`` and closes over float32 tensors. `Widened` widens such numbers where they are
+passed to PyTorch's functions.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Widened(TorchFunctionMode):
-    """Within, floating tensors and dtypes of fewer digits than float64 are taken for float64 by the
-    PyTorch functions that are called. A tensor that is written into keeps its own dtype.
+    """Inside this context PyTorch functions take floating tensors and dtypes of fewer digits for float64. A
+    tensor that a function writes to keeps its dtype.
 
-    A row of an embedding that PyTorch holds still (``padding_idx``) gets its derivative here: that of
+    PyTorch gives no derivative to the row ``padding_idx`` of an embedding. Here the row has one, that of
     the loss as a function of the whole table.
     """
 
@@ -74,5 +74,7 @@ def _widened(value: Any) -> Any:
 
 
 def copied_to(part: Function, dtype: torch.dtype) -> Function:
-    """A copy of a module in ``dtype`` and in evaluation mode; another function is itself."""
+    """A copy of a module in ``dtype`` and in evaluation mode. A function that is no module is returned as it
+    is.
+    """
     return copied(part).eval().to(dtype) if isinstance(part, nn.Module) else part

@@ -1,4 +1,4 @@
-"""Who cuts a gradient, and how."""
+"""Which layers or losses cut a gradient, and by which calls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CUTS: dict[Any, str] = {
     torch.Tensor.__int__: "int",
     torch.Tensor.register_hook: "register_hook",
 }
-"""Functions that leave a part out of the derivative, or change it."""
+"""Functions that leave a part out of the derivative, or change the derivative."""
 JUMPS: dict[Any, str] = {
     getattr(home, name): name
     for home in (torch, torch.Tensor)
@@ -44,12 +44,18 @@ JUMPS: dict[Any, str] = {
 
 
 LARGER = (3.0, 10.0)
-"""How much larger than it was met an input is made, to see more of a backward that was written by hand."""
+"""Factors by which inputs are enlarged, to see more of a backward pass that was written by hand."""
 
 
 class Guilty(NamedTuple):
-    """A layer by its path, or the loss (None): its type, and what it calls that ``cuts``; ``larger`` is
-    how many times the inputs are that it is guilty at.
+    """A layer with a wrong gradient, by its path, or the loss (None).
+
+    Args:
+        name: The layer's path.
+        kind: Its type.
+        cuts: Functions that it calls and that cut a gradient.
+        jumps: Functions that it calls and whose derivative is zero.
+        larger: The factor of the inputs at which the gradient is wrong.
     """
 
     name: str | None
@@ -60,11 +66,11 @@ class Guilty(NamedTuple):
 
 
 def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
-    """The innermost modules whose outputs have a wrong gradient in their parameters and inputs, in
-    the order in which they run; of these, those that require grad.
+    """The innermost modules whose outputs have a wrong gradient in those of their parameters and inputs
+    that require grad, in the order in which the modules run.
 
-    ``model`` is the caller's to change, in evaluation mode. ``wrap`` puts a function where it is to
-    be called.
+    ``model`` is in evaluation mode and may be changed. ``wrap`` gives a function the context in which it is
+    to be called.
     """
     culprits: list[tuple[str, Guilty]] = []
     for call in reversed(_calls(model, inputs, wrap)):  # inner ones were called last
@@ -78,8 +84,8 @@ def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
 
 
 def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
-    """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs:
-    what its author wrote may be right at some alone.
+    """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs. A
+    backward pass that was written by hand may be right at some inputs only.
     """
     culprits: list[Guilty] = []
     seen: list[str] = []
@@ -103,7 +109,7 @@ def written_by_hand(function: Function, at: Params) -> bool:
 def larger(
     function: Function, at: Params, name: str | None, kind: str, inputs: str
 ) -> list[Guilty]:
-    """`guilty_function` where those values whose names begin with ``inputs`` are larger."""
+    """`guilty_function` at larger values of those arguments whose names begin with ``inputs``."""
     for times in LARGER:
         there = {n: times * p if n.startswith(inputs) else p for n, p in at.items()}
         for guilty in guilty_function(function, there, name, kind):
@@ -153,9 +159,9 @@ def _by_hand(value: Tensor) -> Iterator[str]:
 
 
 def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | None:
-    """The first of the innermost modules whose outputs are others where a gradient is recorded.
+    """The first innermost module whose outputs change when a gradient is recorded.
 
-    ``model`` is the caller's to change, in evaluation mode.
+    ``model`` is in evaluation mode and may be changed.
     """
     quiet, loud = (_outputs(model, inputs, wrap, recording) for recording in (False, True))
     for (name, still), (_, moving) in zip(quiet, loud, strict=False):
@@ -167,7 +173,7 @@ def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | Non
 def _outputs(
     model: nn.Module, inputs: Tensor, wrap: Wrap, recording: bool
 ) -> list[tuple[str, Tensor]]:
-    """What the modules return, inner ones first."""
+    """The modules' outputs by name, those of inner modules first."""
     seen: list[tuple[str, Tensor]] = []
 
     def note(name: str) -> Callable[..., None]:
@@ -197,7 +203,7 @@ def _outputs(
 
 
 class _Noted(TorchFunctionMode):
-    """Within, functions that are called on something that requires grad, or on nothing, are noted."""
+    """Inside this context functions are noted that are called on a tensor that requires grad, or on none."""
 
     def __init__(self, seen: dict[Any, None]) -> None:
         super().__init__()

@@ -21,8 +21,8 @@ def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
     """The first call of each module that ``model`` ran on ``inputs``. A module within which no
     other ran is a layer (``not call.inner``).
 
-    ``model`` is the caller's to change: its embeddings lose their ``padding_idx``, by which PyTorch
-    holds a row still, so that its gradient, rightly, is that of no function of the table.
+    ``model`` is changed: its embeddings lose their ``padding_idx``. PyTorch gives that row no gradient, so
+    that the table's gradient is not that of a function of the table.
     """
     for part in model.modules():
         if isinstance(part, nn.Embedding):
@@ -33,7 +33,7 @@ def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
 
 
 def as_scalar(call: Call, *, composite: bool) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """`waves` as a function of one vector, and that vector as it was."""
+    """`waves` as a function of one vector, and the vector of the call."""
     function, like = waves(call, composite=composite)
     return (lambda vector: function(to_params(vector, like))), to_vector(like)
 
@@ -41,9 +41,13 @@ def as_scalar(call: Call, *, composite: bool) -> tuple[Callable[[Tensor], Tensor
 def waves(
     call: Call, *, composite: bool, trained: bool = False
 ) -> tuple[Callable[[Params], Tensor], Params]:
-    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating
-    inputs, and these as they were; with PyTorch's own kernels or ``composite``. ``trained``: of those
-    alone that require grad.
+    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating inputs;
+    and the values of these in the call.
+
+    Args:
+        call: The layer's call.
+        composite: Whether to compute inside `differentiable`; else with PyTorch's own kernels.
+        trained: Whether to take only parameters and inputs that require grad.
     """
     params = {f"p{name}": p for name, p in call.module.named_parameters()}
     given = [t for t in tensors((call.args, call.kwargs)) if t.is_floating_point()]
@@ -65,7 +69,7 @@ def waves(
 
 
 def _replaced(value: Any, places: dict[int, str], values: Params) -> Any:
-    """Nested arguments with new tensors at their places; each fresh, for layers that write."""
+    """Nested arguments with new tensors in them. Each tensor is a copy, for layers that write to their inputs."""
     if isinstance(value, Tensor):
         return values[places[id(value)]].clone() if id(value) in places else value.clone()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Passes that all draw the same random numbers."""
+"""Repeat a pass with the same random numbers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class Repeated:
-    """Inside ``with randomness.again():`` the global generators of PyTorch, NumPy and Python start from
-    where they were when this was made, as does every other PyTorch generator from where it was first
-    met. Afterwards all are as before.
+    """Inside ``with randomness.again():`` the global generators of PyTorch, NumPy and Python start from the
+    states that they had when this object was made. Any other PyTorch generator starts from the state that
+    it had at its first use. Afterwards all have the states they had before.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Repeated:
 
 
 class _Generators(TorchFunctionMode):
-    """Within, generators that functions are given are noted, with the states they come with."""
+    """Inside this context the generators that functions are given are noted, with their states."""
 
     def __init__(self, states: dict[Generator, torch.Tensor]) -> None:
         super().__init__()

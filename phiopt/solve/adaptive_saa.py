@@ -1,4 +1,4 @@
-"""A frozen sample that grows until its minimiser is one elsewhere too."""
+"""Adaptive sample average approximation: the frozen sample grows until its minimiser holds on other draws."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,11 +32,10 @@ def solve_adaptive_saa(
 ) -> Outcome:
     """Run ``minimise`` on the mean of the objective over ``draws`` draws.
 
-    None: over as many as it takes, of which the verdict on fresh draws remains the certificate's.
-    The sample is doubled, and the solve goes on from the minimiser of the smaller one, until half
-    of the decrease holds on held-out draws, which choose nothing else (a sample average
-    approximation of growing size; Shapiro, Dentcheva and Ruszczyński, section 5.3, choose it by
-    such a test).
+    With ``draws=None`` the number of draws is chosen. The sample is doubled until half of the decrease holds
+    on held-out draws, which serve no other choice (Shapiro, Dentcheva and Ruszczyński, section 5.3, choose
+    the size of a sample by such a test). Each solve goes on from the minimiser on the smaller sample. The
+    certificate, on fresh draws, still has the last word.
     """
     auto = draws is None and objective.data is not None
     size = (draws or FIRST) if objective.data is not None else 1
@@ -78,7 +77,7 @@ def solve_adaptive_saa(
 def _checked(
     objective: Objective, start: Params, outcome: Outcome, draws: list[Sample]
 ) -> tuple[Outcome, bool]:
-    """The outcome with this check's work, and whether its decrease holds on these draws."""
+    """The outcome with the work of this check, and whether the outcome's decrease holds on these draws."""
     counted = Counted(objective)
     values = []
     for params in (start, outcome.params):

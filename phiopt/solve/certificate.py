@@ -1,4 +1,4 @@
-"""How good a minimiser is, on draws that nothing was fitted to."""
+"""The certificate: how good a minimiser is, measured on fresh draws."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def moments(objective: Counted, params: Params, samples: list[Sample]) -> Moment
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean of independent ``values``; 0 for one alone."""
+    """Standard error of the mean of independent ``values``; 0 for a single value."""
     n = len(values)
     return float(values.std(correction=min(1, n - 1))) / n**0.5
 
@@ -121,7 +121,7 @@ def standard_error(values: Tensor) -> float:
 def fresh_draws(
     objective: Objective, params: Params, batch_size: int | None, seed: int
 ) -> list[Sample]:
-    """What a certificate is measured on; one draw suffices without data, where nothing varies."""
+    """The draws of a certificate. Without data nothing varies, and there is one."""
     count = 1 if objective.data is None else DRAWS
     return [objective.sample(params, batch_size, seed, Stream.FRESH, i) for i in range(count)]
 
@@ -178,8 +178,8 @@ def certify(
 def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     """The solver's status, unless the certificate contradicts a success.
 
-    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the
-    frozen ones. A large ``decrease_error`` is no excuse: draws that differ so much are too small.
+    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the frozen
+    sample. A large ``decrease_error`` does not change that: draws that differ so much are too small.
     """
     outcome = outcome.vouched(certificate)
     if outcome.status.failed:
@@ -187,7 +187,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     if outcome.saa_samples is not None:
         fresh = certificate.start_objective - certificate.objective
         if not holds(outcome, fresh):
-            return Status.SAMPLE_TOO_SMALL  # whatever the shape of a function that is not L
+            return Status.SAMPLE_TOO_SMALL  # the shape of another function than L does not matter
     if outcome.status is Status.SOLVED and certificate.unsettled:
         return Status.UNSETTLED
     ends = certificate.spectrum
@@ -197,7 +197,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
 
 
 def holds(outcome: Outcome, decrease: float) -> bool:
-    """Whether at least half of the decrease on a frozen sample is there on other draws."""
+    """Whether other draws show at least half of the decrease on the frozen sample."""
     return decrease >= (outcome.start_objective - outcome.objective) / 2
 
 
@@ -209,9 +209,7 @@ def _mean_value(objective: Counted, params: Params, draws: list[Sample]) -> floa
 def _curvature_along(
     objective: Counted, params: Params, at: Moments, sample: Sample
 ) -> float | None:
-    """gᵀ∇²L g / ‖g‖² by a central difference of gradients, which spares the fourth derivatives of
-    L_4.
-    """
+    """gᵀ∇²L g / ‖g‖² by a central difference of gradients, which needs no fourth derivatives of L_4."""
     if not 0 < at.gradient_norm < float("inf"):
         return None
     direction = {name: g / at.gradient_norm for name, g in at.gradient.items()}
@@ -228,11 +226,11 @@ def _curvature_along(
 def dead_units(gradient: Params) -> dict[str, int]:
     """By weight matrix or kernel, how many of its units are dead; weights without any are left out.
 
-    A unit is a row of the weight's first axis, what comes into it. Going out of it are the entries
-    that read it in the next weight, by order, whose second axis has as many entries or a multiple
-    (after flattening); if the next weight has another size the row speaks for itself. Both must
-    have a gradient of exactly zero: with only one at zero the other moves, and then the first is
-    moved too. Growth by zeros makes such units, and so does a ReLU that is off on all the data.
+    A unit is dead if no gradient can ever move it. Its incoming weights are a row of the weight's first
+    axis. Its outgoing weights are the entries of the next weight that read the unit; the next weight's
+    second axis has as many entries, or a multiple after flattening. If that axis has another size only the
+    row counts. Both gradients must be exactly zero: if only one is, the other weights move, and then these
+    move too. Growth by zeros makes dead units, and so does a ReLU that is off on all the data.
 
     Args:
         gradient: ∇L by the student's parameter names, in the model's order.

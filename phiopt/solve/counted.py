@@ -16,10 +16,10 @@ TERMS = tuple(field.name for field in fields(Lambdas))
 
 
 class Counted:
-    """An objective that counts what is asked of it.
+    """An objective that counts its evaluations.
 
-    ``unsettled`` of its searches for the curvature's probes ended before their tolerance;
-    ``search_error`` is the largest error that one left, None without any.
+    ``unsettled`` counts the searches for the curvature's probes that did not reach their tolerance;
+    ``search_error`` is the largest error of a search, None without searches.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -39,7 +39,7 @@ class Counted:
         return self.objective.value_and_grad(params, sample)
 
     def hessian(self, params: Params, sample: Sample) -> Product:
-        """Products with the Hessian of the whole objective."""
+        """v ↦ ∇²L(w) v, with the Hessian of the whole objective."""
         self._count_gradient(sample)
         product = self.objective.hessian(params, sample)
 
@@ -61,7 +61,7 @@ class Counted:
     def all_terms(
         self, params: Params, samples: list[Sample], known: dict[str, Tensor]
     ) -> dict[str, float]:
-        """`reported`, as numbers. What the curvature raised, in this call or an earlier one, is kept as
+        """`reported`, as numbers. An exception of the curvature, in this call or an earlier one, is kept as
         ``error``.
         """
         terms, error = reported(TERMS, known, lambda names: self.mean_terms(params, samples, names))
@@ -90,7 +90,7 @@ class Counted:
             self.hvp += self._products(sample)
 
     def _products(self, sample: Sample) -> float:
-        """In products with the Hessian of the whole batch, apart from those of searches."""
+        """Products with the Hessian of the whole batch, without those of searches."""
         curvature = self.objective.curvature
         assert curvature is not None, "counted where it was computed"
         products = curvature.products - curvature.searching
@@ -106,9 +106,10 @@ def reported(
     known: Mapping[str, Tensor],
     measure: Callable[[list[str]], Mapping[str, Tensor]],
 ) -> tuple[dict[str, Tensor], Exception | None]:
-    """The terms of these names in their order, those ``known`` and those measured; without the
-    curvature if that is not known and raises, for a solve is worth more than its report. What the
-    curvature raised comes with them.
+    """The terms of these names in their order: those that are ``known``, and the rest measured.
+
+    If measuring the curvature raises, the curvature is left out and the exception is returned: a solve is
+    worth more than its report.
     """
     rest = [name for name in names if name not in known]
     error = None

@@ -1,4 +1,4 @@
-"""Solvers for tight stationarity on a frozen sample, small and middle problems: SciPy's."""
+"""SciPy's solvers on a frozen sample, for tight stationarity in problems of small and middle size."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class LBFGS:
 
         min_w 1/draws Σ_i L(w; draw i)
 
-    The draws, of examples, noise and probes, are made once and kept: a deterministic function,
-    which can be minimised to any gradient norm. Whether its minimiser is one of L itself is checked
-    on fresh draws: `Solution` reports ``objective`` (fitted) beside ``certificate.objective``
-    (fresh), and ``Status.SAMPLE_TOO_SMALL`` if the decrease does not hold there. Curvature needs
-    the most draws: a single probe is easily over-fitted.
+    The draws of examples, noise and probes are made once and kept. Their mean is a deterministic function,
+    which can be minimised to any gradient norm. Fresh draws show whether its minimiser is one of L itself:
+    `Solution` reports ``objective`` (fitted) beside ``certificate.objective`` (fresh), and
+    ``Status.SAMPLE_TOO_SMALL`` if the decrease does not hold on fresh draws. The curvature needs the most
+    draws: a single probe is easily over-fitted.
 
     Args:
         steps: Iterations at most; default 500.
@@ -47,8 +47,8 @@ class LBFGS:
         tol: Solved once the gradient norm is at most ``tol`` times the start's; default 1e-4.
         memory: Pairs of steps and gradient changes that model the curvature; default 10.
 
-    A non-finite value or derivative sends the solve back to the best iterate with a tenth of the
-    unit of length, three times at most.
+    After a non-finite value or derivative the solve goes back to the best iterate, with a tenth of the unit
+    of length, three times at most.
 
     Raises:
         ValueError: ``steps``, ``batch_size``, ``draws`` or ``memory`` < 1, ``tol`` outside (0, 1).

@@ -1,4 +1,4 @@
-"""What a solver gives back: the best iterate, what became of the solve, and what it cost."""
+"""The outcome of a solver: the best iterate, the status of the solve, and its cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from phiopt.objective import Sample
 
 
 class Status(Enum):
-    """What happened; the member's value says what to do about it."""
+    """How a solve ended. The member's value says what to do."""
 
     SOLVED = "The gradient norm fell to the tolerance. Nothing to do."
     BUDGET_SPENT = (
@@ -111,12 +111,20 @@ class Stats:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a `Solver` returns: the best iterate and how it was found.
+    """What a `Solver` returns.
 
-    ``objective`` and ``start_objective`` are values on the draws that the best iterate was chosen
-    by, so the first is never above the second. ``terms`` and ``start_terms`` are raw values on the
-    same draws. ``saa_samples`` holds the draws that were kept for all steps, None if each step had its
-    own. ``error`` is what reading the data raised midway, or computing the report.
+    Args:
+        params: The best iterate.
+        status: How the solve ended.
+        objective: L at the best iterate, on the draws by which it was chosen; never above
+            ``start_objective``.
+        start_objective: L at the start, on the same draws.
+        terms: Raw terms at the best iterate, on the same draws.
+        start_terms: Raw terms at the start.
+        history: One record for each step.
+        stats: The cost.
+        saa_samples: The draws that were kept for all steps; None if each step had its own.
+        error: An exception from reading the data midway, or from computing the report.
     """
 
     params: Params

@@ -1,4 +1,4 @@
-"""A solution: the minimiser, what became of the solve and how far to trust it; printed, saved and loaded."""
+"""The solution of a problem: the minimiser and a report, which can be printed, saved and loaded."""
 
 from __future__ import annotations
 
@@ -187,7 +187,9 @@ def _check_student(path: str | os.PathLike[str], student: nn.Module, tensors: Pa
 
 
 def _said(solution: Solution) -> str:
-    """What happened and what to do about it, in a line, and in another one what was raised."""
+    """A line with the status and its advice, and further lines for numbers that are not finite and for an
+    exception.
+    """
     lines = [f"{solution.status.name}: {solution.status.value}"]
     if solution.lost:
         lines.append(f"not finite: {', '.join(solution.lost)}")
@@ -199,7 +201,7 @@ def _said(solution: Solution) -> str:
 
 
 def _stationarity(c: Certificate) -> list[str]:
-    """The certificate's lines of the report; what was not asked for has none."""
+    """The report's lines on the certificate. A part that was not asked for has no line."""
     curved = c.curvature_along_gradient
     lines = [
         f"gradient norm {c.gradient_norm:.3g} ± {c.gradient_norm_error:.2g} of the start's, "
