@@ -22,15 +22,15 @@ ALL = "all"
 def default_optimizer(
     steps: int, learning_rate: float = 3e-3, *, every: int = 1, eps_root: float = 0.0
 ) -> Any:
-    """What ``optimizer=None`` is in a solve of so many steps, with a curvature in one of ``every``:
-    `decaying_adam` on `normalised` gradients, all in one vector.
+    """The optimiser of ``optimizer=None`` in a solve of so many steps: `decaying_adam` on `normalised`
+    gradients, all in one vector. ``every`` is the number of steps to one with the curvature.
     """
     return flattened(normalised(decaying_adam(steps, learning_rate, eps_root), window=every))
 
 
 def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> Any:
-    """Adam, its rate kept for the first half of so many steps, so that it gets somewhere, and
-    falling linearly to 0 over the second, so that it averages the noise of the gradients.
+    """Adam. Its rate is constant over the first half of the steps, to make progress, and falls linearly to 0
+    over the second half, to average the noise of the gradients.
     """
     falling = (steps + 1) // 2
     rate = torchopt.schedule.linear_schedule(learning_rate, 0.0, falling, steps - falling)
@@ -40,9 +40,9 @@ def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> An
 def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> GradientTransformation:
     """``optimizer``, with every update set to zero outside of ``mask``.
 
-    With ``GrowthMap.mask()`` φ is minimised over the teacher's coordinates alone, and the new ones
-    stay as the start has them: an affine slice of the paper's problem, to be named as such where it
-    is reported. The certificate's gradient is still that of all coordinates.
+    With ``GrowthMap.mask()`` φ is minimised over the teacher's coordinates only, and new coordinates stay at
+    the start. This is an affine slice of the paper's problem, and a report should say so. The
+    certificate's gradient is still that of all coordinates.
 
     Args:
         optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.adam(1e-3)``.
@@ -94,8 +94,8 @@ def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTrans
 
         g · min(1, max_norm / ‖g‖)
 
-    The factor is differentiated as the rest is, which an adjoint needs:
-    ``torchopt.clip.clip_grad_norm`` takes it for a constant.
+    The factor is differentiated too, as an adjoint needs. ``torchopt.clip.clip_grad_norm`` takes the factor
+    for a constant.
 
     Args:
         optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.sgd(0.1)``.
@@ -120,7 +120,7 @@ def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTrans
     ) -> tuple[Params, Any]:
         square = square_norm(updates)
         long = square > max_norm**2
-        # Of 1 where nothing is clipped: the root has no derivative at 0.
+        # The root of 1 where nothing is clipped: at 0 the root has no derivative.
         scale = torch.where(long, max_norm / square.where(long, 1.0).sqrt(), 1.0)
         updates = {name: value * scale for name, value in updates.items()}
         return optimizer.update(updates, state, params=params, inplace=inplace)
@@ -133,17 +133,17 @@ def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTr
 
         g / √(‖g‖² / N),   N coordinates
 
-    φ's gradients fall by powers of ten in a solve, as the curvature does, and a few of them are many
-    times the others, by their probe and examples. An optimiser that remembers their squares, as Adam
-    does over a thousand steps, then takes steps that are too short for the rest of the solve. Of one
-    size, gradients weigh alike (for SGD, see Cutkosky and Mehta 2020). A gradient of zero stays zero.
+    φ's gradients fall by powers of ten in a solve, as the curvature does. By chance of probe and examples, a
+    few are many times as large as the others. Adam remembers squares of gradients over a thousand steps,
+    and so takes too short steps for the rest of the solve. Gradients of one size have equal weight (for
+    SGD, see Cutkosky and Mehta 2020). A gradient of zero stays zero.
 
     Args:
         optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.adam(1e-3)``. Its steps do
             not shrink as the gradient does: its rate should fall where it is to come to rest.
-        window: Steps over which the mean square is averaged, with exponentially falling weights, the
-            present one's 1 / window; default 1, the present gradient alone. Where the curvature is in
-            one step of k (``Frobenius(every=k)``) that step must keep its larger size: take k.
+        window: Steps over which the mean square is averaged. The weights fall exponentially from 1 / window
+            for the present step. Default 1: the present gradient only. Where one step in k has the
+            curvature (``Frobenius(every=k)``) that step must keep its larger size: take k.
 
     Raises:
         TypeError: ``optimizer`` is no optimiser of TorchOpt.
@@ -166,7 +166,7 @@ def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTr
     def update(
         updates: Params, state: Any, *, params: Params | None = None, inplace: bool = True
     ) -> tuple[Params, Any]:
-        average, inner = state  # of the mean squares, and of 1, by which it is corrected
+        average, inner = state  # averages of the mean squares, and of 1, which corrects the first
         mean = square_norm(updates) / sum(value.numel() for value in updates.values())
         average = average + (torch.stack([mean, torch.ones_like(mean)]) - average) / window
         mean, weight = average.unbind()
@@ -179,11 +179,11 @@ def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTr
 
 
 def flattened(optimizer: GradientTransformation) -> GradientTransformation:
-    """``optimizer`` on all entries in one vector, and its updates in their places again.
+    """``optimizer``, which sees all parameters as one vector.
 
-    TorchOpt's transformations loop over tensors in Python, a dozen operations to each: with 204 small
-    ones that is ten times what the arithmetic takes. For optimisers that treat all coordinates alike,
-    as Adam does, and read no parameters; the result is the same.
+    TorchOpt's transformations loop over tensors in Python, with a dozen operations for each. With 204 small
+    tensors that takes ten times as long as the arithmetic. The result is the same for optimisers, such as
+    Adam, that treat all coordinates alike and read no parameters.
 
     Examples:
         >>> import torch, torchopt
@@ -207,13 +207,13 @@ def flattened(optimizer: GradientTransformation) -> GradientTransformation:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Refuse what is neither a functional optimiser of TorchOpt nor None."""
+    """Refuse an object that is neither a functional optimiser of TorchOpt nor None."""
     if optimizer is not None:
         check_transformation(optimizer)
 
 
 def check_transformation(optimizer: Any) -> None:
-    """Refuse what is no functional optimiser of TorchOpt; a class is none."""
+    """Refuse an object that is no functional optimiser of TorchOpt. A class is refused too."""
     methods = (getattr(optimizer, name, None) for name in ("init", "update"))
     if isinstance(optimizer, type) or not all(map(callable, methods)):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""What every adjoint does: solve, and let the solution carry its derivative."""
+"""Parts that all adjoints share: inputs of a derivative, and solutions that carry one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class AdjointError(RuntimeError):
 
 
 class Adjoint(Protocol):
-    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. One that goes back by the solver's
-    steps declares so: see `NeedsSteps`.
+    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. An adjoint that goes back by the
+    solver's steps declares that: see `NeedsSteps`.
     """
 
     def solve(
@@ -42,7 +42,7 @@ class Adjoint(Protocol):
 
 @runtime_checkable
 class NeedsSteps(Protocol):
-    """An adjoint that says whether it goes back by the steps of the solver, which must take such."""
+    """An adjoint that may need a `StepSolver`, to go back by the solver's steps."""
 
     @property
     def needs_steps(self) -> bool: ...
@@ -63,8 +63,8 @@ def check_steps(solver: Solver, adjoint: Adjoint | None) -> None:
 
 
 def differentiable_inputs(objective: Objective, start: Params) -> Params:
-    """The tensors that require grad or have a tangent, by where they sit: ``lambdas.task``, ``neighbourhood.delta``,
-    ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
+    """The tensors that require grad or have a tangent, by their places: ``lambdas.task``,
+    ``neighbourhood.delta``, ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
     """
     tensors = given_tensors(objective.lambdas, objective.neighbourhood, None)
     tensors |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
@@ -74,7 +74,7 @@ def differentiable_inputs(objective: Objective, start: Params) -> Params:
 
 
 def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
-    """λ, δ and the start as far as they are tensors, by the names of `differentiable_inputs`."""
+    """The tensors among λ, δ and the start, by the names of `differentiable_inputs`."""
     values: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
     values["neighbourhood.delta"] = delta_of(neighbourhood)
     if isinstance(start, dict):
@@ -83,7 +83,7 @@ def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
 
 
 def with_inputs(objective: Objective, inputs: Params) -> Objective:
-    """The objective with other values for these inputs; those of the start are no part of it."""
+    """The objective with other values for these inputs. Inputs of the start are ignored."""
 
     parts = ("lambdas", "teacher", "psi", "neighbourhood")
     return replace(
@@ -92,7 +92,7 @@ def with_inputs(objective: Objective, inputs: Params) -> Objective:
 
 
 def changed(part: Part, prefix: str, inputs: Params) -> Part:
-    """A dictionary, or an object with fields, with those of the ``inputs`` under this prefix."""
+    """A dictionary, or a dataclass, in which the ``inputs`` under this prefix replace the old values."""
     own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
     if not own or part is None:  # tokens have no neighbourhood
         return part
@@ -101,7 +101,7 @@ def changed(part: Part, prefix: str, inputs: Params) -> Part:
 
 
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
-    """Both as plain tensors, for a solver: it must not record what it does."""
+    """Objective and start with plain tensors, for a solver, which must not be recorded."""
     inputs = differentiable_inputs(objective, start)
     return with_inputs(objective, _plain(inputs)), _plain(start)
 
@@ -111,13 +111,13 @@ def _plain(values: Params) -> Params:
 
 
 def detached(values: Params) -> Params:
-    """The same numbers, off the graph."""
+    """The same numbers, without the graph."""
     return {name: value.detach() for name, value in values.items()}
 
 
 @torch.enable_grad()
 def guarded(inputs: Params) -> Params:
-    """The same tensors, whose derivatives are refused where they are not finite."""
+    """The same tensors. A derivative in one of them that is not finite is refused."""
     return {name: _Guarded.apply(name, value) for name, value in inputs.items()}
 
 
@@ -151,8 +151,8 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
 
 
 def vector_jacobian(function: Callable[..., Any], at: tuple[Any, ...], cotangents: Any) -> Any:
-    """(∂function/∂at)ᵀ c, all nested dicts and lists of tensors."""
-    # Plainly recorded: torch.func.vjp costs a small model half as much again.
+    """(∂function/∂at)ᵀ c, where all three are nested dicts and lists of tensors."""
+    # torch.func.vjp takes one and a half times as long for a small model.
     values, tree = pytree.tree_flatten(cast(Any, at))
     leaves = [value.detach().requires_grad_() for value in values]
     with torch.enable_grad():
@@ -195,8 +195,8 @@ class _Attached(torch.autograd.Function):
 
 
 class _PulledBack(torch.autograd.Function):
-    """The cotangents of the inputs. A function of its own, outside of whatever transform asks, and
-    refused in the graph of a second derivative: autograd would take it for a constant.
+    """The cotangents of the inputs, computed outside of any transform. A second derivative is refused:
+    autograd would take the cotangents for constants.
     """
 
     @staticmethod
@@ -220,7 +220,7 @@ class _PulledBack(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], flat: Any, *tensors: Tensor) -> Any:
-        """Solves and their samples cannot be batched: one after the other."""
+        """Cotangents are pulled back one after the other: solves and their samples cannot be batched."""
         rows = [
             [t if d is None else t.select(d, i) for t, d in zip(tensors, dims[1:], strict=True)]
             for i in range(info.batch_size)
@@ -230,7 +230,7 @@ class _PulledBack(torch.autograd.Function):
 
 
 class _Guarded(torch.autograd.Function):
-    """The identity, with a derivative that is looked at."""
+    """The identity, whose derivative is checked to be finite."""
 
     generate_vmap_rule = True
 

@@ -48,26 +48,26 @@ class Implicit:
 
     The solve must be of one function: ``TorchOpt(fresh=False, tol=...)``, `LBFGS` or `NewtonCG`.
 
-    The derivative is checked before it is returned. The minimiser is solved for again at θ and, for
-    each group of inputs (λ, δ, u, ψ), at θ + ε d along a random d, by Newton's method on the same
-    frozen sample; the difference is compared with the claim. That costs about as much as four
+    The derivative is checked before it is returned. Newton's method finds the minimiser on the same frozen
+    sample again, at θ and, for each group of inputs (λ, δ, u, ψ), at θ + ε d along a random d. The
+    difference of the minimisers is compared with the derivative. The check costs about as much as four
     linear systems, and four more for each group. A Hessian with negative curvature is refused.
 
     Where L is flat (coordinates that no term reaches, a loss that a scale of the outputs does not
-    change) H has no inverse. The system is then damped,
+    change) H has no inverse. The system is then damped:
 
         (H² + μ² I) x = H w̄,   μ = ``damping`` times the largest eigenvalue
 
-    whose solution tends to the one of least norm: flat directions do not move. A direction of curvature
-    h loses the share μ²/(h² + μ²).
+    Its solution tends to the solution of least norm, so that flat directions do not move. A direction of
+    curvature h loses the share μ²/(h² + μ²).
 
     Args:
         linear_solver: Of H x = w̄; default ``CG()``, which refuses a point that is no minimum.
         tol: The solution's gradient norm on its frozen sample, over the start's, may be at most
             this; default 1e-4.
-        check: Whether to compare the derivative with a re-solve; default True. Without it the report
-            holds no error and negative curvature is found only if the linear solver meets it.
-        max_error: Relative error by that comparison at most; default 0.01.
+        check: Whether to compare the derivative with a re-solve; default True. If False, the report holds
+            no error, and negative curvature is found only if the linear solver meets it.
+        max_error: Largest relative error in that comparison; default 0.01.
         damping: μ over the largest eigenvalue, in (0, 1); default 1e-4.
         report: Called with an `ImplicitReport` after each backward pass, also before a refusal;
             ``print`` prints it. Default None.
@@ -182,7 +182,7 @@ class Implicit:
     def _answer(
         self, point: StationaryPoint, target: Tensor, ends: Spectrum | None, damping: float
     ) -> _Answer:
-        """The system solved, and if it is, the derivative and its error."""
+        """Solve the system. If that succeeds, compute the derivative and its error."""
         solution = self._solution(point, target, damping)
         cotangents = {n: torch.zeros_like(v) for n, v in point.theta.items()}
         errors: dict[str, float] = {}
@@ -224,7 +224,7 @@ class Implicit:
 
 
 class _Answer(NamedTuple):
-    """A linear system's solution x, the derivative θ̄ that follows, and what is known of its error."""
+    """The solution x of the linear system, the derivative θ̄ that follows, and a report on its error."""
 
     solution: LinearSolution
     cotangents: Params
@@ -244,6 +244,6 @@ def _ends(point: StationaryPoint) -> Spectrum:
 
 
 def _versions(samples: list[Sample]) -> list[int]:
-    """How often the examples of each have been written to; they may be the caller's own tensors."""
+    """How often the tensors of the samples have been written to. They may be the caller's own."""
     tensors = [tensor for sample in samples for tensor in (sample.inputs, sample.targets)]
     return [tensor._version for tensor in tensors if tensor is not None]

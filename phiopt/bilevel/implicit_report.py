@@ -1,4 +1,4 @@
-"""What is known of the error of an implicit derivative, and what a user is told where it is refused."""
+"""The error of an implicit derivative, as far as it is known, and the messages of a refusal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import nan
 
 @dataclass(frozen=True)
 class ImplicitReport:
-    """What is known of the error of one implicit derivative. ``print(report)`` puts it in words.
+    """What is known of the error of one implicit derivative. ``print(report)`` shows it in words.
 
     Args:
         gradient_norm: ‖∇_w L‖ at the solution, on its frozen sample; 0 at a minimiser.

@@ -1,4 +1,4 @@
-"""An implicit derivative against a difference: the minimiser, solved for again at a point nearby."""
+"""Check an implicit derivative against a difference of minimisers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = 12
 """Newton steps of one re-solve, at most."""
 
 REDUCTION = 1e-3
-"""A re-solve has to bring the gradient that the change of θ made below this part of it."""
+"""A re-solve has to reduce the gradient that the change of θ caused to this share."""
 
 
 def recheck(
@@ -28,9 +28,9 @@ def recheck(
 
         | w̄ᵀ (w(θ + ε d) − w(θ)) − ε θ̄ᵀ d | / max(ε ‖θ̄‖ ‖d‖ / √k, |difference|)
 
-    for k inputs, w(θ) and w(θ + ε d) found by Newton's method on the same frozen sample, from the
-    solution, each step damped by √precision times the ``largest`` eigenvalue. ε is the fourth root
-    of the precision, relative to the inputs' size. NaN where a re-solve finds no minimiser. A group
+    for k inputs. Newton's method finds w(θ) and w(θ + ε d) on the same frozen sample, from the solution;
+    each step is damped by √precision times the ``largest`` eigenvalue. ε is the fourth root of the
+    precision, relative to the inputs' size. The error is NaN where a re-solve finds no minimiser. A group
     without a direction (a single weight) is left out.
     """
     theta, params = point.theta, point.params
@@ -75,7 +75,7 @@ def _minimised(
         size = float(gradient.norm())
         first = first if number else size
         if not size < least:
-            break  # rounding, or no longer near
+            break  # by rounding, or too far away
         best, least = params, size
         if size == 0:
             break
@@ -94,7 +94,7 @@ def _groups(theta: Params) -> dict[str, list[str]]:
 
 
 def _direction(values: Params, group: str, generator: Generator) -> Params:
-    """For λ towards a random point of the simplex, else random, as long as the values are."""
+    """A random direction as long as the values; for λ, towards a random point of the simplex."""
     like = to_vector(values)
     random = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like)
     if group == "lambdas":

@@ -1,4 +1,4 @@
-"""The trials of a search in a directory, so that a search that was killed goes on where it was.
+"""The trials of a search in a directory, from which a search that was killed goes on.
 
     search.json                      what the search was called with
     trials/0000.json, ...            one file for each trial, written when it is done
@@ -42,27 +42,27 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A trial, and the derivative of E there: a number or four by the point's names; None until it is taken."""
+    """A trial, and the derivative of E at its point, by name: one number, or four for λ. None: not taken."""
 
     trial: Trial
     gradient: dict[str, float | list[float]] | None = None
 
     @property
     def point(self) -> Params:
-        """Where it is."""
+        """The trial's point, as tensors."""
         trial = self.trial
         named = {"lambdas": list(trial.lambdas), "delta": trial.delta, "theta": trial.theta}
         return {name: _tensor(value) for name, value in named.items() if value is not None}
 
     @property
     def derivative(self) -> Params | None:
-        """As tensors."""
+        """The derivative as tensors, or None."""
         if self.gradient is None:
             return None
         return {name: _tensor(value) for name, value in self.gradient.items()}
 
     def with_derivative(self, derivative: Params) -> Record:
-        """The same, and the derivative."""
+        """This record, with the derivative."""
         numbers: dict[str, float | list[float]]
         numbers = {name: value.tolist() for name, value in derivative.items()}
         return Record(replace(self.trial, differentiated=True), numbers)
@@ -70,7 +70,7 @@ class Record:
 
 @dataclass
 class Records:
-    """What is kept of one search; nothing if there is no ``folder``."""
+    """The records of one search. Without a ``folder`` nothing is kept."""
 
     folder: Path | None = None
     student: nn.Module | None = None
@@ -78,15 +78,15 @@ class Records:
 
     @property
     def best(self) -> int | None:
-        """The number of the trial whose solution is kept, the first of the lowest."""
+        """The number of the first trial with the lowest E, whose solution is kept."""
         finite = {n: r.trial.outer for n, r in self.records.items() if r.trial.outer < inf}
         return min(finite, key=lambda n: (finite[n], n)) if finite else None
 
     def at(self, number: int, lambdas: tuple[float, ...], rest: dict[str, Any]) -> Record | None:
-        """The record of a trial, None if it is still to be made.
+        """The record of a trial; None if the trial has not been made.
 
         Raises:
-            RecordError: It is of another point.
+            RecordError: The record belongs to another point.
         """
         record = self.records.get(number)
         if record is None:
@@ -102,7 +102,7 @@ class Records:
         return record
 
     def keep(self, number: int, record: Record, solution: Solution | None = None) -> None:
-        """Write a record, and before it the solution, if it is the best until now."""
+        """Write a record. A solution, that of the best trial so far, is written first."""
         if self.folder is None or self.records.get(number) == record:
             return
         if solution is not None:
@@ -112,17 +112,17 @@ class Records:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove the solutions of trials that are not the best any more."""
+        """Remove the solutions of trials that are no longer the best."""
         best = None if self.best is None else self._solution(self.best)
         for path in self._solution(0).parent.glob("*.safetensors"):
             if path != best:
                 path.unlink()
 
     def solution(self, number: int) -> Solution | None:
-        """That of the best trial; None if it is not there.
+        """The solution of the best trial; None if its file is not there.
 
         Raises:
-            RecordError: The file is damaged, or of another student.
+            RecordError: The file is damaged, or belongs to another student.
         """
         path = self._solution(number)
         try:
@@ -134,7 +134,7 @@ class Records:
             raise RecordError(f"directory: {said}; remove it to have it solved again") from error
 
     def refuse(self, number: int, was: float, now: float) -> RecordError:
-        """The error for numbers that do not come again."""
+        """The error for numbers that a second computation does not give again."""
         return RecordError(
             f"directory: {self._trial(number)} has outer {was!r}, but computed again it is {now!r}: the "
             "data, the machine, the number of threads or a library are others than then, or a file was "
@@ -150,18 +150,18 @@ class Records:
 
 @contextmanager
 def opened(folder: Path | None, arguments: dict[str, str], student: nn.Module) -> Iterator[Records]:
-    """The records of the search with these arguments, which no other process has meanwhile.
+    """The records of the search with these arguments. No other process can open them meanwhile.
 
     Raises:
         RecordError: The directory holds another search, or a damaged file.
-        OSError: It cannot be written.
+        OSError: The directory cannot be written.
     """
     if folder is None:
         yield Records()
         return
     with locked(folder / ".lock"):
         _begin(folder, arguments)
-        for part in ("trials", "solutions"):  # what a killed process had half written
+        for part in ("trials", "solutions"):  # half-written files of a killed process
             for left in (folder / part).glob(".*"):
                 left.unlink()
         records = {}
@@ -174,7 +174,7 @@ def opened(folder: Path | None, arguments: dict[str, str], student: nn.Module) -
 
 
 def _begin(folder: Path, arguments: dict[str, str]) -> None:
-    """Note the arguments, or compare them with those of the search that is there."""
+    """Write the arguments, or compare them with those of the search in the folder."""
     path = folder / SETTINGS
     if not path.exists():
         if any((folder / "trials").glob("*.json")):
@@ -211,7 +211,7 @@ def _text(record: Record) -> str:
         "status": status and status.name,
         DERIVATIVE: record.gradient,
     }
-    del values["differentiated"]  # as there is a derivative
+    del values["differentiated"]  # the derivative itself says it
     return json.dumps({**values, "checksum": checksum([json.dumps(values)])}, indent=1)
 
 

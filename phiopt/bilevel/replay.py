@@ -32,22 +32,25 @@ class Replay:
 
         w_{t+1} = T(w_t, θ),   w̄_t = (∂T/∂w_t)ᵀ w̄_{t+1},   θ̄ = Σ_t (∂T/∂θ)ᵀ w̄_{t+1}
 
-    for θ = (λ, δ, u), w including the optimiser's state, and w̄_0 the derivative in the start. It is
-    the derivative that `Unroll` gives, but no graph outlives its step: memory is that of one step
-    and of the iterates (three copies of the parameters a step for Adam, one for SGD), time that of
-    `Unroll` and of the solve: every step is taken twice (Franceschi et al. 2017 for
-    reverse-mode hypergradients; Maclaurin, Duvenaud & Adams 2015 go back by reversing the dynamics,
-    where we store the iterates). With ``every=k`` one iterate in k is kept, and the steps from it to
-    the next are taken once more in the backward pass: T/k + k iterates of T in memory, fewest at
-    k = √T, for the time of one more solve and the same bits. With a ``micro_batch`` a step without the
-    curvature goes back through so many examples at a time, for one more gradient; a step with it
-    needs the graph of the whole batch, because ‖H v‖² is no sum over examples.
+    for θ = (λ, δ, u), where w includes the optimiser's state and w̄_0 is the derivative in the start. The
+    derivative is that of `Unroll`, but no graph outlives its step (Franceschi et al. 2017 for reverse-mode
+    hypergradients; Maclaurin, Duvenaud & Adams 2015 reverse the dynamics, where we store the iterates).
+    Memory is that of one step and of the iterates: for each step three copies of the parameters with Adam,
+    one with SGD. Time is that of `Unroll` and of the solve, because every step is taken twice.
+
+    With ``every=k`` one iterate in k is kept, and the backward pass takes the steps between two of them once
+    more. That stores T/k + k iterates in place of T, fewest at k = √T, and takes the time of one more
+    solve. The result has the same bits.
+
+    With a ``micro_batch`` a step without the curvature goes back through so many examples at a time, for one
+    more gradient. A step with the curvature needs the graph of the whole batch, because ‖H v‖² is no sum
+    over examples.
 
     The result is exact for the solver's finite path to the iterate that it returned. Second
     derivatives and forward mode are refused; use `Unroll`.
 
     Args:
-        every: Steps from one kept iterate to the next; default 1, which keeps all.
+        every: Steps from one kept iterate to the next; default 1, so that all are kept.
 
     Raises:
         AdjointError: From the solve, if it was rolled back, or in forward mode; from the backward
@@ -106,7 +109,7 @@ def _through(path: Path, inputs: Params, cotangent: Params) -> Params:
 def _through_step(
     path: Path, index: int, theta: Params, cotangent: Params, state: list[Tensor] | None
 ) -> tuple[Params, list[Tensor], Params]:
-    """One step back: cotangents of w_t, of the optimiser's state, and what the step adds to θ's.
+    """One step back: the cotangents of w_t and of the optimiser's state, and the step's share of θ's.
 
     ``state`` is None after the last step, where nothing depends on the optimiser's state.
     """

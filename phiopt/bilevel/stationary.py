@@ -1,4 +1,4 @@
-"""A stationary point as a function of what the objective depends on."""
+"""A stationary point of the objective, as a function of the objective's inputs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from phiopt.solve.spectrum import MeanHessian
 
 @dataclass(frozen=True)
 class StationaryPoint:
-    """w with ∇_w L(w, θ) = 0, an equation that makes w a function of θ nearby.
+    """w with ∇_w L(w, θ) = 0. The equation makes w a function of θ nearby.
 
     Args:
         objective: L.
         params: w.
-        samples: Those whose mean L is taken.
+        samples: The draws over which L is averaged.
         theta: The inputs θ, by the names of `differentiable_inputs`.
         counted: L at θ.
         hessian: v ↦ H v, H = ∂²L/∂w².
@@ -68,5 +68,5 @@ class StationaryPoint:
             (partial,) = transposed(to_params(x, self.params))
             share /= len(self.samples)
             total = {name: value - share * partial[name] for name, value in total.items()}
-            del transposed, partial  # or its graph would be alive beside the next one's
+            del transposed, partial  # so that two graphs are never alive together
         return total

@@ -1,4 +1,4 @@
-"""The path of a solve: what is needed to take each of its steps again, and to differentiate it."""
+"""The path of a solve: a record from which each step can be taken again and differentiated."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from phiopt.solve import Outcome, Solver
 from phiopt.solve.solver import takes_steps
 
 EPS_ROOT = 1e-8
-"""Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
-dead unit has. Steps are shorter where a gradient is below 1e-4, of the root mean square where it is
-normalised; much less, and derivatives overflow in float32."""
+"""``eps_root`` of the default Adam, which then has a derivative at a gradient of zero: every dead unit has
+such. Steps are shorter where a gradient, over the root mean square where it is normalised, is below 1e-4.
+Derivatives overflow in float32 if the value is much smaller."""
 
 
 Draw: TypeAlias = tuple[int | None, int, Stream, int]
-"""What, beside the parameters' shapes, a sample is a function of: size, seed, stream and step."""
+"""Size, seed, stream and step: with the parameters' shapes they determine a sample."""
 
 
 class _Drawn(Sample):
-    """A sample that knows how it was drawn; one derived from it does not."""
+    """A sample that knows how it was drawn. A sample derived from it does not."""
 
     draw: Draw | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One update, as it was before it was made.
+    """Parameters, optimiser state and sample of one update, before the update.
 
-    ``source`` is the sample itself, or how the objective can draw it again. The parameters are empty
+    ``source`` is the sample, or the `Draw` by which the objective can make it again. The parameters are empty
     where they are not kept.
     """
 
@@ -54,12 +54,12 @@ class Step:
 
 @dataclass
 class Path:
-    """The steps of a solve, recorded from its two ends: the gradients that it asks of the objective
-    and the updates that it asks of the optimiser.
+    """The steps of a solve, recorded between objective and optimiser: the solver asks the one for gradients
+    and the other for updates.
 
-    Iterates are kept, batches are not where they can be drawn again: ``steps`` holds a copy of the
-    parameters and of the optimiser's state for each step, or for one in ``every``. With ``graph``
-    they are kept with autograd's record of the steps, of which the solver knows nothing.
+    ``steps`` holds a copy of the parameters and of the optimiser's state for each step, or for one in
+    ``every``. Batches that can be drawn again are not kept. With ``graph`` autograd records the steps; the
+    solver itself sees plain tensors.
     """
 
     objective: Objective
@@ -138,8 +138,8 @@ class Path:
         return detached(updates), state
 
     def cut(self, best: Params) -> None:
-        """Forget the steps after ``best`` was reached."""
-        if self.every > 1:  # most iterates are gone
+        """Drop the steps after ``best`` was reached."""
+        if self.every > 1:  # most iterates were not kept
             marks, wanted = [*self.marks, _mark(self.last)], _mark(best)
             matches = [k for k, mark in enumerate(marks) if mark == wanted]
         else:
@@ -154,7 +154,9 @@ class Path:
 
     @contextmanager
     def segment(self, first: int) -> Iterator[range]:
-        """The steps from a kept one to the next, all with their iterates, which are made again."""
+        """The steps from a kept iterate to the next. Inside this context all have their iterates, computed
+        again.
+        """
         indices = range(first, min(first + self.every, len(self.steps)))
         sparse = [self.steps[index] for index in indices]
         params, state = sparse[0].params, sparse[0].state
@@ -171,7 +173,7 @@ class Path:
         """The sample of a step, drawn again where it was not kept."""
         if isinstance(step.source, Sample):
             return step.source
-        if self.drawn is None or self.drawn[0] != step.source:  # a frozen one is drawn once
+        if self.drawn is None or self.drawn[0] != step.source:  # a frozen sample is drawn once
             self.drawn = step.source, self.objective.sample(self.start, *step.source)
         return self.drawn[1]
 
@@ -187,7 +189,7 @@ class Path:
         return torchopt.apply_updates(params, updates, inplace=False), state
 
     def check(self, index: int, params: Params) -> None:
-        """``params``, step ``index`` taken again, must be where the solve went."""
+        """Refuse ``params``, the result of step ``index`` taken again, if the solve went elsewhere."""
         went = self.steps[index + 1].params if index + 1 < len(self.steps) else self.last
         came = self.steps[index].params
         gap = square_norm({n: params[n].detach() - w for n, w in went.items()})
@@ -202,7 +204,7 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class _Watched(Objective):
-    """An objective that tells a path of what is asked of it."""
+    """An objective that records its samples and gradients in a path."""
 
     path: Path | None = None
 
@@ -244,7 +246,7 @@ def _clips(part: Any, seen: frozenset[int] = frozenset()) -> bool:
 
 
 def _mark(params: Params) -> list[float]:
-    """Numbers that tell iterates apart, for those that are not kept."""
+    """Numbers by which iterates that are not kept can be compared."""
     wide = torch.float64
     sums = [(p.sum(dtype=wide), torch.linalg.vector_norm(p, dtype=wide)) for p in params.values()]
     return torch.stack([number for pair in sums for number in pair]).tolist()
@@ -255,9 +257,7 @@ def _same(a: Params, b: Params) -> bool:
 
 
 def float_leaves(state: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    """The tensors of an optimiser's state that can be differentiated, and how to put others in
-    their places.
-    """
+    """The floating tensors of an optimiser's state, and a function that puts others in their places."""
     leaves, tree = pytree.tree_flatten(state)
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
 

@@ -15,7 +15,7 @@ from phiopt.data.given import Batch, Source, check_pair, check_range
 from phiopt.data.readers import reader_of
 
 Compare: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
-"""``(batch, error)``, one of them None, to the error that there is, if any."""
+"""Of a batch, or of the error in its place, the error to raise, or None."""
 
 
 class Data:
@@ -23,8 +23,8 @@ class Data:
 
     Args:
         source: ``(inputs, targets)`` of one length; a map-style ``Dataset`` of pairs; or a
-            ``DataLoader``, whose own batches are used in its own order, again and again; each pass
-            starts its own workers, also with ``persistent_workers``. Never modified.
+            ``DataLoader``, whose batches are used in its order, again and again. Each pass starts new
+            workers, also with ``persistent_workers``. Never modified.
         device: Where batches go.
         dtype: What floating inputs and targets become. Integer inputs stay, integer targets become
             int64.
@@ -34,7 +34,7 @@ class Data:
         ValueError: Empty data, lengths that differ, NaN or infinity.
         TypeError: Another kind of source, or parts that are not tensors.
 
-    Tensors are checked whole at once, a data set or loader batch by batch as it is read.
+    Tensors are checked at once. A data set or loader is checked batch by batch, as it is read.
 
         >>> x, y = torch.randn(5, 3), torch.arange(5)
         >>> Data((x, y), torch.device("cpu"), torch.float32).example[0].shape
@@ -55,8 +55,8 @@ class Data:
     def expect_classes(self, classes: int, outputs: int | None = None) -> None:
         """From here on targets must be class indices 0 ... ``classes`` - 1.
 
-        With ``outputs``, which are the student's, labels that are no index of these either may be
-        there too: they mark what the user's loss leaves out, such as -100 and 255.
+        With ``outputs``, the number of the student's, other labels are allowed too if they are no index of
+        the outputs. Such labels, as -100 and 255, mark what the user's loss leaves out.
 
         Raises ``ValueError`` for a label outside, ``TypeError`` for targets that are not integers.
         """
@@ -65,8 +65,8 @@ class Data:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same generator state always gives the same batch: tensors do, a data set may
-        transform at random, a loader goes on.
+        """Whether the same generator state always gives the same batch. Tensors do. A data set may transform
+        its examples at random, and a loader goes on to its next batch.
         """
         return self._repeatable
 
@@ -77,21 +77,21 @@ class Data:
 
     @property
     def example(self) -> Batch:
-        """A first batch, to infer shapes from; a loader gives it again as its first."""
+        """A first batch, to infer shapes from. A loader gives it once more, as its first."""
         return self._reader.example
 
     def spread(self) -> Batch:
-        """A batch to check derivatives on: of a data set, which is read now, twelve examples spread over
-        it; else the first.
+        """A batch to check derivatives on: twelve examples from all over a data set, which are read now; else
+        the first batch.
         """
         return self._reader.spread()
 
     def batch(self, size: int | None, generator: Generator) -> Batch:
-        """``size`` different examples drawn by ``generator``; None, or no less than there are: all,
-        in their order.
+        """``size`` different examples drawn by ``generator``. With ``size=None``, or a size of at least their
+        number, all examples in their order.
 
-        A loader gives its next batch, whatever the ``size``; None is one whole pass. What reading
-        raises goes through, and is kept as ``error``.
+        A loader gives its next batch, whatever the ``size``; with None, one whole pass. An exception of
+        reading is raised, and kept as ``error``.
         """
         batch, self.error = None, None
         try:
@@ -104,8 +104,8 @@ class Data:
         return batch
 
     def replicated(self, compare: Compare) -> Data:
-        """The same data, where ``compare`` is told each batch, or the error in its place, and gives
-        the error to raise: other processes may know of one.
+        """The same data, whose every batch, or the error in its place, goes to ``compare``. That gives the
+        error to raise, which may be another process's.
         """
         other = copy(self)
         other._compare = compare

@@ -1,4 +1,4 @@
-"""What a user may give as data, and the checks that need no reading."""
+"""Data as a user gives it, and checks that need no reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 
 def check_source(name: str, source: Any) -> None:
-    """Refuse, by ``name``, what is no data at all, before any of it is read."""
+    """Refuse, by ``name``, an object that is no source of data, before anything is read."""
     if isinstance(source, (tuple, list)):
         check_pair(name, source)
     elif isinstance(source, type) or not isinstance(source, (Dataset, DataLoader)):
@@ -32,7 +32,7 @@ def no_source(name: str, source: Any) -> str:
 
 
 def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
-    """Refuse, by ``name``, labels that are not in 0 ... ``classes`` - 1, and none at all."""
+    """Refuse, by ``name``, labels outside of 0 ... ``classes`` - 1, and targets without a label."""
     if labels.numel() == 0:
         raise ValueError(f"{name}: targets of shape {tuple(labels.shape)} hold no label")
     low, high = int(labels.min()), int(labels.max())
@@ -45,8 +45,8 @@ def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
 
 
 def check_pair(name: str, pair: Any) -> Batch:
-    """Inputs and targets, if ``pair`` is such: plain tensors with as many examples; errors call it
-    ``name``.
+    """Inputs and targets. Refuse, by ``name``, a ``pair`` that is not two plain tensors with one number of
+    examples.
     """
     if not paired(pair):
         raise TypeError(
@@ -76,12 +76,12 @@ def paired(value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """What to call it in an error."""
+    """What an error calls the value."""
     return f"{len(value)} parts" if isinstance(value, (tuple, list)) else type(value).__name__
 
 
 def several_inputs(parts: object) -> str:
-    """What to do where there are several inputs."""
+    """Advice where there are several inputs."""
     several = isinstance(parts, dict) or (isinstance(parts, tuple | list) and len(parts) > 1)
     how = "; several inputs are joined to one tensor, which a wrapper of both models splits"
     return how if several else ""

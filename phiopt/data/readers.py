@@ -13,11 +13,11 @@ from phiopt._randomness import at_end, begun_anew
 from phiopt.data.given import Batch, kind_of, no_source, paired, several_inputs
 
 SPREAD = 12
-"""Examples of a map-style data set that are looked at, evenly spread: the first ones of a sorted set have
-one label."""
+"""Examples of a map-style data set that are checked. They are evenly spread, because the first examples of a
+sorted set have one label."""
 
 Checked: TypeAlias = Callable[[Any], Batch]
-"""A pair as a user's source gives it to a checked batch."""
+"""A checked batch, of a pair from a user's source."""
 
 
 class Reader(Protocol):
@@ -29,7 +29,7 @@ class Reader(Protocol):
     """Examples, where that is known."""
 
     def spread(self) -> Batch:
-        """Examples from all over the source, where it can be looked at."""
+        """Examples from all over the source where that is possible, else the first batch."""
         ...
 
     def read(self, size: int | None, generator: Generator) -> Batch:
@@ -137,7 +137,7 @@ class LoaderReader:
                 self._batches = self._begin()
                 batch = self._first(self._batches)
         except Exception:
-            self._batches = iter(())  # what was under way is lost
+            self._batches = iter(())  # the rest of the pass is lost
             raise
         return batch
 
@@ -176,8 +176,8 @@ class LoaderReader:
 def _next(name: str, batches: Iterator[Any]) -> Any | None:
     """The next batch of a loader's pass, None after the last.
 
-    A ``StopIteration`` that comes from the user's data set or ``collate_fn`` looks like the end of the
-    pass; it is told by the functions that it came through.
+    A ``StopIteration`` of the user's data set or ``collate_fn`` looks like the end of the pass. The functions
+    in its traceback show where it comes from.
 
     Raises:
         RuntimeError: From such a ``StopIteration``.

@@ -24,8 +24,8 @@ class TorchOpt:
 
     Args:
         optimizer: A functional gradient transformation, such as ``torchopt.adam(1e-3)`` or
-            ``clipped(torchopt.sgd(schedule), 1.0)``; None is
-            Adam on `normalised` gradients at 3e-3, which falls to 0 over the second half of the steps.
+            ``clipped(torchopt.sgd(schedule), 1.0)``. None: Adam on `normalised` gradients, at a rate of 3e-3
+            that falls to 0 over the second half of the steps.
         steps: Updates at most; default 150.
         batch_size: Examples of D1 to a step, drawn without repeats; None is all of D1. Default 128.
             A ``DataLoader`` gives batches of its own size.
@@ -37,13 +37,13 @@ class TorchOpt:
         fresh: True (default): new examples, noise and probes at each step. False: one draw is kept
             for all, and its objective is minimised (sample average approximation); the certificate
             still reports fresh draws.
-        check_every: Steps between judgements of the iterate on held-out draws; default 50.
+        check_every: Steps between evaluations of the iterate on the validation samples; default 50.
 
-    The best iterate judged is returned, on held-out draws, or with ``fresh=False`` on the one draw.
-    A non-finite objective or gradient sends the solve back to the best iterate with a new optimiser
-    state and half the step, three times at most. An exception while a step's data are read ends
-    the solve with ``Status.DATA_FAILED`` and the best iterate; one in the model or the loss goes
-    through.
+    The validation samples are eight held-out draws, or with ``fresh=False`` the one draw. The iterate with
+    the lowest value on them is returned. After a non-finite objective or gradient the solve goes back to
+    the best iterate, with a new optimiser state and half the step, three times at most. An exception while
+    a step's data are read ends the solve with ``Status.DATA_FAILED`` and the best iterate. An exception in
+    the model or the loss is raised.
 
     Raises:
         ValueError: ``steps``, ``batch_size`` or ``check_every`` < 1, ``tol`` outside (0, 1).
