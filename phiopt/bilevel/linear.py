@@ -96,7 +96,19 @@ class _Scaled(ABC):
 
 
 @dataclass(frozen=True)
-class CG(_Scaled):
+class _Iterative(_Scaled):
+    """A method that stops at a tolerance, or after so many iterations."""
+
+    tol: float = 1e-6
+    max_iterations: int = 500
+
+    def __post_init__(self) -> None:
+        fraction("tol", self.tol)
+        count("max_iterations", self.max_iterations)
+
+
+@dataclass(frozen=True)
+class CG(_Iterative):
     """Conjugate gradients (Hestenes & Stiefel 1952), for positive definite A.
 
     Stops at the first direction p with pᵀA p ≤ 0, as truncated Newton methods do (Steihaug 1983); the status
@@ -114,12 +126,6 @@ class CG(_Scaled):
         >>> CG()(lambda v: A @ v, torch.ones(2)).x
         tensor([0.5000, 0.2500])
     """
-
-    tol: float = 1e-6
-    max_iterations: int = 500
-
-    def __post_init__(self) -> None:
-        _check(self.tol, self.max_iterations)
 
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         x, residual, direction = torch.zeros_like(b), b, b
@@ -147,27 +153,16 @@ class CG(_Scaled):
 
 
 @dataclass(frozen=True)
-class MINRES(_Scaled):
+class MINRES(_Iterative):
     """Minimum residuals (Paige & Saunders 1975), for symmetric A of any sign.
 
-    Args:
-        tol: Bound on ‖b − A x‖ / ‖b‖; default 1e-6.
-        max_iterations: Products at most; default 500.
-
-    Raises:
-        ValueError: ``tol`` not in (0, 1), or ``max_iterations`` < 1.
+    Arguments and errors are those of `CG`.
 
     Examples:
         >>> A = torch.tensor([[2.0, 0.0], [0.0, -4.0]])
         >>> MINRES()(lambda v: A @ v, torch.ones(2)).x
         tensor([ 0.5000, -0.2500])
     """
-
-    tol: float = 1e-6
-    max_iterations: int = 500
-
-    def __post_init__(self) -> None:
-        _check(self.tol, self.max_iterations)
 
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         size, eps = float(b.norm()), torch.finfo(b.dtype).eps
@@ -262,8 +257,3 @@ def _measured(
     elif status is LinearStatus.SOLVED:
         status = LinearStatus.STALLED
     return LinearSolution(x, residual, iterations, status)
-
-
-def _check(tol: float, max_iterations: int) -> None:
-    fraction("tol", tol)
-    count("max_iterations", max_iterations)

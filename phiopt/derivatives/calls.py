@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from phiopt.derivatives.mode import FunctionMode
 
 # fmt: off
 KINKED = frozenset(
@@ -89,24 +91,18 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
         first_calls.extend(calls.values())
 
 
-class Functions(TorchFunctionMode):
+class Functions(FunctionMode):
     """Inside this context the names of all PyTorch functions called are added to ``names()``."""
 
     def __init__(self, names: Callable[[], set[str]]) -> None:
         super().__init__()
         self.names = names
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = getattr(func, "overloadpacket", func)
         name = resolve_name(named) or getattr(named, "__name__", "")
         self.names().add(name.rpartition(".")[2])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 class Kernels(TorchDispatchMode):

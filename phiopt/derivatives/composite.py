@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.backends import cudnn, mkldnn
-from torch.overrides import TorchFunctionMode
 
 from phiopt._attention import plain_attention
+from phiopt.derivatives.mode import FunctionMode
 
 aten: Any = torch.ops.aten
 
@@ -42,23 +42,17 @@ def differentiable() -> Iterator[None]:
         yield
 
 
-class _Composites(TorchFunctionMode):
+class _Composites(FunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.masks = 0  # dropout masks drawn so far in this forward pass
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _DROPOUTS:
             self.masks += 1
-            return _seeded(self.masks, func, *args, **(kwargs or {}))
+            return _seeded(self.masks, func, *args, **kwargs)
         named = getattr(func, "overloadpacket", func)  # aten.layer_norm for aten.layer_norm.default
-        return _COMPOSITES.get(named, func)(*args, **(kwargs or {}))
+        return _COMPOSITES.get(named, func)(*args, **kwargs)
 
 
 def _standardise(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:

@@ -7,16 +7,16 @@ passed to PyTorch's functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from phiopt._modules import copied
+from phiopt.derivatives.mode import FunctionMode
 
 WIDER = {
     torch.float16: torch.float64,
@@ -31,7 +31,7 @@ _CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Widened(TorchFunctionMode):
+class Widened(FunctionMode):
     """Inside this context PyTorch functions take floating tensors and dtypes of fewer digits for float64. A
     tensor that a function writes to keeps its dtype.
 
@@ -39,14 +39,7 @@ class Widened(TorchFunctionMode):
     the loss as a function of the whole table.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _CASTS:
             func = Tensor.double
         if func is F.embedding:

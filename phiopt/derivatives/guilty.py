@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from phiopt._modules import unchanged
 from phiopt._types import Params
@@ -15,6 +14,7 @@ from phiopt.derivatives.calls import Call, tensors
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.gradients import Function, mismatch
 from phiopt.derivatives.layers import layer_calls, waves
+from phiopt.derivatives.mode import FunctionMode
 
 Wrap = Callable[[Function], Function]
 
@@ -202,23 +202,17 @@ def _outputs(
     return seen
 
 
-class _Noted(TorchFunctionMode):
+class _Noted(FunctionMode):
     """Inside this context functions are noted that are called on a tensor that requires grad, or on none."""
 
     def __init__(self, seen: dict[Any, None]) -> None:
         super().__init__()
         self.seen = seen
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = tensors((args, kwargs or {}))
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = tensors((args, kwargs))
         if func in CUTS or func in JUMPS:
             tracked = any(t.requires_grad for t in given)
             if tracked or (not given and args[:1] != (True,)):
                 self.seen[func] = None
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator
-from torch.overrides import TorchFunctionMode
+
+from phiopt.derivatives.mode import FunctionMode
 
 
 class Repeated:
@@ -37,21 +38,14 @@ class Repeated:
                 generator.set_state(state)
 
 
-class _Generators(TorchFunctionMode):
+class _Generators(FunctionMode):
     """Inside this context the generators that functions are given are noted, with their states."""
 
     def __init__(self, states: dict[Generator, torch.Tensor]) -> None:
         super().__init__()
         self.states = states
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for value in (*args, *kwargs.values()):
             if isinstance(value, Generator) and value not in self.states:
                 self.states[value] = value.get_state()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -23,8 +24,44 @@ METHODS = {
 """SciPy's second-order methods and how their own stopping rules are switched off."""
 
 
+class _SaaSolver(ABC):
+    """A solver that minimises the mean over a frozen sample by a method of SciPy."""
+
+    steps: int
+    batch_size: int | None
+    draws: int | None
+    tol: float
+
+    def solve(
+        self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False
+    ) -> Outcome:
+        """See `Solver`."""
+        return solve_adaptive_saa(
+            self._minimise,
+            objective,
+            start,
+            draws=self.draws,
+            batch_size=self.batch_size,
+            tol=self.tol,
+            steps=self.steps,
+            seed=seed,
+            progress=progress,
+        )
+
+    @abstractmethod
+    def _minimise(self, run: SaaSolve, steps: int) -> None:
+        """Call SciPy once, for so many steps at most."""
+
+    def _check(self) -> None:
+        count("steps", self.steps)
+        for name, value in (("draws", self.draws), ("batch_size", self.batch_size)):
+            if value is not None:
+                count(name, value)
+        fraction("tol", self.tol)
+
+
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(_SaaSolver):
     """Minimise φ's objective on a frozen sample with SciPy's L-BFGS-B (Byrd, Lu, Nocedal and Zhu
     1995).
 
@@ -66,42 +103,24 @@ class LBFGS:
     memory: int = 10
 
     def __post_init__(self) -> None:
-        _check(self.steps, self.batch_size, self.draws, self.tol)
+        self._check()
         count("memory", self.memory)
 
-    def solve(
-        self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False
-    ) -> Outcome:
-        """See `Solver`."""
-
-        def minimise(run: SaaSolve, steps: int) -> None:
-            # Each step's line search has 20 evaluations at most; no other limit.
-            options = {"maxcor": self.memory, "maxfun": 20 * steps, "ftol": 0.0, "gtol": 0.0}
-            zero = np.zeros_like(run.centre.w)
-            scipy.optimize.minimize(
-                run.value_and_grad,
-                zero,
-                jac=True,
-                method="L-BFGS-B",
-                callback=run.stepped,
-                options={"maxiter": steps, **options},
-            )
-
-        return solve_adaptive_saa(
-            minimise,
-            objective,
-            start,
-            draws=self.draws,
-            batch_size=self.batch_size,
-            tol=self.tol,
-            steps=self.steps,
-            seed=seed,
-            progress=progress,
+    def _minimise(self, run: SaaSolve, steps: int) -> None:
+        # Each step's line search has 20 evaluations at most; no other limit.
+        options = {"maxcor": self.memory, "maxfun": 20 * steps, "ftol": 0.0, "gtol": 0.0}
+        scipy.optimize.minimize(
+            run.value_and_grad,
+            np.zeros_like(run.centre.w),
+            jac=True,
+            method="L-BFGS-B",
+            callback=run.stepped,
+            options={"maxiter": steps, **options},
         )
 
 
 @dataclass(frozen=True)
-class NewtonCG:
+class NewtonCG(_SaaSolver):
     """Minimise φ's objective on a frozen sample by Newton's method with conjugate gradients, from
     products with the Hessian of the whole objective; the frozen sample is that of `LBFGS`.
 
@@ -139,14 +158,12 @@ class NewtonCG:
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
-        _check(self.steps, self.batch_size, self.draws, self.tol)
+        self._check()
 
-    def solve(
-        self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False
-    ) -> Outcome:
-        """See `Solver`."""
-
-        def minimise(run: SaaSolve, steps: int) -> None:
+    def _minimise(self, run: SaaSolve, steps: int) -> None:
+        with warnings.catch_warnings():
+            # A line search that fails ends as Status.STALLED.
+            warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
             scipy.optimize.minimize(
                 run.value_and_grad,
                 np.zeros_like(run.centre.w),
@@ -156,27 +173,3 @@ class NewtonCG:
                 callback=run.stepped,
                 options={"maxiter": steps, **METHODS[self.method]},
             )
-
-        with warnings.catch_warnings():
-            # A line search that fails ends as Status.STALLED.
-            warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
-            return solve_adaptive_saa(
-                minimise,
-                objective,
-                start,
-                draws=self.draws,
-                batch_size=self.batch_size,
-                tol=self.tol,
-                steps=self.steps,
-                seed=seed,
-                progress=progress,
-            )
-
-
-def _check(steps: int, batch_size: int | None, draws: int | None, tol: float) -> None:
-    count("steps", steps)
-    if draws is not None:
-        count("draws", draws)
-    if batch_size is not None:
-        count("batch_size", batch_size)
-    fraction("tol", tol)
