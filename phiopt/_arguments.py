@@ -79,9 +79,7 @@ def check_options(
     parts: Mapping[str, tuple[object, str]],
     flags: Mapping[str, object],
 ) -> None:
-    """What `pose` is given. ``parts`` are pluggable objects by name, each with the attribute that makes
-    the object one.
-    """
+    """Refuse arguments of `pose`. ``parts`` are plug-ins by name, each with the attribute that it must have."""
     check_parts(parts)
     for name, value in flags.items():
         flag(name, value)

@@ -118,9 +118,9 @@ def _whole(
 
     def orders(composite: bool) -> dict[int, Order]:
         def scalar(w: Tensor) -> Tensor:
-            held = to_params(w, like) | {name: b.clone() for name, b in buffers.items()}
+            state = to_params(w, like) | {name: b.clone() for name, b in buffers.items()}
             with differentiable() if composite else nullcontext():
-                return loss(functional_call(model, held, (x.clone(),)), y).mean()
+                return loss(functional_call(model, state, (x.clone(),)), y).mean()
 
         return derivative_orders(scalar, to_vector(like), seed, kinked=bool(kinks))
 
