@@ -1,5 +1,6 @@
 """What every solver of the inner problem looks like, and what it may declare."""
 
+from dataclasses import is_dataclass
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from phiopt._types import Params
@@ -76,7 +77,7 @@ class NeedsHessian(Protocol):
 
 def takes_steps(solver: object) -> TypeGuard[StepSolver]:
     """Whether an adjoint can go back by the solver's steps."""
-    return isinstance(solver, StepSolver)
+    return isinstance(solver, StepSolver) and is_dataclass(solver)
 
 
 def draws_afresh(solver: object) -> bool:

@@ -47,6 +47,12 @@ class Steps(Plain):
         return solver.solve(objective, start, seed=seed, progress=progress)
 
 
+class Closed(Plain):
+    """Has the members of a solver that takes steps, but is no dataclass: its optimiser cannot be replaced."""
+
+    optimizer, steps = None, 3
+
+
 @pytest.mark.parametrize(
     ("solver", "steps", "fresh", "hessian"),
     [
@@ -58,6 +64,7 @@ class Steps(Plain):
         (Curved(), False, False, True),
         (Fresh(), False, True, False),
         (Steps(), True, False, False),
+        (Closed(), False, False, False),
     ],
 )
 def test_what_a_solver_declares(solver, steps, fresh, hessian):
@@ -70,7 +77,7 @@ def test_a_solver_that_declares_nothing_has_the_defaults():
     found = phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain())
     expected = phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=QUICK)
     assert all(torch.equal(found.params[name], p) for name, p in expected.params.items())
-    with pytest.raises(TypeError, match="Plain has no optimizer whose steps could be taken again"):
+    with pytest.raises(TypeError, match="Plain is no dataclass with an optimizer"):
         phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain(), adjoint=phiopt.Replay())
 
 
