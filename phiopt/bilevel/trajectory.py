@@ -88,8 +88,8 @@ class Path:
         """Solve, and cut the path at the iterate that the solver returned."""
         if not takes_steps(solver):
             raise TypeError(
-                f"adjoint: {type(solver).__name__} is no dataclass with an optimizer whose steps could be "
-                "taken again; use Implicit, or the solver TorchOpt"
+                f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken again, or "
+                "is no dataclass, in which another could be put; use Implicit, or the solver TorchOpt"
             )
         optimizer = solver.optimizer or default_optimizer(
             solver.steps, every=objective.every, eps_root=EPS_ROOT
