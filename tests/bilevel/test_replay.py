@@ -110,11 +110,7 @@ def test_the_quadratic_against_its_closed_form(steps, rate, seed):
 def test_ridge_against_its_closed_form():
     """A solve that converges forgets its start: what is left is the minimiser's derivative."""
     case = ridge()
-    tensors = [
-        torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True),
-        torch.tensor(0.5, dtype=torch.float64, requires_grad=True),
-        case.u.clone().requires_grad_(),
-    ]
+    tensors = case.inputs()
     moved = replace(case, lambdas=Lambdas.of(tensors[0]), delta=tensors[1], u=tensors[2])
     solver = TorchOpt(
         torchopt.sgd(0.2, momentum=0.8), steps=800, batch_size=None, fresh=False, tol=1e-10

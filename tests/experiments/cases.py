@@ -1,10 +1,13 @@
 """A scale at which every experiment runs in seconds, on images made up from a seed."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
-from experiments.data import Examples
+from experiments import study
+from experiments.data import Examples, digits
+from experiments.models import MLP
 from experiments.scales import Scale, Widths
 from experiments.train import Recipe
 
@@ -20,6 +23,22 @@ TINY = Scale(
     teacher=Widths(mlp=(4, 4), maps=(1, 2), hidden=4, lstm=3),
     student=Widths(mlp=(6, 5), maps=(2, 3), hidden=5, lstm=4),
 )
+
+
+def study_task(recipe, phi):
+    """Digits 0 to 4 for the teacher, 5 to 9 for the student, of small MLPs."""
+    return study.Task(
+        name="tiny",
+        title="Tiny digits",
+        teacher=partial(MLP, 64, (6,), 5),
+        student=partial(MLP, 64, (9,), 10),
+        splits=digits,
+        classes=(5, 6, 7, 8, 9),
+        teacher_recipe=recipe,
+        student_recipe=recipe,
+        phi=phi,
+        theta=0.05,
+    )
 
 
 def made_up(count, seed, channels=1, size=28):

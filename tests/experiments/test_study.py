@@ -15,21 +15,11 @@ from experiments.records import RunDirectory, load_module
 from experiments.train import Recipe
 from phiopt import Corruption, criteria
 from phiopt.solve import Stats
+from tests.experiments.cases import CPU, study_task
 
-CPU = torch.device("cpu")
 RECIPE = Recipe(budget=120, batch_size=32, learning_rates=(1e-3, 1e-2))
-TASK = study.Task(
-    name="tiny",
-    title="Tiny digits",
-    teacher=partial(MLP, 64, (6,), 5),
-    student=partial(MLP, 64, (9,), 10),
-    splits=digits,
-    classes=(5, 6, 7, 8, 9),
-    teacher_recipe=RECIPE,
-    student_recipe=RECIPE,
-    phi=Phi(Corruption(0.3), 32, Descent(3, 1e-3), Descent(3, 1e-3), restrict_classes=True),
-    theta=0.05,
-)
+PHI = Phi(Corruption(0.3), 32, Descent(3, 1e-3), Descent(3, 1e-3), restrict_classes=True)
+TASK = study_task(RECIPE, PHI)
 
 
 def run(path, methods=tuple(METHODS), seeds=(0,)):
