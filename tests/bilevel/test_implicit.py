@@ -20,16 +20,20 @@ def solved(adjoint, solver, objective, start):
     return adjoint.solve(solver, objective, start, seed=0, progress=False)
 
 
+SOLVERS = {"TorchOpt": DESCENT, "LBFGS": LBFGS(tol=1e-8, draws=1)}
+SYSTEMS = {"CG": CG(1e-11), "MINRES": MINRES(1e-11), "Damped": Damped(1e-12, CG(1e-11))}
+QUICK = {("TorchOpt", "CG"), ("LBFGS", "MINRES")}
+
+
 @pytest.mark.parametrize(
-    "linear_solver",
+    ("solver", "linear_solver"),
     [
-        pytest.param(CG(1e-11), id="CG"),
-        pytest.param(MINRES(1e-11), id="MINRES"),
-        pytest.param(Damped(1e-12, CG(1e-11)), id="Damped", marks=pytest.mark.slow),
+        pytest.param(
+            SOLVERS[a], SYSTEMS[b], id=f"{a}-{b}", marks=() if (a, b) in QUICK else pytest.mark.slow
+        )
+        for a in SOLVERS
+        for b in SYSTEMS
     ],
-)
-@pytest.mark.parametrize(
-    "solver", [DESCENT, LBFGS(tol=1e-8, draws=1)], ids=lambda s: type(s).__name__
 )
 def test_ridge_against_its_closed_form(linear_solver, solver):
     """The minimiser is the solution of a linear system, which autograd differentiates."""

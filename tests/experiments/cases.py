@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import pytest
 import torch
+from matplotlib.figure import Figure
 
 from experiments import study
 from experiments.data import Examples, digits
@@ -47,11 +50,31 @@ def made_up(count, seed, channels=1, size=28):
     return Examples(x, torch.arange(count) % 10)
 
 
-def performed(experiment, images, out, *, scale=TINY, names=None, methods=("scratch",), seeds=(0,)):
-    """Run the experiment with one learning rate and return its tasks."""
+def undrawn(patch):
+    """Until the patch is undone, a figure is saved as an empty file: drawing takes a second each."""
+    patch.setattr(
+        Figure, "savefig", lambda figure, path, **options: Path(path).write_text("<svg/>")
+    )
+
+
+def performed(
+    experiment,
+    images,
+    out,
+    *,
+    scale=TINY,
+    names=None,
+    methods=("scratch",),
+    seeds=(0,),
+    figures=False,
+):
+    """Run the experiment with one learning rate and return its tasks; without ``figures`` these are empty."""
     tasks = [
         replace(task, student_recipe=Recipe(task.student_recipe.budget, 32, (1e-3,)))
         for task in experiment.tasks(scale, images)
     ]
-    experiment.run(scale, tasks, names, methods, seeds, CPU, out)
+    with pytest.MonkeyPatch.context() as patch:
+        if not figures:
+            undrawn(patch)
+        experiment.run(scale, tasks, names, methods, seeds, CPU, out)
     return tasks
