@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from phiopt._types import Params
-from phiopt.growth.axes import Places, Term, find
-from phiopt.growth.correspond import Correspondence, TensorPlace
+from phiopt.growth.axes import Places, Term
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.pairs import TensorPlace
 from phiopt.growth.places import leaves, places, positions
+from phiopt.growth.unify import find
 
 OLD, NEW = -1, -2
 """Coordinates that are no unit's of the layer in question: the teacher's, and those of other new units."""

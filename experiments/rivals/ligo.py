@@ -21,9 +21,10 @@ from experiments.rivals.layers import grown_axes
 from phiopt._modules import with_tensors
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
-from phiopt.growth.axes import Places, Term, find
+from phiopt.growth.axes import Places, Term
 from phiopt.growth.places import places, positions
 from phiopt.growth.trace import tensors_of
+from phiopt.growth.unify import find
 
 STEPS, RATE = 100, 3e-3
 """Of Adam. As many steps as published; 300 were no better spent."""

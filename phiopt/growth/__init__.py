@@ -1,7 +1,8 @@
 """Growth: where the teacher sits in the student, and how everything else starts."""
 
 from phiopt.growth.carry import carry_optimizer
-from phiopt.growth.correspond import AlignmentError
+from phiopt.growth.catalogue import Facts, Lookup
+from phiopt.growth.errors import AlignmentError
 from phiopt.growth.grow import Verification, compare, grow
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.operations import register_rule
@@ -10,7 +11,9 @@ from phiopt.growth.registry import register_fill
 
 __all__ = [
     "AlignmentError",
+    "Facts",
     "GrowthMap",
+    "Lookup",
     "Placement",
     "Verification",
     "carry_optimizer",

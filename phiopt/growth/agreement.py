@@ -13,10 +13,10 @@ from phiopt.growth.correspond import Correspondence
 from phiopt.growth.departure import Comparison, Difference, Gap, matched, on_teacher
 from phiopt.growth.example import REFUSALS, steady
 from phiopt.growth.forward import Forward, Outputs, on_each
+from phiopt.growth.graph import Trace
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.options import SAME
 from phiopt.growth.places import places
-from phiopt.growth.trace import Trace
 
 CLOSE = 10 * SAME
 """Relative difference that is none in float64: options that count as the same make no larger one. What is larger is

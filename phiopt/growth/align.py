@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from phiopt.growth.correspond import AlignmentError
+from phiopt.growth.errors import AlignmentError
+from phiopt.growth.graph import Node, Trace
 from phiopt.growth.named import Named
 from phiopt.growth.optional import kind
 from phiopt.growth.subsequence import Step, subsequence
-from phiopt.growth.trace import Node, Trace
 
 
 def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:

@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-CREATION = {"empty", "new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like",
-            "full_like", "empty_strided", "new_empty_strided"}  # fmt: skip
-"""Operations that read no more than the shape of their tensors."""
+from phiopt.growth.catalogue import facts
+
 LARGEST = 2**22
 """Constants of more coordinates are not computed."""
-_WITH_NUMBERS = {"masked_fill", "where"}  # beside the operations on each coordinate
-_POSITIONAL = {"condition", "mask"}
 
 
 class Constants:
@@ -48,7 +45,7 @@ class Constants:
     ) -> bool:
         """Follow one operation; whether it reads nothing but constants."""
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        if name not in CREATION and any(self.value(x) is None for x in inputs):
+        if not facts(name).creates and any(self.value(x) is None for x in inputs):
             written = {storage(x) for x in outputs}
             self._written |= {storage(x) for x in inputs if id(x) in self._values} & written
             return False
@@ -85,24 +82,24 @@ def with_numbers(
     Returns:
         The operation's name and its arguments.
     """
-    if not (name in _WITH_NUMBERS or acts_on_each_coordinate(func, name)):
+    known = facts(name)
+    if not (known.masks or acts_on_each_coordinate(func, name)):
         return name, arguments
     rank = max(len(x.shape) for x in arguments.values() if hasattr(x, "shape"))
     numbers = {
         k: value.item()
         for k, x in arguments.items()
-        if k not in _POSITIONAL
+        if k not in known.masks
         and (value := _of(constants, x)) is not None
         and value.numel() == 1
         and value.ndim <= rank
     }
     out = arguments | numbers
-    if "self" not in numbers or "other" in numbers or "other" not in arguments:
+    if "self" not in numbers or "other" in numbers or known.reverse is None:
         return name, out
-    swapped = out | {"self": out["other"], "other": out["self"]}
-    if name == "mul" or (name == "add" and out["alpha"] == 1):
-        return name, swapped
-    return ("rsub", swapped) if name == "sub" else (name, out)
+    if known.reverse == name and out.get("alpha", 1) != 1:
+        return name, out
+    return known.reverse, out | {"self": out["other"], "other": out["self"]}
 
 
 def _of(constants: dict[Any, Tensor], x: Any) -> Tensor | None:

@@ -3,96 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from phiopt.growth.axes import Origin, Size, Term, split_cat
+from phiopt.growth.axes import Origin, Term
+from phiopt.growth.catalogue import facts
+from phiopt.growth.errors import AlignmentError
+from phiopt.growth.graph import Trace, Value
 from phiopt.growth.lifted import Moves
-from phiopt.growth.trace import Node, Trace, Value
-
-
-class AlignmentError(ValueError):
-    """The two computations part; the message names the first node where and what would settle it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
-    """One axis of a pair of values: its term, and the parameters whose rows make its coordinates."""
-
-    term: Term
-    origins: frozenset[Origin] = frozenset()
-
-    @property
-    def size(self) -> Size:
-        return self.term.size
-
-    @property
-    def grown(self) -> bool:
-        return self.term.t != self.term.s
-
-    @property
-    def moved(self) -> bool:
-        """Whether it grows, or has its coordinates in another order."""
-        return not self.term.same
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """The teacher's and the student's value at one place of the computation.
-
-    ``weight``: computed from parameters alone. ``scales``: an axis made by parameters in which this
-    value is linear. ``averages``: a unit whose incoming weights are the mean of others' has the mean of
-    their values. ``squared``: the squares of an activation.
-    """
-
-    axes: tuple[Axis, ...]
-    weight: bool = False
-    scales: Axis | None = None
-    averages: bool = False
-    squared: bool = False
-
-    @property
-    def sizes(self) -> tuple[Size, ...]:
-        return tuple(a.size for a in self.axes)
-
-
-@dataclass
-class TensorPlace:
-    """Where one teacher tensor sits in one student tensor, axis by axis."""
-
-    student: str
-    axes: tuple[Axis, ...]
-    contracted: set[int] = field(default_factory=set)
-    """Dimensions summed over: the columns that read the units of the layer before."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A normalisation whose mean and variance run over the ``term`` that grows."""
-
-    module: str
-    kind: str
-    term: Term
-    weight: str | None
-    bias: str | None
-    averages: bool = False
-    """Whether the mean of the old units is what units with mean weights compute here."""
-
-
-@dataclass(frozen=True)
-class ConstantPair:
-    """Two constants at one place of the computation, an option of the operation that reads them.
-
-    ``picks``: the axis whose coordinates the values count, where they are indices.
-    """
-
-    operation: str
-    option: str
-    modules: tuple[str, str]
-    pair: Pair
-    values: tuple[Tensor, Tensor]
-    picks: Axis | None = None
+from phiopt.growth.pairs import Axis, ConstantPair, Norm, Pair, TensorPlace
 
 
 @dataclass
@@ -147,8 +65,10 @@ class Correspondence:
     def _new(self, t: Value, s: Value) -> Pair:
         names = self.teacher.tensors.get(t.id), self.student.tensors.get(s.id)
         maker = self._computed[1].get(s.id)
-        if names[0] is not None and maker is not None and maker.name == "slice":
-            return self._part(t, maker)
+        if names[0] is not None and maker is not None:
+            against_whole = facts(maker.name).against_whole
+            if against_whole is not None:
+                return against_whole(self.pair(t, maker.arguments["self"]), maker)
         if (names[0] is None) != (names[1] is None):
             held, computed = ("teacher", "student") if names[0] else ("student", "teacher")
             if t.id in self.teacher.constants or s.id in self.student.constants:
@@ -194,21 +114,6 @@ class Correspondence:
         axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))
         self.places[names[0]] = self._by_student[names[1]] = TensorPlace(names[1], axes)
         return Pair(axes, weight=True, averages=True)
-
-    def _part(self, t: Value, slice_: Node) -> Pair:
-        """The teacher's whole tensor against a part of the student's, as the table of a longer context is read on
-        the teacher's input: PyTorch records no slice that takes all.
-        """
-        whole = self.pair(t, slice_.arguments["self"])
-        dim, step = slice_.arguments["dim"] % len(whole.axes), slice_.arguments["step"]
-        old, new = whole.axes[dim].size
-        start, end = slice(slice_.arguments["start"], slice_.arguments["end"]).indices(new)[:2]
-        if step != 1:
-            raise AlignmentError(f"the student reads every {step}-th coordinate, the teacher all")
-        pieces = split_cat(whole.axes[dim].term, [(0, start), (old, end - start), (0, new - end)])
-        axes = list(whole.axes)
-        axes[dim] = Axis(pieces[1], axes[dim].origins)
-        return replace(whole, axes=tuple(axes))
 
     def settle_products(self) -> None:
         """Say of two parameters that are summed over against each other which one reads what the other makes.

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from phiopt.growth.axes import Term, find
-from phiopt.growth.correspond import Correspondence, Pair
+from phiopt.growth.axes import Term
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.graph import Node, Trace, Value
+from phiopt.growth.pairs import Pair
 from phiopt.growth.places import places
-from phiopt.growth.trace import Node, Trace, Value
+from phiopt.growth.unify import find
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,34 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import Parameter, signature
 from itertools import combinations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import align
-from phiopt.growth.axes import Mismatch, Term, find, fixed, unify
+from phiopt.growth.axes import Term, fixed
+from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
-from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair, TensorPlace
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.errors import AlignmentError
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
-from phiopt.growth.given import classes_of
+from phiopt.growth.given import check_traceable
+from phiopt.growth.graph import Trace
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
 from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
+from phiopt.growth.pairs import Axis, Pair, TensorPlace
 from phiopt.growth.placement import Placement
 from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
-from phiopt.growth.trace import Trace, aliases_of, names_of, tensors_of
+from phiopt.growth.trace import aliases_of, names_of, tensors_of
 from phiopt.growth.units import demands
 
 
@@ -43,7 +45,7 @@ def derive(
     correspondence: Mapping[str, str] | None,
 ) -> MapContents:
     """What a map is made of; see `GrowthMap.between`."""
-    _check_modules(teacher, student)
+    check_traceable(teacher, student)
     names = named(teacher, student, correspondence)
     if not isinstance(inputs, Tensor | None):
         raise TypeError(f"inputs={inputs!r} must be a Tensor, a batch of the teacher's inputs")
@@ -85,39 +87,6 @@ def derive(
         aliases=(aliases_of(teacher), aliases_of(student)),
         traced=(tuple(example.shape), example.dtype),
     )
-
-
-def _check_modules(teacher: nn.Module, student: nn.Module) -> None:
-    for role, module in (("teacher", teacher), ("student", student)):
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"{role} is a {type(module).__name__}, must be a plain torch.nn.Module")
-        for name, part in module.named_modules():
-            if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel):
-                path = f"{role}.{name}" if name else role
-                raise TypeError(
-                    f"{path} is a {type(part).__name__}, must be the module that it wraps: pass "
-                    f"{path}.module, and wrap the result"
-                )
-        for name, value in (*module.named_parameters(), *module.named_buffers()):
-            if nn.parameter.is_lazy(value):
-                raise ValueError(
-                    f"{role}: {name} is not initialised yet, run a batch through the module first"
-                )
-        _check_inputs(role, module)
-        if not any(True for _ in module.parameters()):
-            raise ValueError(f"{role}={type(module).__name__} has no parameters")
-
-
-def _check_inputs(role: str, module: nn.Module) -> None:
-    """The forward pass takes one tensor; other arguments have defaults."""
-    given = signature(module.forward).parameters.values()
-    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    needed = [p.name for p in given if p.default is Parameter.empty and p.kind in kinds]
-    if len(needed) > 1:
-        raise TypeError(
-            f"{role}: the forward pass of {type(module).__name__} takes {', '.join(needed)}, must take one tensor: "
-            "wrap both models in modules that take the inputs joined along an axis and split them there"
-        )
 
 
 def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentError) -> None:
@@ -187,7 +156,7 @@ def _matched(
         for steps in align(small, large, names):
             try:
                 state, inserted = _follow(small, large, steps, moves)
-                return state, inserted, *_match_classes(state, classes)
+                return state, inserted, *match_classes(state, classes)
             except AlignmentError as error:
                 failure = failure or error
     except AlignmentError as error:
@@ -229,56 +198,6 @@ def _follow(
         if id(node) not in paired:
             insertions.check_written(node)
     return state, insertions.done()
-
-
-def _match_classes(
-    state: Correspondence, classes: Sequence[int] | Tensor | None
-) -> tuple[Tensor, int]:
-    """Pin the axis of the classes, and return their places and the axis."""
-    t, s = state.teacher.outputs[0], state.student.outputs[0]
-    if len(t.shape) != len(s.shape):
-        raise AlignmentError(f"the outputs have shapes {t.shape} and {s.shape}")
-    axes = state.pair(t, s).axes
-    axis = _class_axis(state, axes)
-    old, new = axes[axis].size if axes else (1, 1)
-    if classes is None:
-        term = axes[axis].term if axes else Term(1, 1)
-        if find(term).kind == "free":  # new classes are no copies of old ones
-            unify(term, fixed(np.arange(old), new, external=True))
-        return torch.from_numpy(places(term).copy()), axis
-    chosen = classes_of(classes)
-    if len(chosen) != old:
-        raise ValueError(
-            f"classes={chosen.tolist()} must be {old} integers, the student's output of each teacher class"
-        )
-    if len(chosen.unique()) != old or chosen.min() < 0 or chosen.max() >= new:
-        raise ValueError(
-            f"classes={chosen.tolist()} must be {old} different indices between 0 and {new - 1}"
-        )
-    try:
-        unify(axes[axis].term, fixed(chosen.numpy(), new, external=True))
-    except Mismatch as error:
-        raise ValueError(
-            f"classes={chosen.tolist()} do not fit the output of {new} classes: {error}"
-        ) from error
-    made = {id(find(a.term)) for place in state.places.values() for a in place.axes}
-    if not find(axes[axis].term).same and id(find(axes[axis].term)) not in made:
-        raise ValueError(
-            f"classes={chosen.tolist()} change the order of an output that no parameter makes by itself"
-        )
-    return chosen, axis
-
-
-def _class_axis(state: Correspondence, axes: Sequence[Axis]) -> int:
-    """The axis of the output that the last parameter makes, whether it grew or not: time or pixels come from the
-    input. Where parameters make none, the first that grew."""
-    for place in reversed(state.places.values()):
-        made = {id(find(axis.term)) for axis in place.axes}
-        for d, axis in enumerate(axes):
-            if d > 0 and id(find(axis.term)) in made:
-                return d
-    grown = [d for d, a in enumerate(axes) if a.grown and d > 0]
-    return grown[0] if grown else min(1, len(axes) - 1)
 
 
 def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:

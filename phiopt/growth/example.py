@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from phiopt.growth.trace import Trace, trace
+from phiopt.growth.graph import Trace
+from phiopt.growth.trace import trace
 
 _SIZES = (32, 28, 224, 64, 96, 16, 8, 299, 384, *range(1, 257))
 _BATCH = 2

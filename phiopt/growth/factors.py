@@ -6,14 +6,13 @@ weight, or a value that is also read before the factor, cannot be rescaled for o
 
 from __future__ import annotations
 
-from phiopt.growth.axes import Origin, Term, find, marked
-from phiopt.growth.correspond import Axis, Correspondence
-from phiopt.growth.trace import Node, Value
+from phiopt.growth.axes import Origin, Term, marked
+from phiopt.growth.catalogue import facts
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.graph import Node, Value
+from phiopt.growth.pairs import Axis
+from phiopt.growth.unify import find
 from phiopt.growth.units import marks
-
-_PRODUCTS = {"addmm", "mm", "mv", "addmv", "convolution", "embedding"}
-_OF_TWO = {"bmm", "baddbmm", "dot", "mul", "div"}  # linear in one of their tensors
-_PARTS = {"select", "slice"}
 
 
 def rescale(
@@ -72,9 +71,9 @@ def _makers(state: Correspondence, value: Value) -> set[str] | None:
     while todo:
         v = todo.pop()
         parts = {
-            (n.name, n.arguments["dim"], n.arguments.get("index", n.arguments.get("start")))
+            (n.name, *(n.arguments[name] for name in facts(n.name).part))
             for n in readers[v.id]
-            if n.name in _PARTS
+            if facts(n.name).part
         }
         if v.id in ends or len(readers[v.id]) > max(1, len(parts)):
             return None
@@ -89,10 +88,13 @@ def _makers(state: Correspondence, value: Value) -> set[str] | None:
 
 def _linear_in(state: Correspondence, node: Node, data: set[int]) -> list[Value]:
     """The tensors of an operation on the way from the parameters to what they are multiplied by."""
-    if node.name in _PRODUCTS:
-        return [v for v in node.inputs if v.id not in data]
-    if node.name not in _OF_TWO:
+    known = facts(node.name)
+    weights = [v for v in node.inputs if v.id not in data]
+    if known.product and weights:
+        return weights
+    if not known.product and 1.0 not in known.neutral.values():
         return node.inputs
-    known = [(v, state.pair(state.twins[v.id], v)) for v in node.inputs if v.id in state.twins]
-    scaled = [v for v, pair in known if pair.scales is not None]
-    return scaled[:1] if node.name in ("mul", "div") else scaled[-1:]
+    # Linear in either operand, so one of them takes up the factor.
+    pairs = [(v, state.pair(state.twins[v.id], v)) for v in node.inputs if v.id in state.twins]
+    scaled = [v for v, pair in pairs if pair.scales is not None]
+    return scaled[-1:] if known.product else scaled[:1]

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phiopt._types import Params
-from phiopt.growth.axes import Term, find
-from phiopt.growth.correspond import Correspondence, TensorPlace
+from phiopt.growth.axes import Term
+from phiopt.growth.correspond import Correspondence
 from phiopt.growth.map import GrowthMap
+from phiopt.growth.pairs import FRESH, MEAN, ZERO, TensorPlace
 from phiopt.growth.registry import FILLS, OWN, Start, register_fill
-from phiopt.growth.units import FRESH, MEAN, ZERO, Plan, Planner, Units, halves, marks, plain
+from phiopt.growth.unify import find
+from phiopt.growth.units import Plan, Planner, Units, halves, marks, plain
 
 
 @register_fill("default")

@@ -16,7 +16,8 @@ from phiopt._modules import copied, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
 from phiopt.growth.example import REFUSALS, steady
-from phiopt.growth.trace import Trace, tensors_of, trace
+from phiopt.growth.graph import Trace
+from phiopt.growth.trace import tensors_of, trace
 
 Outputs = list[Tensor]
 

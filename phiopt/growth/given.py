@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,44 @@ def check_shape(argument: str, name: str, value: Tensor, shape: tuple[int, ...])
     if tuple(value.shape) != shape:
         raise ValueError(
             f"{argument}[{name!r}] has shape {tuple(value.shape)}, the map has {shape}"
+        )
+
+
+def check_traceable(teacher: nn.Module, student: nn.Module) -> None:
+    """Both models can be traced: plain modules with parameters, whose forward passes take one tensor.
+
+    Raises:
+        TypeError, ValueError: One cannot; the message says which and why.
+    """
+    for role, module in (("teacher", teacher), ("student", student)):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"{role} is a {type(module).__name__}, must be a plain torch.nn.Module")
+        for name, part in module.named_modules():
+            if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel):
+                path = f"{role}.{name}" if name else role
+                raise TypeError(
+                    f"{path} is a {type(part).__name__}, must be the module that it wraps: pass "
+                    f"{path}.module, and wrap the result"
+                )
+        for name, value in (*module.named_parameters(), *module.named_buffers()):
+            if nn.parameter.is_lazy(value):
+                raise ValueError(
+                    f"{role}: {name} is not initialised yet, run a batch through the module first"
+                )
+        _check_inputs(role, module)
+        if not any(True for _ in module.parameters()):
+            raise ValueError(f"{role}={type(module).__name__} has no parameters")
+
+
+def _check_inputs(role: str, module: nn.Module) -> None:
+    """The forward pass takes one tensor; other arguments have defaults."""
+    given = signature(module.forward).parameters.values()
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in given if p.default is Parameter.empty and p.kind in kinds]
+    if len(needed) > 1:
+        raise TypeError(
+            f"{role}: the forward pass of {type(module).__name__} takes {', '.join(needed)}, must take one tensor: "
+            "wrap both models in modules that take the inputs joined along an axis and split them there"
         )
 
 

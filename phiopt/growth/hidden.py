@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from phiopt._types import Params
-from phiopt.growth.optional import REGROUPS, parameter_of
-from phiopt.growth.trace import Node, Trace, Value
-
-_SUMS = {"add", "sub"}
-_PRODUCTS_PLUS = {"addmm", "addmv", "addbmm", "baddbmm"}  # add their "self" to a product
+from phiopt.growth.catalogue import facts
+from phiopt.growth.graph import Node, Trace, Value
+from phiopt.growth.optional import parameter_of
 
 
 def hiding(trace: Trace, tensors: Params) -> list[str]:
@@ -23,7 +21,7 @@ def hiding(trace: Trace, tensors: Params) -> list[str]:
     found = {
         parameter_of(trace, value)
         for node in trace.nodes
-        if node.name not in REGROUPS
+        if not facts(node.name).regroups
         for argument, value in node.arguments.items()
         if isinstance(value, Value) and not _adds(node, argument)
     }
@@ -31,8 +29,6 @@ def hiding(trace: Trace, tensors: Params) -> list[str]:
 
 
 def _adds(node: Node, argument: str) -> bool:
-    return (
-        argument == "bias"
-        or node.name in _SUMS
-        or (node.name in _PRODUCTS_PLUS and argument == "self")
-    )
+    """Whether the operation adds this argument, so that zeros in it hide nothing."""
+    known = facts(node.name)
+    return 0.0 in known.neutral.values() or known.optional.get(argument) == 0.0

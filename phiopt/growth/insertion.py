@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from phiopt.growth.correspond import AlignmentError, Correspondence
-from phiopt.growth.optional import ACTS, operand
-from phiopt.growth.trace import Node, Value
+from phiopt.growth.catalogue import facts
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.errors import AlignmentError
+from phiopt.growth.graph import Node, Value
+from phiopt.growth.optional import operand
 
-_PRODUCTS = {"addmm", "mm", "convolution"}
-_HARMLESS = {"view", "dropout", "expand"}
-_IDEMPOTENT = {"relu", "hardtanh", "clamp", "clamp_min"}
+_EPS = ("eps", "epsilon")
+"""Arguments that hold what a normalisation adds to its variance."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +51,27 @@ class Insertions:
         if not through:
             return
         source, branch = through[0], None
-        if node.name == "add":
-            source, branch = self._residual(node, through)
+        known = facts(node.name)
+        if known.branches is not None:
+            source, branch = self._residual(node, through, known.branches)
         self.source[id(node)] = source
         twin = twins[source.id]
         self.state.start(twin, node.outputs[0], self.state.pair(twin, source))
+        parameter = operand(self.state.student, node)
         if branch is not None:
             self._forget(branch, source)
             self.found[id(node)] = self._silenced(branch)
-        elif (name := operand(self.state.student, node)) is not None:
-            self.found[id(node)] = Inserted(
-                "constant", node.module, name, None, value=ACTS[node.name]
-            )
+        elif parameter is not None:
+            name, value = parameter
+            self.found[id(node)] = Inserted("constant", node.module, name, None, value=value)
         elif id(node) in self.found:
             pass  # a sum of two streams, remarked
-        elif node.name in _PRODUCTS:
-            self.found[id(node)] = Inserted("identity", node.module, *self._weight_and_bias(node))
-        elif node.name == "native_batch_norm":
-            eps = float(node.arguments["eps"])
+        elif known.inserted in ("identity", "statistics"):
+            eps = next((node.arguments[k] for k in _EPS if k in node.arguments), 0.0)
             self.found[id(node)] = Inserted(
-                "identity", node.module, *self._weight_and_bias(node), eps
+                "identity", node.module, *self._weight_and_bias(node), float(eps)
             )
-        elif node.name not in _HARMLESS and not self._repeats(node, source):
+        elif known.inserted != "nothing" and not self._repeats(node, source):
             self.found[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
 
     def check_written(self, node: Node) -> None:
@@ -94,8 +94,9 @@ class Insertions:
         later = max(known, key=lambda v: v.id)
         image = images[later.id]
         self.state.start(node.outputs[0], image, self.state.pair(later, image))
-        if (name := operand(self.state.teacher, node)) is not None:
-            self.state.gone[name] = ACTS[node.name]
+        parameter = operand(self.state.teacher, node)
+        if parameter is not None:
+            self.state.gone[parameter[0]] = parameter[1]
             return
         self.state.remarks[f"{_where(node)}: a sum that the student does not have"] = None
 
@@ -112,9 +113,11 @@ class Insertions:
         ]
         return [*(x for x in self.found.values() if isinstance(x, Inserted)), *constants]
 
-    def _residual(self, node: Node, through: list[Value]) -> tuple[Value, Value | None]:
+    def _residual(
+        self, node: Node, through: list[Value], branches: tuple[str, str]
+    ) -> tuple[Value, Value | None]:
         """Which operand of an inserted sum is the stream, and which the branch that must add nothing."""
-        a, b = (node.arguments[k] for k in ("self", "other"))
+        a, b = (node.arguments[k] for k in branches)
         if not (isinstance(a, Value) and isinstance(b, Value)):
             return through[0], None
         twins = [self.state.twins[v.id] for v in through]
@@ -158,7 +161,7 @@ class Insertions:
                 options = [
                     {k: x for k, x in n.arguments.items() if k != "self"} for n in (node, before)
                 ]
-                return node.name in _IDEMPOTENT and options[0] == options[1]
+                return facts(node.name).inserted == "idempotent" and options[0] == options[1]
             if id(before) not in self.source:
                 return False
             v = self.source[id(before)]
@@ -194,7 +197,7 @@ class Insertions:
         names = [
             n for n in self._parameters(node) if not n.endswith(("running_mean", "running_var"))
         ]
-        if node.name in _PRODUCTS:
+        if facts(node.name).inserted == "identity":
             names.sort(key=lambda n: -len(self.state.student.used[n]))
         weight, bias, *_ = [*names, None, None]
         return weight, bias

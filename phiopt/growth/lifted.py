@@ -17,7 +17,7 @@ from phiopt import lift as lifts
 from phiopt._types import Lift
 from phiopt.growth.axes import Places, Size
 from phiopt.growth.example import REFUSALS, accepted, steady
-from phiopt.growth.trace import Trace, Value
+from phiopt.growth.graph import Trace, Value
 
 _CHUNK = 2**20
 """Most tokens that one call of ψ is probed with."""

@@ -9,8 +9,8 @@ from itertools import combinations
 
 from torch import nn
 
-from phiopt.growth.correspond import AlignmentError
-from phiopt.growth.trace import Node, Trace
+from phiopt.growth.errors import AlignmentError
+from phiopt.growth.graph import Node, Trace
 
 
 @dataclass(frozen=True)

@@ -2,194 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from phiopt.growth.axes import Mismatch, Origin, Size, Term, find, marked, unify
+from phiopt._values import instance, part
+from phiopt.growth import catalogue
+from phiopt.growth.axes import Mismatch
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts
 from phiopt.growth.constants import acts_on_each_coordinate
-from phiopt.growth.correspond import AlignmentError, Axis, Correspondence, Pair
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.errors import AlignmentError
+from phiopt.growth.graph import Node, Value
 from phiopt.growth.optional import canonical, paired, settle
-from phiopt.growth.options import (
-    check_operands,
-    difference,
-    differences,
-    pair_operands,
-    same_option,
-)
-from phiopt.growth.trace import Node, Value
+from phiopt.growth.options import check_operands, pair_operands
 
-
-class Call:
-    """Two aligned operations, as a rule sees them: arguments by schema name, axes to read, equate and hand on."""
-
-    def __init__(self, state: Correspondence, teacher: Node, student: Node) -> None:
-        self.state, self.t, self.s = state, teacher, student
-        self._read: set[str] = set()
-
-    # -- reading ------------------------------------------------------------------------------------------------------
-
-    def pair(self, name: str) -> Pair:
-        """The pair of the tensor argument ``name``."""
-        t, s = self.t.arguments[name], self.s.arguments[name]
-        return self.state.pair(t, s)
-
-    def has(self, name: str) -> bool:
-        """Whether both take the optional tensor ``name``."""
-        return all(isinstance(n.arguments.get(name), Value) for n in (self.t, self.s))
-
-    def listed(self, name: str) -> list[Pair]:
-        """The pairs of a list of tensors, equally many on both sides."""
-        ts, ss = self.t.arguments[name], self.s.arguments[name]
-        if len(ts) != len(ss):
-            raise Mismatch(
-                f"{len(ts)} tensors in the teacher but {len(ss)} in the student; where a list of layers, "
-                "such as experts, is longer in the student, nothing says what the new ones are to do: "
-                "give both models as many"
-            )
-        return [self.state.pair(t, s) for t, s in zip(ts, ss, strict=True)]
-
-    def const(self, name: str) -> Any:
-        """An argument that is no tensor, the same on both sides (checked)."""
-        self._read.add(name)
-        if not same_option(self.t, self.s, name):
-            raise Mismatch(difference(self.t, self.s, name))
-        return self.t.arguments[name]
-
-    def both(self, name: str) -> tuple[Any, Any]:
-        """An argument that is no tensor, (teacher's, student's)."""
-        self._read.add(name)
-        return self.t.arguments[name], self.s.arguments[name]
-
-    def dim(self, name: str, rank: int) -> int:
-        """An axis argument, counted from the front."""
-        return int(self.const(name)) % max(rank, 1)
-
-    def dims(self, name: str, rank: int) -> list[int]:
-        """Axes arguments counted from the front; none given means all."""
-        given = self.const(name)
-        listed = (
-            range(rank)
-            if given is None or given == []
-            else [given]
-            if isinstance(given, int)
-            else given
-        )
-        return [d % max(rank, 1) for d in listed]
-
-    def out(self, i: int = 0) -> list[Size]:
-        """(teacher's, student's) size of each axis of output ``i``."""
-        return list(zip(self.t.outputs[i].shape, self.s.outputs[i].shape, strict=True))
-
-    # -- deciding -----------------------------------------------------------------------------------------------------
-
-    def join(self, a: Axis, b: Axis) -> Axis:
-        """Equate two axes; the result is made by both."""
-        unify(a.term, b.term)
-        return Axis(a.term, a.origins | b.origins)
-
-    def contract(self, a: Pair, i: int, b: Pair, j: int) -> None:
-        """Sum over axis ``i`` of ``a`` times axis ``j`` of ``b``."""
-        first, second = a.axes[i], b.axes[j]
-        reader = second if b.weight else first if a.weight else None
-        if a.weight and b.weight:
-            self.state.products.append((first, second))
-        elif reader is not None and reader.origins and not reader.origins & self.state.made:
-            self.mark_contracted(reader.origins)
-        elif first.grown:
-            # Two activations, or one and a constant or a tied weight that makes the same units: one must be zero.
-            silent = first if b.weight else second
-            for term, origin in self.makers(silent):
-                term.silent.add(origin)
-            if not silent.origins:
-                self.remark("a contraction over a widened axis that no layer makes")
-        self.join(first, second)
-
-    def makers(self, axis: Axis) -> Iterator[tuple[Term, Origin]]:
-        """The axes of tensors, or the blocks of them, that make the coordinates of ``axis``."""
-        by_student = self.state.by_student()
-        for origin in axis.origins:
-            whole = by_student[origin[0]].axes[origin[1]].term
-            for term in marked(axis.term):
-                yield (whole if find(whole) is find(term) else term), origin
-
-    def mark_contracted(self, origins: Iterable[Origin]) -> None:
-        """As `Correspondence.mark_contracted`."""
-        self.state.mark_contracted(origins)
-
-    def remark(self, reason: str) -> None:
-        """Record why no growth at this layer keeps the function exactly."""
-        self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
-
-    def compare_options(self) -> None:
-        """Refuse or remark the options that no rule has read and that differ.
-
-        Raises:
-            Mismatch: One that counts coordinates differs.
-        """
-        for option in differences(self.t, self.s, self._read):
-            if option.counted:
-                raise Mismatch(option.text)
-            self.remark(option.text)
-
-    # -- handing on ---------------------------------------------------------------------------------------------------
-
-    def set(
-        self, axes: Sequence[Axis], i: int = 0, *, scales: Axis | None = None, squared: bool = False
-    ) -> None:
-        """Give output ``i`` its axes; their sizes are checked against the recorded shapes."""
-        sizes = self.out(i)
-        if [a.size for a in axes] != sizes:
-            raise Mismatch(
-                f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
-            )
-        inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
-        weight = bool(inputs) and all(p.weight for p in inputs)
-        if not weight:
-            self.state.made.update(*(a.origins for a in axes))
-        averages = self.t.name in _PRODUCTS or (
-            self.t.name in _SUMS and all(p.averages for p in inputs)
-        )
-        if "groups" in self.t.arguments:
-            averages = averages and self.both("groups") == (1, 1)
-        self.state.start(
-            self.t.outputs[i],
-            self.s.outputs[i],
-            Pair(tuple(axes), weight, scales, averages, squared),
-        )
-
-    def set_same(self) -> None:
-        """Outputs whose axes are equal on both sides need no rule."""
-        for i in range(len(self.t.outputs)):
-            self.set([Axis(Term(t, s)) for t, s in self.out(i)], i)
-
-
-_PRODUCTS = {"mm", "addmm", "bmm", "embedding", "convolution"}
-_SUMS = {"add", "sub", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack", "split",
-         "unbind", "select", "slice", "mean", "sum", "roll", "constant_pad_nd"}  # fmt: skip
+POINTWISE = "pointwise"
+"""Entry of the operations that PyTorch itself says act on each coordinate, where they have none of their own."""
 
 Rule = Callable[[Call], None]
-RULES: dict[str, Rule] = {}
 
 
-def register_rule(*names: str) -> Callable[[Rule], Rule]:
-    """Teach the growth map an operation.
+def register_rule(*names: str, facts: Facts | None = None) -> Callable[[Rule], Rule]:
+    """Teach the growth map an operation: how axes pass it, and what else is known of it.
 
     Args:
-        names: Names of ATen operators without overload and trailing underscore (``"roll"``), or of custom
+        names: Names of ATen operators without overload (``"roll"``, which is ``"roll_"`` too), or of custom
             operators (``"fused_norm"`` for ``torch.ops.mylib.fused_norm``).
+        facts: All else that is known, such as that the operation is a product. ``None``: what is known already, which
+            for a new operation is nothing.
 
-    The decorated function receives a `Call`: it reads the arguments' axes, equates what the operation makes
-    equal, and gives every output its axes.
+    Returns:
+        A decorator of the rule. The rule receives a `Call`: it reads the axes of the arguments, equates what the
+        operation makes equal, and gives every output its axes. A later rule of a name takes the place of the earlier.
+
+    Raises:
+        TypeError: ``names`` are no texts, or ``facts`` no `Facts`, or no function is decorated.
+        ValueError: No name is given.
 
     Examples:
-        >>> @register_rule("cosine_gate")
-        ... def cosine_gate(call):
-        ...     x, gate = call.pair("x"), call.pair("gate")
-        ...     call.set([call.join(a, b) for a, b in zip(x.axes, gate.axes)])
+        A product of units and a weight with a bias, which is an identity where only the student has it:
+
+        >>> @register_rule("fused_linear", facts=Facts(product=True, inserted="identity"))
+        ... def fused_linear(call):
+        ...     x, weight = call.pair("x"), call.pair("weight")
+        ...     call.contract(x, 1, weight, 1)
+        ...     unit = weight.axes[0]
+        ...     if call.has("bias"):
+        ...         unit = call.join(unit, call.pair("bias").axes[0])
+        ...     call.set([x.axes[0], unit], scales=unit)
     """
+    if not names:
+        raise ValueError("names: got none, must be at least one operation's name")
+    for name in names:
+        instance("names", name, str, 'the name of an operation, as in @register_rule("roll")')
+    if facts is not None:
+        instance("facts", facts, Facts, "a phiopt.growth.Facts")
 
     def add(rule: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, rule))
+        part("rule", rule, "__call__")
+        for name in map(catalogue.recorded_name, names):
+            known = replace(catalogue.facts(name), general=None) if facts is None else facts
+            catalogue.declare(name, rule=rule, facts=known)
         return rule
 
     return add
@@ -203,9 +77,9 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     """
     teacher, student = canonical(teacher), canonical(student)
     call = Call(state, teacher, student)
-    rule = RULES.get(teacher.name)
+    rule = catalogue.rule(teacher.name)
     if rule is None and acts_on_each_coordinate(teacher.target, teacher.name):
-        rule = RULES["pointwise"]
+        rule = catalogue.rule(POINTWISE)
     where = f"at {student} (the teacher's {teacher})"
     try:
         check_operands(teacher, student)

@@ -9,27 +9,30 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from phiopt.growth.axes import Mismatch
-from phiopt.growth.correspond import AlignmentError, Correspondence
-from phiopt.growth.trace import Node, Trace, Value
-
-NEUTRAL = {"weight": 1.0, "bias": 0.0, "self": 0.0}
-"""Values of the optional arguments of an operation with which it is the one without them."""
-ACTS = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
-"""Values of a parameter with which these operations do nothing to the other operand."""
-REGROUPS = {"view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "repeat"}
-
-
-def kind(node: Node) -> str:
-    """The name under which operations are compared: a product without its bias is the one with it."""
-    return "addmm" if node.name == "mm" else node.name
+from phiopt.growth.catalogue import facts
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.errors import AlignmentError
+from phiopt.growth.graph import Node, Trace, Value
 
 
 def canonical(node: Node) -> Node:
-    """The same operation with its bias as an argument that is not given."""
-    if node.name != "mm":
+    """The same operation as the more general one that it is a case of: a product as one whose bias is not given."""
+    general = facts(node.name).general
+    if general is None:
         return node
-    factors = {"mat1": node.arguments["self"], "mat2": node.arguments["mat2"]}
-    return replace(node, name="addmm", arguments={"self": None, **factors, "beta": 1, "alpha": 1})
+    name, arguments = general
+    return replace(node, name=name, arguments=arguments(node.arguments))
+
+
+def kind(node: Node) -> str:
+    """The name under which operations are compared."""
+    general = facts(node.name).general
+    return node.name if general is None else general[0]
+
+
+def acts(node: Node) -> bool:
+    """Whether a parameter can keep this operation from doing anything."""
+    return bool(facts(node.name).neutral)
 
 
 def paired(teacher: Node, student: Node) -> Iterator[tuple[Value, Value]]:
@@ -48,35 +51,39 @@ def settle(state: Correspondence, teacher: Node, student: Node) -> None:
     Raises:
         Mismatch: One of them takes a tensor which is no such parameter, and the other none.
     """
+    optional = facts(teacher.name).optional
     for name, old in teacher.arguments.items():
         new = student.arguments.get(name)
         if isinstance(old, Value) == isinstance(new, Value):
             continue
         if isinstance(old, Value):
-            held, other, whose = old, new, ("teacher", "student")
+            tensor, other, roles = old, new, ("teacher", "student")
             trace, record = state.teacher, state.gone
         else:
             assert isinstance(new, Value)
-            held, other, whose = new, old, ("student", "teacher")
+            tensor, other, roles = new, old, ("student", "teacher")
             trace, record = state.student, state.added
-        parameter = parameter_of(trace, held)
-        if other is not None or name not in NEUTRAL or parameter is None:
-            raise Mismatch(f"{name} is a tensor in the {whose[0]} but {other} in the {whose[1]}")
-        record[parameter] = NEUTRAL[name]
+        parameter = parameter_of(trace, tensor)
+        if other is not None or name not in optional or parameter is None:
+            raise Mismatch(f"{name} is a tensor in the {roles[0]} but {other} in the {roles[1]}")
+        record[parameter] = optional[name]
 
 
-def operand(trace: Trace, node: Node) -> str | None:
-    """The parameter which an operation of `ACTS` adds to, or multiplies with, its other operand."""
-    first, second = (node.arguments.get(n) for n in ("self", "other"))
-    sides = [second] if node.name in ("sub", "div") else [second, first]
-    found = (parameter_of(trace, x) for x in sides if isinstance(x, Value))
-    return next((x for x in found if x is not None), None) if node.name in ACTS else None
+def operand(trace: Trace, node: Node) -> tuple[str, float] | None:
+    """A parameter that can keep the operation from doing anything to its other operand, and the value with which it
+    does."""
+    for argument, value in facts(node.name).neutral.items():
+        tensor = node.arguments.get(argument)
+        parameter = parameter_of(trace, tensor) if isinstance(tensor, Value) else None
+        if parameter is not None:
+            return parameter, value
+    return None
 
 
 def parameter_of(trace: Trace, value: Value) -> str | None:
     """The parameter that ``value`` is, seen through what regroups its axes."""
     producers = {o.id: n for n in trace.nodes for o in n.outputs}
-    while value.id in producers and producers[value.id].name in REGROUPS:
+    while value.id in producers and facts(producers[value.id].name).regroups:
         value = producers[value.id].inputs[0]
     return trace.tensors.get(value.id)
 

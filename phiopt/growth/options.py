@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from phiopt.growth.axes import Mismatch
+from phiopt.growth.catalogue import facts
 from phiopt.growth.constants import acts_on_each_coordinate
-from phiopt.growth.correspond import Axis, ConstantPair, Correspondence
-from phiopt.growth.optional import NEUTRAL
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.graph import Node, Value
+from phiopt.growth.pairs import Axis, ConstantPair
 from phiopt.growth.places import places
-from phiopt.growth.trace import Node, Value
 
 _IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled", "stable", "half_to_float", "non_blocking", "copy",
          "implicit", "device", "layout", "pin_memory", "memory_format", "generator", "benchmark", "deterministic",
@@ -32,9 +33,6 @@ _SIZES = {"size", "sizes", "shape", "normalized_shape", "output_size", "split_si
 """Arguments that the shapes of inputs and outputs say as well."""
 _DIMS = {"dim", "dims", "dim0", "dim1", "dimension", "axis"}
 _SLIDING = {"kernel_size", "stride", "padding", "dilation", "output_padding"}
-_SCALES = {"scales": -1, "scales_w": -1, "scales_h": -2, "scales_d": -3}
-_OVERWRITES = {"copy", "fill", "zero"}
-_INDICES = {"index": "indices", "embedding": "indices", "index_select": "index", "gather": "index"}
 _REMEDY = "give the student the teacher's"
 
 SAME = 1e-10
@@ -56,11 +54,11 @@ def differences(teacher: Node, student: Node, read: Iterable[str] = ()) -> Itera
     each = acts_on_each_coordinate(teacher.target, teacher.name)
     for argument in (*teacher.target._schema.arguments, *student.target._schema.arguments):
         name = argument.name
-        if name in read or _silent(teacher, name) or _lacking(teacher, student, name):
+        if name in read or _idle(teacher, name) or _lacking(teacher, student, name):
             continue
         if not same_option(teacher, student, name):
-            # How many are picked of an order is measured: the first of them are the same.
-            counted = "int" in str(argument.type).lower() and not each and name != "k"
+            whole = "int" in str(argument.type).lower()
+            counted = whole and not each and name not in facts(teacher.name).measured
             yield Difference(difference(teacher, student, name), counted)
 
 
@@ -113,7 +111,7 @@ def pair_operands(state: Correspondence, teacher: Node, student: Node) -> None:
         for i, (a, b) in enumerate(zip(ts, ss, strict=True)):
             if not (isinstance(a, Value) and isinstance(b, Value)):
                 continue
-            if name == "self" and teacher.name in _OVERWRITES:
+            if name == "self" and facts(teacher.name).overwrites:
                 continue
             pair = state.pair(a, b)
             held = state.teacher.constants.get(a.id), state.student.constants.get(b.id)
@@ -173,23 +171,21 @@ def _numbers(x: Tensor) -> bool:
 
 def _picked_axis(state: Correspondence, t: Node, s: Node, name: str, i: int) -> Axis | None:
     """The axis that an index counts along."""
-    if _INDICES.get(t.name) != name:
+    lookup = facts(t.name).lookup
+    if lookup is None or lookup.indices != name:
         return None
-    whole = "weight" if t.name == "embedding" else "self"
-    axes = state.pair(t.arguments[whole], s.arguments[whole]).axes
-    dim = 0 if t.name == "embedding" else i if t.name == "index" else t.arguments["dim"]
-    return axes[dim]
+    table = state.pair(t.arguments[lookup.table], s.arguments[lookup.table])
+    return table.axes[lookup.axis(t, i)]
 
 
 def _lacking(teacher: Node, student: Node, name: str) -> bool:
     given = [n.arguments.get(name) for n in (teacher, student)]
-    return name in NEUTRAL and any(x is None for x in given)
+    return name in facts(teacher.name).optional and any(x is None for x in given)
 
 
-def _silent(node: Node, name: str) -> bool:
-    if name == "padding_idx":
-        return node.name == "embedding"  # it stops gradients only
-    return name in _IDLE or (name in _SIZES and node.name != "unfold")
+def _idle(node: Node, name: str) -> bool:
+    """Whether an option changes no output, or nothing that the shapes do not say as well."""
+    return (name in _IDLE or name in _SIZES) and name not in facts(node.name).meanings
 
 
 def _listed(x: Any) -> list[Any]:
@@ -201,44 +197,21 @@ def _shown(x: Any) -> str:
 
 
 def _meaning(node: Node, name: str) -> Any:
+    meanings = facts(node.name).meanings
+    if name in meanings:
+        return meanings[name](node)
     value = node.arguments.get(name)
     if name in _DIMS and not isinstance(value, Value):
-        return _dims(node, value)
-    if name == "stride" and node.name == "as_strided":
-        return _layout(node.arguments["size"], node.arguments["stride"])
+        rank = len(node.inputs[0].shape) if node.inputs else 0
+        listed = range(rank) if value is None or value == [] else _listed(value)
+        return sorted(d % max(rank, 1) for d in listed)
     if name in _SLIDING and isinstance(value, list):
         if name == "stride" and not value:
             value = node.arguments.get("kernel_size")
         return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
-    if name == "correction" and value is None:
-        return 1
-    if name in _SCALES and node.inputs:
-        d = _SCALES[name]
-        unread = value is None or node.arguments.get("align_corners")
-        return node.outputs[0].shape[d] / node.inputs[0].shape[d] if unread else value
     if isinstance(value, torch.dtype):
         return _kind(value)
     return value
-
-
-def _dims(node: Node, value: Any) -> Any:
-    rank = len(node.inputs[0].shape) if node.inputs else 0
-    if node.name in ("unsqueeze", "stack"):
-        rank += 1
-    if value is None or value == []:
-        return list(range(rank))
-    dims = [d % max(rank, 1) for d in _listed(value)]
-    return dims if node.name in ("permute", "roll") else sorted(dims)
-
-
-def _layout(size: list[int], stride: list[int]) -> Any:
-    """The strides of an ordinary tensor follow from its shape."""
-    below = 1
-    for n, step in reversed([(n, step) for n, step in zip(size, stride, strict=True) if n != 1]):
-        if step != below:
-            return stride
-        below *= n
-    return None
 
 
 def _kind(dtype: torch.dtype) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from phiopt.growth.axes import Places, Term, find
+from phiopt.growth.axes import Places, Term
+from phiopt.growth.unify import find
 
 
 def leaves(term: Term) -> Iterator[Term]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from phiopt.growth.catalogue import facts
+from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.map import GrowthMap
-from phiopt.growth.trace import Node, Trace, Value
 
 SCALES = (1e-3, 30.0)
 """An eps shows at small inputs, a clamp at large ones."""
@@ -53,18 +54,23 @@ def _given(inputs: Tensor, shape: tuple[int, ...]) -> Tensor | None:
 def _rows(trace: Trace) -> int | None:
     """Rows of the smallest table that the input is an index into."""
     indices = {v.id for v in trace.inputs}
-    sizes = []
+    sizes: list[int] = []
     for node in trace.nodes:
-        if node.name in ("view", "unsqueeze", "squeeze", "expand", "transpose", "permute", "t"):
+        if facts(node.name).regroups:
             if node.inputs[0].id in indices:
                 indices |= {o.id for o in node.outputs}
-        elif node.name.startswith(("embedding", "_embedding_bag")):
-            sizes += [n for n in [_table(node, indices)] if n is not None]
+        else:
+            sizes += _table_sizes(node, indices)
     return min(sizes, default=None)
 
 
-def _table(node: Node, indices: set[int]) -> int | None:
-    index, weight = node.arguments.get("indices"), node.arguments.get("weight")
-    if not (isinstance(index, Value) and isinstance(weight, Value) and index.id in indices):
-        return None
-    return weight.shape[0]
+def _table_sizes(node: Node, indices: set[int]) -> Iterator[int]:
+    """The sizes of the axes that an operation looks up at these values."""
+    lookup = facts(node.name).lookup
+    if lookup is None:
+        return
+    given = node.arguments[lookup.indices]
+    table = node.arguments[lookup.table]
+    for i, index in enumerate(given if isinstance(given, list) else [given]):
+        if isinstance(index, Value) and index.id in indices:
+            yield table.shape[lookup.axis(node, i)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from phiopt.growth.optional import ACTS, canonical, kind, paired
-from phiopt.growth.trace import Node, Trace
+from phiopt.growth.catalogue import facts
+from phiopt.growth.graph import Node, Trace
+from phiopt.growth.optional import acts, canonical, kind, paired
 
 Step = tuple[Node | None, Node | None]
 """(the teacher's node, the student's); None where one of them does more."""
@@ -62,8 +63,8 @@ def subsequence(
 
 def _omission(node: Node, side: _Side) -> float:
     """What leaving out an operation of the teacher costs: a sum, or what a parameter does to each coordinate."""
-    acts = node.name in ACTS and any(v.id not in side.data for v in node.inputs)
-    return 0.5 if node.name == "add" or acts else -_NEVER
+    by_parameter = acts(node) and any(v.id not in side.data for v in node.inputs)
+    return 0.5 if facts(node.name).branches or by_parameter else -_NEVER
 
 
 class _Likeness:
@@ -96,7 +97,7 @@ class _Likeness:
         reads = [
             [v.id in data for v in n.inputs] for n, data in zip((t, s), self._data, strict=True)
         ]
-        shrinks |= t.name in ACTS and reads[0] != reads[1]
+        shrinks |= acts(t) and reads[0] != reads[1]
         return 1.0 + 0.001 * (self._likely(t.module) == s.module) - 0.5 * shrinks
 
 

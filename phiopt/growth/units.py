@@ -7,26 +7,25 @@ tensors, as the axes themselves compose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phiopt.growth.axes import Origin, Places, Term, find
-from phiopt.growth.correspond import Correspondence, Norm
+from phiopt.growth.axes import Origin, Places, Term
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.pairs import FRESH, MEAN, Norm
 from phiopt.growth.places import leaves, places, positions
-
-FRESH, MEAN, ZERO = -1, -2, -3
-"""A new unit that copies none: random as constructed, the mean of the old ones, or zero."""
+from phiopt.growth.unify import find
 
 
 @dataclass(frozen=True)
 class Plan:
     """Of one axis, arrays over the student's coordinates.
 
-    ``source``: the teacher's coordinate, its copy, or one of the marks above. ``share``: the factor with which a copy
+    ``source``: the teacher's coordinate, its copy, or FRESH, MEAN or ZERO. ``share``: the factor with which a copy
     is read; 0 reads nothing. ``twin``: for paired fresh units, the first of the pair; ``sign``: how each is read.
     """
 
@@ -156,49 +155,41 @@ def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tupl
     reasons: list[str] = []
     factors: list[tuple[Norm, float]] = []
     for norm in norms:
-        where = norm.module or "the root module"
-        inside = {id(leaf): leaf for leaf in leaves(norm.term) if leaf.t != leaf.s}
-        divisible = all(leaf.t and leaf.s % leaf.t == 0 for leaf in inside.values())
-        if any(leaf.external for leaf in inside.values()):
-            reasons.append(f"{where}: {norm.kind} over an axis of the input that grows")
+        what = f"{norm.module or 'the root module'}: {norm.kind}"
+        grown = {id(leaf): leaf for leaf in leaves(norm.term) if leaf.t != leaf.s}
+        if any(leaf.external for leaf in grown.values()):
+            reasons.append(f"{what} over an axis of the input that grows")
             continue
-        demand = (
-            0
-            if divisible
-            else {"LayerNorm": MEAN, "RMSNorm": ZERO, "mean": MEAN, "norm": ZERO}.get(
-                norm.kind, FRESH
-            )
-        )
-        if norm.kind == "norm":
-            demand = ZERO
-        elif demand == MEAN and not norm.averages:
-            demand = FRESH
-        whole = len(inside) == 1 and find(norm.term).size == next(iter(inside.values())).size
-        if demand != 0 and not (whole and demand != FRESH) and norm.kind != "norm":
+        demand = _demand(norm, list(grown.values()))
+        if demand is None:
             reasons.append(
-                f"{where}: {norm.kind} over {norm.term.t} -> {norm.term.s} coordinates; kept only where each "
+                f"{what} over {norm.term.t} -> {norm.term.s} coordinates; kept only where each "
                 "layer's new size is a multiple of the old"
             )
             continue
-        if any(wanted.get(i, demand) != demand for i in inside):
-            reasons.append(
-                f"{where}: {norm.kind} needs other new units than the normalisations before it"
-            )
+        if any(wanted.get(i, demand) != demand for i in grown):
+            reasons.append(f"{what} needs other new units than the normalisations before it")
             continue
-        wanted |= dict.fromkeys(inside, demand)
-        if (
-            demand in (MEAN, ZERO)
-            and norm.weight is not None
-            and norm.kind in ("LayerNorm", "RMSNorm")
-        ):
-            factors.append((norm, (norm.term.t / norm.term.s) ** 0.5))
-            kept = "mean" if norm.kind == "LayerNorm" else "mean square"
-            reasons.append(
-                f"{where}: {norm.kind} over {norm.term.t} -> {norm.term.s} coordinates; its {kept} is kept, its "
-                "output up to the layer's eps, which cannot be rescaled with it"
-            )
-        elif demand in (MEAN, ZERO) and norm.kind in ("LayerNorm", "RMSNorm"):
-            reasons.append(
-                f"{where}: {norm.kind} without a weight that could take up the change of scale"
-            )
+        wanted |= dict.fromkeys(grown, demand)
+        if demand == 0 or norm.keeps is None:
+            continue
+        if norm.weight is None:
+            reasons.append(f"{what} without a weight that could take up the change of scale")
+            continue
+        factors.append((norm, (norm.term.t / norm.term.s) ** 0.5))
+        reasons.append(
+            f"{what} over {norm.term.t} -> {norm.term.s} coordinates; its {norm.keeps} is kept, its "
+            "output up to the layer's eps, which cannot be rescaled with it"
+        )
     return wanted, reasons, factors
+
+
+def _demand(norm: Norm, grown: Sequence[Term]) -> int | None:
+    """What new units of the ``grown`` leaves have to be for one statistic; 0 for copies, None where nothing helps."""
+    if not norm.copies:
+        return norm.otherwise
+    if all(leaf.t and leaf.s % leaf.t == 0 for leaf in grown):
+        return 0
+    whole = len(grown) == 1 and find(norm.term).size == grown[0].size
+    impossible = norm.otherwise == FRESH or (norm.otherwise == MEAN and not norm.averages)
+    return None if impossible or not whole else norm.otherwise

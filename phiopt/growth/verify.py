@@ -12,8 +12,8 @@ from phiopt._modules import copied
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Params
 from phiopt.growth.agreement import ROUNDINGS, Agreement, moved
-from phiopt.growth.correspond import AlignmentError
 from phiopt.growth.departure import Difference, Gap
+from phiopt.growth.errors import AlignmentError
 from phiopt.growth.forward import Forward
 from phiopt.growth.hidden import hiding
 from phiopt.growth.map import GrowthMap

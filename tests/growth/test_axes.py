@@ -5,17 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phiopt.growth.axes import (
-    Mismatch,
-    Term,
-    cat,
-    fixed,
-    prod,
-    split_cat,
-    split_prod,
-    unify,
-)
+from phiopt.growth.axes import Mismatch, Term, cat, fixed, prod
 from phiopt.growth.places import leaves, places
+from phiopt.growth.unify import split_cat, split_prod, unify
 
 sizes = st.tuples(st.integers(1, 4), st.integers(0, 3)).map(lambda x: (x[0], x[0] + x[1]))
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from phiopt import lift as lifts
 from phiopt.growth import AlignmentError, GrowthMap, grow, register_rule
+from phiopt.growth.catalogue import OPERATIONS
 from tests.growth.nets import (
     KINDS,
     Attention,
@@ -343,9 +344,7 @@ def test_an_operation_without_a_rule_is_named_and_can_be_taught():
     try:
         check_injective(GrowthMap.between(Halved(3), Halved(5)), Halved(3), Halved(5))
     finally:
-        from phiopt.growth.operations import RULES
-
-        del RULES["halve"]
+        del OPERATIONS["halve"]
 
 
 def test_the_table_names_every_tensor_and_its_share():

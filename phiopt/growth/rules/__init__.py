@@ -1,3 +1,14 @@
-"""One rule an operation: how the correspondence of axes passes through it."""
+"""One rule for each operation: how the correspondence of axes passes through it, and what else is known of it."""
 
-from phiopt.growth.rules import indexing, linear, normalise, pointwise, reduce, shape, spatial  # noqa: F401
+from phiopt.growth.rules import (  # noqa: F401
+    elementwise,
+    indexing,
+    joining,
+    matrix,
+    memory,
+    normalise,
+    reduce,
+    reordering,
+    spatial,
+    views,
+)

@@ -1,13 +1,16 @@
-"""Operations that pick coordinates by index."""
+"""Operations that pick coordinates by index: rows of a table, tokens, the largest of a list."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
-from phiopt.growth.axes import Term, fixed, unify
-from phiopt.growth.correspond import Axis, Pair
-from phiopt.growth.operations import Call, register_rule
-from phiopt.growth.trace import Value
+from phiopt.growth.axes import Term, fixed
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts, Lookup
+from phiopt.growth.graph import Node, Value
+from phiopt.growth.operations import register_rule
+from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.unify import unify
 
 
 def remark_places(call: Call, x: Pair, dims: Iterable[int]) -> None:
@@ -30,7 +33,46 @@ def place_rows(call: Call, rows: Axis, at: tuple[Value, Value]) -> None:
         unify(rows.term, fixed(found.settled(rows.size[1]), rows.size[1], external=True))
 
 
-@register_rule("index_select")
+TABLE = Lookup("indices", "weight", 0)
+
+
+def not_compared(node: Node) -> None:
+    """The meaning of an option that changes no output: ``padding_idx`` only stops gradients."""
+
+
+@register_rule(
+    "embedding",
+    facts=Facts(product=True, lookup=TABLE, meanings={"padding_idx": not_compared}),
+)
+def embedding(call: Call) -> None:
+    weight, indices = call.pair("weight"), call.pair("indices")
+    place_rows(call, weight.axes[0], (call.t.arguments["indices"], call.s.arguments["indices"]))
+    call.set([*indices.axes, weight.axes[1]], scales=weight.axes[1])
+
+
+@register_rule("embedding_renorm")
+def bounded_embedding(call: Call) -> None:
+    """``max_norm``: rows that are too long are shortened, as a whole."""
+    weight = call.pair("self")
+    if weight.axes[1].grown:
+        call.remark(
+            "max_norm over a row that grows; kept where no row reaches it, or new columns are zero"
+        )
+    call.set(weight.axes)
+
+
+@register_rule("_embedding_bag", "_embedding_bag_forward_only", facts=Facts(lookup=TABLE))
+def embedding_bag(call: Call) -> None:
+    """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
+    call.const("mode")
+    rows = call.pair("weight").axes[0]
+    place_rows(call, rows, (call.t.arguments["indices"], call.s.arguments["indices"]))
+    call.set([Axis(Term(*call.out()[0])), call.pair("weight").axes[1]])
+    for i in range(1, len(call.t.outputs)):
+        call.set([Axis(Term(*size)) for size in call.out(i)], i)
+
+
+@register_rule("index_select", facts=Facts(lookup=Lookup("index")))
 def index_select(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
@@ -41,7 +83,7 @@ def index_select(call: Call) -> None:
     call.set(axes)
 
 
-@register_rule("index")
+@register_rule("index", facts=Facts(lookup=Lookup("indices", dim=None)))
 def index(call: Call) -> None:
     """``x[i, j]``: indexed axes, when adjacent, are replaced in place by the axes of the indices."""
     x = call.pair("self")
@@ -57,7 +99,8 @@ def index(call: Call) -> None:
     call.set([*kept[:start], *new, *kept[start:]])
 
 
-@register_rule("gather", "scatter", "scatter_add", "index_fill", "index_copy", "index_add")
+@register_rule("gather", facts=Facts(lookup=Lookup("index")))
+@register_rule("scatter", "scatter_add", "index_fill", "index_copy", "index_add")
 def gather(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
@@ -66,7 +109,9 @@ def gather(call: Call) -> None:
     call.set(axes)
 
 
-@register_rule("topk", "sort")
+# How many are picked of an order changes no coordinate: the first of them are the same.
+@register_rule("topk", facts=Facts(measured=frozenset({"k"})))
+@register_rule("sort")
 def sort(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))

@@ -1,8 +1,11 @@
 """Normalisation layers. Those whose statistics run over an axis that grows cannot be kept by zeros alone."""
 
-from phiopt.growth.axes import Term, prod, split_prod
-from phiopt.growth.correspond import Axis, Norm
-from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.axes import Term, prod
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts
+from phiopt.growth.operations import register_rule
+from phiopt.growth.pairs import FRESH, MEAN, ZERO, Axis, Norm
+from phiopt.growth.unify import split_prod
 
 
 def parameters(call: Call, axis: Axis, *names: str) -> Axis:
@@ -14,8 +17,9 @@ def parameters(call: Call, axis: Axis, *names: str) -> Axis:
 
 
 @register_rule(
-    "native_batch_norm", "batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"
-)
+    "native_batch_norm", "batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training",
+    facts=Facts(inserted="statistics"),
+)  # fmt: skip
 def batch_norm(call: Call) -> None:
     x = call.pair("input")
     channel = parameters(call, x.axes[1], "running_mean", "running_var")
@@ -37,11 +41,15 @@ def layer_norm(call: Call) -> None:
         if call.has(name):
             trail = [call.join(a, b) for a, b in zip(trail, call.pair(name).axes, strict=True)]
     if any(a.grown for a in trail):
-        kind = "RMSNorm" if "rms" in call.t.name else "LayerNorm"
-        names = [_name(call, n) for n in ("weight", "bias")]
-        call.state.norms.append(
-            Norm(call.s.module, kind, prod([a.term for a in trail]), names[0], names[1], x.averages)
+        kind, otherwise, keeps = (
+            ("RMSNorm", ZERO, "mean square")
+            if "rms" in call.t.name
+            else ("LayerNorm", MEAN, "mean")
         )
+        weight, bias = _name(call, "weight"), _name(call, "bias")
+        term = prod([a.term for a in trail])
+        norm = Norm(call.s.module, kind, term, otherwise, weight, bias, x.averages, keeps)
+        call.state.norms.append(norm)
     call.set([*lead, *trail])
     for i in range(1, len(call.t.outputs)):
         call.set([*lead, *(Axis(Term(1, 1)) for _ in trail)], i)
@@ -55,8 +63,8 @@ def group_norm(call: Call) -> None:
     width = channel.size[0] // groups[0], channel.size[1] // groups[1]
     _, inside = split_prod(channel.term, [groups, width])
     if inside.t != inside.s:
-        names = [_name(call, n) for n in ("weight", "bias")]
-        call.state.norms.append(Norm(call.s.module, "GroupNorm", inside, names[0], names[1]))
+        weight, bias = _name(call, "weight"), _name(call, "bias")
+        call.state.norms.append(Norm(call.s.module, "GroupNorm", inside, FRESH, weight, bias))
     call.set([x.axes[0], channel, *x.axes[2:]])
     for i in range(1, len(call.t.outputs)):
         call.set([Axis(Term(t, s)) for t, s in call.out(i)], i)

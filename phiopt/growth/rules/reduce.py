@@ -1,16 +1,29 @@
 """Reductions over axes."""
 
+from typing import Any
+
 from phiopt.growth.axes import Term
-from phiopt.growth.correspond import Axis, Norm, Pair
-from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts
+from phiopt.growth.graph import Node
+from phiopt.growth.operations import register_rule
+from phiopt.growth.pairs import FRESH, MEAN, ZERO, Axis, Norm, Pair
 
-_SUMS = {"sum", "any", "linalg_vector_norm", "norm"}
-_VARIANCES = {"var", "std", "var_mean", "std_mean"}
+SUMS = ("sum", "any", "linalg_vector_norm", "norm")
+VARIANCES = ("var", "std", "var_mean", "std_mean")
 
 
+def correction(node: Node) -> Any:
+    """What is subtracted from the number of values; 1 where nothing is said."""
+    given = node.arguments.get("correction")
+    return 1 if given is None else given
+
+
+@register_rule("mean", "sum", facts=Facts(linear=True))
+@register_rule(*VARIANCES, facts=Facts(meanings={"correction": correction}))
 @register_rule(
-    "mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "any", "all",
-    "argmax", "argmin", "linalg_vector_norm", "norm", "logsumexp", "median",
+    "amax", "amin", "max", "min", "prod", "any", "all", "argmax", "argmin", "linalg_vector_norm", "norm", "logsumexp",
+    "median",
 )  # fmt: skip
 def reduce(call: Call) -> None:
     x = call.pair("self")
@@ -36,7 +49,7 @@ def reduce(call: Call) -> None:
 
 def _unbiased(call: Call) -> bool:
     """A variance divided by n - 1, which no copies keep."""
-    return call.t.name in _VARIANCES and call.t.arguments.get("correction", 1) != 0
+    return call.t.name in VARIANCES and call.t.arguments.get("correction", 1) != 0
 
 
 def _statistic(call: Call, x: Pair, axis: Axis) -> Norm:
@@ -44,15 +57,16 @@ def _statistic(call: Call, x: Pair, axis: Axis) -> Norm:
 
     A mean of squares is that of RMSNorm; its weight is the one vector of its size in the same module.
     """
-    if call.t.name in _SUMS:
-        return Norm(call.s.module, "norm", axis.term, None, None)
-    if call.t.name in _VARIANCES:
-        return Norm(call.s.module, "variance", axis.term, None, None)
+    if call.t.name in SUMS:
+        return Norm(call.s.module, "norm", axis.term, ZERO, copies=False)
+    if call.t.name in VARIANCES:
+        return Norm(call.s.module, "variance", axis.term, FRESH)
     if call.t.name != "mean" or not x.squared:
-        return Norm(call.s.module, "mean", axis.term, None, None, x.averages)
+        return Norm(call.s.module, "mean", axis.term, MEAN, averages=x.averages)
     own = [
         name
         for name, shape in call.state.student.used.items()
         if name.rpartition(".")[0] == call.s.module and shape == (axis.size[1],)
     ]
-    return Norm(call.s.module, "RMSNorm", axis.term, own[0] if len(own) == 1 else None, None)
+    weight = own[0] if len(own) == 1 else None
+    return Norm(call.s.module, "RMSNorm", axis.term, ZERO, weight, keeps="mean square")

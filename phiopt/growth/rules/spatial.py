@@ -1,12 +1,19 @@
 """Operations that slide over space: convolutions, pooling, interpolation, patches."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from phiopt.growth.axes import Mismatch, Size, Term, fixed, prod, split_prod, unify
-from phiopt.growth.correspond import Axis, Pair
-from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.axes import Mismatch, Size, Term, fixed, prod
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts
+from phiopt.growth.graph import Node
+from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
+from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.places import places
+from phiopt.growth.unify import split_prod, unify
 from phiopt.lift import nearest_places
 
 _BEYOND = "positions beyond the teacher's input reach its own through padding, pooling or bias"
@@ -34,7 +41,10 @@ def _listed(value: int | list[int], n: int) -> list[int]:
     return values * n if len(values) == 1 else values
 
 
-@register_rule("convolution", "_convolution", "convolution_overrideable")
+@register_rule(
+    "convolution", "_convolution", "convolution_overrideable",
+    facts=Facts(product=True, inserted="identity"),
+)  # fmt: skip
 def convolution(call: Call) -> None:
     x, weight = call.pair("input"), call.pair("weight")
     n = len(weight.axes) - 2
@@ -114,11 +124,32 @@ def pool(call: Call) -> None:
         call.set([*x.axes[:-n], *spatial], i, scales=x.scales if "avg" in call.t.name else None)
 
 
+def scale_along(option: str, dim: int) -> Callable[[Node], Any]:
+    """The meaning of a factor of resampling along axis ``dim``: where none is read, the sizes give it."""
+
+    def meaning(node: Node) -> Any:
+        given = node.arguments.get(option)
+        if given is None or node.arguments.get("align_corners"):
+            return node.outputs[0].shape[dim] / node.inputs[0].shape[dim]
+        return given
+
+    return meaning
+
+
+SCALES = {
+    option: scale_along(option, dim)
+    for option, dim in {"scales": -1, "scales_w": -1, "scales_h": -2, "scales_d": -3}.items()
+}
+
+
+@register_rule(
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", facts=Facts(meanings=SCALES),
+)  # fmt: skip
 @register_rule(
     "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "adaptive_avg_pool1d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
-    "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_nearest_exact2d",
-    "_upsample_bilinear2d_aa", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+    "adaptive_avg_pool1d", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
 )  # fmt: skip
 def resample(call: Call) -> None:
     """The positions of the output lie on a new grid; the nearest points correspond."""
@@ -148,7 +179,12 @@ def im2col(call: Call) -> None:
     )
 
 
-@register_rule("unfold")
+def own_size(node: Node) -> Any:
+    """The length of a window, which the shapes of the outputs alone do not say."""
+    return node.arguments["size"]
+
+
+@register_rule("unfold", facts=Facts(meanings={"size": own_size}))
 def unfold(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dimension", len(x.axes))

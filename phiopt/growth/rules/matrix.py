@@ -1,9 +1,13 @@
-"""Operations that contract an axis: matrix products, embeddings, bilinear forms."""
+"""Matrix products, with and without a bias, and bilinear forms."""
 
-from phiopt.growth.axes import Mismatch, Term
-from phiopt.growth.correspond import Axis, Pair
-from phiopt.growth.operations import Call, register_rule
-from phiopt.growth.rules.indexing import place_rows
+from collections.abc import Mapping
+from typing import Any
+
+from phiopt.growth.axes import Mismatch
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts, declare
+from phiopt.growth.operations import register_rule
+from phiopt.growth.pairs import Axis, Pair
 
 
 def linear_in(axes: list[Axis], *operands: Pair) -> Axis | None:
@@ -13,7 +17,18 @@ def linear_in(axes: list[Axis], *operands: Pair) -> Axis | None:
     return next((p.scales for p in reversed(operands) if p.scales), None)
 
 
-@register_rule("mm", "mv", "dot", "vdot")
+def with_bias(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``addmm`` from those of ``mm``: a product whose bias is not given."""
+    factors = {"mat1": arguments["self"], "mat2": arguments["mat2"]}
+    return {"self": None, **factors, "beta": 1, "alpha": 1}
+
+
+BIAS = {"self": 0.0}
+
+
+@register_rule("mm", facts=Facts(product=True, inserted="identity", general=("addmm", with_bias)))
+@register_rule("mv", facts=Facts(product=True, inserted="identity"))
+@register_rule("dot", "vdot", facts=Facts(product=True))
 def mm(call: Call) -> None:
     a = call.pair("self")
     other = next(n for n in ("mat2", "vec", "tensor", "other") if n in call.t.arguments)
@@ -23,7 +38,7 @@ def mm(call: Call) -> None:
     call.set(axes, scales=linear_in(axes, a, b))
 
 
-@register_rule("bmm")
+@register_rule("bmm", facts=Facts(product=True))
 def bmm(call: Call) -> None:
     a, b = call.pair("self"), call.pair("mat2")
     call.contract(a, 2, b, 1)
@@ -32,7 +47,8 @@ def bmm(call: Call) -> None:
     call.set(axes, scales=linear_in(axes, a, b))
 
 
-@register_rule("addmm", "addmv", "baddbmm")
+@register_rule("addmm", "addmv", facts=Facts(product=True, inserted="identity", optional=BIAS))
+@register_rule("baddbmm", facts=Facts(product=True, optional=BIAS))
 def addmm(call: Call) -> None:
     bias = call.pair("self") if call.has("self") else None
     first, second = ("batch1", "batch2") if "batch1" in call.t.arguments else ("mat1", "mat2")
@@ -51,35 +67,6 @@ def addmm(call: Call) -> None:
     call.set(axes, scales=linear_in(axes, a, b) if summed else None)
 
 
-@register_rule("embedding")
-def embedding(call: Call) -> None:
-    weight, indices = call.pair("weight"), call.pair("indices")
-    place_rows(call, weight.axes[0], (call.t.arguments["indices"], call.s.arguments["indices"]))
-    call.set([*indices.axes, weight.axes[1]], scales=weight.axes[1])
-
-
-@register_rule("embedding_renorm")
-def bounded_embedding(call: Call) -> None:
-    """``max_norm``: rows that are too long are shortened, as a whole."""
-    weight = call.pair("self")
-    if weight.axes[1].grown:
-        call.remark(
-            "max_norm over a row that grows; kept where no row reaches it, or new columns are zero"
-        )
-    call.set(weight.axes)
-
-
-@register_rule("_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(call: Call) -> None:
-    """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
-    call.const("mode")
-    rows = call.pair("weight").axes[0]
-    place_rows(call, rows, (call.t.arguments["indices"], call.s.arguments["indices"]))
-    call.set([Axis(Term(*call.out()[0])), call.pair("weight").axes[1]])
-    for i in range(1, len(call.t.outputs)):
-        call.set([Axis(Term(*size)) for size in call.out(i)], i)
-
-
 @register_rule("_trilinear")
 def trilinear(call: Call) -> None:
     """``nn.Bilinear``: x1 (b, i), W (o, i, j), x2 (b, j), each expanded to (b, o, i, j)."""
@@ -89,3 +76,6 @@ def trilinear(call: Call) -> None:
     call.contract(a, 1, w, 1)
     call.contract(b, 1, w, 2)
     call.set([call.join(a.axes[0], b.axes[0]), w.axes[0]])
+
+
+declare("addbmm", facts=Facts(product=True, optional=BIAS))

@@ -4,12 +4,14 @@ import math
 from typing import Any
 
 from phiopt.growth.axes import Term
-from phiopt.growth.correspond import Axis, Pair
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts, alias
 from phiopt.growth.factors import rescale
-from phiopt.growth.operations import Call, register_rule
+from phiopt.growth.graph import Value
+from phiopt.growth.operations import POINTWISE, register_rule
 from phiopt.growth.optional import paired
 from phiopt.growth.options import same_option
-from phiopt.growth.trace import Value
+from phiopt.growth.pairs import Axis, Pair
 
 
 def broadcast(call: Call, operands: list[Pair]) -> list[Axis]:
@@ -35,21 +37,33 @@ def tensors(call: Call) -> list[Pair]:
     return [call.state.pair(t, s) for t, s in paired(call.t, call.s)]
 
 
-_SOFTMAXES = {"_softmax", "_log_softmax", "softmax", "log_softmax"}
-_CUMULATIVE = {"cumsum", "cumprod", "logcumsumexp"}
+SOFTMAXES = ("_softmax", "_log_softmax", "softmax", "log_softmax")
+CUMULATIVE = ("cumsum", "cumprod", "logcumsumexp")
+ADD = Facts(
+    linear=True,
+    neutral={"other": 0.0, "self": 0.0},
+    branches=("self", "other"),
+    reverse="add",
+)
+alias("_safe_softmax", of="_softmax")
 
 
-@register_rule(
-    "pointwise", "hardswish", "copy", "fill", "zero", "masked_fill", "where", "dropout", "clamp", "rrelu_with_noise",
-    "log_sigmoid_forward", *_SOFTMAXES, *_CUMULATIVE,
-)  # fmt: skip
+@register_rule(POINTWISE, "hardswish", "rrelu_with_noise", "log_sigmoid_forward")
+@register_rule(*SOFTMAXES, *CUMULATIVE)
+@register_rule("relu", "hardtanh", "clamp", "clamp_min", facts=Facts(inserted="idempotent"))
+@register_rule("dropout", facts=Facts(inserted="nothing"))
+@register_rule("masked_fill", facts=Facts(masks=("mask",)))
+@register_rule("where", facts=Facts(masks=("condition",)))
+@register_rule("copy", "fill", "zero", facts=Facts(overwrites=True))
+@register_rule("add", facts=ADD)
+@register_rule("sub", facts=Facts(linear=True, neutral={"other": 0.0}, reverse="rsub"))
 def pointwise(call: Call) -> None:
     operands = tensors(call)
-    if call.t.name in _SOFTMAXES | _CUMULATIVE:
+    if call.t.name in SOFTMAXES + CUMULATIVE:
         axis = operands[0].axes[call.dim("dim", len(operands[0].axes))]
-        if axis.grown and call.t.name in _SOFTMAXES:
+        if axis.grown and call.t.name in SOFTMAXES:
             call.remark("softmax over a widened axis")
-        elif axis.moved and call.t.name in _CUMULATIVE:
+        elif axis.moved and call.t.name in CUMULATIVE:
             call.remark(f"{call.t.name} over a widened axis; kept only by zero-out")
     axes = broadcast(call, operands)
     made = [a for a in axes if a.origins]
@@ -93,7 +107,8 @@ def power(call: Call) -> None:
     call.set(broadcast(call, tensors(call)), squared=exponent == 2)
 
 
-@register_rule("mul", "div")
+@register_rule("mul", facts=Facts(neutral={"other": 1.0, "self": 1.0}, reverse="mul"))
+@register_rule("div", facts=Facts(neutral={"other": 1.0}))
 def multiply(call: Call) -> None:
     """A product; a constant factor that differs between the models is made up for where the value is linear."""
     operands = tensors(call)

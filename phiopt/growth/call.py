@@ -1,0 +1,158 @@
+"""What a rule sees: two aligned operations with the axes of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from phiopt.growth.axes import Mismatch, Origin, Size, Term, marked
+from phiopt.growth.catalogue import facts
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.graph import Node, Value
+from phiopt.growth.optional import paired
+from phiopt.growth.options import difference, differences, same_option
+from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.unify import find, unify
+
+
+class Call:
+    """Two aligned operations, as a rule sees them: arguments by schema name, axes to read, equate and hand on."""
+
+    def __init__(self, state: Correspondence, teacher: Node, student: Node) -> None:
+        self.state, self.t, self.s = state, teacher, student
+        self._read: set[str] = set()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def pair(self, name: str) -> Pair:
+        """The pair of the tensor argument ``name``."""
+        t, s = self.t.arguments[name], self.s.arguments[name]
+        return self.state.pair(t, s)
+
+    def has(self, name: str) -> bool:
+        """Whether both take the optional tensor ``name``."""
+        return all(isinstance(n.arguments.get(name), Value) for n in (self.t, self.s))
+
+    def listed(self, name: str) -> list[Pair]:
+        """The pairs of a list of tensors, equally many on both sides."""
+        ts, ss = self.t.arguments[name], self.s.arguments[name]
+        if len(ts) != len(ss):
+            raise Mismatch(
+                f"{len(ts)} tensors in the teacher but {len(ss)} in the student; where a list of layers, "
+                "such as experts, is longer in the student, nothing says what the new ones are to do: "
+                "give both models as many"
+            )
+        return [self.state.pair(t, s) for t, s in zip(ts, ss, strict=True)]
+
+    def const(self, name: str) -> Any:
+        """An argument that is no tensor, the same on both sides (checked)."""
+        self._read.add(name)
+        if not same_option(self.t, self.s, name):
+            raise Mismatch(difference(self.t, self.s, name))
+        return self.t.arguments[name]
+
+    def both(self, name: str) -> tuple[Any, Any]:
+        """An argument that is no tensor, (teacher's, student's)."""
+        self._read.add(name)
+        return self.t.arguments[name], self.s.arguments[name]
+
+    def dim(self, name: str, rank: int) -> int:
+        """An axis argument, counted from the front."""
+        return int(self.const(name)) % max(rank, 1)
+
+    def dims(self, name: str, rank: int) -> list[int]:
+        """Axes arguments counted from the front; none given means all."""
+        given = self.const(name)
+        listed = (
+            range(rank)
+            if given is None or given == []
+            else [given]
+            if isinstance(given, int)
+            else given
+        )
+        return [d % max(rank, 1) for d in listed]
+
+    def out(self, i: int = 0) -> list[Size]:
+        """(teacher's, student's) size of each axis of output ``i``."""
+        return list(zip(self.t.outputs[i].shape, self.s.outputs[i].shape, strict=True))
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+
+    def join(self, a: Axis, b: Axis) -> Axis:
+        """Equate two axes; the result is made by both."""
+        unify(a.term, b.term)
+        return Axis(a.term, a.origins | b.origins)
+
+    def contract(self, a: Pair, i: int, b: Pair, j: int) -> None:
+        """Sum over axis ``i`` of ``a`` times axis ``j`` of ``b``."""
+        first, second = a.axes[i], b.axes[j]
+        reader = second if b.weight else first if a.weight else None
+        if a.weight and b.weight:
+            self.state.products.append((first, second))
+        elif reader is not None and reader.origins and not reader.origins & self.state.made:
+            self.mark_contracted(reader.origins)
+        elif first.grown:
+            # Two activations, or one and a constant or a tied weight that makes the same units: one must be zero.
+            silent = first if b.weight else second
+            for term, origin in self.makers(silent):
+                term.silent.add(origin)
+            if not silent.origins:
+                self.remark("a contraction over a widened axis that no layer makes")
+        self.join(first, second)
+
+    def makers(self, axis: Axis) -> Iterator[tuple[Term, Origin]]:
+        """The axes of tensors, or the blocks of them, that make the coordinates of ``axis``."""
+        by_student = self.state.by_student()
+        for origin in axis.origins:
+            whole = by_student[origin[0]].axes[origin[1]].term
+            for term in marked(axis.term):
+                yield (whole if find(whole) is find(term) else term), origin
+
+    def mark_contracted(self, origins: Iterable[Origin]) -> None:
+        """As `Correspondence.mark_contracted`."""
+        self.state.mark_contracted(origins)
+
+    def remark(self, reason: str) -> None:
+        """Record why no growth at this layer keeps the function exactly."""
+        self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
+
+    def compare_options(self) -> None:
+        """Refuse or remark the options that no rule has read and that differ.
+
+        Raises:
+            Mismatch: One that counts coordinates differs.
+        """
+        for option in differences(self.t, self.s, self._read):
+            if option.counted:
+                raise Mismatch(option.text)
+            self.remark(option.text)
+
+    # -- handing on ---------------------------------------------------------------------------------------------------
+
+    def set(
+        self, axes: Sequence[Axis], i: int = 0, *, scales: Axis | None = None, squared: bool = False
+    ) -> None:
+        """Give output ``i`` its axes; their sizes are checked against the recorded shapes."""
+        sizes = self.out(i)
+        if [a.size for a in axes] != sizes:
+            raise Mismatch(
+                f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
+            )
+        inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
+        weight = bool(inputs) and all(p.weight for p in inputs)
+        if not weight:
+            self.state.made.update(*(a.origins for a in axes))
+        known = facts(self.t.name)
+        averages = known.product or (known.linear and all(p.averages for p in inputs))
+        if "groups" in self.t.arguments:
+            averages = averages and self.both("groups") == (1, 1)
+        self.state.start(
+            self.t.outputs[i],
+            self.s.outputs[i],
+            Pair(tuple(axes), weight, scales, averages, squared),
+        )
+
+    def set_same(self) -> None:
+        """Outputs whose axes are equal on both sides need no rule."""
+        for i in range(len(self.t.outputs)):
+            self.set([Axis(Term(t, s)) for t, s in self.out(i)], i)

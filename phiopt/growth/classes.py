@@ -1,0 +1,67 @@
+"""The axis of the outputs that holds the classes, and the student's output of each of the teacher's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phiopt.growth.axes import Mismatch, Term, fixed
+from phiopt.growth.correspond import Correspondence
+from phiopt.growth.errors import AlignmentError
+from phiopt.growth.given import classes_of
+from phiopt.growth.pairs import Axis
+from phiopt.growth.places import places
+from phiopt.growth.unify import find, unify
+
+
+def match_classes(
+    state: Correspondence, classes: Sequence[int] | Tensor | None
+) -> tuple[Tensor, int]:
+    """Pin the axis of the classes, and return their places and the axis."""
+    t, s = state.teacher.outputs[0], state.student.outputs[0]
+    if len(t.shape) != len(s.shape):
+        raise AlignmentError(f"the outputs have shapes {t.shape} and {s.shape}")
+    axes = state.pair(t, s).axes
+    axis = _class_axis(state, axes)
+    old, new = axes[axis].size if axes else (1, 1)
+    if classes is None:
+        term = axes[axis].term if axes else Term(1, 1)
+        if find(term).kind == "free":  # new classes are no copies of old ones
+            unify(term, fixed(np.arange(old), new, external=True))
+        return torch.from_numpy(places(term).copy()), axis
+    chosen = classes_of(classes)
+    if len(chosen) != old:
+        raise ValueError(
+            f"classes={chosen.tolist()} must be {old} integers, the student's output of each teacher class"
+        )
+    if len(chosen.unique()) != old or chosen.min() < 0 or chosen.max() >= new:
+        raise ValueError(
+            f"classes={chosen.tolist()} must be {old} different indices between 0 and {new - 1}"
+        )
+    try:
+        unify(axes[axis].term, fixed(chosen.numpy(), new, external=True))
+    except Mismatch as error:
+        raise ValueError(
+            f"classes={chosen.tolist()} do not fit the output of {new} classes: {error}"
+        ) from error
+    made = {id(find(a.term)) for place in state.places.values() for a in place.axes}
+    if not find(axes[axis].term).same and id(find(axes[axis].term)) not in made:
+        raise ValueError(
+            f"classes={chosen.tolist()} change the order of an output that no parameter makes by itself"
+        )
+    return chosen, axis
+
+
+def _class_axis(state: Correspondence, axes: Sequence[Axis]) -> int:
+    """The axis of the output that the last parameter makes, whether it grew or not: time or pixels come from the
+    input. Where parameters make none, the first that grew."""
+    for place in reversed(state.places.values()):
+        made = {id(find(axis.term)) for axis in place.axes}
+        for d, axis in enumerate(axes):
+            if d > 0 and id(find(axis.term)) in made:
+                return d
+    grown = [d for d, a in enumerate(axes) if a.grown and d > 0]
+    return grown[0] if grown else min(1, len(axes) - 1)

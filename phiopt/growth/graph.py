@@ -1,0 +1,63 @@
+"""A recorded computation: its operations and the tensors between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the trace; equal values are the same tensor."""
+
+    id: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation: ``arguments`` by their names in the operator's schema, tensors replaced by :class:`Value`."""
+
+    name: str
+    target: torch._ops.OpOverload
+    arguments: dict[str, Any]
+    outputs: tuple[Value, ...]
+    module: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        operator = self.target
+        return vars(self) | {
+            "target": (operator.namespace, operator._opname, operator._overloadname)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        namespace, name, overload = state["target"]
+        packet = getattr(getattr(torch.ops, namespace), name)
+        vars(self).update(state | {"target": getattr(packet, overload)})
+
+    @property
+    def inputs(self) -> list[Value]:
+        return [x for x in tree_flatten(self.arguments)[0] if isinstance(x, Value)]
+
+    def __str__(self) -> str:
+        shapes = ", ".join(str(list(o.shape)) for o in self.outputs)
+        return f"{self.name} -> {shapes} in {self.module or 'the root module'}"
+
+
+@dataclass
+class Trace:
+    """The operations of one forward pass that depend on the input or on a parameter, in order."""
+
+    nodes: list[Node]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    tensors: dict[int, str]
+    """Name of the parameter or buffer that a value is."""
+    constants: dict[int, Tensor] = field(default_factory=dict)
+    """What a value holds that depends on no input, parameter or buffer, as a mask does."""
+    used: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shape of each parameter and buffer, used in the forward pass or not; a tied one appears once."""

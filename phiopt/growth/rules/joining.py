@@ -1,0 +1,187 @@
+"""Operations that concatenate tensors, pad them, and take parts of them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from phiopt.growth.axes import Mismatch, Term, cat, picked
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts, alias
+from phiopt.growth.graph import Node, Value
+from phiopt.growth.operations import register_rule
+from phiopt.growth.options import difference
+from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.rules.views import in_output, origins, scaling
+from phiopt.growth.unify import split_cat, split_prod
+
+
+@register_rule("cat", facts=Facts(linear=True))
+@register_rule("concatenate")
+def concatenate(call: Call) -> None:
+    """Tensors that only the student concatenates, as a deeper dense block does, are new coordinates."""
+    pairs = _listed(call)
+    known = [p for p in pairs if isinstance(p, Pair)]
+    dim = call.dim("dim", len(known[0].axes))
+    axes = list(known[0].axes)
+    for other in known[1:]:
+        axes = [a if d == dim else call.join(a, other.axes[d]) for d, a in enumerate(axes)]
+    axes[dim] = _concatenated(
+        [p.axes[dim] if isinstance(p, Pair) else Axis(Term(0, p.shape[dim])) for p in pairs]
+    )
+    call.set(axes)
+
+
+def _listed(call: Call) -> list[Pair | Value]:
+    """The concatenated pairs, and the student's own values where it has more."""
+    ts, ss = call.both("tensors")
+    if len(ts) == len(ss):
+        return list(call.listed("tensors"))
+    waiting, out = list(ts), list[Pair | Value]()
+    for s in ss:
+        twin = call.state.twins.get(s.id)
+        if waiting and twin == waiting[0]:
+            out.append(call.state.pair(waiting.pop(0), s))
+        else:
+            out.append(s)
+    if waiting or not any(isinstance(p, Pair) for p in out):
+        raise Mismatch(
+            f"{len(ts)} tensors in the teacher but {len(ss)} in the student, which do not correspond"
+        )
+    return out
+
+
+def _concatenated(axes: Sequence[Axis]) -> Axis:
+    return Axis(cat([a.term for a in axes]), origins(axes))
+
+
+@register_rule("stack", facts=Facts(linear=True, meanings={"dim": in_output("dim")}))
+def stack(call: Call) -> None:
+    pairs = call.listed("tensors")
+    axes = list(pairs[0].axes)
+    for other in pairs[1:]:
+        axes = [call.join(a, b) for a, b in zip(axes, other.axes, strict=True)]
+    axes.insert(call.dim("dim", len(axes) + 1), Axis(Term(len(pairs), len(pairs))))
+    call.set(axes)
+
+
+alias("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", of="split")
+alias("unsafe_chunk", of="chunk")
+
+
+@register_rule("split", facts=Facts(linear=True))
+@register_rule("chunk", "tensor_split", "split_copy")
+def split(call: Call) -> None:
+    x = call.pair("self")
+    dim = call.dim("dim", len(x.axes))
+    sizes = [call.out(i)[dim] for i in range(len(call.t.outputs))]
+    for i, piece in enumerate(split_cat(x.axes[dim].term, sizes)):
+        replace_axis(call, x, dim, Axis(piece, x.axes[dim].origins), i)
+
+
+@register_rule("glu")
+def glu(call: Call) -> None:
+    x = call.pair("self")
+    dim = call.dim("dim", len(x.axes))
+    half = call.out()[dim]
+    values, gates = split_cat(x.axes[dim].term, [half, half])
+    made = Axis(values, x.axes[dim].origins)
+    call.set([*x.axes[:dim], call.join(made, Axis(gates)), *x.axes[dim + 1 :]])
+
+
+@register_rule("unbind", facts=Facts(linear=True))
+def unbind(call: Call) -> None:
+    x = call.pair("self")
+    dim = call.dim("dim", len(x.axes))
+    for i in range(len(call.t.outputs)):
+        pick(call, x, dim, i, i)
+
+
+@register_rule("select", facts=Facts(linear=True, part=("dim", "index")))
+def select(call: Call) -> None:
+    x = call.pair("self")
+    t, s = call.both("index")
+    dim = call.dim("dim", len(x.axes))
+    size = x.axes[dim].size
+    old, new = t % size[0], s % size[1]
+    if not x.axes[dim].moved and old != new:
+        raise Mismatch(difference(call.t, call.s, "index"))
+    if x.axes[dim].moved:
+        try:  # the teacher's coordinate sits at the student's
+            rest = size[0] - old - 1, size[1] - new - 1
+            split_cat(x.axes[dim].term, [(old, new), (1, 1), rest])
+        except Mismatch:
+            call.remark(f"select of coordinate {old} in the teacher but {new} in the student")
+    pick(call, x, dim, old if old == new else 0)
+
+
+def pick(call: Call, x: Pair, dim: int, index: int, output: int = 0) -> None:
+    """Drop axis ``dim`` by taking its coordinate ``index``."""
+    lead = x.axes[dim].term
+    rest = [
+        Axis(picked(a.term, lead, index), a.origins) for a in (*x.axes[:dim], *x.axes[dim + 1 :])
+    ]
+    call.set(rest, output, scales=scaling(x, rest))
+
+
+@register_rule("constant_pad_nd", facts=Facts(linear=True))
+@register_rule("pad")
+def constant_pad(call: Call) -> None:
+    x = call.pair("self")
+    axes = list(x.axes)
+    margins = list(zip(*call.both("pad"), strict=True))
+    for i, (low, high) in enumerate(zip(margins[::2], margins[1::2], strict=True), start=1):
+        if low == high == (0, 0):
+            continue
+        if min(*low, *high) < 0:  # cropped
+            if low[0] != low[1] or high[0] != high[1]:
+                raise Mismatch(difference(call.t, call.s, "pad"))
+            axes[-i] = Axis(Term(*call.out()[-i]))
+        else:
+            axes[-i] = _concatenated([Axis(Term(*low)), axes[-i], Axis(Term(*high))])
+    call.set(axes)
+
+
+def replace_axis(call: Call, x: Pair, dim: int, axis: Axis, i: int = 0) -> None:
+    axes = list(x.axes)
+    axes[dim] = axis
+    call.set(axes, i, scales=x.scales)
+
+
+def part_of_table(whole: Pair, node: Node) -> Pair:
+    """The teacher's whole tensor against a part of the student's.
+
+    So the table of a longer context is read on the teacher's input, for PyTorch records no slice that takes everything.
+    """
+    dim, step = node.arguments["dim"] % len(whole.axes), node.arguments["step"]
+    old, new = whole.axes[dim].size
+    start, end = slice(node.arguments["start"], node.arguments["end"]).indices(new)[:2]
+    if step != 1:
+        raise Mismatch(f"the student reads every {step}-th coordinate, the teacher all")
+    pieces = split_cat(whole.axes[dim].term, [(0, start), (old, end - start), (0, new - end)])
+    axes = list(whole.axes)
+    axes[dim] = Axis(pieces[1], axes[dim].origins)
+    return dataclasses.replace(whole, axes=tuple(axes))
+
+
+@register_rule(
+    "slice", facts=Facts(linear=True, part=("dim", "start"), against_whole=part_of_table)
+)
+def slice_(call: Call) -> None:
+    x = call.pair("self")
+    dim = call.dim("dim", len(x.axes))
+    axis, step = x.axes[dim], call.const("step")
+    ends = zip(call.both("start"), call.both("end"), axis.size, strict=True)
+    (t0, t1), (s0, s1) = (slice(start, end).indices(size)[:2] for start, end, size in ends)
+    if not axis.moved and call.out()[dim][0] == call.out()[dim][1]:
+        if t0 != s0:
+            raise Mismatch(difference(call.t, call.s, "start"))
+        piece = axis.term if axis.size == call.out()[dim] else Term(*call.out()[dim])
+    elif step == 1:
+        rest = axis.size[0] - t1, axis.size[1] - s1
+        piece = split_cat(axis.term, [(t0, s0), (t1 - t0, s1 - s0), rest])[1]
+    elif axis.size[0] % step == axis.size[1] % step == 0 and t0 == s0 < step:
+        piece = split_prod(axis.term, [(axis.size[0] // step, axis.size[1] // step), (step, step)])[
+            0
+        ]
+    else:
+        raise Mismatch(f"a slice with step {step} of an axis of {axis.size[0]} -> {axis.size[1]}")
+    replace_axis(call, x, dim, Axis(piece, axis.origins))

@@ -1,0 +1,12 @@
+"""Operations that make memory or copy it: growth follows none of them, it only knows what they are."""
+
+from phiopt.growth.catalogue import Facts, declare
+
+declare(
+    "empty", "new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like", "full_like",
+    "empty_strided", "new_empty_strided", facts=Facts(creates=True),
+)  # fmt: skip
+declare(
+    "clone", "alias", "detach", "lift_fresh", "contiguous", "_to_copy", "view_as",
+    facts=Facts(copies=True),
+)  # fmt: skip

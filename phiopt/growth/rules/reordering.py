@@ -1,0 +1,63 @@
+"""Operations that put coordinates in another order: shifts, flips and shuffles."""
+
+import math
+
+from phiopt.growth.axes import Mismatch
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts
+from phiopt.growth.operations import register_rule
+from phiopt.growth.options import difference
+from phiopt.growth.pairs import Pair
+from phiopt.growth.rules.joining import replace_axis
+from phiopt.growth.rules.views import factored, in_order, joined
+
+
+@register_rule("roll", facts=Facts(linear=True, meanings={"dims": in_order("dims")}))
+@register_rule("flip")
+def reorder(call: Call) -> None:
+    """Only axes that neither grow nor are reordered may change their order."""
+    x = call.pair("self")
+    for dim in call.dims("dims", len(x.axes)):
+        if x.axes[dim].moved:
+            raise Mismatch(f"{call.t.name} along axis {dim}, which grows or is reordered")
+    _check_shifts(call, x)
+    call.set(x.axes, scales=x.scales)
+
+
+def _check_shifts(call: Call, x: Pair) -> None:
+    """A shift once around is none; without axes it is one of all coordinates in their order."""
+    if call.t.name != "roll":
+        return
+    shifts = call.both("shifts")
+    dims = call.dims("dims", len(x.axes)) if call.t.arguments["dims"] else []
+    sizes = [x.axes[d].size[0] for d in dims] or [math.prod(a.size[0] for a in x.axes)]
+    if any((t - s) % max(n, 1) for t, s, n in zip(*shifts, sizes, strict=True)):
+        raise Mismatch(difference(call.t, call.s, "shifts"))
+
+
+@register_rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> None:
+    x = call.pair("self")
+    groups = call.both("groups")
+    channel = x.axes[1]
+    rest = channel.size[0] // groups[0], channel.size[1] // groups[1]
+    replace_axis(call, x, 1, joined(factored(channel, [groups, rest])[::-1]))
+
+
+@register_rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> None:
+    x = call.pair("self")
+    r = call.const("upscale_factor")
+    *lead, c, h, w = x.axes
+    c, rh, rw = factored(c, [(c.size[0] // r**2, c.size[1] // r**2), (r, r), (r, r)])
+    call.set([*lead, c, joined([h, rh]), joined([w, rw])])
+
+
+@register_rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> None:
+    x = call.pair("self")
+    r = call.const("downscale_factor")
+    *lead, c, h, w = x.axes
+    h, rh = factored(h, [(h.size[0] // r, h.size[1] // r), (r, r)])
+    w, rw = factored(w, [(w.size[0] // r, w.size[1] // r), (r, r)])
+    call.set([*lead, joined([c, rh, rw]), h, w])

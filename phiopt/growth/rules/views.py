@@ -1,0 +1,165 @@
+"""Views: operations that regroup, order or repeat the axes of one tensor."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from phiopt.growth.axes import Mismatch, Origin, Size, Term, prod
+from phiopt.growth.call import Call
+from phiopt.growth.catalogue import Facts, alias
+from phiopt.growth.graph import Node
+from phiopt.growth.operations import register_rule
+from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.unify import split_prod
+
+
+def origins(axes: Sequence[Axis]) -> frozenset[Origin]:
+    """The tensors that make any of these axes."""
+    return frozenset[Origin]().union(*(a.origins for a in axes))
+
+
+def joined(axes: Sequence[Axis]) -> Axis:
+    """The row-major product of axes."""
+    return Axis(prod([a.term for a in axes]), origins(axes))
+
+
+def factored(axis: Axis, sizes: Sequence[Size]) -> list[Axis]:
+    """The row-major factors of an axis."""
+    return [Axis(t, axis.origins) for t in split_prod(axis.term, sizes)]
+
+
+def strides(node: Node) -> Any:
+    """The meaning of ``stride``: the strides of an ordinary tensor follow from its shape, others are their own."""
+    below = 1
+    pairs = zip(node.arguments["size"], node.arguments["stride"], strict=True)
+    for n, step in reversed([(n, step) for n, step in pairs if n != 1]):
+        if step != below:
+            return node.arguments["stride"]
+        below *= n
+    return None
+
+
+def in_output(option: str) -> Callable[[Node], int]:
+    """The meaning of an axis of the output, counted from the front."""
+    return lambda node: node.arguments[option] % len(node.outputs[0].shape)
+
+
+def in_order(option: str) -> Callable[[Node], list[int]]:
+    """The meaning of axes whose order counts, counted from the front."""
+    return lambda node: [d % len(node.inputs[0].shape) for d in node.arguments[option]]
+
+
+alias("_unsafe_view", "reshape", "_reshape_alias", of="view")
+VIEW = Facts(linear=True, regroups=True)
+
+
+@register_rule("view", facts=replace(VIEW, inserted="nothing"))
+@register_rule("as_strided", facts=Facts(meanings={"stride": strides}))
+@register_rule("flatten", "unflatten", "view_copy")
+def view(call: Call) -> None:
+    x = call.pair("self")
+    axes = reshape(x.axes, call.out())
+    call.set(axes, scales=scaling(x, axes))
+
+
+def scaling(x: Pair, axes: Sequence[Axis]) -> Axis | None:
+    """Which of the regrouped ``axes`` takes the place of the one that ``x`` is linear in; it may lie further back."""
+    made = [a for a in axes if a.origins and a.grown]
+    return made[-1] if x.scales is not None and made else x.scales
+
+
+def reshape(axes: Sequence[Axis], sizes: Sequence[Size]) -> list[Axis]:
+    """Regroup axes row-major: the smallest runs whose sizes multiply to the same on both sides correspond."""
+    out: list[Axis] = []
+    i = j = 0
+    while i < len(axes) or j < len(sizes):
+        run, targets = _run(axes, sizes, i, j)
+        i, j = i + run, j + targets
+        whole, wanted = axes[i - run : i], sizes[j - targets : j]
+        if [a.size for a in whole] == list(wanted):
+            out.extend(whole)
+        else:
+            out.extend(factored(joined(whole), wanted))
+    return out
+
+
+def _run(axes: Sequence[Axis], sizes: Sequence[Size], i: int, j: int) -> tuple[int, int]:
+    """How many axes from ``i`` and sizes from ``j`` on hold equally many coordinates."""
+    have, want, m, n = (1, 1), (1, 1), 0, 0
+    while True:
+        if have == want and (m or n) and ((m and n) or _only_ones(axes, sizes, i + m, j + n)):
+            return m, n
+        if (have <= want and i + m < len(axes)) or j + n >= len(sizes):
+            if i + m >= len(axes):
+                raise Mismatch("a view regroups the teacher's and the student's axes differently")
+            size = axes[i + m].size
+            have, m = (have[0] * size[0], have[1] * size[1]), m + 1
+        else:
+            size = sizes[j + n]
+            want, n = (want[0] * size[0], want[1] * size[1]), n + 1
+
+
+def _only_ones(axes: Sequence[Axis], sizes: Sequence[Size], i: int, j: int) -> bool:
+    return i == len(axes) or j == len(sizes)
+
+
+@register_rule("permute", facts=replace(VIEW, meanings={"dims": in_order("dims")}))
+def permute(call: Call) -> None:
+    x = call.pair("self")
+    call.set([x.axes[d] for d in call.dims("dims", len(x.axes))], scales=x.scales)
+
+
+@register_rule("transpose", facts=VIEW)
+@register_rule("swapaxes")
+def transpose(call: Call) -> None:
+    x = call.pair("self")
+    axes = list(x.axes)
+    a, b = call.dim("dim0", len(axes)), call.dim("dim1", len(axes))
+    if axes:
+        axes[a], axes[b] = axes[b], axes[a]
+    call.set(axes, scales=x.scales)
+
+
+@register_rule("t", facts=VIEW)
+def t(call: Call) -> None:
+    x = call.pair("self")
+    call.set(x.axes[::-1], scales=x.scales)
+
+
+@register_rule("unsqueeze", facts=replace(VIEW, meanings={"dim": in_output("dim")}))
+def unsqueeze(call: Call) -> None:
+    x = call.pair("self")
+    axes = list(x.axes)
+    axes.insert(call.dim("dim", len(axes) + 1), Axis(Term(1, 1)))
+    call.set(axes, scales=x.scales)
+
+
+@register_rule("squeeze", facts=VIEW)
+def squeeze(call: Call) -> None:
+    x = call.pair("self")
+    rank = len(x.axes)
+    dims = call.dims("dim", rank) if "dim" in call.t.arguments else list(range(rank))
+    call.set(
+        [a for d, a in enumerate(x.axes) if d not in dims or a.size != (1, 1)], scales=x.scales
+    )
+
+
+@register_rule("expand", facts=replace(VIEW, inserted="nothing"))
+def expand(call: Call) -> None:
+    x = call.pair("self")
+    axes = [Axis(Term(*size)) for size in call.out()]
+    for i, axis in enumerate(reversed(x.axes), start=1):
+        if axis.size == axes[-i].size:
+            axes[-i] = axis
+    call.set(axes, scales=x.scales)
+
+
+@register_rule("repeat", facts=Facts(regroups=True))
+def repeat(call: Call) -> None:
+    x = call.pair("self")
+    times = list(zip(*call.both("repeats"), strict=True))
+    lead = len(times) - len(x.axes)
+    axes = [Axis(Term(*n)) for n in times[:lead]]
+    for n, axis in zip(times[lead:], x.axes, strict=True):
+        axes.append(axis if n == (1, 1) else joined([Axis(Term(*n)), axis]))
+    call.set(axes)
