@@ -42,12 +42,14 @@ class Measured:
         share: Of the student's coordinates that come from the teacher.
         seconds: For the map.
         remarks: The map's, or the refusal.
+        growth: The map; None if the pair is refused.
     """
 
     changes: dict[str, float]
     share: float
     seconds: float
     remarks: tuple[str, ...]
+    growth: GrowthMap | None = None
 
 
 def measure(family: Family) -> Measured:
@@ -64,7 +66,7 @@ def measure(family: Family) -> Measured:
     for fill in FILLS:
         grown = grow(teacher, student, fill, map=growth, seed=1)
         changes[fill] = compare(teacher, grown, growth, inputs=x).max_rel
-    return Measured(changes, share(growth, student), seconds, growth.remarks)
+    return Measured(changes, share(growth, student), seconds, growth.remarks, growth)
 
 
 def share(growth: GrowthMap, student: nn.Module) -> float:
