@@ -10,7 +10,7 @@ from experiments.methods import METHODS, Initialised, extended
 from experiments.rivals import RIVALS
 from experiments.train import Recipe, fit
 from experiments.weights import WEIGHTED
-from phiopt.growth.grow import state_of
+from phiopt._modules import state_of
 from tests.experiments.rivals.problems import growth_of
 
 
