@@ -58,7 +58,7 @@ def measure(family: Family) -> Measured:
     try:
         growth = GrowthMap.between(teacher, student, inputs=x, **family.options)
     except AlignmentError as error:
-        return Measured({}, 0.0, perf_counter() - began, (str(error),))
+        return Measured({}, 0.0, perf_counter() - began, (error.problem,))
     seconds = perf_counter() - began
     changes = {}
     for fill in FILLS:

@@ -32,7 +32,15 @@ Places: TypeAlias = NDArray[np.int64]
 
 
 class Mismatch(ValueError):
-    """Two axes cannot be the same; the caller adds where in the graph."""
+    """Two axes cannot be the same. Whoever knows the operations makes an `AlignmentError` of it.
+
+    Attributes:
+        remedy: What settles it, where that is known.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
 
 
 @dataclass(eq=False, slots=True)

@@ -38,9 +38,9 @@ class Call:
         ts, ss = self.t.arguments[name], self.s.arguments[name]
         if len(ts) != len(ss):
             raise Mismatch(
-                f"{len(ts)} tensors in the teacher but {len(ss)} in the student; where a list of layers, "
-                "such as experts, is longer in the student, nothing says what the new ones are to do: "
-                "give both models as many"
+                f"{len(ts)} tensors in the teacher but {len(ss)} in the student. Where a list of layers, "
+                "such as experts, is longer in the student, nothing says what the new ones are to do",
+                "Give both models as many",
             )
         return [self.state.pair(t, s) for t, s in zip(ts, ss, strict=True)]
 
@@ -48,7 +48,7 @@ class Call:
         """An argument that is no tensor, the same on both sides (checked)."""
         self._read.add(name)
         if not same_option(self.t, self.s, name):
-            raise Mismatch(difference(self.t, self.s, name))
+            raise difference(self.t, self.s, name).mismatch()
         return self.t.arguments[name]
 
     def both(self, name: str) -> tuple[Any, Any]:
@@ -124,7 +124,7 @@ class Call:
         """
         for option in differences(self.t, self.s, self._read):
             if option.counted:
-                raise Mismatch(option.text)
+                raise option.mismatch()
             self.remark(option.text)
 
     # -- handing on ---------------------------------------------------------------------------------------------------

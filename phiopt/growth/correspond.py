@@ -70,15 +70,16 @@ class Correspondence:
             if against_whole is not None:
                 return against_whole(self.pair(t, maker.arguments["self"]), maker)
         if (names[0] is None) != (names[1] is None):
-            held, computed = ("teacher", "student") if names[0] else ("student", "teacher")
+            owner, other = ("teacher", "student") if names[0] else ("student", "teacher")
             if t.id in self.teacher.constants or s.id in self.student.constants:
                 raise AlignmentError(
-                    f"the {held}'s {names[0] or names[1]!r} is a constant in the {computed}; register the same tensor "
-                    "in both"
+                    f"the {owner}'s {names[0] or names[1]!r} is a constant in the {other}",
+                    "Register the same tensor in both",
                 )
             raise AlignmentError(
-                f"the {held}'s {names[0] or names[1]!r} is computed in the {computed}, as weight norm, pruning and "
-                "other parametrizations do; both must have it"
+                f"the {owner}'s {names[0] or names[1]!r} is computed in the {other}, as weight norm, pruning and "
+                "other parametrizations do",
+                "Use the parametrization in both models, or in neither",
             )
         if len(t.shape) != len(s.shape):
             raise AlignmentError(
@@ -88,8 +89,8 @@ class Correspondence:
             raise AlignmentError(
                 f"a value of shape {t.shape} in the teacher has no counterpart in the student. What the student adds "
                 "there cannot start as the identity, as a stage of another resolution, a pooling or another activation "
-                "cannot, or the wrong layers are paired. Add residual blocks, or layers of stride 1 and equal width; "
-                "correspondence= names the pairs"
+                "cannot, or the wrong layers are paired",
+                "Add residual blocks, or layers of stride 1 and equal width, or name the pairs with correspondence=",
             )
         if names[0] is None or names[1] is None:
             return Pair(
@@ -101,14 +102,15 @@ class Correspondence:
             if a > b:
                 raise AlignmentError(
                     f"the student is smaller than its teacher: {names[0]} has size {a} on axis {dim}, "
-                    f"{names[1]} has {b}"
+                    f"{names[1]} has {b}",
+                    "Give the student at least the teacher's size",
                 )
         known = self.places.get(names[0])
         if known is not None and known.student != names[1]:
             raise AlignmentError(
                 f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student: "
-                "the teacher shares what the student does not. Share it in the student too, or give the teacher a copy "
-                "for each place"
+                "the teacher shares what the student does not",
+                "Share it in the student too, or give the teacher a copy for each place",
             )
         terms = [Term(a, b) for a, b in zip(t.shape, s.shape, strict=True)]
         axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Correspondence
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.pairs import Pair
 from phiopt.growth.places import places
@@ -61,17 +62,20 @@ class Difference:
     gap: Gap
     departure: Departure | None
 
-    def describe(self, fill: str, teacher: nn.Module, student: nn.Module) -> str:
+    def error(self, fill: str, teacher: nn.Module, student: nn.Module) -> AlignmentError:
         where = (
             "Where it starts could not be found: with real values the models run by other operations"
             if self.departure is None
             else self.departure.describe(teacher, student)
         )
-        return (
+        first = self.departure
+        return AlignmentError(
             f"fill={fill!r} does not keep the function, although the map has no remark: the student's outputs at ψ(x) "
-            f"are off by {self.gap.change:.3g}, the teacher's being up to {self.gap.size:.3g}. {where}. Give both "
-            "modules the same options, take another fill (zero-out asks the least of the models), or teach the map the "
-            "operation with phiopt.growth.register_rule; verify=False takes the student as it is"
+            f"are off by {self.gap.change:.3g}, the teacher's being up to {self.gap.size:.3g}. {where}",
+            "Give both modules the same options, take another fill (zero-out asks the least of the models), or teach "
+            "the map the operation with phiopt.growth.register_rule; verify=False takes the student as it is",
+            teacher=Side.of(first.teacher if first else None),
+            student=Side.of(first.student if first else None),
         )
 
 

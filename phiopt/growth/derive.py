@@ -17,7 +17,7 @@ from phiopt.growth.axes import Term, fixed
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
 from phiopt.growth.given import check_traceable
@@ -97,14 +97,18 @@ def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentErr
         new = others.get(name)
         if not (isinstance(old, nn.RNNBase) and isinstance(new, nn.RNNBase)):
             continue
-        ours, theirs = (
+        forms = [
             f"{m.mode} with num_layers={m.num_layers}, bidirectional={m.bidirectional}"
             for m in (old, new)
-        )
-        if ours != theirs:
+        ]
+        if forms[0] != forms[1]:
             raise AlignmentError(
-                f"{name or 'the module itself'} is {ours} in the teacher but {theirs} in the student: a "
-                "new layer or direction cannot start as the identity, so these must agree; grow hidden_size"
+                f"{name or 'the module itself'} is {forms[0]} in the teacher but {forms[1]} in the student. A "
+                "new layer or direction cannot start as the identity, so these must agree",
+                "Grow hidden_size",
+                teacher=replace(error.teacher, module=name),
+                student=replace(error.student, module=name),
+                alternatives=[error],
             ) from error
 
 
@@ -124,7 +128,7 @@ def _matched_at_some_size(
     try:
         return large, _matched(small, large, moves, classes, names)
     except AlignmentError as error:
-        failure = error
+        failures = [error, *error.alternatives]
     grown = [d for d in range(1, made.ndim) if made.shape[d] > moves.example.shape[d]]
     for n in range(1, len(grown) + 1):
         for axes in combinations(grown, n):
@@ -134,13 +138,16 @@ def _matched_at_some_size(
             try:
                 large = recorded(student, made.new_zeros(shape), "student")
                 found = _matched(small, large, moves, classes, names)
+            except AlignmentError as error:
+                failures += [error, *error.alternatives]
+                continue
             except ValueError:
                 continue
             found[0].remarks |= {
                 f"the input: the student was followed at the teacher's size {shape[1:]}": None
             }
             return large, found
-    raise failure
+    raise _first_of(failures)
 
 
 def _matched(
@@ -151,18 +158,25 @@ def _matched(
     names: Named,
 ) -> tuple[Correspondence, list[Inserted], Tensor, int]:
     """The first way to pair the two computations under which every axis agrees."""
-    failure: AlignmentError | None = None
+    failures: list[AlignmentError] = []
     try:
         for steps in align(small, large, names):
             try:
                 state, inserted = _follow(small, large, steps, moves)
                 return state, inserted, *match_classes(state, classes)
             except AlignmentError as error:
-                failure = failure or error
+                failures.append(error)
     except AlignmentError as error:
-        failure = failure or error
-    assert failure is not None
-    raise failure
+        failures.append(error)
+    raise _first_of(failures)
+
+
+def _first_of(failures: Sequence[AlignmentError]) -> AlignmentError:
+    """The first failure, with those of the other ways to pair the operations as its alternatives."""
+    first, *others = failures
+    different = {str(error): error for error in others if str(error) != str(first)}
+    first.alternatives = tuple(different.values())
+    return first
 
 
 def _follow(
@@ -265,7 +279,9 @@ def _check_injective(placements: Mapping[str, Placement]) -> None:
     for name, place in placements.items():
         if place.student in seen:
             raise AlignmentError(
-                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties: "
-                "untie it in the student, or tie it in the teacher too"
+                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties",
+                "Untie it in the student, or tie it in the teacher too",
+                teacher=Side.of_tensor(name, place.teacher_shape),
+                student=Side.of_tensor(place.student, place.shape),
             )
         seen[place.student] = name

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from phiopt.growth.axes import Mismatch
 from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace, Value
 
 
@@ -99,5 +99,7 @@ def check_gone(gone: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None
         if value.is_meta or not bool((value.detach() == neutral).all()):
             raise AlignmentError(
                 f"the teacher's {name!r} has no counterpart: the student's layer is built without it, and its values "
-                f"are not all {neutral:g}; build the student's layer with it, as bias=True or affine=True do"
+                f"are not all {neutral:g}",
+                "Build the student's layer with it, as bias=True or affine=True do",
+                teacher=Side.of_tensor(name, tuple(value.shape)),
             )

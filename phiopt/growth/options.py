@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,10 +43,24 @@ ROUNDINGS = 8
 
 @dataclass(frozen=True)
 class Difference:
-    """An option that differs: its name in the operator's schema, both values, and whether it counts coordinates."""
+    """An option that differs.
 
-    text: str
-    counted: bool
+    Attributes:
+        problem: Both values.
+        remedy: What to give the student.
+        counted: Whether it counts coordinates.
+    """
+
+    problem: str
+    remedy: str
+    counted: bool = True
+
+    @property
+    def text(self) -> str:
+        return f"{self.problem}; {self.remedy}"
+
+    def mismatch(self) -> Mismatch:
+        return Mismatch(self.problem, self.remedy[:1].upper() + self.remedy[1:])
 
 
 def differences(teacher: Node, student: Node, read: Iterable[str] = ()) -> Iterator[Difference]:
@@ -59,16 +73,16 @@ def differences(teacher: Node, student: Node, read: Iterable[str] = ()) -> Itera
         if not same_option(teacher, student, name):
             whole = "int" in str(argument.type).lower()
             counted = whole and not each and name not in facts(teacher.name).measured
-            yield Difference(difference(teacher, student, name), counted)
+            yield replace(difference(teacher, student, name), counted=counted)
 
 
-def difference(teacher: Node, student: Node, name: str) -> str:
-    """The sentence that names an option with both its values, and the remedy."""
+def difference(teacher: Node, student: Node, name: str) -> Difference:
+    """An option with both its values."""
     t, s = (n.arguments.get(name) for n in (teacher, student))
     where = f" ({teacher.module or 'the root module'!r} there)" * (teacher.module != student.module)
-    return (
-        f"{teacher.name} with {name}={_shown(t)} in the teacher{where} but {_shown(s)} in the student; "
-        f"{_REMEDY} {name}"
+    return Difference(
+        f"{teacher.name} with {name}={_shown(t)} in the teacher{where} but {_shown(s)} in the student",
+        f"{_REMEDY} {name}",
     )
 
 
@@ -92,9 +106,9 @@ def check_operands(teacher: Node, student: Node) -> None:
             continue
         for a, b in zip(_listed(t), _listed(s), strict=False):
             if isinstance(a, Value) != isinstance(b, Value):
-                raise Mismatch(
-                    f"{difference(teacher, student, name)}, or register the tensor in both models"
-                )
+                found = difference(teacher, student, name)
+                remedy = f"{found.remedy}, or register the tensor in both models"
+                raise replace(found, remedy=remedy).mismatch()
 
 
 def pair_operands(state: Correspondence, teacher: Node, student: Node) -> None:

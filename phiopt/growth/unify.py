@@ -217,7 +217,8 @@ def _unify_fixed(given: Term, other: Term) -> None:
     elif not np.array_equal(other.fixed, given.fixed):
         raise Mismatch(
             "axes with different given places meet: one comes from the input, or was read along its neighbours "
-            "as LocalResponseNorm and pooling over channels do; keep the size of this axis in the student"
+            "as LocalResponseNorm and pooling over channels do",
+            "Keep the size of this axis in the student",
         )
 
 

@@ -43,7 +43,7 @@ def test_a_function_that_cannot_be_kept_is_remarked(family):
 @pytest.mark.parametrize("family", cases("refused"))
 def test_a_pair_that_cannot_be_aligned_is_refused_with_the_place(family):
     teacher, student = family.models()
-    with pytest.raises(AlignmentError, match=r"part at .*stage4"):
+    with pytest.raises(AlignmentError, match=r"different things at .*stage4"):
         GrowthMap.between(teacher, student, inputs=family.inputs())
 
 

@@ -127,7 +127,7 @@ def test_every_fill_has_it_do_nothing(fill):
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_only_the_teacher_has_is_refused_by_name_unless_it_does_nothing(name, wide):
     teacher, student, x, lost = pair(name, teacher=True, student=False, wide=wide)
-    with pytest.raises(AlignmentError, match=rf"the teacher's '{lost}.* build the student's"):
+    with pytest.raises(AlignmentError, match=rf"the teacher's '{lost}.* Build the student's"):
         GrowthMap.between(teacher, student, inputs=x)
     without = dict(pair(name, teacher=False, student=False, wide=8)[0].named_parameters())
     with torch.no_grad():

@@ -103,7 +103,7 @@ def select(call: Call) -> None:
     size = x.axes[dim].size
     old, new = t % size[0], s % size[1]
     if not x.axes[dim].moved and old != new:
-        raise Mismatch(difference(call.t, call.s, "index"))
+        raise difference(call.t, call.s, "index").mismatch()
     if x.axes[dim].moved:
         try:  # the teacher's coordinate sits at the student's
             rest = size[0] - old - 1, size[1] - new - 1
@@ -133,7 +133,7 @@ def constant_pad(call: Call) -> None:
             continue
         if min(*low, *high) < 0:  # cropped
             if low[0] != low[1] or high[0] != high[1]:
-                raise Mismatch(difference(call.t, call.s, "pad"))
+                raise difference(call.t, call.s, "pad").mismatch()
             axes[-i] = Axis(Term(*call.out()[-i]))
         else:
             axes[-i] = _concatenated([Axis(Term(*low)), axes[-i], Axis(Term(*high))])
@@ -173,7 +173,7 @@ def slice_(call: Call) -> None:
     (t0, t1), (s0, s1) = (slice(start, end).indices(size)[:2] for start, end, size in ends)
     if not axis.moved and call.out()[dim][0] == call.out()[dim][1]:
         if t0 != s0:
-            raise Mismatch(difference(call.t, call.s, "start"))
+            raise difference(call.t, call.s, "start").mismatch()
         piece = axis.term if axis.size == call.out()[dim] else Term(*call.out()[dim])
     elif step == 1:
         rest = axis.size[0] - t1, axis.size[1] - s1

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from phiopt.growth.axes import Mismatch, Size, Term, fixed, prod
+from phiopt.growth.axes import Size, Term, fixed, prod
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts
 from phiopt.growth.graph import Node
@@ -93,7 +93,7 @@ def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: boo
             call.mark_contracted(kernel.origins)
         shift = pads[1][i] - lead * dilation[i] - pads[0][i]
         if shift and not (kernel.grown or axis.grown):
-            raise Mismatch(difference(call.t, call.s, "padding"))
+            raise difference(call.t, call.s, "padding").mismatch()
         if kernel.grown and shift:
             call.remark("a larger kernel without the padding that keeps its centre")
         size = call.out()[-n + i]
