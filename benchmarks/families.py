@@ -41,13 +41,13 @@ class Measured:
         changes: Largest |Δ logits| over the largest |logit|, by fill; empty if the pair is refused.
         share: Of the student's coordinates that come from the teacher.
         seconds: For the map.
-        remarks: The map's, or the refusal.
+        reasons: The map's, or the refusal.
     """
 
     changes: dict[str, float]
     share: float
     seconds: float
-    remarks: tuple[str, ...]
+    reasons: tuple[str, ...]
 
 
 def measure(family: Family) -> Measured:
@@ -64,7 +64,7 @@ def measure(family: Family) -> Measured:
     for fill in FILLS:
         grown = grow(teacher, student, fill, map=growth, seed=1)
         changes[fill] = compare(teacher, grown, growth, inputs=x).max_rel
-    return Measured(changes, share(growth, student), seconds, growth.remarks)
+    return Measured(changes, share(growth, student), seconds, growth.inexact_reasons)
 
 
 def share(growth: GrowthMap, student: nn.Module) -> float:
@@ -78,9 +78,9 @@ def row(family: Family, found: Measured) -> str:
     """One line of the table."""
     changes = [f"{found.changes[fill]:.0e}" if found.changes else "refused" for fill in FILLS]
     carried = f"{100 * found.share:.0f} %" if found.changes else "-"
-    more = f" (and {len(found.remarks) - 1} more)" if len(found.remarks) > 1 else ""
-    remark = (found.remarks[0].replace("|", "\\|") + more) if found.remarks else ""
-    cells = (family.name, *changes, carried, f"{found.seconds:.2f}", remark)
+    more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
+    reason = (found.reasons[0].replace("|", "\\|") + more) if found.reasons else ""
+    cells = (family.name, *changes, carried, f"{found.seconds:.2f}", reason)
     return "| " + " | ".join(cells) + " |"
 
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 Size: TypeAlias = tuple[int, int]
 """(teacher's size, student's size) of one axis."""
-Origin: TypeAlias = tuple[str, int]
+ParameterAxis: TypeAlias = tuple[str, int]
 """(student's name of a tensor, dimension): the axis of a parameter that an axis of an activation comes from."""
-Places: TypeAlias = NDArray[np.int64]
+Indices: TypeAlias = NDArray[np.int64]
 
 
 class Mismatch(ValueError):
@@ -50,21 +50,21 @@ class Term:
     A zip starts with part ``phase[0]`` on the teacher's side, ``phase[1]`` on the student's; ``lead`` is the axis that
     picks the part of an *each*.
 
-    ``external`` marks coordinates that are no layer's units: ψ's new pixels, the student's new classes. ``silent`` and
-    ``gain`` tell the tensors that make these coordinates what keeps the function: new ones at zero because two
-    activations are contracted over them, old ones multiplied because a constant of the student differs.
+    ``external`` marks coordinates that are no layer's units: ψ's new pixels, the student's new classes. ``zero_new``
+    and ``rescale`` say how the parameters that make these coordinates keep the function: new rows are zero, because two
+    activations are contracted over them; rows are multiplied, because a constant of the student differs.
     """
 
     t: int
     s: int
     kind: Literal["free", "cat", "prod", "zip", "each", "fixed", "link"] = "free"
     parts: tuple[Term, ...] = ()
-    fixed: Places | None = None
+    fixed: Indices | None = None
     phase: Size = (0, 0)
     lead: Term | None = None
     external: bool = False
-    silent: set[Origin] = field(default_factory=set)
-    gain: dict[Origin, float] = field(default_factory=dict)
+    zero_new: set[ParameterAxis] = field(default_factory=set)
+    rescale: dict[ParameterAxis, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.t > self.s:
@@ -93,12 +93,12 @@ def _moved(term: Term) -> bool:
     return term.kind == "fixed" or any(_moved(part) for part in term.parts)
 
 
-def fixed(places: Places, s: int, *, external: bool = False) -> Term:
+def fixed(indices: Indices, s: int, *, external: bool = False) -> Term:
     """An axis whose teacher coordinate ``i`` sits at ``places[i]``."""
-    if np.array_equal(places, np.arange(s)):
+    if np.array_equal(indices, np.arange(s)):
         return Term(s, s)
     return Term(
-        len(places), s, "fixed", fixed=np.asarray(places, dtype=np.int64), external=external
+        len(indices), s, "fixed", fixed=np.asarray(indices, dtype=np.int64), external=external
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from phiopt.growth.axes import Mismatch, Origin, Size, Term, marked
+from phiopt.growth.axes import Mismatch, ParameterAxis, Size, Term, marked
 from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.graph import Node, Value
@@ -81,7 +81,7 @@ class Call:
     def join(self, a: Axis, b: Axis) -> Axis:
         """Equate two axes; the result is made by both."""
         unify(a.term, b.term)
-        return Axis(a.term, a.origins | b.origins)
+        return Axis(a.term, a.source_parameters | b.source_parameters)
 
     def contract(self, a: Pair, i: int, b: Pair, j: int) -> None:
         """Sum over axis ``i`` of ``a`` times axis ``j`` of ``b``."""
@@ -89,32 +89,36 @@ class Call:
         reader = second if b.weight else first if a.weight else None
         if a.weight and b.weight:
             self.state.products.append((first, second))
-        elif reader is not None and reader.origins and not reader.origins & self.state.made:
-            self.mark_contracted(reader.origins)
+        elif (
+            reader is not None
+            and reader.source_parameters
+            and not reader.source_parameters & self.state.output_axes
+        ):
+            self.mark_input_axes(reader.source_parameters)
         elif first.grown:
             # Two activations, or one and a constant or a tied weight that makes the same units: one must be zero.
-            silent = first if b.weight else second
-            for term, origin in self.makers(silent):
-                term.silent.add(origin)
-            if not silent.origins:
-                self.remark("a contraction over a widened axis that no layer makes")
+            zeroed = first if b.weight else second
+            for term, origin in self.makers(zeroed):
+                term.zero_new.add(origin)
+            if not zeroed.source_parameters:
+                self.inexact("a contraction over a widened axis that no layer makes")
         self.join(first, second)
 
-    def makers(self, axis: Axis) -> Iterator[tuple[Term, Origin]]:
+    def makers(self, axis: Axis) -> Iterator[tuple[Term, ParameterAxis]]:
         """The axes of tensors, or the blocks of them, that make the coordinates of ``axis``."""
         by_student = self.state.by_student()
-        for origin in axis.origins:
+        for origin in axis.source_parameters:
             whole = by_student[origin[0]].axes[origin[1]].term
             for term in marked(axis.term):
                 yield (whole if find(whole) is find(term) else term), origin
 
-    def mark_contracted(self, origins: Iterable[Origin]) -> None:
-        """As `Correspondence.mark_contracted`."""
-        self.state.mark_contracted(origins)
+    def mark_input_axes(self, axes: Iterable[ParameterAxis]) -> None:
+        """As `Correspondence.mark_input_axes`."""
+        self.state.mark_input_axes(axes)
 
-    def remark(self, reason: str) -> None:
+    def inexact(self, reason: str) -> None:
         """Record why no growth at this layer keeps the function exactly."""
-        self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
+        self.state.inexact_reasons[f"{self.s.module or 'the root module'}: {reason}"] = None
 
     def compare_options(self) -> None:
         """Refuse or remark the options that no rule has read and that differ.
@@ -125,7 +129,7 @@ class Call:
         for option in differences(self.t, self.s, self._read):
             if option.counted:
                 raise option.mismatch()
-            self.remark(option.text)
+            self.inexact(option.text)
 
     # -- handing on ---------------------------------------------------------------------------------------------------
 
@@ -141,7 +145,7 @@ class Call:
         inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
         weight = bool(inputs) and all(p.weight for p in inputs)
         if not weight:
-            self.state.made.update(*(a.origins for a in axes))
+            self.state.output_axes.update(*(a.source_parameters for a in axes))
         known = facts(self.t.name)
         averages = known.product or (known.linear and all(p.averages for p in inputs))
         if "groups" in self.t.arguments:

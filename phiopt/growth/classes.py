@@ -12,8 +12,8 @@ from phiopt.growth.axes import Mismatch, Term, fixed
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.given import classes_of
+from phiopt.growth.index_map import index_map
 from phiopt.growth.pairs import Axis
-from phiopt.growth.places import places
 from phiopt.growth.unify import find, unify
 
 
@@ -36,7 +36,7 @@ def match_classes(
         term = axes[axis].term if axes else Term(1, 1)
         if find(term).kind == "free":  # new classes are no copies of old ones
             unify(term, fixed(np.arange(old), new, external=True))
-        return torch.from_numpy(places(term).copy()), axis
+        return torch.from_numpy(index_map(term).copy()), axis
     chosen = classes_of(classes)
     if len(chosen) != old:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from phiopt.growth.axes import Origin, Term
+from phiopt.growth.axes import ParameterAxis, Term
 from phiopt.growth.catalogue import facts
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.graph import Trace, Value
@@ -24,7 +24,7 @@ class Correspondence:
     twins: dict[int, Value] = field(default_factory=dict)
     """The teacher's value that a value of the student stands for, by the latter's id."""
     norms: list[Norm] = field(default_factory=list)
-    made: set[Origin] = field(default_factory=set)
+    output_axes: set[ParameterAxis] = field(default_factory=set)
     """Axes of tensors that make units; a tied weight may read the same axis elsewhere."""
     products: list[tuple[Axis, Axis]] = field(default_factory=list)
     """Axes of parameters that are summed over against each other, as weight @ vector is."""
@@ -32,9 +32,9 @@ class Correspondence:
     """Constants met at one place, compared once all axes are decided."""
     rounding: float = 0.0
     """Of the dtype of constants that are equal up to it."""
-    rescaled: list[tuple[Origin, str]] = field(default_factory=list)
+    rescaled: list[tuple[ParameterAxis, str]] = field(default_factory=list)
     """Axes of parameters that take up another constant factor, with the remark for where they cannot."""
-    remarks: dict[str, None] = field(default_factory=dict)
+    inexact_reasons: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found."""
     added: dict[str, float] = field(default_factory=dict)
     """Parameters that only the student's layers have, and the value with which they do nothing."""
@@ -124,17 +124,17 @@ class Correspondence:
         have. Else it is one that makes no units itself.
         """
         for axes in self.products:
-            reads = {(p.student, d) for p in self.places.values() for d in p.contracted}
-            if not any(axis.origins & reads for axis in axes):
+            input_axes = {(p.student, d) for p in self.places.values() for d in p.input_axes}
+            if not any(axis.source_parameters & input_axes for axis in axes):
                 for axis in axes[::-1]:
-                    if axis.origins and not axis.origins & self.made:
-                        self.mark_contracted(axis.origins)
+                    if axis.source_parameters and not axis.source_parameters & self.output_axes:
+                        self.mark_input_axes(axis.source_parameters)
                         break
 
-    def mark_contracted(self, origins: Iterable[Origin]) -> None:
+    def mark_input_axes(self, axes: Iterable[ParameterAxis]) -> None:
         """Mark these axes of parameters as columns: they read units, they do not make them."""
-        for name, dim in origins:
-            self._by_student[name].contracted.add(dim)
+        for name, dim in axes:
+            self._by_student[name].input_axes.add(dim)
 
     def by_student(self) -> dict[str, TensorPlace]:
         """The same places by the student's names."""

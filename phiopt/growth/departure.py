@@ -12,8 +12,8 @@ from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace, Value
+from phiopt.growth.index_map import index_map
 from phiopt.growth.pairs import Pair
-from phiopt.growth.places import places
 from phiopt.growth.unify import find
 
 
@@ -82,7 +82,7 @@ class Difference:
 def on_teacher(value: Tensor, pair: Pair) -> Tensor:
     """The student's value at the teacher's coordinates."""
     for dim, axis in enumerate(pair.axes):
-        index = torch.from_numpy(places(axis.term))
+        index = torch.from_numpy(index_map(axis.term))
         moved = not torch.equal(index, torch.arange(len(index), device="cpu"))
         if axis.grown or moved:  # an axis of equal size may change its order
             value = value.index_select(dim, index.to(value.device))
@@ -184,9 +184,9 @@ def _factors(state: Correspondence) -> Iterator[float]:
     todo: list[Term] = [axis.term for place in state.places.values() for axis in place.axes]
     while todo:
         term = todo.pop()
-        yield from term.gain.values()
+        yield from term.rescale.values()
         node = find(term)
-        yield from node.gain.values()
+        yield from node.rescale.values()
         todo += node.parts
 
 

@@ -22,6 +22,7 @@ from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
 from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
+from phiopt.growth.index_map import index_map
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
@@ -30,10 +31,9 @@ from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair, TensorPlace
 from phiopt.growth.placement import Placement
-from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
 from phiopt.growth.trace import aliases_of, names_of, tensors_of
-from phiopt.growth.units import demands
+from phiopt.growth.unit_plan import demands
 
 
 def derive(
@@ -80,7 +80,7 @@ def derive(
         lift=lift,
         classes=chosen,
         class_axis=axis,
-        remarks=tuple(state.remarks),
+        inexact_reasons=tuple(state.inexact_reasons),
         correspondence=state,
         inserted=inserted,
         fresh={name: shape for name, shape in large.used.items() if name not in taken},
@@ -143,7 +143,7 @@ def _matched_at_some_size(
                 continue
             except ValueError:
                 continue
-            found[0].remarks |= {
+            found[0].inexact_reasons |= {
                 f"the input: the student was followed at the teacher's size {shape[1:]}": None
             }
             return large, found
@@ -185,18 +185,18 @@ def _follow(
     """Start from the input's axes and pass every pair of operations."""
     state = Correspondence(small, large, moves=moves)
     if moves.reason is not None:
-        state.remarks[f"the input: {moves.reason}"] = None
+        state.inexact_reasons[f"the input: {moves.reason}"] = None
     (t,), (s,) = small.inputs, large.inputs
     axes = [Axis(Term(t.shape[0], s.shape[0]))]
-    sizes = zip(moves.places, moves.size, s.shape[1:], strict=True)
-    for dim, (place, whole, size) in enumerate(sizes, start=1):
-        if len(place) > size:
+    sizes = zip(moves.index_maps, moves.size, s.shape[1:], strict=True)
+    for dim, (indices, whole, size) in enumerate(sizes, start=1):
+        if len(indices) > size:
             raise ValueError(
-                f"lift={moves.lift!r} makes axis {dim} of the input smaller: {len(place)} to {size}"
+                f"lift={moves.lift!r} makes axis {dim} of the input smaller: {len(indices)} to {size}"
             )
         at_teachers_size = size != whole
         axes.append(
-            Axis(Term(size, size) if at_teachers_size else fixed(place, size, external=True))
+            Axis(Term(size, size) if at_teachers_size else fixed(indices, size, external=True))
         )
     state.start(t, s, Pair(tuple(axes)))
     insertions = Insertions(state)
@@ -217,11 +217,11 @@ def _follow(
 def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
     """Let the weights of normalisations take up what their new units change, or say why that is impossible."""
     _, reasons, factors = demands(state.norms)
-    state.remarks |= dict.fromkeys(reasons)
+    state.inexact_reasons |= dict.fromkeys(reasons)
     for norm, factor in factors:
         assert norm.weight is not None
         if norm.weight in state.by_student():
-            state.by_student()[norm.weight].axes[0].term.gain[norm.weight, 0] = factor
+            state.by_student()[norm.weight].axes[0].term.rescale[norm.weight, 0] = factor
         inserted = [
             replace(x, value=factor) if x.how == "constant" and x.weight == norm.weight else x
             for x in inserted
@@ -233,8 +233,8 @@ def _placement(place: TensorPlace, used: Mapping[str, tuple[int, ...]]) -> Place
     return Placement(
         place.student,
         used[place.student],
-        tuple(torch.from_numpy(places(a.term).copy()) for a in place.axes),
-        frozenset(place.contracted),
+        tuple(torch.from_numpy(index_map(a.term).copy()) for a in place.axes),
+        frozenset(place.input_axes),
     )
 
 

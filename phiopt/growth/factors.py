@@ -6,13 +6,13 @@ weight, or a value that is also read before the factor, cannot be rescaled for o
 
 from __future__ import annotations
 
-from phiopt.growth.axes import Origin, Term, marked
+from phiopt.growth.axes import ParameterAxis, Term, marked
 from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.pairs import Axis
 from phiopt.growth.unify import find
-from phiopt.growth.units import marks
+from phiopt.growth.unit_plan import marks
 
 
 def rescale(
@@ -27,21 +27,21 @@ def rescale(
     made_by = None if scales is None else _makers(state, value)
     if scales is None or not made_by:
         return False
-    origins = sorted(o for o in scales.origins if o[0] in made_by)
-    if sorted(made_by) != [name for name, _ in origins]:  # one has no row of this axis, or two
+    sources = sorted(o for o in scales.source_parameters if o[0] in made_by)
+    if sorted(made_by) != [name for name, _ in sources]:  # one has no row of this axis, or two
         return False
-    rows: list[tuple[Term, Origin]] = []
-    for origin in origins:
-        whole = state.by_student()[origin[0]].axes[origin[1]].term
+    rows: list[tuple[Term, ParameterAxis]] = []
+    for source in sources:
+        whole = state.by_student()[source[0]].axes[source[1]].term
         if scales.size == whole.size:
-            rows.append((whole, origin))
+            rows.append((whole, source))
         elif whole.same:  # blocks of an axis that does not grow have no terms of their own
             return False
         else:
-            rows += [(whole if find(whole) is find(t) else t, origin) for t in marked(scales.term)]
-    state.rescaled += [(origin, reason) for origin in origins]
-    for term, origin in rows:
-        term.gain[origin] = term.gain.get(origin, 1.0) * ratio
+            rows += [(whole if find(whole) is find(t) else t, source) for t in marked(scales.term)]
+    state.rescaled += [(source, reason) for source in sources]
+    for term, source in rows:
+        term.rescale[source] = term.rescale.get(source, 1.0) * ratio
     return True
 
 
@@ -49,8 +49,8 @@ def check_rescaled(state: Correspondence) -> None:
     """Remark the factors that no tensor takes up after all, as where its axis turned out to be read."""
     for (name, dim), reason in state.rescaled:
         place = state.by_student()[name]
-        if dim in place.contracted or (marks(place.axes[dim].term, (name, dim))[1] == 1.0).all():
-            state.remarks[reason] = None
+        if dim in place.input_axes or (marks(place.axes[dim].term, (name, dim))[1] == 1.0).all():
+            state.inexact_reasons[reason] = None
 
 
 def _makers(state: Correspondence, value: Value) -> set[str] | None:

@@ -81,7 +81,7 @@ class Insertions:
             written = argument.alias_info is not None and argument.alias_info.is_write
             if written and isinstance(value, Value) and value.id in self.state.student.tensors:
                 name = self.state.student.tensors[value.id]
-                self.state.remarks[
+                self.state.inexact_reasons[
                     f"{_where(node)}: the student's {node.name} changes {name!r}; the teacher has no such operation"
                 ] = None
 
@@ -98,7 +98,7 @@ class Insertions:
         if parameter is not None:
             self.state.gone[parameter[0]] = parameter[1]
             return
-        self.state.remarks[f"{_where(node)}: a sum that the student does not have"] = None
+        self.state.inexact_reasons[f"{_where(node)}: a sum that the student does not have"] = None
 
     def _value(self, id: int) -> Value | None:
         node = self.producers.get(id)
@@ -106,7 +106,9 @@ class Insertions:
 
     def done(self) -> list[Inserted]:
         """Everything found; operations without an identity become remarks."""
-        self.state.remarks |= dict.fromkeys(x for x in self.found.values() if isinstance(x, str))
+        self.state.inexact_reasons |= dict.fromkeys(
+            x for x in self.found.values() if isinstance(x, str)
+        )
         constants = [
             Inserted("constant", name.rpartition(".")[0], name, None, value=value)
             for name, value in self.state.added.items()

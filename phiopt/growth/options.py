@@ -21,8 +21,8 @@ from phiopt.growth.catalogue import facts
 from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.graph import Node, Value
+from phiopt.growth.index_map import index_map
 from phiopt.growth.pairs import Axis, ConstantPair
-from phiopt.growth.places import places
 
 _IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled", "stable", "half_to_float", "non_blocking", "copy",
          "implicit", "device", "layout", "pin_memory", "memory_format", "generator", "benchmark", "deterministic",
@@ -147,10 +147,10 @@ def compare_constants(state: Correspondence) -> None:
     for c in state.constants:
         t, s = (v.cpu() for v in c.values)
         for d, axis in enumerate(c.pair.axes):
-            s = s.index_select(d, torch.from_numpy(places(axis.term)))
+            s = s.index_select(d, torch.from_numpy(index_map(axis.term)))
         if c.picks is not None and not t.is_floating_point() and t.dtype != torch.bool:
             old, new = c.picks.size
-            t, s = torch.from_numpy(places(c.picks.term))[t % max(old, 1)], s % max(new, 1)
+            t, s = torch.from_numpy(index_map(c.picks.term))[t % max(old, 1)], s % max(new, 1)
         unequal = ~_close(t, s)
         if not unequal.any():
             if not torch.equal(t.nan_to_num(), s.nan_to_num()):
@@ -158,7 +158,7 @@ def compare_constants(state: Correspondence) -> None:
             continue
         at = tuple(int(i) for i in unequal.nonzero()[0])
         where = f" ({c.modules[0] or 'the root module'!r} there)" * (c.modules[0] != c.modules[1])
-        state.remarks[
+        state.inexact_reasons[
             f"{c.modules[1] or 'the root module'}: {c.operation} with the constant {c.option}, at {list(at)} "
             f"{t[at].item():.6g} in the teacher{where} but {s[at].item():.6g} in the student; {_REMEDY} constant"
         ] = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from phiopt.growth.axes import Origin, Size, Term
+from phiopt.growth.axes import ParameterAxis, Size, Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,7 +14,7 @@ class Axis:
     """One axis of a pair of values: its term, and the parameters whose rows make its coordinates."""
 
     term: Term
-    origins: frozenset[Origin] = frozenset()
+    source_parameters: frozenset[ParameterAxis] = frozenset()
 
     @property
     def size(self) -> Size:
@@ -56,7 +56,7 @@ class TensorPlace:
 
     student: str
     axes: tuple[Axis, ...]
-    contracted: set[int] = field(default_factory=set)
+    input_axes: set[int] = field(default_factory=set)
     """Dimensions summed over: the columns that read the units of the layer before."""
 
 

@@ -112,7 +112,7 @@ def test_what_only_the_student_has_starts_as_nothing(name, wide):
     assert not any(growth.mask()[n].any() for n in new)
     for fill in PRESERVING:
         grown = grow(teacher, student, fill, map=growth)
-        assert growth.remarks or compare(teacher, grown, growth).exact
+        assert growth.inexact_reasons or compare(teacher, grown, growth).exact
         assert all(len(grown.get_parameter(n).unique()) == 1 for n in new)
 
 
@@ -137,7 +137,7 @@ def test_what_only_the_teacher_has_is_refused_by_name_unless_it_does_nothing(nam
     growth = GrowthMap.between(teacher, student, inputs=x)
     for fill in PRESERVING:
         assert (
-            growth.remarks
+            growth.inexact_reasons
             or compare(teacher, grow(teacher, student, fill, map=growth), growth).exact
         )
 
