@@ -55,7 +55,6 @@ STEPS = {
     "`Frobenius(probes=4)`": Frobenius(probes=4),
     "`Frobenius(batch=0.5)`": Frobenius(batch=0.5),
     '`Frobenius(batch=None, matrix="gauss-newton")`': replace(EXACT, matrix="gauss-newton"),
-    '`Frobenius(batch=None, matrix="layers")`, two products': replace(EXACT, matrix="layers"),
 }
 PARTS = [(PART, PART), (2 * PART, PART), (PART, 2 * PART), (BATCH, PART), (PART, BATCH)]
 """Examples in A, whose product is differentiated, and in B."""

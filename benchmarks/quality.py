@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from phiopt.objective import Frobenius, Lambdas, Stream
-from phiopt.problem import problem
+from phiopt.pose import pose
 from phiopt.solve import TorchOpt, decaying_adam
 
 EXACT = Frobenius(batch=None)
@@ -104,9 +104,7 @@ def posed(regime: str, seed: int):
     x, y, classes = data()
     teacher, student = net(32, classes), net(64, 10)
     train(teacher, x, y, epochs)
-    return problem(teacher, student, Lambdas(0.25, 0.25, 0.25, 0.25), (x, y), seed=seed).relative(
-        128, seed
-    )
+    return pose(teacher, student, Lambdas(0.25, 0.25, 0.25, 0.25), (x, y), seed=seed)
 
 
 @torch.no_grad()

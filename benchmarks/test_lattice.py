@@ -16,7 +16,7 @@ import phiopt
 from benchmarks.conftest import interleaved
 from experiments.demo import TASK
 from experiments.models import built
-from phiopt.problem import problem
+from phiopt.pose import pose
 from phiopt.solve import TorchOpt, solve_many
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,7 +29,7 @@ def posed(seed):
     splits = TASK.splits(seed).to(DEVICE)
     taught = TASK.taught(seed, splits).train
     teacher, student = (built(make, seed).to(DEVICE) for make in (TASK.teacher, TASK.student))
-    found = problem(
+    return pose(
         teacher,
         student,
         CENTRE,
@@ -37,9 +37,9 @@ def posed(seed):
         classes=TASK.classes,
         neighbourhood=TASK.phi.neighbourhood,
         restrict_classes=True,
+        batch_size=SOLVER.batch_size,
         seed=seed,
     )
-    return found.relative(SOLVER.batch_size, seed).posed(seed)
 
 
 def points(curvature):

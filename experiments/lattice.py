@@ -18,7 +18,6 @@ from experiments.methods import Descent
 from experiments.models import built
 from experiments.records import RunDirectory
 from experiments.study import Task, trained_teacher
-from phiopt.problem import problem
 from phiopt.solve import Outcome, solve_many
 
 FLOOR = 0.01
@@ -93,7 +92,7 @@ class Scene(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments that `phiopt.initialize`, `phiopt.learn` and `problem` have in common."""
+        """Arguments that `phiopt.pose`, `phiopt.initialize` and `phiopt.learn` have in common."""
         task = self.case.task
         return {
             "lift": task.lift,
@@ -122,11 +121,11 @@ def solved(scenes: Sequence[Scene], wanted: Sequence[Point]) -> Iterator[dict[st
     """The records of these points for the seeds of one case, all solved together."""
     case, began = scenes[0].case, time.perf_counter()
     centre = phiopt.Lambdas(0.25, 0.25, 0.25, 0.25)
-    problems = []
-    for each in scenes:
-        posed = problem(each.teacher, each.student, centre, each.data, **each.options)
-        posed = posed.relative(case.batch_size, each.seed)
-        problems.append(posed.posed(each.seed))
+    size = case.batch_size
+    problems = [
+        phiopt.pose(each.teacher, each.student, centre, each.data, batch_size=size, **each.options)
+        for each in scenes
+    ]
     lambdas = torch.tensor([weights(point) for point in wanted], dtype=torch.float64)
     found = solve_many(case.solver, problems, lambdas)
     seconds = (time.perf_counter() - began) / (len(scenes) * len(wanted))

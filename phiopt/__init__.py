@@ -16,6 +16,8 @@ from phiopt.growth import GrowthMap, carry_optimizer, grow
 from phiopt.initialize import initialize
 from phiopt.learn import Learned, learn
 from phiopt.objective import Corruption, Frobenius, Gaussian, Lambdas, Spectral, Uniform
+from phiopt.pose import pose
+from phiopt.problem import Problem
 from phiopt.solve import (
     LBFGS,
     NewtonCG,
@@ -43,6 +45,7 @@ __all__ = [
     "NewtonCG",
     "Optuna",
     "OuterLoss",
+    "Problem",
     "Replay",
     "Solution",
     "SolveError",
@@ -61,4 +64,5 @@ __all__ = [
     "lift",
     "masked",
     "normalised",
+    "pose",
 ]

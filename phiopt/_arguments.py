@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from phiopt._modules import state_of
 from phiopt._transforms import wrapped
 from phiopt._types import Params
 from phiopt._values import count, flag, known, one_of, part, seed_of, shown, two_models
@@ -73,19 +74,19 @@ def check_options(
     data: Source | None,
     scale: str,
     seed: int,
-    restarts: int,
     micro_batch: int | None,
     process_group: object,
     parts: Mapping[str, tuple[object, str]],
     flags: Mapping[str, object],
 ) -> None:
-    """``parts`` are pluggable objects by name, each with the attribute that makes it one."""
+    """What `pose` is given. ``parts`` are pluggable objects by name, each with the attribute that makes
+    the object one.
+    """
     check_parts(parts)
     for name, value in flags.items():
         flag(name, value)
     one_of("scale", scale, SCALES)
     seed_of(seed)
-    count("restarts", restarts, least=0)
     if micro_batch is not None:
         count("micro_batch", micro_batch)
     if process_group is not None and not isinstance(process_group, ProcessGroup):
@@ -100,6 +101,17 @@ def check_options(
         raise ValueError(
             f"data: None, but the weight of {', '.join(needy)} is not 0; these terms need D1"
         )
+
+
+def check_solve(
+    solver: object, adjoint: object, seed: object, restarts: object, flags: Mapping[str, object]
+) -> None:
+    """What a solve is given."""
+    check_parts({"solver": (solver, "solve"), "adjoint": (adjoint, "solve")})
+    for name, value in flags.items():
+        flag(name, value)
+    seed_of(seed)
+    count("restarts", restarts, least=0)
 
 
 def without_data(lambdas: Lambdas) -> Lambdas:
@@ -135,11 +147,11 @@ def check_start(start: str | Params | None, student: nn.Module) -> None:
     missing = [name for name, _ in student.named_parameters() if name not in start]
     if missing:
         raise ValueError(f"start: lacks {', '.join(missing)}; must hold every parameter")
-    held = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+    tensors = state_of(student)
     for name, value in start.items():
-        if name not in held:
+        if name not in tensors:
             raise ValueError(f"start: {name} is no parameter or buffer of the student")
-        like = held[name]
+        like = tensors[name]
         if (value.shape, value.dtype, value.device) != (like.shape, like.dtype, like.device):
             raise ValueError(
                 f"start: {name} is {tuple(value.shape)}, {value.dtype} on {value.device}, must be "

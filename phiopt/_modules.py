@@ -69,7 +69,7 @@ def with_tensors(module: Module, tensors: Params) -> Module:
     with another buffer, gets memory of its own.
     """
     copy = copied(module, "student")
-    held = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
+    held = state_of(copy)
     with torch.no_grad():
         for name, value in tensors.items():
             if overlapping(held[name]):
@@ -142,3 +142,13 @@ def without_process_wide_hooks() -> Iterator[None]:
     finally:
         for table, hooks in zip(tables, before, strict=True):
             table.update({key: hook for key, hook in hooks.items() if key in table})
+
+
+def state_of(module: nn.Module) -> Params:
+    """Parameters and buffers by name: the module's own tensors."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def copies(tensors: Params) -> Params:
+    """The same numbers in tensors of their own, still attached to the graph."""
+    return {name: value.clone() for name, value in tensors.items()}

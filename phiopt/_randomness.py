@@ -54,8 +54,8 @@ def preserved_randomness(
 
 
 def at_end(do: Callable[[], None]) -> None:
-    """Have ``do`` called at the end of the innermost `preserved_randomness`, if there is one."""
-    if _AT_END:
+    """Have ``do`` called, once, at the end of the innermost `preserved_randomness`, if there is one."""
+    if _AT_END and do not in _AT_END[-1]:
         _AT_END[-1].append(do)
 
 

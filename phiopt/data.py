@@ -182,11 +182,18 @@ class Data:
     def _from_loader(self, given: DataLoader[Any]) -> Callable[[int | None, Generator], Batch]:
         loader = begun_anew(given)
         passes, number = count(1), 0
+        batches: Iterator[Any] = iter(())
+        again: Batch | None = None
 
         def begin() -> Iterator[Any]:
             nonlocal number
             number = next(passes)
+            at_end(rest)
             return iter(loader)
+
+        def rest() -> None:
+            nonlocal batches, again
+            batches, again = iter(()), None  # whose workers end with it
 
         def following(batches: Iterator[Any]) -> Batch | None:
             pair = _next(self._name, batches)
@@ -203,15 +210,8 @@ class Data:
                 )
             return batch
 
-        batches: Iterator[Any] = begin()
-        self._example = first(batches)
-
-        def rest() -> None:
-            nonlocal batches
-            batches = iter(())  # whose workers end with it
-
-        at_end(rest)
-        again: Batch | None = self._example
+        batches = begin()
+        self._example = again = first(batches)
 
         def read(size: int | None, generator: Generator) -> Batch:
             nonlocal batches, again

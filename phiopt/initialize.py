@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import check_modules, check_options, without_data
-from phiopt._modules import alone, with_tensors
-from phiopt._randomness import preserved_randomness
-from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
+from phiopt._arguments import check_solve, without_data
+from phiopt._modules import alone
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
-from phiopt.bilevel.adjoint import changed, given_tensors, with_inputs
+from phiopt.bilevel.adjoint import given_tensors
 from phiopt.data import Source
-from phiopt.objective import Curvature, Lambdas, Neighbourhood, Objective
-from phiopt.problem import Problem, problem
-from phiopt.solve import (
-    NewtonCG,
-    Outcome,
-    Solution,
-    SolveError,
-    Solver,
-    Status,
-    TorchOpt,
-    certify,
-    check_agreement,
-    failing_together,
-    fingerprint,
-    fresh_draws,
-    perturbed,
-    together,
-    verdict,
-)
+from phiopt.growth import GrowthMap
+from phiopt.objective import Curvature, Lambdas, Neighbourhood
+from phiopt.pose import pose
+from phiopt.problem import check_derivative
+from phiopt.solve import Solution, Solver, TorchOpt, together
 
 
 @alone()
@@ -47,6 +29,7 @@ def initialize(
     lambdas: Lambdas | Tensor | Iterable[float],
     data: Source | None = None,
     *,
+    map: GrowthMap | None = None,
     lift: Lift | None = None,
     classes: Sequence[int] | Tensor | None = None,
     loss: Loss | None = None,
@@ -75,7 +58,8 @@ def initialize(
     and Python stay as they were, and so do the generators that a loader or data set holds. On the
     CPU the same seed gives the same bits, as long as ``torch.get_num_threads`` and the default
     dtype are the same, also where a data set draws at random, from these generators or in a loader's
-    workers. Threads that call it take turns.
+    workers. Threads that call it take turns. To solve one problem often, at other λ or from other
+    starts, `pose` the problem once.
 
     Args:
         teacher: The trained model g(·, u). A batch of inputs to outputs ``(batch, c1)``.
@@ -85,6 +69,8 @@ def initialize(
         data: D1 in the teacher's space: ``(inputs, targets)``, a map-style ``Dataset`` of pairs, or
             a ``DataLoader``, each of whose passes starts its own workers, also with
             ``persistent_workers``. None only if λ2 is all the weight.
+        map: Where the teacher sits in the student, if that is known: a `GrowthMap` of the two, or
+            ``solution.map`` of another call. None: the map is derived.
         lift: ψ, from a batch of the teacher's inputs to one of the student's; a module runs in
             evaluation mode. None: inferred from the shapes.
         classes: Student output index of each of the teacher's classes. None: the first c1.
@@ -139,148 +125,38 @@ def initialize(
         True
     """
     weights = Lambdas.of(lambdas)
-    if data is None:
-        weights = without_data(weights)
-    parts = {
-        "lift": (lift, "__call__"),
-        "loss": (loss, "__call__"),
-        "neighbourhood": (neighbourhood, "perturb"),
-        "curvature": (curvature, "products"),
-        "solver": (solver, "solve"),
-        "adjoint": (adjoint, "solve"),
-    }
-    flags = {"restrict_classes": restrict_classes, "throw": throw, "progress": progress}
-    check_options(weights, data, scale, seed, restarts, micro_batch, process_group, parts, flags)
-    seed = int(seed)
-    like = check_modules(teacher, student)
-    solver = TorchOpt() if solver is None else solver
+    check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
+    weights = weights if data is not None else without_data(weights)
     given = given_tensors(weights, neighbourhood, start)
-    _check_derivative(given, adjoint)
-    numbers = {name: plain(name, value) for name, value in given.items()}
-    with (
-        outside_transforms() as transforms,  # they see the adjoint's solve alone
-        torch.inference_mode(False),
-        torch.autocast(like.device.type, enabled=False),  # it would round the derivatives
-        preserved_randomness(data, like.device, seed),
-    ):
-        if process_group is not None:
-            held: dict[str, object] = {name: value for name, (value, _) in parts.items()}
-            held["lambdas"] = [float(value) for _, value in weights.items()]
-            held["one of the settings"] = (scale, restrict_classes, restarts, micro_batch)
-            marks = {name: fingerprint(value).to(like.device) for name, value in held.items()}
-            check_agreement(process_group, marks)
-        with failing_together(process_group, like.device):
-            posed = problem(
-                teacher,
-                student,
-                changed(weights, "lambdas.", numbers),
-                data,
-                lift=lift,
-                classes=classes,
-                loss=loss,
-                neighbourhood=changed(neighbourhood, "neighbourhood.", numbers),
-                curvature=curvature,
-                start=changed(start, "start.", numbers),
-                restrict_classes=restrict_classes,
-                differentiable=adjoint is not None,
-                micro_batch=micro_batch,
-                process_group=process_group,
-                seed=seed,
-            )
-        if posed.objective.curvature is None and isinstance(solver, NewtonCG):
-            raise TypeError(
-                "solver: NewtonCG needs second derivatives, which the student or the loss lacks "
-                "(see phiopt.check); take LBFGS or TorchOpt"
-            )
-        if scale == "relative":
-            posed = posed.relative(solver.batch_size, seed)
-
-        def solve(objective: Objective, start: Params) -> Outcome:
-            if adjoint is None:
-                return solver.solve(objective, start, seed=seed, progress=progress)
-            objective = with_inputs(objective, given)
-            start = {name: given.get(f"start.{name}", value) for name, value in start.items()}
-            with inside_transforms(transforms):
-                return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
-
-        solution = _solve(posed, solver, solve, scale, restarts, seed, progress)
-        solution = replace(solution, lambdas=weights)
-    if throw and solution.status.failed:
-        raise SolveError(solution) from solution.error
-    return solution
-
-
-def _check_derivative(given: Params, adjoint: Adjoint | None) -> None:
-    """`torch.func` and forward mode take what does not depend on an input for a derivative of 0;
-    reverse mode of `torch.autograd` says so itself.
-    """
-    for name, value in given.items() if adjoint is None else ():
-        if has_tangent(value) or (wrapped(value) and value.requires_grad):
-            raise ValueError(
-                f"adjoint: None, but {name} is being differentiated in; give Replay(), Unroll() or "
-                "Implicit()"
-            )
-
-
-def _restarted(
-    solver: Solver, objective: Objective, start: Params, seed: int, progress: bool
-) -> Params | Exception:
-    """What another start leads to, or what reading the data raised before that."""
-    try:
-        found = solver.solve(objective, start, seed=seed, progress=progress)
-    except Exception as error:
-        if objective.data is None or objective.data.error is not error:
-            raise
-        return error
-    return found.params if found.error is None else found.error
-
-
-def _solve(
-    posed: Problem,
-    solver: Solver,
-    solve: Callable[[Objective, Params], Outcome],
-    scale: str,
-    restarts: int,
-    seed: int,
-    progress: bool,
-) -> Solution:
-    objective, start, module = posed
-    # Now, while the data can be read.
-    fresh = fresh_draws(objective, start, solver.batch_size, seed)
-    outcome = solve(objective, start)
-    params = {name: plain(name, value) for name, value in outcome.params.items()}
-    # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
-    asked = outcome.status is Status.SOLVED and objective.curvature is not None
-    curved_on = (outcome.frozen or fresh) if asked else None
-    others = []
-    for other in perturbed(start, restarts, seed):
-        again = _restarted(solver, objective, other, seed, progress)
-        if isinstance(again, Exception):
-            outcome = replace(outcome, status=Status.DATA_FAILED, error=again)
-            break
-        others.append(again)
-    certificate = certify(
-        objective,
-        start,
-        params,
-        fresh,
-        curved_on=curved_on,
-        restarts=others,
+    check_derivative(given, adjoint)
+    solver = TorchOpt() if solver is None else solver
+    problem = pose(
+        teacher,
+        student,
+        weights,
+        data,
+        map=map,
+        lift=lift,
+        classes=classes,
+        loss=loss,
+        neighbourhood=neighbourhood,
+        curvature=curvature,
+        scale=scale,
+        start=start,
+        restrict_classes=restrict_classes,
+        micro_batch=micro_batch,
+        process_group=process_group,
+        batch_size=solver.batch_size,
         seed=seed,
     )
-    return Solution(
-        student=with_tensors(module, params),
-        params=outcome.params,
-        status=verdict(replace(outcome, params=params), certificate),
-        terms=outcome.terms,
-        start_terms=outcome.start_terms,
-        objective=outcome.objective,
-        start_objective=outcome.start_objective,
-        scale=scale,
-        divisors=dict(objective.divisors),
-        lambdas=objective.lambdas,
-        certificate=certificate,
-        history=outcome.history,
-        stats=outcome.stats,
-        error=outcome.error,
+    return problem.solve(
+        weights,
+        delta=given.get("neighbourhood.delta") if problem.objective.neighbourhood else None,
+        start=start if isinstance(start, dict) else None,
+        solver=solver,
+        adjoint=adjoint,
+        restarts=restarts,
+        seed=seed,
+        throw=throw,
+        progress=progress,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,10 @@ from phiopt.bilevel.space import Space, space_from
 from phiopt.bilevel.start import uniform_start
 from phiopt.bilevel.trial import Learned, Trial
 from phiopt.data import Data, Source, check_source
-from phiopt.initialize import initialize
+from phiopt.growth import GrowthMap
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
+from phiopt.pose import pose
+from phiopt.problem import Problem
 from phiopt.solve import Solution, Solver, TorchOpt
 
 __all__ = ["Learned", "Trial", "learn"]
@@ -54,6 +56,7 @@ def learn(
     floor: float = 0.01,
     search: Search | None = None,
     test: Source | None = None,
+    map: GrowthMap | None = None,
     lift: Lift | None = None,
     classes: Sequence[int] | Tensor | None = None,
     loss: Loss | None = None,
@@ -75,7 +78,7 @@ def learn(
     draws, so E is one function. See docs/bilevel.md for the derivatives.
 
     Args:
-        teacher: As in `initialize`, and so are ``student``, ``data``, ``lift``, ``classes``,
+        teacher: As in `initialize`, and so are ``student``, ``data``, ``map``, ``lift``, ``classes``,
             ``loss``, ``neighbourhood``, ``curvature``, ``scale``, ``start``, ``solver`` and
             ``restrict_classes``.
         student: The larger model.
@@ -128,7 +131,6 @@ def learn(
     search = Mirror() if search is None else search
     solver = TorchOpt() if solver is None else solver
     neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
-    seed = seed_of(seed)
     options: dict[str, Any] = {
         "lift": lift,
         "classes": classes,
@@ -137,74 +139,101 @@ def learn(
         "curvature": curvature,
         "scale": scale,
         "start": start,
-        "solver": solver,
+        "map": map,
         "restrict_classes": restrict_classes,
-        "seed": seed,
+        "seed": seed_of(seed),
     }
-    _check(search, directory, progress, options)
+    _check(search, directory, progress, solver, options)
     space = space_from(lambdas, parameters, neighbourhood, start, theta, floor)
     check_source("data", data)
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     like = check_modules(teacher, student)
     _check_path(solver, search.adjoint)
-    value = _outer(outer, student, like, search, test, seed)
-    inner = _Inner.of(teacher, student, like, data, space, options)
-    models: dict[str, Any] = {"teacher": teacher, "student": student, "data": data, "outer": outer}
-    kept = {} if directory is None else _described(models | options, search, space)
+    value = _outer(outer, student, like, search, test, options["seed"])
+    solve = _Inner.of(teacher, student, data, space, solver, options)
+    models = {"teacher": teacher, "student": student, "data": data, "outer": outer}
+    arguments = models | options | {"solver": solver}
+    kept = {} if directory is None else _described(arguments, search, space)
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
         opened(None if directory is None else Path(directory), kept, student) as records,
         tqdm(desc="learn", initial=len(records.records), disable=None if progress else True) as bar,
     ):
-        return Run(inner, value, search.adjoint, seed, bar, records).through(search, space)
+        return Run(solve, value, search.adjoint, int(seed), bar, records).through(search, space)
 
 
 @dataclass(frozen=True)
 class _Inner:
     """φ at a point of the search, differentiable in it by an adjoint."""
 
-    teacher: nn.Module
-    student: nn.Module
-    data: Source
+    problem: Problem
+    solver: Solver
     terms: list[int]
     origin: Callable[[Tensor], Params] | None
-    options: Mapping[str, Any]
 
     @classmethod
     def of(
         cls,
         teacher: nn.Module,
         student: nn.Module,
-        like: Tensor,
         data: Source,
         space: Space,
+        solver: Solver,
         options: Mapping[str, Any],
     ) -> _Inner:
         fixed = copied(teacher, "teacher").requires_grad_(False)  # û is given, not learned
-        origin = None
+        origin, options = None, dict(options)
         if "theta" in space.start:
-            seed = options["seed"]
-            with preserved_randomness(data, like.device, seed):
-                inputs = Data(data, like.device, like.dtype).example[0][:2]
-            grown = {"lift": options["lift"], "classes": options["classes"], "inputs": inputs}
-            origin = uniform_start(fixed, student, options["start"], seed=seed, **grown)
-        return cls(fixed, student, data, space.terms, origin, options)
+            options["map"] = options["map"] or _map(fixed, student, data, options)
+            grown = {"map": options["map"], "seed": options["seed"]}
+            origin = uniform_start(fixed, student, options["start"], **grown)
+            options["start"] = origin(space.start["theta"])
+        weights = _weights(space.start["lambdas"], space.terms)
+        batch_size = solver.batch_size
+        problem = pose(fixed, student, weights, data, batch_size=batch_size, **options)
+        return cls(problem, solver, space.terms, origin)
 
     def __call__(self, point: Params, adjoint: Adjoint | None) -> Solution:
-        weights = Lambdas(*(w if i in self.terms else 0.0 for i, w in enumerate(point["lambdas"])))
-        moved: dict[str, Any] = {}
-        if "delta" in point:
-            moved["neighbourhood"] = replace(self.options["neighbourhood"], delta=point["delta"])
-        if self.origin is not None:
-            moved["start"] = self.origin(point["theta"])
-        options = {**self.options, **moved}
-        return initialize(
-            self.teacher, self.student, weights, self.data, adjoint=adjoint, throw=False, **options
+        return self.problem.solve(
+            _weights(point["lambdas"], self.terms),
+            delta=point.get("delta"),
+            start=None if self.origin is None else self.origin(point["theta"]),
+            solver=self.solver,
+            adjoint=adjoint,
+            throw=False,
         )
 
 
-def _check(search: object, directory: object, progress: object, options: Mapping[str, Any]) -> None:
+def _weights(point: Tensor, terms: list[int]) -> Lambdas:
+    """λ: a term that is not learned has the number 0, and is not computed."""
+    return Lambdas(*(w if i in terms else 0.0 for i, w in enumerate(point)))
+
+
+def _map(
+    teacher: nn.Module, student: nn.Module, data: Source, options: Mapping[str, Any]
+) -> GrowthMap:
+    """Where the teacher sits in the student."""
+    like = next(student.parameters())
+    with preserved_randomness(data, like.device, options["seed"]):
+        inputs = Data(data, like.device, like.dtype).example[0][:2]
+    still = (
+        copied(options["lift"]).eval()
+        if isinstance(options["lift"], nn.Module)
+        else options["lift"]
+    )
+    return GrowthMap.between(
+        teacher, student, lift=still, classes=options["classes"], inputs=inputs
+    )
+
+
+def _check(
+    search: object,
+    directory: object,
+    progress: object,
+    solver: object,
+    options: Mapping[str, Any],
+) -> None:
     """What can be said of the arguments before the models and the data are looked at."""
     part("search", search, "run")
     for name, value in (
@@ -217,8 +246,9 @@ def _check(search: object, directory: object, progress: object, options: Mapping
         if os.path.isfile(directory):  # type: ignore[arg-type]
             raise ValueError(f"directory: got {directory}, which is a file; must be a directory")
     one_of("scale", options["scale"], SCALES)
-    asked = {"lift": "__call__", "loss": "__call__", "curvature": "products", "solver": "solve"}
+    asked = {"lift": "__call__", "loss": "__call__", "curvature": "products"}
     check_parts({name: (options[name], method) for name, method in asked.items()})
+    part("solver", solver, "solve")
     part("neighbourhood", options["neighbourhood"], "perturb")
 
 

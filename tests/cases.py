@@ -1,6 +1,6 @@
 """Ground truth: small float64 problems whose derivatives and minimisers are known otherwise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 
@@ -20,6 +20,16 @@ from phiopt.objective import (
 )
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Stackable:
+    """A problem to be solved together with others: see `phiopt.solve.StackableProblem`."""
+
+    objective: Objective
+    start: dict
+    seed: int = 0
+    constants: dict = field(default_factory=dict)
 
 
 def generator(seed=0):

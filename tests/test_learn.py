@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 from math import inf, isfinite
 
@@ -7,9 +8,11 @@ import torch
 import torchopt
 from torch import nn
 
+from phiopt import _task_checks
 from phiopt.bilevel import AdjointError, Replay, Unroll
 from phiopt.bilevel.outer import OuterLoss, Training
 from phiopt.bilevel.search import Mirror, Optuna, SearchStatus
+from phiopt.growth import map as growth_map
 from phiopt.learn import learn
 from phiopt.objective import Corruption, Gaussian, Lambdas, Spectral
 from phiopt.solve import LBFGS, TorchOpt
@@ -25,6 +28,34 @@ def learned(outer=None, **options):
     small, large = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
     options = {"solver": QUICK, "search": FEW} | options
     return learn(small, large, (X, Y), outer or OuterLoss(V), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"start": "uniform", "parameters": ("lambdas", "delta", "theta")},
+    ],
+    ids=["lambdas", "all"],
+)
+def test_a_search_poses_its_problem_once(options, monkeypatch):
+    counts = Counter()
+
+    def counted(module, name):
+        call = getattr(module, name)
+
+        def wrapper(*args, **kwargs):
+            counts[name] += 1
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, wrapper)
+
+    counted(growth_map, "derive")
+    counted(_task_checks, "verify_gradient")
+    counted(_task_checks, "require_derivatives")
+    found = learned(search=Optuna(trials=10), **options)
+    assert len(found.path) == 10
+    assert counts == {"derive": 1, "verify_gradient": 1, "require_derivatives": 1}
 
 
 class TestTheResult:

@@ -71,7 +71,7 @@ def models(shape):
 OPTIONS = {
     "default": {},
     "gauss-newton": {"curvature": Frobenius(matrix="gauss-newton")},
-    "layers": {"curvature": Frobenius(matrix="layers", batch=0.9)},
+    "two parts": {"curvature": Frobenius(batch=0.9)},
     "spectral": {"curvature": Spectral(2)},
     "replay": {"adjoint": Replay()},
 }

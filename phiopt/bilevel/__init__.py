@@ -2,7 +2,7 @@
 
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.implicit import Implicit, ImplicitReport
-from phiopt.bilevel.linear import CG, MINRES, Damped, LinearSolution, LinearStatus, Neumann
+from phiopt.bilevel.linear import CG, MINRES, Damped, LinearSolution, LinearStatus
 from phiopt.bilevel.outer import OuterLoss, Training
 from phiopt.bilevel.replay import Replay
 from phiopt.bilevel.search import Mirror, Optuna, SearchStatus
@@ -19,7 +19,6 @@ __all__ = [
     "LinearSolution",
     "LinearStatus",
     "Mirror",
-    "Neumann",
     "Optuna",
     "OuterLoss",
     "Replay",

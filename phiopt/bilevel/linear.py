@@ -40,10 +40,6 @@ class LinearStatus(Enum):
         "range. Use Damped, a larger tol or float64, or remove the "
         "parameters on which the objective does not depend."
     )
-    DIVERGED = (
-        "The residual grew, so an eigenvalue lies outside (0, 2/step). "
-        "Lower the step, damp the system, or use CG or MINRES."
-    )
     STALLED = (
         "The method believes itself done, but the measured residual is above the tolerance: "
         "rounding. Give a larger tol, or work in float64."
@@ -252,58 +248,6 @@ class Damped:
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
         return self.solver(lambda v: operator(v) + self.damping * v, b)
-
-
-@dataclass(frozen=True)
-class Neumann(_Scaled):
-    """The Neumann series x = η Σ_i (I − η A)^i b (Lorraine, Vicol & Duvenaud 2020, section 2.2).
-
-    Converges where all eigenvalues of A lie in (0, 2/η); there the residual never grows, so growth
-    ends the series. Cutting it after few terms is the usual practice; here that is no solution
-    unless the residual is below ``tol``.
-
-    Args:
-        step: η > 0, below 2 over A's largest eigenvalue.
-        tol: Bound on ‖b − A x‖ / ‖b‖; default 1e-6.
-        max_iterations: Terms at most; default 500.
-
-    Raises:
-        ValueError: ``step`` not positive and finite, ``tol`` not in (0, 1), ``max_iterations`` < 1.
-
-    Examples:
-        >>> A = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
-        >>> Neumann(step=0.3)(lambda v: A @ v, torch.ones(2)).status
-        <LinearStatus.SOLVED: 'The residual fell to the tolerance.'>
-    """
-
-    step: float
-    tol: float = 1e-6
-    max_iterations: int = 500
-
-    def __post_init__(self) -> None:
-        _check(self.tol, self.max_iterations)
-        positive("step", self.step)
-
-    def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
-        x, residual = torch.zeros_like(b), b
-        size = last = float(b.norm())
-        growth = 1 + 100 * torch.finfo(b.dtype).eps
-        status, k = LinearStatus.ITERATION_LIMIT, 0
-        for k in range(self.max_iterations):
-            if last <= self.tol * size:
-                return _measured(operator, b, x, k, LinearStatus.SOLVED, self.tol)
-            x = x + self.step * residual
-            residual = b - operator(x)
-            previous, last = last, float(residual.norm())
-            if not isfinite(last):
-                status = LinearStatus.NON_FINITE
-                break
-            if last > growth * previous:
-                status = LinearStatus.DIVERGED
-                break
-        else:
-            k = self.max_iterations
-        return _measured(operator, b, x, k, status, self.tol)
 
 
 def _measured(

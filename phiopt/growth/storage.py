@@ -203,7 +203,10 @@ def _made(described: Field, depth: int = 0) -> lifts.PlacedLift:
         parts = described.members(["lifts"])
         if depth > _NESTED:
             raise parts["lifts"].wrong(f"nested at most {_NESTED} deep")
-        return lifts.Compose(*(_made(part, depth + 1) for part in parts["lifts"].items()))
+        composed = [_made(part, depth + 1) for part in parts["lifts"].items()]
+        if not composed:
+            raise parts["lifts"].wrong("at least one lift")
+        return lifts.Compose(*composed)
     options = {k: _shape(v) if k == "size" else v.value for k, v in parts.items()}
     try:
         made: lifts.PlacedLift = _LIFTS[kind](**options)

@@ -1,10 +1,10 @@
 """The fourth term: the size of the Hessian of the loss on the teacher's data.
 
-Every estimate is a product ⟨a, b⟩ of two Hessian-vector products, a = H_A v and b = H_B v' on two
-parts A and B of the batch, which may be the batch itself. That serves three ends: with A and B
-independent it has no bias; with b held fixed, 2 ⟨∂a/∂w, b⟩ is its gradient (where A and B are
-exchangeable, in expectation) at half the price; and as a and b are linear in the Hessian, a large
-batch can go through in several small ones.
+Every estimate is a product ⟨a, b⟩ of two Hessian-vector products, a = H_A v and b = H_B v, with one
+probe v and two parts A and B of the batch, which may be the batch itself. That serves three ends.
+With A and B independent the estimate has no bias. With b held fixed, 2 ⟨∂a/∂w, b⟩ is its gradient
+(where A and B are exchangeable, in expectation) at half the price. And a and b are linear in the
+Hessian, so a large batch can go through in several small ones.
 """
 
 from abc import ABC, abstractmethod
@@ -12,19 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
 from phiopt._values import count, number, one_of
-from phiopt.derivatives import Linearised, gauss_newton, linearise
-from phiopt.objective.probes import Distribution, draw_probes, each, with_layer_signs
+from phiopt.derivatives import Linearised, dot, gauss_newton, linearise
+from phiopt.objective.probes import Distribution, draw_probes, each
 from phiopt.objective.task import Task
 
 SMALLEST = 16
 """Examples in a part: fewer cost hardly less."""
 
-Matrix = Literal["hessian", "layers", "gauss-newton"]
+Matrix = Literal["hessian", "gauss-newton"]
 
 Product: TypeAlias = Callable[[Params], Params]
 """v ↦ H v."""
@@ -56,11 +55,6 @@ class Curvature(ABC):
     """Steps of a stochastic solver to an evaluation, which then counts so many times."""
 
     @property
-    def split(self) -> bool:
-        """Whether v and v' differ, so that a stochastic step may hold b fixed."""
-        return False
-
-    @property
     @abstractmethod
     def products(self) -> int:
         """Number of Hessian-vector products of one evaluation on the whole batch, at most."""
@@ -82,10 +76,6 @@ class Curvature(ABC):
         """The probes to use where v ↦ H v is ``operator()``: by default those drawn."""
         return probes
 
-    def sides(self, probes: Params) -> tuple[Params, Params]:
-        """v and v': by default the same."""
-        return probes, probes
-
     def part(self, size: int) -> int | None:
         """Examples of A, and of B, in a stochastic step whose batch has this size; None: the batch
         itself.
@@ -102,11 +92,6 @@ class Curvature(ABC):
         """L_f and the products of its matrix."""
         return linearise(task, params)
 
-    def pair(self, a: Params, b: Params, probes: Params) -> Tensor:
-        """⟨a, b⟩, the mean over the probes."""
-        products = torch.stack([(a[name] * b[name]).sum() for name in a])
-        return products.sum() / len(next(iter(a.values())))
-
     def __call__(
         self, task: Callable[[Params], Tensor], params: Params, probes: Params
     ) -> tuple[Tensor, Tensor]:
@@ -116,11 +101,9 @@ class Curvature(ABC):
         value is needed, any function of the parameters.
         """
         probes = self.aim(lambda: self.linearise(task, _still(params)).hvp, probes)
-        left, right = self.sides(probes)
         at = self.linearise(task, params)
-        a = each(at.hvp, left)
-        b = a if left is right else each(at.hvp, right)
-        return at.value, self.pair(a, b, probes)
+        products = each(at.hvp, probes)
+        return at.value, mean_dot(products, products)
 
 
 @dataclass(frozen=True)
@@ -148,10 +131,8 @@ class Frobenius(Curvature):
         batch: How much of its batch a stochastic step spends on A and B together, a fraction in
             (0, 1]; default 0.25. None: ‖H v‖² of the whole batch in every step.
         every: A stochastic step in so many includes the term, that many times; default 1.
-        matrix: "hessian" (default). Or an approximation: "layers" drops the blocks between
-            different layers, Σ_l ‖H_ll‖², from two products with independent signs to a layer,
-            unbiased, possibly negative. "gauss-newton" is ‖Jᵀ (∂²l/∂z²) J‖², which drops the
-            second derivatives of the outputs z; near ‖H‖² where the loss is fitted well.
+        matrix: "hessian" (default). Or an approximation: "gauss-newton" is ‖Jᵀ (∂²l/∂z²) J‖², which
+            drops the second derivatives of the outputs z; near ‖H‖² where the loss is fitted well.
 
     Raises:
         ValueError: ``probes`` or ``every`` < 1, ``batch`` outside (0, 1], or another name for
@@ -179,25 +160,11 @@ class Frobenius(Curvature):
             raise ValueError(f"batch: got {self.batch}, must be a fraction in (0, 1], or None")
 
     @property
-    def split(self) -> bool:
-        return self.matrix == "layers"
-
-    @property
     def products(self) -> int:
-        return self.probes * (2 if self.split else 1)
+        return self.probes
 
     def draw(self, params: Params, generator: Generator) -> Params:
-        probes = draw_probes(params, self.probes, generator, self.distribution)
-        if self.matrix != "layers":
-            return probes
-        both = [with_layer_signs(probes, generator) for _ in range(2)]
-        return {name: torch.cat([side[name] for side in both]) for name in probes}
-
-    def sides(self, probes: Params) -> tuple[Params, Params]:
-        if self.matrix != "layers":
-            return probes, probes
-        left = {name: probe[: self.probes] for name, probe in probes.items()}
-        return left, {name: probe[self.probes :] for name, probe in probes.items()}
+        return draw_probes(params, self.probes, generator, self.distribution)
 
     def linearise(self, task: Callable[[Params], Tensor], params: Params) -> Linearised:
         if self.matrix != "gauss-newton":
@@ -205,12 +172,10 @@ class Frobenius(Curvature):
         whole = _divisible(task)
         return gauss_newton(whole.outputs, whole.of_outputs, params)
 
-    def pair(self, a: Params, b: Params, probes: Params) -> Tensor:
-        if self.matrix == "layers":
-            # The signs that both sides had: in expectation they leave the blocks on the diagonal.
-            left, right = self.sides(probes)
-            b = {name: value * (left[name] * right[name]).sign() for name, value in b.items()}
-        return super().pair(a, b, probes)
+
+def mean_dot(a: Params, b: Params) -> Tensor:
+    """⟨a, b⟩ for each probe on the leading axis, averaged over the probes."""
+    return dot(a, b) / len(next(iter(a.values())))
 
 
 def _divisible(task: Callable[[Params], Tensor]) -> Task:

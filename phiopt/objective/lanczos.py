@@ -10,11 +10,9 @@ from torch.nn.functional import pad
 
 from phiopt._transforms import numbers, outside_transforms
 from phiopt._types import Params
+from phiopt.derivatives.krylov import Krylov, Ritz
 from phiopt.derivatives.layers import joined, split
 from phiopt.objective.curvature import Product, Search
-
-NEGLIGIBLE = 10.0
-"""Units in the last place of ‖H‖ below which what is left of a product is rounding."""
 
 
 def lanczos(product: Product, start: Params, iterations: int, tol: float) -> tuple[Params, Search]:
@@ -22,45 +20,37 @@ def lanczos(product: Product, start: Params, iterations: int, tol: float) -> tup
     zero if H start is.
 
     The Krylov space grows by a product at a time until v is within ``tol`` of an eigenvector (see
-    `Ritz`), or to ``iterations`` products. Under ``torch.vmap`` it grows until that holds for all, and
-    each has the vector that it would have alone. Products that are not finite are passed on.
+    `Extreme`), or to ``iterations`` products. Under ``torch.vmap`` it grows until that holds for all,
+    and each has the vector that it would have alone. Products that are not finite are passed on.
     """
     first = joined(start)
-    precision = torch.finfo(first.dtype).eps
-    basis = [first / first.norm()]
-    scale = torch.zeros_like(basis[0].sum())
-    diagonal: list[Tensor] = []
-    beside: list[Tensor] = []
-    best: Ritz | None = None
+
+    def on_vectors(vector: Tensor) -> Tensor:
+        named = {n: v.to(start[n].dtype) for n, v in split(vector, start).items()}
+        return joined(product(named)).detach().to(first.dtype)
+
+    space = Krylov(on_vectors, first, orthogonalise=True)
+    best: Extreme | None = None
     for _ in range(iterations):
-        vector = {n: v.to(start[n].dtype) for n, v in split(basis[-1], start).items()}
-        fresh = joined(product(vector)).detach().to(first.dtype)
-        scale = torch.maximum(scale, fresh.norm())
-        diagonal.append(basis[-1] @ fresh)
-        for _ in range(2):  # once leaves rounding errors that grow
-            for u in basis:
-                fresh = fresh - (u @ fresh) * u
-        length = fresh.norm()
-        exhausted = length <= NEGLIGIBLE * precision * scale
-        # From there on directions are zero, and change nothing.
-        basis.append(torch.where(exhausted, 0.0, fresh / torch.where(exhausted, 1.0, length)))
-        beside.append(torch.where(exhausted, 0.0, length))
-        ritz = Ritz.of(diagonal, beside, tol, iterations)
-        best = ritz if best is None else ritz.unless_settled(best, tol)
+        space.grow()
+        extreme = Extreme.of(space.ritz(), tol, iterations)
+        best = extreme if best is None else extreme.unless_settled(best, tol)
         sines, gaps = numbers(best.sine), numbers(best.gap)
         with outside_transforms():
             if not bool((sines > tol).any()):
                 break
     assert best is not None, "there is one iteration at least"
-    total = torch.stack([w * u for w, u in zip(best.weights.to(first), basis, strict=False)]).sum(0)
+    weighted = zip(best.weights.to(first), space.basis, strict=False)
+    total = torch.stack([weight * vector for weight, vector in weighted]).sum(0)
+    precision = torch.finfo(first.dtype).eps
     with outside_transforms():
         errors = torch.maximum(sines, (precision / gaps).clamp_max(1.0))
         unsettled = int((errors > max(tol, precision**0.5)).sum())
-        found = Search(len(diagonal), float(errors.max()), unsettled)
-    return split(total / total.norm().clamp_min(torch.finfo(total.dtype).tiny), start), found
+        search = Search(len(space.diagonal), float(errors.max()), unsettled)
+    return split(total / total.norm().clamp_min(torch.finfo(total.dtype).tiny), start), search
 
 
-class Ritz(NamedTuple):
+class Extreme(NamedTuple):
     """H v for the Ritz vector v of a Krylov space with the largest absolute value θ.
 
     Args:
@@ -79,31 +69,21 @@ class Ritz(NamedTuple):
     gap: Tensor
 
     @classmethod
-    def of(cls, diagonal: list[Tensor], beside: list[Tensor], tol: float, most: int) -> Ritz:
-        """From the tridiagonal matrix of the space, whose last entry beside the diagonal is that to the
-        vector after it. The weights are padded to ``most`` products.
-        """
-        k = len(diagonal)
-        main, off = (torch.stack(part).cpu().double() for part in (diagonal, beside))
-        matrix = torch.diag_embed(main)
-        if k > 1:
-            matrix = matrix + torch.diag_embed(off[:-1], 1) + torch.diag_embed(off[:-1], -1)
-        finite = (main + off).isfinite().all()
-        # eigh raises at what is not finite.
-        values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
-        residuals = off[-1] * vectors[-1].abs()
-        place = values.abs().argmax(keepdim=True)
-        vector = vectors.gather(1, place.expand(k, 1))[:, 0]
-        weights = torch.cat([values.gather(0, place) * vector, off[-1:] * vector[-1:]])
-        weights = pad(torch.where(finite, weights, torch.nan), (0, most - k))
-        sine, gap = _isolation(values, residuals, place, tol)
-        return cls(weights, torch.where(finite, sine, torch.nan), gap)
+    def of(cls, ritz: Ritz, tol: float, most: int) -> Extreme:
+        """Of all Ritz values. The weights are padded to ``most`` products."""
+        place = ritz.values.abs().argmax(keepdim=True)
+        vector = ritz.vectors.gather(1, place.expand(len(ritz.values), 1))[:, 0]
+        product = ritz.values.gather(0, place) * vector
+        weights = torch.cat([product, ritz.link[None] * vector[-1:]])
+        weights = pad(torch.where(ritz.finite, weights, torch.nan), (0, most - len(vector)))
+        sine, gap = _isolation(ritz.values, ritz.residuals, place, tol)
+        return cls(weights, torch.where(ritz.finite, sine, torch.nan), gap)
 
-    def unless_settled(self, before: Ritz, tol: float) -> Ritz:
+    def unless_settled(self, before: Extreme, tol: float) -> Extreme:
         """The Ritz vector of before if its sine is small enough, or NaN, else this one."""
         going = before.sine > tol
         pairs = zip(self, before, strict=True)
-        return Ritz(*(torch.where(going, now, then) for now, then in pairs))
+        return Extreme(*(torch.where(going, now, then) for now, then in pairs))
 
 
 def _isolation(

@@ -175,12 +175,11 @@ class Objective:
         """L(w), its raw terms (those with weight) and ∇L(w), on the sample.
 
         One pass: L_f's graph serves the Hessian-vector product too, and all terms share the final
-        backward. Several, with sums for a result, if there is a ``micro_batch``, or if in a
-        stochastic step half of the curvature's product can be held fixed.
+        backward. Several passes, whose results are summed, if there is a ``micro_batch``, or if in a
+        stochastic step the curvature comes from two parts of the batch.
         """
         counted = self._counted(sample)
-        halved = sample.repeat is not None and self._curvature.split
-        cheaper = "curvature" in counted and (halved or sample.offsets is not None)
+        cheaper = "curvature" in counted and sample.offsets is not None
         if self.micro_batch is None and not cheaper:
             return gradient_of(lambda w: self._weighted(w, sample), params)
         terms, gradient = gradient_of_sum(self._passes(params, sample), params)
@@ -238,7 +237,7 @@ class Objective:
             values = [self.terms(start, sample, ["curvature"])["curvature"] for sample in samples]
             known = torch.stack(values)
             mean = float(known.mean())
-            # An estimate that can be negative ("layers") may be so in the mean: its size, then.
+            # A user's estimator may be negative in the mean: its size, then.
             divisors["curvature"] = mean if mean > 0 else float(known.abs().mean())
         return replace(self, divisors={n: d for n, d in divisors.items() if 0 < d < inf})
 
@@ -320,10 +319,7 @@ class Objective:
         if tasks is None:
             task = self._task(sample)
             tasks = task, task
-        halved = sample.repeat is not None
-        return InParts.aimed(
-            self._curvature, tasks, params, sample.probes, self.micro_batch, halved
-        )
+        return InParts.aimed(self._curvature, tasks, params, sample.probes, self.micro_batch)
 
     def _terms_in_parts(
         self, params: Params, sample: Sample, names: list[str]

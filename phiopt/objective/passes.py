@@ -11,7 +11,7 @@ from torch.func import vjp
 from phiopt._transforms import in_transform
 from phiopt._types import Params
 from phiopt.derivatives import linearise
-from phiopt.objective.curvature import Curvature, Product
+from phiopt.objective.curvature import Curvature, Product, mean_dot
 from phiopt.objective.probes import each
 from phiopt.objective.task import Task
 
@@ -59,12 +59,13 @@ def hvp_of(each_pass: Pass, params: Params, vector: Params) -> Params:
 
 @dataclass(frozen=True, eq=False)
 class InParts:
-    """‖H‖² = ⟨a, b⟩, a = H_A v and b = H_B v' (see `curvature`), and its derivatives at ``params``, by
+    """‖H‖² = ⟨a, b⟩, a = H_A v and b = H_B v (see `curvature`), and its derivatives at ``params``, by
     passes through at most ``size`` examples each.
 
     Both products are needed whole before their derivatives. ``tasks`` are A and B, ``probes`` are
-    those that `Curvature.aim` gave, whose own motion is left out. Where ``halved``, a alone is
-    differentiated, twice, which is right in expectation where A and B are exchangeable.
+    those that `Curvature.aim` gave, whose own motion is left out. Only a is differentiated, and
+    counted twice. That is exact where A and B are the same examples, and right in expectation where
+    they are exchangeable.
     """
 
     curvature: Curvature
@@ -72,7 +73,6 @@ class InParts:
     params: Params
     probes: Params
     size: int | None
-    halved: bool
 
     @classmethod
     def aimed(
@@ -82,63 +82,51 @@ class InParts:
         params: Params,
         probes: Params,
         size: int | None,
-        halved: bool = False,
     ) -> "InParts":
         """With the probes to use there."""
         probes = curvature.aim(lambda: _operator(curvature, tasks[0], params, size), probes)
-        once = curvature.sides(probes)
-        return cls(curvature, tasks, params, probes, size, halved or once[0] is once[1])
+        return cls(curvature, tasks, params, probes, size)
 
     def value(self) -> Tensor:
-        a, b = self._fixed(both=True)
-        return self.curvature.pair(a, b, self.probes)
+        b = self._product(self.tasks[1])
+        a = b if self.tasks[0] is self.tasks[1] else self._product(self.tasks[0])
+        return mean_dot(a, b)
 
     def passes(self, weight: Tensor | float) -> Iterator[Pass]:
-        """Of ``weight`` ‖H‖²; their values sum to it, or where ``halved`` to twice as much.
+        """Passes whose gradients sum to that of ``weight`` ‖H‖², and whose values to twice that.
 
-        The factor that is fixed is so within a pass only: an outer derivative of the gradient sees
-        it move.
+        b is fixed within a pass only: an outer derivative of the gradient sees it move.
         """
-        return self._passes(weight, self._fixed(both=not self.halved))
+        return self._passes(weight, self._product(self.tasks[1]))
 
     def hvp(self, weight: Tensor | float, vector: Params) -> Params:
         """The Hessian of ``weight`` ‖H‖² times a vector."""
-        both = not self.halved
         total: Params = {}
-        for one in self._passes(weight, self._fixed(both)):
-            total = added(total, hvp_of(one, self.params, vector))
-        for one in self._passes(weight, self._fixed(both, along=vector)):
-            total = added(total, gradient_of(one, self.params)[2])
+        for each_pass in self.passes(weight):
+            total = added(total, hvp_of(each_pass, self.params, vector))
+        for each_pass in self._passes(weight, self._product(self.tasks[1], along=vector)):
+            total = added(total, gradient_of(each_pass, self.params)[2])
         return total
 
-    def _passes(self, weight: Tensor | float, fixed: tuple[Params, Params]) -> Iterator[Pass]:
-        pair, (left, right) = self.curvature.pair, self.curvature.sides(self.probes)
+    def _passes(self, weight: Tensor | float, fixed: Params) -> Iterator[Pass]:
         for chunk, share in chunks(self.tasks[0], self.size):
 
-            def one(w: Params, chunk: Task = chunk, share: float = share) -> tuple[Tensor, Terms]:
+            def of_chunk(
+                w: Params, chunk: Task = chunk, share: float = share
+            ) -> tuple[Tensor, Terms]:
                 product = self.curvature.linearise(chunk, w).hvp
-                estimate = share * pair(each(product, left), fixed[1], self.probes)
-                if self.halved:
-                    return 2 * weight * estimate, {"curvature": estimate}
-                other = share * pair(fixed[0], each(product, right), self.probes)
-                return weight * (estimate + other), {"curvature": estimate}
+                estimate = share * mean_dot(each(product, self.probes), fixed)
+                return 2 * weight * estimate, {"curvature": estimate}
 
-            yield one
+            yield of_chunk
 
-    def _fixed(self, both: bool, along: Params | None = None) -> tuple[Params, Params]:
-        """a, empty unless ``both`` are asked for, and b; or their derivatives along a vector."""
-        left, right = self.curvature.sides(self.probes)
-        b = self._product(self.tasks[1], right, along)
-        if left is right and self.tasks[0] is self.tasks[1]:
-            return b, b
-        return self._product(self.tasks[0], left, along) if both else {}, b
-
-    def _product(self, task: Task, probes: Params, along: Params | None) -> Params:
+    def _product(self, task: Task, along: Params | None = None) -> Params:
+        """H v of a task, or its derivative along a vector."""
         total: Params = {}
         for chunk, share in chunks(task, self.size):
 
             def image(w: Params, chunk: Task = chunk) -> Params:
-                return each(self.curvature.linearise(chunk, w).hvp, probes)
+                return each(self.curvature.linearise(chunk, w).hvp, self.probes)
 
             found = image(self.params) if along is None else _moved(image, self.params, along)
             total = added(total, {name: share * value for name, value in found.items()})

@@ -22,21 +22,6 @@ def draw_probes(
     return {name: draw((probes, *p.shape), p, generator) for name, p in params.items()}
 
 
-def with_layer_signs(probes: Params, generator: Generator) -> Params:
-    """Each probe multiplied by an independent sign per layer: by the part of a parameter's name
-    before its last dot, so that a layer's weight and bias share theirs.
-    """
-    count = len(next(iter(probes.values())))
-    signs: Params = {}
-    result = {}
-    for name, probe in probes.items():
-        layer = name.rpartition(".")[0]
-        if layer not in signs:
-            signs[layer] = _signs((count,), probe, generator)
-        result[name] = probe * signs[layer].view(-1, *[1] * (probe.dim() - 1))
-    return result
-
-
 def each(product: Callable[[Params], Params], probes: Params) -> Params:
     """``product`` of every probe, stacked; several at once by ``torch.vmap``."""
     if len(next(iter(probes.values()))) > 1:

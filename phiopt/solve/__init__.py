@@ -1,6 +1,12 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
-from phiopt.solve.agreement import agreeing, check_agreement, failing_together, fingerprint
+from phiopt.solve.agreement import (
+    agreeing,
+    check_agreement,
+    check_settings,
+    failing_together,
+    fingerprint,
+)
 from phiopt.solve.batched import solve_many
 from phiopt.solve.certificate import certify, fresh_draws, verdict
 from phiopt.solve.clip import clipped
@@ -9,7 +15,7 @@ from phiopt.solve.exchange import together
 from phiopt.solve.mask import masked
 from phiopt.solve.normalise import normalised
 from phiopt.solve.parallel import data_parallel
-from phiopt.solve.restarts import perturbed
+from phiopt.solve.restarts import restarted
 from phiopt.solve.solution import (
     Certificate,
     Outcome,
@@ -20,7 +26,7 @@ from phiopt.solve.solution import (
     Status,
 )
 from phiopt.solve.solver import Solver
-from phiopt.solve.stacked import Posed
+from phiopt.solve.stacked import StackableProblem
 from phiopt.solve.torchopt_loop import TorchOpt, decaying_adam, default_optimizer
 
 __all__ = [
@@ -28,17 +34,18 @@ __all__ = [
     "Certificate",
     "NewtonCG",
     "Outcome",
-    "Posed",
     "Solution",
     "SolveError",
     "Solver",
     "Spectrum",
+    "StackableProblem",
     "Stats",
     "Status",
     "TorchOpt",
     "agreeing",
     "certify",
     "check_agreement",
+    "check_settings",
     "clipped",
     "data_parallel",
     "decaying_adam",
@@ -48,7 +55,7 @@ __all__ = [
     "fresh_draws",
     "masked",
     "normalised",
-    "perturbed",
+    "restarted",
     "solve_many",
     "together",
     "verdict",

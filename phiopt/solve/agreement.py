@@ -105,6 +105,11 @@ def check_agreement(group: ProcessGroup, held: dict[str, Tensor]) -> None:
             raise ValueError(f"process_group: {name} {_DIFFERS}")
 
 
+def check_settings(group: ProcessGroup, settings: dict[str, object], device: torch.device) -> None:
+    """`check_agreement` of settings, as far as they can be described."""
+    check_agreement(group, {n: fingerprint(value).to(device) for n, value in settings.items()})
+
+
 def _sketch(value: Tensor) -> Tensor:
     """Three numbers that tell tensors apart."""
     numbers = value.detach().double().reshape(-1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from phiopt.solve.stacked import Posed
+from phiopt.solve.stacked import StackableProblem
 
 FIELDS = ("neighbourhood", "curvature", "micro_batch", "psi")
 EXAMPLES = 256
@@ -17,7 +17,7 @@ EXAMPLES = 256
 
 
 @torch.no_grad()
-def check_alike(problems: Sequence[Posed]) -> None:
+def check_alike(problems: Sequence[StackableProblem]) -> None:
     """Refuse problems that differ in something there is one of for all, by its name: objects by their
     fields, functions by what they make of the second problem's start and first examples.
     """
@@ -46,7 +46,7 @@ def _refuse(number: int, what: str) -> None:
     )
 
 
-def _calls(problem: Posed) -> list[tuple[str, Callable[[Any], Any]]]:
+def _calls(problem: StackableProblem) -> list[tuple[str, Callable[[Any], Any]]]:
     """The objective's functions by name, and how to call one."""
     start, data = problem.start, problem.objective.data
     calls: list[tuple[str, Callable[[Any], Any]]] = [("extract", lambda extract: extract(start))]

@@ -14,11 +14,13 @@ from tqdm import tqdm
 from phiopt.objective import Lambdas
 from phiopt.solve.alike import check_alike
 from phiopt.solve.solution import Outcome, Status
-from phiopt.solve.stacked import Posed, StackedSolves
+from phiopt.solve.stacked import StackableProblem, StackedSolves
 from phiopt.solve.torchopt_loop import TorchOpt
 
 
-def solve_many(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> list[list[Outcome]]:
+def solve_many(
+    solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor
+) -> list[list[Outcome]]:
     """φ at every point of ``lambdas`` for every problem, all at once.
 
     Each outcome is, to rounding, that of ``solver.solve`` on the problem with those weights: the
@@ -57,7 +59,7 @@ def solve_many(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> 
     return [[by_point[point] for point in range(len(lambdas))] for by_point in solved]
 
 
-def _check(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> None:
+def _check(solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor) -> None:
     if not isinstance(solver, TorchOpt):
         raise TypeError(f"solver: got {type(solver).__name__}, must be a TorchOpt to be batched")
     if solver.tol is not None or not solver.fresh:
@@ -73,7 +75,9 @@ def _check(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> None
 
 
 @torch.no_grad()
-def _solve(solver: TorchOpt, problems: Sequence[Posed], lambdas: Tensor) -> list[Outcome]:
+def _solve(
+    solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor
+) -> list[Outcome]:
     began = perf_counter()
     optimizer = solver.transformation(problems[0].objective.every)
     with _fallbacks_unmentioned():

@@ -33,6 +33,8 @@ class _State:
 
     calls: int = 0
     lost: str = ""
+    under_way: bool = False
+    """Whether a call that all make together is under way; what is called within is a part of it."""
 
     @property
     def key(self) -> str:
@@ -96,7 +98,9 @@ def together(call: Callable[P, T]) -> Callable[P, T]:
         if not isinstance(group, ProcessGroup):
             return call(*args, **kwargs)
         state = _states.setdefault(group, _State())
-        state.calls += 1
+        if state.under_way:
+            return call(*args, **kwargs)
+        state.calls, state.under_way = state.calls + 1, True
         try:
             result = call(*args, **kwargs)
             if state.lost:
@@ -106,6 +110,8 @@ def together(call: Callable[P, T]) -> Callable[P, T]:
             if state.lost and isinstance(error, Exception) and not isinstance(error, LostError):
                 raise LostError(state.lost) from error
             raise
+        finally:
+            state.under_way = False
         return result
 
     return told

@@ -4,6 +4,8 @@ import torch
 from torch import Generator
 
 from phiopt._types import Params
+from phiopt.objective import Objective
+from phiopt.solve.solver import Solver
 
 SPREAD = 0.3
 """Of the noise on a parameter, as a part of the root mean square of its entries."""
@@ -25,3 +27,23 @@ def perturbed(start: Params, count: int, seed: int) -> list[Params]:
         return value.detach() + SPREAD * value.detach().square().mean().sqrt() * noise
 
     return [{name: moved(value) for name, value in start.items()} for _ in range(count)]
+
+
+def restarted(
+    solver: Solver, objective: Objective, start: Params, count: int, seed: int, progress: bool
+) -> tuple[list[Params], Exception | None]:
+    """What ``count`` perturbed starts lead to, and the error of reading the data that ended the series early,
+    if there was one.
+    """
+    reached: list[Params] = []
+    for other in perturbed(start, count, seed):
+        try:
+            outcome = solver.solve(objective, other, seed=seed, progress=progress)
+        except Exception as error:
+            if objective.data is None or objective.data.error is not error:
+                raise
+            return reached, error
+        if outcome.error is not None:
+            return reached, outcome.error
+        reached.append(outcome.params)
+    return reached, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import Enum
 from math import isfinite
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from phiopt._types import Params
 from phiopt._values import known
+from phiopt.growth import GrowthMap
 from phiopt.objective import Lambdas, Sample
 
 
@@ -224,6 +225,7 @@ class Solution:
         stats: Evaluations and seconds.
         error: What reading the data raised, where the status is ``DATA_FAILED``; what computing a
             number of the report raised, where it is ``REPORT_FAILED``.
+        map: Where the teacher sits in the student; None in a solution read from a file.
 
     ``print(solution)`` shows a report.
     """
@@ -242,6 +244,7 @@ class Solution:
     history: list[dict[str, float]]
     stats: Stats
     error: Exception | None = None
+    map: GrowthMap | None = field(default=None, repr=False, compare=False)
 
     @property
     def lost(self) -> tuple[str, ...]:

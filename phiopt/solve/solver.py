@@ -117,7 +117,7 @@ class Counted:
             return products
         n = len(sample.inputs)
         share = (curvature.part(n) or n) / n
-        return share * products * (1 if curvature.split else 2)
+        return share * products * 2
 
 
 def reported(

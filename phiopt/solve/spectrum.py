@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, nan
+from math import nan
 
-import numpy as np
-import scipy
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from phiopt._types import Params
-from phiopt.derivatives import dot, square_norm
+from phiopt.derivatives.krylov import Krylov
 from phiopt.objective import Sample
 from phiopt.objective.curvature import Product
 from phiopt.solve.solution import Spectrum
 from phiopt.solve.solver import Counted
+from phiopt.solve.vector import to_params, to_vector
 
 PRODUCTS = 60
 """Hessian-vector products of one search, at most."""
@@ -57,65 +56,53 @@ class MeanHessian:
 
 def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Spectrum:
     """The ends of the spectrum of a symmetric operator on vectors shaped as ``like``, by Lanczos'
-    method (Golub and Van Loan, Matrix Computations, section 10.1) from a random vector.
+    method from a random vector (see `Krylov`), of which three vectors are kept at a time.
 
-    The recurrence keeps three vectors and does not reorthogonalise: rounding then brings copies of
-    eigenvalues, and none that are false (Paige 1971). It ends once an eigenvalue at the lower end is
-    known to 1 %, or to be flat, after 10 products at least if it is not below zero, and after 60 at
-    the latest. Of NaN if a product is not finite.
+    The search ends once an eigenvalue at the lower end is known to 1 %, or to be flat, after 10
+    products at least if it is not below zero, and after 60 at the latest. Of NaN if a product is not
+    finite.
     """
     device = next(iter(like.values())).device
     generator = Generator(device).manual_seed(seed)
-    vector = {
+    first = {
         name: torch.randn(p.shape, generator=generator, dtype=p.dtype, device=device)
         for name, p in like.items()
     }
-    vector = _scaled(vector, 1 / float(square_norm(vector).sqrt()))
-    previous = _scaled(vector, 0.0)
-    diagonal: list[float] = []
-    beside: list[float] = []
+
+    def on_vectors(vector: Tensor) -> Tensor:
+        named = {name: v.to(like[name].dtype) for name, v in to_params(vector, like).items()}
+        return to_vector(hessian(named))
+
+    space = Krylov(on_vectors, to_vector(first), orthogonalise=False)
     while True:
-        product = hessian(vector)
-        diagonal.append(float(dot(product, vector)))
-        last = beside[-1] if beside else 0.0
-        rest = {
-            name: p - diagonal[-1] * vector[name] - last * previous[name]
-            for name, p in product.items()
-        }
-        length = float(square_norm(rest).sqrt())
-        if not isfinite(diagonal[-1]) or not isfinite(length):
-            return Spectrum(nan, nan, nan, len(diagonal))
-        values, vectors = scipy.linalg.eigh_tridiagonal(np.array(diagonal), np.array(beside))
-        found = Spectrum(
-            least=float(values[0]),
-            largest=float(values[-1]),
-            residual=length * abs(float(vectors[-1, 0])),
-            products=len(diagonal),
+        space.grow()
+        ritz = space.ritz()
+        products = len(space.diagonal)
+        if not ritz.finite:
+            return Spectrum(nan, nan, nan, products)
+        ends = Spectrum(
+            least=float(ritz.values[0]),
+            largest=float(ritz.values[-1]),
+            residual=float(ritz.residuals[0]),
+            products=products,
         )
-        negligible = flat(found, like)
-        known = found.residual <= max(ACCURACY * abs(found.least), negligible)
-        looked = found.least < -negligible or len(diagonal) >= FEWEST
-        exhausted = length <= 10 * _precision(like) * _size(found)  # nothing but rounding is left
-        if (known and looked) or exhausted or len(diagonal) == PRODUCTS:
-            return found
-        beside.append(length)
-        previous, vector = vector, _scaled(rest, 1 / length)
+        negligible = flat(ends, like)
+        known = ends.residual <= max(ACCURACY * abs(ends.least), negligible)
+        looked = ends.least < -negligible or products >= FEWEST
+        if (known and looked) or space.exhausted or products == PRODUCTS:
+            return ends
 
 
-def flat(found: Spectrum, like: Params) -> float:
+def flat(ends: Spectrum, like: Params) -> float:
     """The size of an eigenvalue that counts as zero next to the largest in size: a point found to a
     finite tolerance is no more certain of its curvature, nor is one in finite precision.
     """
-    return max(FLAT, _precision(like) ** 0.5) * _size(found)
+    return max(FLAT, _precision(like) ** 0.5) * _size(ends)
 
 
-def _size(found: Spectrum) -> float:
-    return max(abs(found.least), abs(found.largest))
+def _size(ends: Spectrum) -> float:
+    return max(abs(ends.least), abs(ends.largest))
 
 
 def _precision(like: Params) -> float:
     return torch.finfo(next(iter(like.values())).dtype).eps
-
-
-def _scaled(vector: Params, factor: float) -> Params:
-    return {name: value * factor for name, value in vector.items()}

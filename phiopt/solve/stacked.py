@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import torch
 import torchopt
@@ -20,22 +20,28 @@ from phiopt.solve.solver import TERMS, Counted, reported
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, Judged, OneSolve
 
 
-@dataclass(frozen=True)
-class Posed:
-    """One problem of many that are alike: the same student, loss, neighbourhood and curvature.
+class StackableProblem(Protocol):
+    """One of many problems that have the same student, loss, neighbourhood and curvature."""
 
-    Args:
-        objective: L; its weights are not used.
-        start: w0.
-        seed: Of every draw.
-        constants: What the student holds beside w, by name: buffers, and parameters that are not
-            solved for.
-    """
+    @property
+    def objective(self) -> Objective:
+        """L; its weights are not used."""
+        ...
 
-    objective: Objective
-    start: Params
-    seed: int = 0
-    constants: Params = field(default_factory=dict)
+    @property
+    def start(self) -> Params:
+        """w0."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of every draw."""
+        ...
+
+    @property
+    def constants(self) -> Params:
+        """What the student holds beside w, by name: buffers, and parameters that are not solved for."""
+        ...
 
 
 class StackedSolves:
@@ -47,7 +53,7 @@ class StackedSolves:
 
     def __init__(
         self,
-        problems: Sequence[Posed],
+        problems: Sequence[StackableProblem],
         lambdas: Tensor,
         optimizer: Any,
         *,
@@ -223,7 +229,7 @@ def _stacked(trees: Sequence[Any]) -> Any:
         ) from error
 
 
-def _constants(problem: Posed) -> Params:
+def _constants(problem: StackableProblem) -> Params:
     """What the problem's own tensors and numbers are, in one dictionary."""
     like = next(iter(problem.start.values()))
     divisors = {name: problem.objective.divisors.get(name, 1.0) for name in TERMS}

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from phiopt import _files
 from phiopt._json import Field
-from phiopt._modules import with_tensors
+from phiopt._modules import state_of, with_tensors
 from phiopt._types import Params
 from phiopt._values import instance, new_file, path_of
 from phiopt.objective import Lambdas
 from phiopt.solve.solution import Certificate, Solution, Spectrum, Stats, Status
 
 _KIND = "solution"
-_APART = ("student", "params")
-"""Kept as tensors; everything else goes into the header."""
+_APART = ("student", "params", "map")
+"""Kept as tensors, or in a file of its own (`GrowthMap.save`); everything else goes into the header."""
 _HINTS: dict[Any, dict[str, Any]] = {
     kind: get_type_hints(kind) for kind in (Solution, Certificate, Stats, Spectrum, Lambdas)
 }
@@ -29,14 +29,13 @@ _HINTS: dict[Any, dict[str, Any]] = {
 def save(solution: Solution, path: str | os.PathLike[str]) -> None:
     """Write ``solution``; λ that are tensors are kept as numbers, without their graph."""
     new_file("path", path)
-    held = dict(solution.student.named_parameters()) | dict(solution.student.named_buffers())
     about = {
         f.name: _plain(getattr(solution, f.name)) for f in fields(solution) if f.name not in _APART
     }
     _files.write(
         path,
         _KIND,
-        {**held, **solution.params},
+        {**state_of(solution.student), **solution.params},
         {"report": about, "params": list(solution.params)},
     )
 
@@ -46,7 +45,7 @@ def load(path: str | os.PathLike[str], student: nn.Module) -> Solution:
     path_of("path", path)
     instance("student", student, nn.Module, "an nn.Module")
     tensors, about = _files.read(path, _KIND)
-    held = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+    held = state_of(student)
     found = {name: tuple(value.shape) for name, value in held.items()}
     expected = {name: tuple(value.shape) for name, value in tensors.items()}
     _files.check(

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchopt
 
-from phiopt.bilevel import CG, MINRES, AdjointError, Damped, Implicit, Neumann
+from phiopt.bilevel import CG, MINRES, AdjointError, Damped, Implicit
 from phiopt.objective import Lambdas, Spectral
 from phiopt.solve import LBFGS, NewtonCG, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
@@ -25,7 +25,6 @@ def solved(adjoint, solver, objective, start):
     [
         pytest.param(CG(1e-11), id="CG"),
         pytest.param(MINRES(1e-11), id="MINRES"),
-        pytest.param(Neumann(0.4, 1e-11, 2000), id="Neumann", marks=pytest.mark.slow),
         pytest.param(Damped(1e-12, CG(1e-11)), id="Damped", marks=pytest.mark.slow),
     ],
 )

@@ -113,7 +113,7 @@ NEIGHBOURHOODS = [
     Uniform(0.2, samples=2, sampling="sobol"),
 ]  # fmt: skip
 CURVATURES = [
-    Frobenius(), Frobenius(probes=3, distribution="gaussian"), Frobenius(matrix="layers", probes=2),
+    Frobenius(), Frobenius(probes=3, distribution="gaussian"),
     Frobenius(matrix="gauss-newton"), Spectral(),
 ]  # fmt: skip
 PLANTED = {"cut": CUTS, "twice": TWICE, "harmless": HARMLESS, "nothing": {"nothing": lambda x: x}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phiopt.objective import Spectral, Stream
-from phiopt.problem import problem
+from phiopt.pose import pose
 from tests.cases import generator, randn
 from tests.derivatives.objectives import case
 
@@ -24,8 +24,15 @@ def posed(models, case):
     with torch.no_grad():
         for p in teacher.parameters():
             p.mul_(0.9)
-    return problem(
-        teacher, student, case.lambdas, case.data, loss=loss, seed=case.seed, **case.options
+    return pose(
+        teacher,
+        student,
+        case.lambdas,
+        case.data,
+        loss=loss,
+        scale="paper",
+        seed=case.seed,
+        **case.options,
     )
 
 

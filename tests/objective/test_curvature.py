@@ -192,20 +192,6 @@ def test_cheap_steps_reach_what_exact_ones_reach(curvature):
     assert reached(curvature) < 1.01 * reached(Frobenius(batch=None))
 
 
-@pytest.mark.slow
-def test_the_blocks_of_layers():
-    loss, params = setting()
-    term = Frobenius(matrix="layers", probes=4)
-    draws = torch.stack(
-        [term(loss, params, term.draw(params, generator(s)))[1] for s in range(300)]
-    )
-    hessian = dense_hessian(loss, params)
-    first = len(flatten({n: p for n, p in params.items() if n.startswith("0.")}))
-    truth = hessian[:first, :first].square().sum() + hessian[first:, first:].square().sum()
-    assert abs(draws.mean() - truth) < 4 * draws.std() / len(draws) ** 0.5
-    assert abs(hessian.square().sum() - truth) > 8 * draws.std() / len(draws) ** 0.5
-
-
 def test_gauss_newton_against_its_products():
     objective, params = classification(ONLY, curvature=Frobenius(matrix="gauss-newton"))
     sample, v = step_and_probe(objective, params, stream=Stream.TRAIN)
@@ -219,7 +205,6 @@ def test_gauss_newton_against_its_products():
 
 def test_the_products_are_counted():
     assert Frobenius(probes=4).products == 4
-    assert Frobenius(probes=4, matrix="layers").products == 8
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from phiopt.objective.probes import draw_probes, each, with_layer_signs
+from phiopt.objective.probes import draw_probes, each
 from tests.cases import generator, randn
 
 LIKE = {"a.weight": randn(30, 40).float(), "a.bias": randn(30).float(), "b.weight": randn(5, 6)}
@@ -21,17 +21,6 @@ def test_normals_have_unit_variance():
     assert abs(probes.mean()) < 4 / n**0.5
     assert abs(probes.square().mean() - 1) < 4 * (2 / n) ** 0.5
     assert probes.abs().ne(1).any()
-
-
-def test_a_layer_shares_one_sign():
-    probes = draw_probes(LIKE, 50, generator())
-    signed = with_layer_signs(probes, generator(1))
-    signs = {n: (signed[n] * probes[n]).flatten(1) for n in probes}
-    for name, sign in signs.items():
-        assert (sign == sign[:, :1]).all(), name
-    assert torch.equal(signs["a.weight"][:, 0], signs["a.bias"][:, 0])
-    assert not torch.equal(signs["a.weight"][:, 0].double(), signs["b.weight"][:, 0])
-    assert signs["a.weight"][:, 0].unique().tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("count", [1, 3])

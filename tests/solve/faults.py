@@ -17,8 +17,8 @@ from torchopt.base import GradientTransformation
 import phiopt
 from phiopt.bilevel import AdjointError, Implicit, Mirror, Optuna, OuterLoss, Replay, Unroll
 from phiopt.objective import Lambdas, Stream, Uniform
-from phiopt.problem import problem
-from phiopt.solve import LBFGS, NewtonCG, Solution, SolveError, Status, TorchOpt, solve_many
+from phiopt.pose import pose
+from phiopt.solve import LBFGS, NewtonCG, Solution, SolveError, Status, TorchOpt
 from tests.cases import flatten, generator, mlp, parameters, randn
 
 X, Y = randn(24, 3, seed=3), torch.randint(2, (24,), generator=generator(4))
@@ -306,9 +306,9 @@ class Run:
             options = {"solver": self.solver, "search": search, "lambdas": self.lambdas}
             return phiopt.learn(*given, self.data, outer, **options, **self.options)
         if case.verb == "solve_many":
-            posed = problem(*given, self.lambdas, self.data, **self.options).posed(0)
+            posed = pose(*given, self.lambdas, self.data, scale="paper", **self.options)
             points = torch.tensor([tuple(float(v) for _, v in self.lambdas.items()), WITHOUT])
-            return solve_many(self.solver, [posed], points)[0]
+            return posed.solve_many(points, solver=self.solver)
         adjoint = None if case.adjoint is None else ADJOINTS[case.adjoint]
         weights = self.lambdas
         if adjoint is not None:
@@ -453,7 +453,7 @@ def check_numbers(case: Case, fault: Fault, found: Any) -> None:
         start, end = (value(posed, w) for w in (posed.start, found.params))
         small = found.status is Status.SAMPLE_TOO_SMALL  # says itself that it may be no better
         assert small or end <= 1.1 * start + 0.02, f"{found.status}, from {start} to {end}"
-        for name, divisor in posed.relative(SIZE, 0).objective.divisors.items():
+        for name, divisor in posed.objective.divisors.items():
             ratio = found.divisors.get(name, 1.0) / divisor
             # A loader's first batch may have been refused, and the next be another one.
             assert 1 / 30 < ratio < 30, (
@@ -463,12 +463,12 @@ def check_numbers(case: Case, fault: Fault, found: Any) -> None:
 
 def problem_without_a_fault(case: Case) -> Any:
     run = Run(case, same)
-    return problem(run.teacher, run.student, run.lambdas, (X, Y), loss=run.loss)
+    return pose(run.teacher, run.student, run.lambdas, (X, Y), loss=run.loss, batch_size=SIZE)
 
 
 def value(posed: Any, params: Any) -> float:
-    """The task, proximity and noise, on all data."""
-    objective = replace(posed.objective, lambdas=Lambdas.of(WITHOUT))
+    """The task, proximity and noise, on all data, in the paper's scale."""
+    objective = replace(posed.objective, lambdas=Lambdas.of(WITHOUT), divisors={})
     with torch.no_grad():
         sample = objective.sample(posed.start, None, 0, Stream.FRESH, 0)
         return float(objective.value({k: v.detach() for k, v in params.items()}, sample))

@@ -17,8 +17,8 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
-from phiopt.solve import LBFGS, Posed, Status, TorchOpt, solve_many
-from tests.cases import classification, flatten, mlp, randn
+from phiopt.solve import LBFGS, Status, TorchOpt, solve_many
+from tests.cases import Stackable, classification, flatten, mlp, randn
 
 POINTS = torch.tensor(
     [
@@ -37,7 +37,7 @@ def posed(seed=0, **options):
     objective, start = classification(count=40, **options)
     start = {n: p + 0.1 * randn(*p.shape, seed=seed) for n, p in start.items()}
     divisors = {"proximity": 2.0 + seed, "curvature": 0.7}
-    return Posed(replace(objective, divisors=divisors), start, seed)
+    return Stackable(replace(objective, divisors=divisors), start, seed)
 
 
 def alone(solver, problem, point):
@@ -96,7 +96,6 @@ def test_several_problems_keep_their_own_draws_starts_and_divisors():
         pytest.param(Frobenius(probes=3), id="probes"),
         pytest.param(Frobenius(batch=0.5), id="two batches", marks=pytest.mark.slow),
         pytest.param(Frobenius(every=2), id="now and then"),
-        pytest.param(Frobenius(matrix="layers"), id="layers", marks=pytest.mark.slow),
     ],
 )
 def test_every_estimator_of_the_curvature(curvature):
@@ -110,7 +109,7 @@ def test_every_estimator_of_the_curvature(curvature):
 def test_a_start_at_the_minimum_is_accepted_there():
     objective, start = classification()
     teacher = objective.extract(start)
-    problem = Posed(replace(objective, teacher=teacher), start)
+    problem = Stackable(replace(objective, teacher=teacher), start)
     points = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]], dtype=torch.float64)
     (found,) = solve_many(SOLVER, [problem], points)
     assert found[0].status is Status.SOLVED
@@ -171,7 +170,7 @@ def test_buffers_and_fixed_parameters_are_each_problems_own():
         teacher = {n: v + 1 for n, v in start.items()}
         model = pure_model(net, lambda x: x)
         fields = {"model": model, "teacher": teacher, "extract": lambda w: w}
-        return Posed(replace(objective, **fields), start, 0, constants)
+        return Stackable(replace(objective, **fields), start, 0, constants)
 
     torch.manual_seed(0)
     problems = [build(seed) for seed in range(2)]
@@ -187,7 +186,7 @@ def test_without_data_the_proximity_is_minimised():
         objective.model, objective.teacher, objective.extract, objective.loss, Lambdas(0, 1, 0, 0)
     )
     points = torch.tensor([[0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
-    ((found,),) = solve_many(SOLVER, [Posed(plain, start)], points)
+    ((found,),) = solve_many(SOLVER, [Stackable(plain, start)], points)
     assert found.objective < found.start_objective
     assert set(found.terms) == {"proximity"}
 

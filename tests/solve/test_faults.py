@@ -116,7 +116,6 @@ ESTIMATORS = {
     "default": Frobenius(),
     "every 3rd step": Frobenius(every=3),
     "probes": Frobenius(probes=2, distribution="gaussian"),
-    "layers": Frobenius(matrix="layers"),
     "gauss-newton": Frobenius(matrix="gauss-newton"),
     "spectral": Spectral(iterations=2),
 }

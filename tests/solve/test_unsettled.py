@@ -7,9 +7,8 @@ import torch
 
 from phiopt.objective import Frobenius, Spectral, Stream
 from phiopt.solve import LBFGS, Status, TorchOpt, certify, fresh_draws, solve_many, verdict
-from phiopt.solve.batched import Posed
 from phiopt.solve.solver import Counted
-from tests.cases import classification
+from tests.cases import Stackable, classification
 
 LAMBDAS = (0.3, 0.2, 0.3, 0.2)
 
@@ -48,7 +47,7 @@ def test_work_and_what_was_left_are_counted_also_in_a_batch(iterations):
     solver = TorchOpt(steps=2)
     alone = solver.solve(objective, start)
     points = torch.tensor([LAMBDAS, LAMBDAS], dtype=torch.float64)
-    for together in solve_many(solver, [Posed(objective, start)], points)[0]:
+    for together in solve_many(solver, [Stackable(objective, start)], points)[0]:
         torch.testing.assert_close(together.params, alone.params, rtol=1e-7, atol=1e-9)
         assert (together.stats.unsettled > 0) == (alone.stats.unsettled > 0) == (iterations == 3)
 

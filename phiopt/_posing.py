@@ -1,0 +1,244 @@
+"""How a problem is posed: the map, the start, the checks and the objective, from the arguments of `pose`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from phiopt._arguments import (
+    check_modules,
+    check_options,
+    check_precision,
+    check_start,
+)
+from phiopt._modules import copied, copies, state_of, with_tensors
+from phiopt._task_checks import check_task
+from phiopt._transforms import plain
+from phiopt._types import Lift, Loss, Params
+from phiopt._values import count, instance
+from phiopt.bilevel.adjoint import changed, given_tensors
+from phiopt.data import Data, Source
+from phiopt.growth import GrowthMap, grow
+from phiopt.growth.given import check_beside_map
+from phiopt.objective import (
+    Curvature,
+    Frobenius,
+    Lambdas,
+    Neighbourhood,
+    Objective,
+    Stream,
+    Uniform,
+    pure_model,
+    student_loss,
+)
+from phiopt.problem import Problem
+from phiopt.solve import (
+    agreeing,
+    check_agreement,
+    check_settings,
+    data_parallel,
+    failing_together,
+)
+
+REFERENCE_DRAWS = 8
+"""Draws that L_4's value at the start, its unit on the relative scale, is the mean of. One draw
+alone, with one probe, is off by more than half, and λ4's effect with it."""
+
+
+@dataclass(frozen=True)
+class Posing:
+    """The arguments of `pose`, and what is made of them."""
+
+    teacher: nn.Module
+    student: nn.Module
+    lambdas: Lambdas
+    source: Source | None
+    map: GrowthMap | None
+    lift: Lift | None
+    classes: Sequence[int] | Tensor | None
+    loss: Loss | None
+    neighbourhood: Neighbourhood | None
+    curvature: Curvature | None
+    scale: str
+    start: str | Params | None
+    restrict_classes: bool
+    micro_batch: int | None
+    group: ProcessGroup | None
+    batch_size: int | None
+    seed: int
+
+    @property
+    def plug_ins(self) -> dict[str, tuple[object, str]]:
+        """Pluggable objects by name, each with the attribute that makes the object one."""
+        return {
+            "lift": (self.lift, "__call__"),
+            "loss": (self.loss, "__call__"),
+            "neighbourhood": (self.neighbourhood, "perturb"),
+            "curvature": (self.curvature, "products"),
+        }
+
+    def check(self) -> torch.device:
+        """What can be said before any work; gives the device of the models."""
+        flags = {"restrict_classes": self.restrict_classes}
+        check_options(
+            self.lambdas,
+            self.source,
+            self.scale,
+            self.seed,
+            self.micro_batch,
+            self.group,
+            self.plug_ins,
+            flags,
+        )
+        if self.batch_size is not None:
+            count("batch_size", self.batch_size)
+        if self.map is not None:
+            instance("map", self.map, GrowthMap, "a GrowthMap")
+        return check_modules(self.teacher, self.student).device
+
+    def off_the_graph(self) -> Posing:
+        """The same with plain numbers for the tensors of λ, δ and the start."""
+        given = given_tensors(self.lambdas, self.neighbourhood, self.start)
+        numbers = {name: plain(name, value) for name, value in given.items()}
+        return replace(
+            self,
+            lambdas=changed(self.lambdas, "lambdas.", numbers),
+            neighbourhood=changed(self.neighbourhood, "neighbourhood.", numbers),
+            start=changed(self.start, "start.", numbers),
+            seed=int(self.seed),
+        )
+
+    def problem(self, device: torch.device) -> Problem:
+        """All that costs work. Where processes solve together, what fails here fails in all of them."""
+        if self.group is not None:
+            settings: dict[str, object] = {n: value for n, (value, _) in self.plug_ins.items()}
+            settings["lambdas"] = [float(value) for _, value in self.lambdas.items()]
+            settings["one of the settings"] = (self.scale, self.restrict_classes, self.micro_batch)
+            check_settings(self.group, settings, device)
+        with failing_together(self.group, device):
+            check_start(self.start, self.student)
+            dtype = next(self.student.parameters()).dtype
+            check_precision(dtype, self.neighbourhood, self.curvature)
+            data = None if self.source is None else Data(self.source, device, dtype)
+            inputs = None if data is None else data.example[0]
+            growth = self.growth(inputs)
+            relabelled = data is not None and self.relabelled(growth, data)
+            w0 = self.module(growth, inputs)
+            params = {n: p.detach().clone() for n, p in w0.named_parameters() if p.requires_grad}
+            objective = self.objective(w0, growth, data, device)
+            if data is not None and self.lambdas.active != ["proximity"]:
+                class_axis = growth.class_axis if self.loss is None else None
+                apart = {"micro_batch": self.micro_batch, "process_group": self.group}
+                if not check_task(w0, growth.lift, objective, params, class_axis, apart):
+                    objective = replace(objective, curvature=None)
+            if data is not None and relabelled and self.loss is not None:
+                outputs = objective.model({}, data.example[0][:2])
+                data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
+            around = _noise(self.neighbourhood, self.lambdas, data)
+            objective = replace(objective, neighbourhood=around)
+            if self.group is not None:
+                objective = _shared(objective, params, self.group, self.seed)
+        if self.scale == "relative":
+            objective = _relative(objective, params, self.batch_size, self.seed)
+        about = (growth, self.scale, self.seed, self.source, self.group)
+        return Problem(objective, params, w0, *about)
+
+    def growth(self, inputs: Tensor | None) -> GrowthMap:
+        """The map that is given, checked, or a new one, which holds a copy of ψ in evaluation mode."""
+        if self.map is not None:
+            self.map.check_models(self.teacher, self.student)
+            check_beside_map(self.lift, self.classes, (self.map.lift, self.map.classes))
+            return self.map
+        still = copied(self.lift).eval() if isinstance(self.lift, nn.Module) else self.lift
+        return GrowthMap.between(
+            self.teacher, self.student, lift=still, classes=self.classes, inputs=inputs
+        )
+
+    def relabelled(self, growth: GrowthMap, data: Data) -> bool:
+        """Whether the student's loss sees other targets than the data's: the targets are class indices
+        then. Targets that do not fit the loss are refused.
+        """
+        in_order = growth.classes.tolist() == list(range(len(growth.classes)))
+        floating = data.example[1].is_floating_point()
+        relabelled = not (in_order or self.restrict_classes or floating)
+        as_given = self.loss is not None and not self.restrict_classes and not relabelled
+        if growth.class_axis <= 0 and not as_given:
+            raise ValueError(
+                "student: its outputs have one axis or none, must be (batch, classes, ...) unless "
+                "loss= is given, with neither classes= nor restrict_classes=True"
+            )
+        if self.loss is None:
+            data.expect_classes(len(growth.classes))
+        return relabelled
+
+    def module(self, growth: GrowthMap, inputs: Tensor | None) -> nn.Module:
+        """A new module at w0, in the student's modes. A start that is to keep the function is verified."""
+        if isinstance(self.start, dict):
+            return with_tensors(self.student, self.start)
+        fill = "default" if self.start is None else self.start
+        options: dict[str, Any] = {"map": growth, "inputs": inputs, "seed": self.seed}
+        return grow(self.teacher, self.student, fill=fill, **options)
+
+    def objective(
+        self, w0: nn.Module, growth: GrowthMap, data: Data | None, device: torch.device
+    ) -> Objective:
+        """L in the paper's scale, without a neighbourhood."""
+        classes = growth.classes.to(device)
+        lift = self.lift if isinstance(self.lift, nn.Module) else None
+        return Objective(
+            model=pure_model(w0, growth.lift),
+            teacher=copies(state_of(self.teacher)),
+            extract=growth.extract,
+            loss=student_loss(self.loss, classes, growth.class_axis, self.restrict_classes),
+            lambdas=self.lambdas,
+            data=data,
+            curvature=Frobenius() if self.curvature is None else self.curvature,
+            micro_batch=self.micro_batch,
+            psi={} if lift is None else copies(dict(lift.named_parameters())),
+        )
+
+
+def _noise(
+    neighbourhood: Neighbourhood | None, lambdas: Lambdas, data: Data | None
+) -> Neighbourhood | None:
+    """U_δ, or None where inputs have no neighbours: tokens."""
+    if data is None or data.example[0].is_floating_point():
+        return Uniform(0.1) if neighbourhood is None else neighbourhood
+    if "noise" in lambdas.active:
+        raise TypeError(
+            f"data: inputs are {data.example[0].dtype}, but lambdas.noise is not 0; "
+            "neighbours x' need floating inputs"
+        )
+    return None
+
+
+def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int) -> Objective:
+    """The objective, whose batches are shared out among processes that all have the same problem."""
+    device = next(iter(start.values())).device
+    tensors = {f"the start's {name}": value for name, value in start.items()}
+    tensors |= {f"the teacher's {name}": value for name, value in objective.teacher.items()}
+    tensors |= {f"the lift's {name}": value for name, value in objective.psi.items()}
+    data = objective.data
+    if data is not None:
+        tensors |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
+        tensors["data's length"] = torch.tensor(float(data.length or 0), device="cpu")
+    tensors["the seed"] = torch.tensor(float(seed), device="cpu")
+    check_agreement(group, {name: value.to(device) for name, value in tensors.items()})
+    return replace(
+        objective,
+        model=data_parallel(objective.model, group),
+        data=data and agreeing(data, group, device),
+    )
+
+
+def _relative(objective: Objective, start: Params, batch_size: int | None, seed: int) -> Objective:
+    """In dimensionless terms; see `Objective.relative`."""
+    draws = range(REFERENCE_DRAWS if objective.data is not None else 0)
+    with torch.no_grad():
+        samples = [objective.sample(start, batch_size, seed, Stream.REFERENCE, i) for i in draws]
+        return objective.relative(start, samples)

@@ -1,0 +1,151 @@
+"""What `pose` asks of the student and its loss, looked at on a few examples before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from phiopt._types import Lift, Loss, Params
+from phiopt.derivatives import require_derivatives
+from phiopt.objective import Objective, Task
+from phiopt.objective.examples import telling_examples
+from phiopt.objective.verify import require_gradient, verify_gradient
+
+
+def check_task(
+    student: nn.Module,
+    lift: Lift,
+    objective: Objective,
+    params: Params,
+    class_axis: int | None,
+    apart: Mapping[str, object],
+) -> bool:
+    """The student runs, its loss has one value an example, and both have the derivatives that are needed.
+
+    Args:
+        student: Holds w0.
+        lift: ψ.
+        objective: L, of whose terms with weight the derivatives are looked at.
+        params: Where.
+        class_axis: The outputs' axis of classes, if the loss is the default one; None for the user's own.
+        apart: Arguments, by name, that ask to take a batch apart, each None or set.
+
+    Returns:
+        Whether the curvature can be reported. Where the curvature has weight, it can, or this raises.
+
+    Raises:
+        ValueError, TypeError: Something is missing or wrong; the message names the argument.
+    """
+    data, active = objective.data, objective.lambdas.active
+    assert data is not None, "a term with weight needs data"
+    task = Task(objective.model, objective.loss, *(part[:2] for part in data.example))
+    x, y = data.spread()
+    places = telling_examples(x, y).to(x.device)
+    telling = replace(task, inputs=x[places], targets=y[places])
+    _check_loss(task, params, class_axis)
+    for name, value in apart.items():
+        if value is not None:
+            _check_apart(task, params, name)
+    curved = "curvature" in active
+    if not curved:
+        require_gradient(student, lift, task, params)
+    verify_gradient(student, lift, telling, params, active)
+    if curved:
+        require_derivatives(student, lift(task.inputs), task, params)
+        return True
+    return _has_derivatives(student, lift(task.inputs), task, params)
+
+
+def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
+    """The student runs on two examples, targets have the shape that cross-entropy asks for (where an
+    axis is given), and the loss has a derivative. A loss without a derivative would leave every start
+    as the start is, and call the start stationary.
+    """
+    with torch.enable_grad():
+        try:
+            outputs = task.outputs(
+                {name: p.detach().requires_grad_() for name, p in params.items()}
+            )
+        except RuntimeError as error:
+            whole = not task.inputs.is_floating_point()
+            raise ValueError(
+                f"student: its forward pass fails on ψ of the data's inputs, {task.inputs.dtype} of "
+                f"shape {tuple(task.inputs.shape)}: {error}"
+                + whole
+                * " (whole numbers are handed on as they are; images must be floating)"
+            ) from error
+        if class_axis is not None:
+            places = (*outputs.shape[:class_axis], *outputs.shape[class_axis + 1 :])
+            if task.targets.shape != places:
+                raise ValueError(
+                    f"data: {len(task)} targets have shape {tuple(task.targets.shape)}, must have "
+                    f"{places}: class indices for outputs of shape {tuple(outputs.shape)} (give "
+                    "loss= for other targets)"
+                )
+        value = replace(task, loss=_with_shapes_in_errors(task.loss)).of_outputs(outputs)
+    if not value.requires_grad:
+        raise ValueError(
+            "loss: has no derivative in the student's parameters; neither it nor the student's forward "
+            "may detach or round what it computes, or run under torch.no_grad()"
+        )
+
+
+def _with_shapes_in_errors(loss: Loss) -> Loss:
+    """The same loss. Its errors say which shapes the loss was called with."""
+
+    def wrapped(outputs: Tensor, targets: Tensor) -> Tensor:
+        try:
+            return loss(outputs, targets)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"loss: fails on the student's outputs of shape {tuple(outputs.shape)} and targets of "
+                f"shape {tuple(targets.shape)}: {error} (restrict_classes=True hands it the outputs of "
+                "the teacher's classes alone)"
+            ) from error
+
+    return wrapped
+
+
+def _check_apart(task: Task, params: Params, name: str) -> None:
+    """The outputs and the mean loss of two examples are the same when each example goes alone. Where
+    examples see each other, a batch that is taken apart is another computation.
+    """
+    with torch.no_grad():
+        together = task.outputs(params)
+        try:
+            parts = [task.part(i, i + 1).outputs(params) for i in range(len(task))]
+            separate = torch.cat(parts)
+        except (RuntimeError, ValueError):
+            separate = torch.full_like(together, torch.nan)
+    size = float(together.abs().max()) if together.numel() else 0.0
+    atol = size * torch.finfo(separate.dtype).eps ** 0.5
+    same = separate.shape == together.shape
+    if not same or not torch.allclose(separate, together, rtol=0, atol=atol):
+        raise ValueError(
+            f"{name}: the outputs of two examples change when they go through the student one by one, "
+            "so that a batch cannot be taken apart; is a BatchNorm without running statistics in it, "
+            f"or a dropout that is always on? Give {name}=None, or change the student"
+        )
+    whole, again = task.of_outputs(together), task.of_outputs(together)
+    if not torch.equal(whole, again):
+        return  # a random loss
+    losses = [task.part(i, i + 1).of_outputs(together[i : i + 1]) for i in range(len(task))]
+    mean = torch.stack(losses).mean()
+    if not torch.allclose(mean, whole, rtol=atol / (size or 1), equal_nan=True):
+        raise ValueError(
+            f"{name}: the mean loss of two examples is {float(whole):.6g} together and "
+            f"{float(mean):.6g} one by one, so that a batch cannot be taken "
+            f"apart; does the loss normalise over the batch? Give {name}=None, or change the loss"
+        )
+
+
+def _has_derivatives(module: nn.Module, inputs: Tensor, task: Task, params: Params) -> bool:
+    """Whether a curvature without weight can be reported."""
+    try:
+        require_derivatives(module, inputs, task, params)
+    except TypeError:
+        return False
+    return True
