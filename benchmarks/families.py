@@ -150,7 +150,7 @@ largest logit, after growing by each function-preserving fill; the share of the 
 teacher; seconds for the map; and what the map says where no growth keeps the function. *Refused* pairs get the error
 shown: the teacher computes something that the student does not.
 
-Where the change is rounding (1e-12 and below) the growth is exact; where it is not, the remark says at which layer
+Where the change is rounding (1e-12 and below) the growth is exact; where it is not, the last column says at which layer
 and why.
 
 ## torchvision
@@ -173,7 +173,7 @@ the peak that map and embedding add to the process, in multiples of the student'
 {large}
 """
 
-HEAD = f"| family | {' | '.join(FILLS)} | carried | map, s | remark |\n" + "| --- " * 7 + "|"
+HEAD = f"| family | {' | '.join(FILLS)} | carried | map, s | not exact |\n" + "| --- " * 7 + "|"
 
 
 def page(progress: Callable[[str], None] = print) -> str:

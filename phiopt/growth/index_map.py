@@ -1,4 +1,4 @@
-"""Read an axis off once it is decided: its leaves, and the student's coordinate of each of the teacher's."""
+"""Read a decided axis: its leaves and its index map."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def leaves(term: Term) -> Iterator[Term]:
 
 
 def index_map(term: Term) -> Indices:
-    """Student coordinate of each of the teacher's, shape ``(t,)``."""
+    """The student's coordinate of each of the teacher's, shape ``(t,)``."""
     node = find(term)
     if node.fixed is not None:
         return node.fixed
@@ -39,7 +39,7 @@ def index_map(term: Term) -> Indices:
 
 
 def positions(node: Term) -> tuple[list[Indices], list[Indices]]:
-    """Where the coordinates of each part of a concatenation or a zip lie, for teacher and student."""
+    """The coordinates of each part of a concatenation or a zip: in the teacher, and in the student."""
     if node.kind == "zip":
         n = len(node.parts)
         return tuple(  # type: ignore[return-value]

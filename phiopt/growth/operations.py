@@ -1,4 +1,4 @@
-"""Carry the correspondence through every pair of aligned operations, by a rule for each."""
+"""Apply the rule of each pair of aligned operations; register a rule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from phiopt.growth.optional import canonical, paired, settle
 from phiopt.growth.options import check_operands, pair_operands
 
 POINTWISE = "pointwise"
-"""Entry of the operations that PyTorch itself says act on each coordinate, where they have none of their own."""
+"""Entry for operations that have none and that PyTorch tags as pointwise."""
 
 Rule = Callable[[Call], None]
 
@@ -41,7 +41,7 @@ def register_rule(*names: str, facts: Facts | None = None) -> Callable[[Rule], R
         ValueError: No name is given.
 
     Examples:
-        A product of units and a weight with a bias, which is an identity where only the student has it:
+        A linear layer as one operation, which starts as the identity where only the student has it:
 
         >>> @register_rule("fused_linear", facts=Facts(product=True, inserted="identity"))
         ... def fused_linear(call):

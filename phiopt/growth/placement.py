@@ -13,13 +13,13 @@ Index = tuple[slice, ...] | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Placement:
-    """The places of one teacher tensor in one student tensor, axis by axis.
+    """Which coordinates of a student tensor hold one teacher tensor, axis by axis.
 
     Attributes:
         student: The student tensor's name.
         shape: Its shape.
         index_maps: For each axis, the student's coordinate of each of the teacher's; shape ``(teacher's size,)``.
-        input_axes: The axes that are summed over: they read units, the others make them.
+        input_axes: The axes that are summed over, which read units. The other axes are output axes and make units.
     """
 
     student: str
@@ -36,14 +36,14 @@ class Placement:
         return tuple(len(p) for p in self.index_maps)
 
     def index(self, device: torch.device | None = None) -> Index:
-        """The teacher's block in the student's tensor, to index with."""
+        """An index of the student's tensor that picks the teacher's block."""
         return tuple(  # type: ignore[return-value]
             i if isinstance(i, slice) else i.to(device) for i in self._index
         )
 
 
 def _index(index_maps: Sequence[Tensor]) -> Index:
-    """Slices where every axis is a run, else an open mesh."""
+    """Slices if the coordinates of every axis are a run; else an open mesh of index tensors."""
     if all(
         len(p) == 0 or bool((p == p[0] + torch.arange(len(p), device="cpu")).all())
         for p in index_maps
