@@ -41,14 +41,14 @@ class Measured:
         changes: Largest |Δ logits| over the largest |logit|, by fill; empty if the pair is refused.
         share: Of the student's coordinates that come from the teacher.
         seconds: For the map.
-        remarks: The map's, or the refusal.
+        reasons: The map's reasons why it is not exact, or the refusal.
         growth: The map; None if the pair is refused.
     """
 
     changes: dict[str, float]
     share: float
     seconds: float
-    remarks: tuple[str, ...]
+    reasons: tuple[str, ...]
     growth: GrowthMap | None = None
 
 
@@ -60,13 +60,14 @@ def measure(family: Family) -> Measured:
     try:
         growth = GrowthMap.between(teacher, student, inputs=x, **family.options)
     except AlignmentError as error:
-        return Measured({}, 0.0, perf_counter() - began, (str(error),))
+        return Measured({}, 0.0, perf_counter() - began, (error.problem,))
     seconds = perf_counter() - began
     changes = {}
     for fill in FILLS:
         grown = grow(teacher, student, fill, map=growth, seed=1)
         changes[fill] = compare(teacher, grown, growth, inputs=x).max_rel
-    return Measured(changes, share(growth, student), seconds, growth.remarks, growth)
+    reasons = growth.inexact_reasons
+    return Measured(changes, share(growth, student), seconds, reasons, growth)
 
 
 def share(growth: GrowthMap, student: nn.Module) -> float:
@@ -80,9 +81,9 @@ def row(family: Family, found: Measured) -> str:
     """One line of the table."""
     changes = [f"{found.changes[fill]:.0e}" if found.changes else "refused" for fill in FILLS]
     carried = f"{100 * found.share:.0f} %" if found.changes else "-"
-    more = f" (and {len(found.remarks) - 1} more)" if len(found.remarks) > 1 else ""
-    remark = (found.remarks[0].replace("|", "\\|") + more) if found.remarks else ""
-    cells = (family.name, *changes, carried, f"{found.seconds:.2f}", remark)
+    more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
+    reason = (found.reasons[0].replace("|", "\\|") + more) if found.reasons else ""
+    cells = (family.name, *changes, carried, f"{found.seconds:.2f}", reason)
     return "| " + " | ".join(cells) + " |"
 
 
@@ -152,7 +153,7 @@ largest logit, after growing by each function-preserving fill; the share of the 
 teacher; seconds for the map; and what the map says where no growth keeps the function. *Refused* pairs get the error
 shown: the teacher computes something that the student does not.
 
-Where the change is rounding (1e-12 and below) the growth is exact; where it is not, the remark says at which layer
+Where the change is rounding (1e-12 and below) the growth is exact; where it is not, the last column says at which layer
 and why.
 
 ## torchvision
@@ -175,7 +176,7 @@ the peak that map and embedding add to the process, in multiples of the student'
 {large}
 """
 
-HEAD = f"| family | {' | '.join(FILLS)} | carried | map, s | remark |\n" + "| --- " * 7 + "|"
+HEAD = f"| family | {' | '.join(FILLS)} | carried | map, s | not exact |\n" + "| --- " * 7 + "|"
 
 
 def page(progress: Callable[[str], None] = print) -> str:

@@ -37,7 +37,7 @@ class Family:
         teacher, student: Constructors.
         shape: Of one input of the teacher's; random normal, or tokens below ``vocabulary``.
         expected: ``"exact"``: a function-preserving growth exists and is found; ``"inexact"``: none exists, and the
-            map's remarks say at which layer and why; ``"refused"``: the teacher computes what the student does not.
+            map says at which layer and why; ``"refused"``: the teacher computes what the student does not.
         slow: Takes more than a second.
         options: For ``GrowthMap.between``.
     """

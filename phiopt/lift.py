@@ -5,7 +5,7 @@ sit in the larger input, which the growth map needs for the columns of a linear 
 of a plain callable it is found by applying it to probes. Where a callable mixes coordinates, they are taken to sit
 first on each axis, and the map's remarks say so.
 
-A lift with parameters to learn is an ``nn.Module``; with methods ``shape`` and ``places`` it says where it puts
+A lift with parameters to learn is an ``nn.Module``; with methods ``shape`` and ``index_maps`` it says where it puts
 the teacher's coordinates, and can be part of a `Compose`. It runs in evaluation mode.
 """
 
@@ -36,7 +36,7 @@ class PlacedLift(Protocol):
         """Shape of one lifted example."""
         ...
 
-    def places(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
+    def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
         """For each axis, the student's coordinate of each of the teacher's."""
         ...
 
@@ -51,7 +51,7 @@ class Identity:
     def shape(self, shape: Shape) -> Shape:
         return shape
 
-    def places(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
+    def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
         return tuple(np.arange(n) for n in shape)
 
 
@@ -89,7 +89,7 @@ class Pad:
         self._margins(shape)
         return (*shape[: len(shape) - len(self.size)], *self.size)
 
-    def places(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
+    def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
         lead = tuple(np.arange(n) for n in shape[: len(shape) - len(self.size)])
         tail = shape[len(lead) :]
         return lead + tuple(
@@ -148,7 +148,7 @@ class Channels:
         self._check(shape)
         return (self.channels, *shape[1:])
 
-    def places(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
+    def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
         self._check(shape)
         return (self.at + np.arange(shape[0]), *(np.arange(n) for n in shape[1:]))
 
@@ -192,11 +192,11 @@ class Resize:
             )
         return (*shape[:1], *self.size)
 
-    def places(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
+    def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
         self.shape(shape)
         return (
             np.arange(shape[0]),
-            *(nearest_places(o, n) for o, n in zip(shape[1:], self.size, strict=True)),
+            *(nearest_indices(o, n) for o, n in zip(shape[1:], self.size, strict=True)),
         )
 
 
@@ -210,7 +210,7 @@ class Compose(nn.Module):
         for i, lift in enumerate(lifts):
             if isinstance(lift, type) or not isinstance(lift, PlacedLift):
                 raise TypeError(
-                    f"lifts[{i}]: got {shown(lift)}, which has no shape() and places(), must be a lift "
+                    f"lifts[{i}]: got {shown(lift)}, which has no shape() and index_maps(), must be a lift "
                     "of its place; pass a plain callable as lift= itself"
                 )
             if isinstance(lift, nn.Module):
@@ -227,10 +227,10 @@ class Compose(nn.Module):
             shape = lift.shape(shape)
         return shape
 
-    def places(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
+    def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
         total = tuple(np.arange(n) for n in shape)
         for lift in self.lifts:
-            total = tuple(p[t] for p, t in zip(lift.places(shape), total, strict=True))
+            total = tuple(p[t] for p, t in zip(lift.index_maps(shape), total, strict=True))
             shape = lift.shape(shape)
         return total
 
@@ -286,7 +286,7 @@ def _shape(name: str, shape: object) -> Shape:
     return tuple(count(name, n, least=0) for n in shape)
 
 
-def nearest_places(old: int, new: int) -> NDArray[np.int64]:
+def nearest_indices(old: int, new: int) -> NDArray[np.int64]:
     """Coordinate on a grid of ``new`` points nearest to each of ``old <= new`` points over the same interval."""
     return np.floor((np.arange(old) + 0.5) * new / old).astype(np.int64)
 

@@ -23,7 +23,7 @@ IMAGES = torch.arange(1.0, 33.0).reshape(2, 1, 4, 4)
 def test_a_value_sits_where_the_lift_says(lift):
     lifted, shape = lift(IMAGES), tuple(IMAGES.shape[1:])
     assert tuple(lifted.shape[1:]) == lift.shape(shape)
-    c, y, x = (torch.from_numpy(p) for p in lift.places(shape))
+    c, y, x = (torch.from_numpy(p) for p in lift.index_maps(shape))
     assert torch.equal(lifted[:, c][:, :, y][:, :, :, x], IMAGES)
     assert lifted.sum() == IMAGES.sum()  # zeros elsewhere
 
@@ -31,12 +31,12 @@ def test_a_value_sits_where_the_lift_says(lift):
 def test_repeated_channels_hold_the_image_in_each():
     lifted = lifts.Channels(3)(IMAGES)
     assert all(torch.equal(lifted[:, i : i + 1], IMAGES) for i in range(3))
-    assert lifts.Channels(3).places((1, 4, 4))[0].tolist() == [0]
+    assert lifts.Channels(3).index_maps((1, 4, 4))[0].tolist() == [0]
 
 
 @given(st.integers(1, 9), st.integers(0, 9))
 def test_resizing_places_are_in_order_and_distinct(old, more):
-    places = lifts.nearest_places(old, old + more)
+    places = lifts.nearest_indices(old, old + more)
     assert (places >= 0).all()
     assert (places < old + more).all()
     assert (places[1:] > places[:-1]).all()

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from phiopt._types import Params
-from phiopt.growth.axes import Places, Term
+from phiopt.growth.axes import Indices, Term
 from phiopt.growth.correspond import Correspondence
+from phiopt.growth.index_map import index_map, leaves, positions
 from phiopt.growth.pairs import TensorPlace
-from phiopt.growth.places import leaves, places, positions
 from phiopt.growth.unify import find
 
 OLD, NEW = -1, -2
@@ -53,13 +53,13 @@ def grown_layers(state: Correspondence, params: Params) -> list[Layer]:
         for place in state.places.values():
             if place.student not in params or len(place.axes) < 2:
                 continue
-            reads = place.contracted
+            reads = place.input_axes
             for side, own in ((outgoing, reads), (incoming, set(range(len(place.axes))) - reads)):
                 if any(part is leaf for dim in own for part in leaves(place.axes[dim].term)):
                     side[place.student] = _weights(place, leaf, own)
         if incoming and outgoing:
-            old = torch.from_numpy(places(leaf))
-            new = torch.from_numpy(np.setdiff1d(np.arange(leaf.s), places(leaf)))
+            old = torch.from_numpy(index_map(leaf))
+            new = torch.from_numpy(np.setdiff1d(np.arange(leaf.s), index_map(leaf)))
             layers.append(Layer(incoming, outgoing, old, new))
     return layers
 
@@ -94,7 +94,7 @@ def _marks(place: TensorPlace, leaf: Term | None, own: Collection[int]) -> NDArr
     return marks
 
 
-def _unit(term: Term, leaf: Term | None) -> Places:
+def _unit(term: Term, leaf: Term | None) -> Indices:
     """The same along one axis."""
     node = find(term)
     if node is leaf:
@@ -109,7 +109,7 @@ def _unit(term: Term, leaf: Term | None) -> Places:
             marks[at] = _unit(part, leaf)
     elif not (node.same or node.external):
         marks[:] = NEW
-        marks[places(node)] = OLD
+        marks[index_map(node)] = OLD
     return marks
 
 

@@ -21,8 +21,8 @@ from experiments.rivals.layers import grown_axes
 from phiopt._modules import with_tensors
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
-from phiopt.growth.axes import Places, Term
-from phiopt.growth.places import places, positions
+from phiopt.growth.axes import Indices, Term
+from phiopt.growth.index_map import index_map, positions
 from phiopt.growth.trace import tensors_of
 from phiopt.growth.unify import find
 
@@ -93,7 +93,7 @@ class Expansion:
             derived = torch.ones_like(fresh, dtype=torch.bool)
             for dim, axis in enumerate(place.axes):
                 rows = squares if name.endswith("running_var") else makes
-                value = _expanded(value, dim, axis.term, reads if dim in place.contracted else rows)
+                value = _expanded(value, dim, axis.term, reads if dim in place.input_axes else rows)
                 shape = [-1 if d == dim else 1 for d in range(fresh.ndim)]
                 derived &= _derived(axis.term).to(fresh.device).view(shape)
             grown[place.student] = torch.where(derived, value, fresh)
@@ -103,7 +103,7 @@ class Expansion:
         return {id(leaf): r for leaf, r in zip(self._layers, matrices, strict=True)}
 
 
-def _copied(leaf: Term, rng: np.random.Generator) -> Places:
+def _copied(leaf: Term, rng: np.random.Generator) -> Indices:
     """Which old unit each new one copies."""
     rounds = -(-(leaf.s - leaf.t) // leaf.t)
     return np.concatenate([rng.permutation(leaf.t) for _ in range(rounds)])[: leaf.s - leaf.t]
@@ -111,7 +111,7 @@ def _copied(leaf: Term, rng: np.random.Generator) -> Places:
 
 def _whole(leaf: Term, b: Tensor) -> Tensor:
     """R = [I; B], the old units where they sit; (student's units, teacher's)."""
-    old = places(leaf)
+    old = index_map(leaf)
     order = np.argsort(np.concatenate([old, np.setdiff1d(np.arange(leaf.s), old)]))
     return torch.cat([torch.eye(leaf.t).to(b), b])[_index(order, b)]
 
@@ -147,7 +147,7 @@ def _derived(term: Term) -> Tensor:
         known = torch.ones(node.s, dtype=torch.bool)
         if not node.same and (node.external or node.t == 0):
             known[:] = False
-            known[torch.from_numpy(places(node))] = True
+            known[torch.from_numpy(index_map(node))] = True
         return known
     if node.kind == "prod":
         known = torch.ones(1, dtype=torch.bool)
@@ -160,5 +160,5 @@ def _derived(term: Term) -> Tensor:
     return known
 
 
-def _index(array: Places, like: Tensor) -> Tensor:
+def _index(array: Indices, like: Tensor) -> Tensor:
     return torch.from_numpy(array).to(like.device)

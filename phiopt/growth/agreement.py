@@ -14,9 +14,9 @@ from phiopt.growth.departure import Comparison, Difference, Gap, matched, on_tea
 from phiopt.growth.example import REFUSALS, steady
 from phiopt.growth.forward import Forward, Outputs, on_each
 from phiopt.growth.graph import Trace
+from phiopt.growth.index_map import index_map
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.options import SAME
-from phiopt.growth.places import places
 
 CLOSE = 10 * SAME
 """Relative difference that is none in float64: options that count as the same make no larger one. What is larger is
@@ -188,7 +188,7 @@ class Agreement:
         if not z.is_floating_point():
             return z
         pair = self._state.pair(self._state.teacher.inputs[0], self._state.student.inputs[0])
-        index = np.ix_(*(places(a.term) for a in pair.axes))
+        index = np.ix_(*(index_map(a.term) for a in pair.axes))
         out = z.clone()
         out[index] = x.to(z)
         return out

@@ -31,7 +31,7 @@ def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
             ways += 1
             yield steps
     if not ways:
-        raise AlignmentError(_parting(teacher.nodes, student.nodes, named))
+        raise _refusal(teacher.nodes, student.nodes, named)
 
 
 def _ways(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
@@ -55,7 +55,7 @@ def _ways(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
             yield steps
     steps = subsequence(teacher, student, named.allows, named.likely)
     if steps is None:
-        raise AlignmentError(_parting(teacher.nodes, student.nodes, named))
+        raise _refusal(teacher.nodes, student.nodes, named)
     yield steps
 
 
@@ -88,19 +88,26 @@ def _above(module: str, levels: int) -> str:
     return ".".join(parts[: len(parts) - levels])
 
 
-def _parting(teacher: list[Node], student: list[Node], named: Named) -> str:
-    said = (
-        f"under {named} they cannot be paired"
-        if named
-        else "say which modules belong together with correspondence="
-    )
+def _refusal(teacher: list[Node], student: list[Node], named: Named) -> AlignmentError:
+    """Where the two computations first differ."""
+    under = f", and under {named} they cannot be paired" if named else ""
+    remedy = "Name other pairs with correspondence=" if named else ""
     for i, (t, s) in enumerate(zip(teacher, student, strict=False)):
         if kind(t) != kind(s):
-            return (
-                f"the models part at operation {i}: {t} in the teacher, {s} in the student; {said}"
-            )
-    if len(teacher) == len(student):
-        return f"the models compute the same operations, but {said}"
-    node = (teacher if len(teacher) > len(student) else student)[min(len(teacher), len(student))]
-    whose = "teacher" if len(teacher) > len(student) else "student"
-    return f"the {whose} alone computes {node}; {said}"
+            problem = f"operation {i} is {t.name} in the teacher but {s.name} in the student{under}"
+            return AlignmentError.at(t, s, problem, remedy)
+    if len(teacher) > len(student):
+        node = teacher[len(student)]
+        last = student[-1] if student else None
+        problem = f"the teacher alone goes on, with {node.name}{under}"
+        return AlignmentError.at(node, last, problem, remedy)
+    if len(student) > len(teacher):
+        node = student[len(teacher)]
+        last = teacher[-1] if teacher else None
+        problem = f"the student alone goes on, with {node.name}{under}"
+        return AlignmentError.at(last, node, problem, remedy)
+    forbidden = [(t, s) for t, s in zip(teacher, student, strict=True) if not named.allows(t, s)]
+    first, second = forbidden[0] if forbidden else (None, None)
+    return AlignmentError.at(
+        first, second, f"the models compute the same operations{under}", remedy
+    )

@@ -1,17 +1,17 @@
-"""Where the teacher's coordinates of one axis sit among the student's: a small algebra of axes.
+"""A small algebra of axes: which of the student's coordinates hold the teacher's.
 
-An axis pairs ``t`` teacher coordinates with ``s >= t`` student coordinates. What is known of the pairing is a term:
+An axis has ``t`` coordinates in the teacher and ``s >= t`` in the student. Its index map gives the student's coordinate
+of each of the teacher's. A term is what is known of the index map:
 
-* a *free* axis, decided by nobody yet, puts the teacher first: ``0, ..., t - 1``;
+* a *free* axis is not decided yet. Left free, it puts the teacher first: ``0, ..., t - 1``;
 * a *concatenation* of axes, as ``torch.cat`` makes and ``chunk`` takes apart;
 * a *product* of axes, row-major, as ``flatten`` makes and ``view`` takes apart;
 * a *zip*, several axes interleaved, as a channel shuffle makes of a concatenation;
-* *each*: an axis whose places depend on another one, as the columns of a concatenation viewed as rows;
-* a *fixed* axis has its places given, as the input's are by the lift ψ.
+* *each*: an axis whose index map depends on another axis, as the columns of a concatenation viewed as rows;
+* a *fixed* axis has a given index map, as the lift ψ gives that of the input.
 
-Operations on activations split, join and equate terms; a free axis takes the form that an operation
-needs (first-order unification). An axis with ``t == s`` can only be the identity, so it carries no
-structure, unless its places are given in another order: only axes that grow or are reordered are ever reasoned about.
+An axis with ``t == s`` is the identity, unless its index map is given in another order. It needs no structure. So only
+axes that grow or change their order are reasoned about. `phiopt.growth.unify` takes terms apart and equates them.
 """
 
 from __future__ import annotations
@@ -26,37 +26,50 @@ from numpy.typing import NDArray
 
 Size: TypeAlias = tuple[int, int]
 """(teacher's size, student's size) of one axis."""
-Origin: TypeAlias = tuple[str, int]
-"""(student's name of a tensor, dimension): the axis of a parameter that an axis of an activation comes from."""
-Places: TypeAlias = NDArray[np.int64]
+ParameterAxis: TypeAlias = tuple[str, int]
+"""(student's name of a parameter or buffer, dimension): one axis of it."""
+Indices: TypeAlias = NDArray[np.int64]
 
 
 class Mismatch(ValueError):
-    """Two axes cannot be the same; the caller adds where in the graph."""
+    """Two axes cannot be the same. Whoever knows the operations makes an `AlignmentError` of it.
+
+    Attributes:
+        remedy: What settles it, where that is known.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
 
 
 @dataclass(eq=False, slots=True)
 class Term:
-    """One axis: ``kind`` says how ``parts`` or ``fixed`` give its places; a link forwards to the term it equals.
+    """One axis.
 
-    A zip starts with part ``phase[0]`` on the teacher's side, ``phase[1]`` on the student's; ``lead`` is the axis that
-    picks the part of an *each*.
-
-    ``external`` marks coordinates that are no layer's units: ψ's new pixels, the student's new classes. ``silent`` and
-    ``gain`` tell the tensors that make these coordinates what keeps the function: new ones at zero because two
-    activations are contracted over them, old ones multiplied because a constant of the student differs.
+    Attributes:
+        t: Size in the teacher.
+        s: Size in the student.
+        kind: How ``parts`` or ``fixed`` give the index map. A ``"link"`` stands for its only part.
+        parts: The axes that this one is made of.
+        fixed: A given index map.
+        phase: Of a zip, the part that comes first in the teacher and in the student.
+        lead: Of an *each*, the axis that picks the part.
+        external: Whether new coordinates are no layer's units: they are ψ's new pixels, or new classes.
+        zero_new: Parameters whose new rows must be zero, because two activations are contracted over them.
+        rescale: Factors of parameters' rows, which make up for another constant in the student.
     """
 
     t: int
     s: int
     kind: Literal["free", "cat", "prod", "zip", "each", "fixed", "link"] = "free"
     parts: tuple[Term, ...] = ()
-    fixed: Places | None = None
+    fixed: Indices | None = None
     phase: Size = (0, 0)
     lead: Term | None = None
     external: bool = False
-    silent: set[Origin] = field(default_factory=set)
-    gain: dict[Origin, float] = field(default_factory=dict)
+    zero_new: set[ParameterAxis] = field(default_factory=set)
+    rescale: dict[ParameterAxis, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.t > self.s:
@@ -68,7 +81,7 @@ class Term:
 
     @property
     def same(self) -> bool:
-        """Whether every coordinate of the student's is the teacher's of its number."""
+        """Whether the index map is the identity and the axis does not grow."""
         return self.t == self.s and not _moved(self)
 
 
@@ -80,17 +93,17 @@ def followed(term: Term) -> Term:
 
 
 def _moved(term: Term) -> bool:
-    """Whether places are given that change the order of an axis of equal size on both sides."""
+    """Whether a given index map changes the order of an axis of equal sizes."""
     term = followed(term)
     return term.kind == "fixed" or any(_moved(part) for part in term.parts)
 
 
-def fixed(places: Places, s: int, *, external: bool = False) -> Term:
-    """An axis whose teacher coordinate ``i`` sits at ``places[i]``."""
-    if np.array_equal(places, np.arange(s)):
+def fixed(indices: Indices, s: int, *, external: bool = False) -> Term:
+    """An axis whose teacher coordinate ``i`` is the student's ``indices[i]``."""
+    if np.array_equal(indices, np.arange(s)):
         return Term(s, s)
     return Term(
-        len(places), s, "fixed", fixed=np.asarray(places, dtype=np.int64), external=external
+        len(indices), s, "fixed", fixed=np.asarray(indices, dtype=np.int64), external=external
     )
 
 
@@ -114,7 +127,7 @@ def prod(factors: Sequence[Term]) -> Term:
 
 
 def _regrouped(factors: list[Term]) -> list[Term]:
-    """An *each* next to the axis that picks its part is a concatenation again, or a zip."""
+    """Join each *each* with the axis beside it that picks its part: to a concatenation, or to a zip."""
     for i, (a, b) in enumerate(pairwise(factors)):
         if b.kind == "each" and b.lead is a:
             return [*factors[:i], cat(b.parts), *_regrouped(factors[i + 2 :])]
@@ -135,7 +148,7 @@ def picked(term: Term, lead: Term, i: int) -> Term:
 
 
 def marked(term: Term) -> Iterator[Term]:
-    """The axes of tensors that a mark on ``term`` belongs to: each block's own, where blocks are packed."""
+    """The axes that a mark on ``term`` belongs to: ``term`` itself, or each of the blocks that are packed in it."""
     if term.lead is None:
         yield term
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from phiopt.growth.axes import Mismatch, Origin, Size, Term, marked
+from phiopt.growth.axes import Mismatch, ParameterAxis, Size, Term, marked
 from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.graph import Node, Value
@@ -16,7 +16,10 @@ from phiopt.growth.unify import find, unify
 
 
 class Call:
-    """Two aligned operations, as a rule sees them: arguments by schema name, axes to read, equate and hand on."""
+    """Two aligned operations, as a rule sees them. A rule reads axes, equates them, and gives every output its axes.
+
+    Arguments have the names of the operator's schema. ``t`` and ``s`` are the nodes of the teacher and the student.
+    """
 
     def __init__(self, state: Correspondence, teacher: Node, student: Node) -> None:
         self.state, self.t, self.s = state, teacher, student
@@ -25,43 +28,43 @@ class Call:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def pair(self, name: str) -> Pair:
-        """The pair of the tensor argument ``name``."""
+        """The teacher's and the student's tensor ``name``, as a pair of axes."""
         t, s = self.t.arguments[name], self.s.arguments[name]
         return self.state.pair(t, s)
 
     def has(self, name: str) -> bool:
-        """Whether both take the optional tensor ``name``."""
+        """Whether both operations are given the optional tensor ``name``."""
         return all(isinstance(n.arguments.get(name), Value) for n in (self.t, self.s))
 
     def listed(self, name: str) -> list[Pair]:
-        """The pairs of a list of tensors, equally many on both sides."""
+        """The pairs of the list of tensors ``name``. Teacher and student must have equally many."""
         ts, ss = self.t.arguments[name], self.s.arguments[name]
         if len(ts) != len(ss):
             raise Mismatch(
-                f"{len(ts)} tensors in the teacher but {len(ss)} in the student; where a list of layers, "
-                "such as experts, is longer in the student, nothing says what the new ones are to do: "
-                "give both models as many"
+                f"{len(ts)} tensors in the teacher but {len(ss)} in the student. Where a list of layers, "
+                "such as experts, is longer in the student, nothing says what the new ones are to do",
+                "Give both models as many",
             )
         return [self.state.pair(t, s) for t, s in zip(ts, ss, strict=True)]
 
     def const(self, name: str) -> Any:
-        """An argument that is no tensor, the same on both sides (checked)."""
+        """An argument that is no tensor. It must mean the same in teacher and student."""
         self._read.add(name)
         if not same_option(self.t, self.s, name):
-            raise Mismatch(difference(self.t, self.s, name))
+            raise difference(self.t, self.s, name).mismatch()
         return self.t.arguments[name]
 
     def both(self, name: str) -> tuple[Any, Any]:
-        """An argument that is no tensor, (teacher's, student's)."""
+        """An argument that is no tensor: (teacher's, student's). They may differ."""
         self._read.add(name)
         return self.t.arguments[name], self.s.arguments[name]
 
     def dim(self, name: str, rank: int) -> int:
-        """An axis argument, counted from the front."""
+        """The number of an axis, counted from the front."""
         return int(self.const(name)) % max(rank, 1)
 
     def dims(self, name: str, rank: int) -> list[int]:
-        """Axes arguments counted from the front; none given means all."""
+        """The numbers of several axes, counted from the front. No axes given means all axes."""
         given = self.const(name)
         listed = (
             range(rank)
@@ -76,63 +79,75 @@ class Call:
         """(teacher's, student's) size of each axis of output ``i``."""
         return list(zip(self.t.outputs[i].shape, self.s.outputs[i].shape, strict=True))
 
-    # -- deciding -----------------------------------------------------------------------------------------------------
+    # -- equating -----------------------------------------------------------------------------------------------------
 
     def join(self, a: Axis, b: Axis) -> Axis:
-        """Equate two axes; the result is made by both."""
+        """Equate two axes. The parameters of both make the result."""
         unify(a.term, b.term)
-        return Axis(a.term, a.origins | b.origins)
+        return Axis(a.term, a.source_parameters | b.source_parameters)
 
     def contract(self, a: Pair, i: int, b: Pair, j: int) -> None:
-        """Sum over axis ``i`` of ``a`` times axis ``j`` of ``b``."""
+        """Sum the product of ``a`` and ``b`` over axis ``i`` of ``a``, which is axis ``j`` of ``b``."""
         first, second = a.axes[i], b.axes[j]
         reader = second if b.weight else first if a.weight else None
         if a.weight and b.weight:
             self.state.products.append((first, second))
-        elif reader is not None and reader.origins and not reader.origins & self.state.made:
-            self.mark_contracted(reader.origins)
+        elif (
+            reader is not None
+            and reader.source_parameters
+            and not reader.source_parameters & self.state.output_axes
+        ):
+            self.mark_input_axes(reader.source_parameters)
         elif first.grown:
-            # Two activations, or one and a constant or a tied weight that makes the same units: one must be zero.
-            silent = first if b.weight else second
-            for term, origin in self.makers(silent):
-                term.silent.add(origin)
-            if not silent.origins:
-                self.remark("a contraction over a widened axis that no layer makes")
+            # Two activations; or an activation and a constant, or a tied weight that makes the same units.
+            # New coordinates of one of the two must be zero.
+            zeroed = first if b.weight else second
+            for term, origin in self.makers(zeroed):
+                term.zero_new.add(origin)
+            if not zeroed.source_parameters:
+                self.inexact("a contraction over a widened axis that no layer makes")
         self.join(first, second)
 
-    def makers(self, axis: Axis) -> Iterator[tuple[Term, Origin]]:
-        """The axes of tensors, or the blocks of them, that make the coordinates of ``axis``."""
+    def makers(self, axis: Axis) -> Iterator[tuple[Term, ParameterAxis]]:
+        """The axes of parameters that make the coordinates of ``axis``, or the blocks of these axes."""
         by_student = self.state.by_student()
-        for origin in axis.origins:
+        for origin in axis.source_parameters:
             whole = by_student[origin[0]].axes[origin[1]].term
             for term in marked(axis.term):
                 yield (whole if find(whole) is find(term) else term), origin
 
-    def mark_contracted(self, origins: Iterable[Origin]) -> None:
-        """As `Correspondence.mark_contracted`."""
-        self.state.mark_contracted(origins)
+    def mark_input_axes(self, axes: Iterable[ParameterAxis]) -> None:
+        """Mark these axes of parameters as input axes: they read units and make none."""
+        self.state.mark_input_axes(axes)
 
-    def remark(self, reason: str) -> None:
-        """Record why no growth at this layer keeps the function exactly."""
-        self.state.remarks[f"{self.s.module or 'the root module'}: {reason}"] = None
+    def inexact(self, reason: str) -> None:
+        """Record why no growth of this layer keeps the function exactly."""
+        self.state.inexact_reasons[f"{self.s.module or 'the root module'}: {reason}"] = None
 
     def compare_options(self) -> None:
-        """Refuse or remark the options that no rule has read and that differ.
+        """Look at the options that differ and that no rule has read. One that only changes values is recorded.
 
         Raises:
-            Mismatch: One that counts coordinates differs.
+            Mismatch: An option that counts coordinates differs.
         """
         for option in differences(self.t, self.s, self._read):
             if option.counted:
-                raise Mismatch(option.text)
-            self.remark(option.text)
+                raise option.mismatch()
+            self.inexact(option.text)
 
-    # -- handing on ---------------------------------------------------------------------------------------------------
+    # -- outputs -----------------------------------------------------------------------------------------------------
 
     def set(
         self, axes: Sequence[Axis], i: int = 0, *, scales: Axis | None = None, squared: bool = False
     ) -> None:
-        """Give output ``i`` its axes; their sizes are checked against the recorded shapes."""
+        """Give output ``i`` its axes.
+
+        Args:
+            axes: One for each dimension. Their sizes are checked against the recorded shapes.
+            i: The number of the output.
+            scales: An axis of parameters' rows in which the output is linear.
+            squared: Whether the output is the square of an activation.
+        """
         sizes = self.out(i)
         if [a.size for a in axes] != sizes:
             raise Mismatch(
@@ -141,7 +156,7 @@ class Call:
         inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
         weight = bool(inputs) and all(p.weight for p in inputs)
         if not weight:
-            self.state.made.update(*(a.origins for a in axes))
+            self.state.output_axes.update(*(a.source_parameters for a in axes))
         known = facts(self.t.name)
         averages = known.product or (known.linear and all(p.averages for p in inputs))
         if "groups" in self.t.arguments:
@@ -153,6 +168,6 @@ class Call:
         )
 
     def set_same(self) -> None:
-        """Outputs whose axes are equal on both sides need no rule."""
+        """Give all outputs free axes. This is right where no axis grows or changes its order."""
         for i in range(len(self.t.outputs)):
             self.set([Axis(Term(t, s)) for t, s in self.out(i)], i)

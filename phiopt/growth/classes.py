@@ -10,10 +10,10 @@ from torch import Tensor
 
 from phiopt.growth.axes import Mismatch, Term, fixed
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.given import classes_of
+from phiopt.growth.index_map import index_map
 from phiopt.growth.pairs import Axis
-from phiopt.growth.places import places
 from phiopt.growth.unify import find, unify
 
 
@@ -23,7 +23,12 @@ def match_classes(
     """Pin the axis of the classes, and return their places and the axis."""
     t, s = state.teacher.outputs[0], state.student.outputs[0]
     if len(t.shape) != len(s.shape):
-        raise AlignmentError(f"the outputs have shapes {t.shape} and {s.shape}")
+        raise AlignmentError(
+            f"the outputs have shapes {t.shape} in the teacher and {s.shape} in the student",
+            "Give both as many axes",
+            teacher=Side("", (t.shape,)),
+            student=Side("", (s.shape,)),
+        )
     axes = state.pair(t, s).axes
     axis = _class_axis(state, axes)
     old, new = axes[axis].size if axes else (1, 1)
@@ -31,7 +36,7 @@ def match_classes(
         term = axes[axis].term if axes else Term(1, 1)
         if find(term).kind == "free":  # new classes are no copies of old ones
             unify(term, fixed(np.arange(old), new, external=True))
-        return torch.from_numpy(places(term).copy()), axis
+        return torch.from_numpy(index_map(term).copy()), axis
     chosen = classes_of(classes)
     if len(chosen) != old:
         raise ValueError(

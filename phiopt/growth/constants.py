@@ -1,7 +1,7 @@
-"""What the constants of a forward pass hold: masks, ranges, tables and numbers that depend on no data and no parameter.
+"""The constants of a forward pass: masks, ranges, tables and numbers that depend on no data and no parameter.
 
-The trace has no values. What follows from constants alone is computed beside it, on the processor's memory, so that the
-options of two models can be compared where they are tensors.
+A trace on device ``meta`` has no values. What follows from constants alone is computed beside it, on the CPU. So
+options of two models can be compared if they are tensors.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_flatten, tree_map
 from phiopt.growth.catalogue import facts
 
 LARGEST = 2**22
-"""Constants of more coordinates are not computed."""
+"""Largest number of coordinates of a constant that is computed."""
 
 
 class Constants:
     """The constants of one trace, by the tensors that stand for them there.
 
     Args:
-        meta: The tensors of the trace have no storage; else they hold their values themselves.
+        meta: Whether the tensors of the trace have no storage. If they have, they hold the values.
     """
 
     def __init__(self, *, meta: bool) -> None:
@@ -43,7 +43,7 @@ class Constants:
     def compute(
         self, func: Any, name: str, args: Any, kwargs: Any, outputs: Sequence[Tensor]
     ) -> bool:
-        """Follow one operation; whether it reads nothing but constants."""
+        """Follow one operation, and return whether it reads nothing but constants."""
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         if not facts(name).creates and any(self.value(x) is None for x in inputs):
             written = {storage(x) for x in outputs}
@@ -73,11 +73,12 @@ class Constants:
 def with_numbers(
     func: torch._ops.OpOverload, name: str, arguments: dict[str, Any], constants: dict[Any, Tensor]
 ) -> tuple[str, dict[str, Any]]:
-    """An operation on each coordinate with constants of one coordinate as the numbers they are: ``x * tensor(2)`` is
-    ``x * 2``, and so is ``tensor(2) * x``.
+    """Replace constants of one coordinate by numbers: ``x * tensor(2)`` and ``tensor(2) * x`` become ``x * 2``.
+
+    This is done for operations that act on each coordinate.
 
     Args:
-        constants: What some of the ``arguments`` hold.
+        constants: The values of those arguments that are constants.
 
     Returns:
         The operation's name and its arguments.
@@ -107,12 +108,12 @@ def _of(constants: dict[Any, Tensor], x: Any) -> Tensor | None:
 
 
 def acts_on_each_coordinate(operator: torch._ops.OpOverload, name: str) -> bool:
-    """Whether the operation or, as the tag is often missing in place, its functional twin says so."""
+    """Whether PyTorch tags the operation as pointwise. In-place forms often lack the tag, so their twins are asked."""
     twin = getattr(torch.ops.aten, name, operator.overloadpacket)
     same = getattr(twin, operator._overloadname, operator)
     return any(torch.Tag.pointwise in x.tags for x in (operator, same))
 
 
 def storage(x: Tensor) -> int:
-    """What tells the memory of ``x`` from others; views share it."""
+    """The identity of the memory of ``x``. Views share it."""
     return x.untyped_storage()._cdata

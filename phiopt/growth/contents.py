@@ -23,7 +23,7 @@ class MapContents:
         lift: Lift,
         classes: Tensor,
         class_axis: int,
-        remarks: Sequence[str] = (),
+        inexact_reasons: Sequence[str] = (),
         correspondence: Correspondence | None = None,
         inserted: Sequence[Inserted] = (),
         fresh: Mapping[str, tuple[int, ...]] | None = None,
@@ -32,7 +32,7 @@ class MapContents:
     ) -> None:
         self.placements = dict(placements)
         self.lift, self.classes, self.class_axis = lift, classes, class_axis
-        self.remarks = tuple(remarks)
+        self.inexact_reasons = tuple(inexact_reasons)
         self.correspondence = correspondence
         self.inserted = tuple(inserted)
         self.fresh = dict(fresh or {})

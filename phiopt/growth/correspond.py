@@ -1,11 +1,11 @@
-"""The correspondence of axes: what is known of every pair of values and of every parameter."""
+"""The correspondence of two computations: a pair for every two aligned values, a place for every parameter."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from phiopt.growth.axes import Origin, Term
+from phiopt.growth.axes import ParameterAxis, Term
 from phiopt.growth.catalogue import facts
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.graph import Trace, Value
@@ -15,33 +15,35 @@ from phiopt.growth.pairs import Axis, ConstantPair, Norm, Pair, TensorPlace
 
 @dataclass
 class Correspondence:
-    """What is known so far: a pair for every two aligned values, a place for every tensor of the teacher."""
+    """What the alignment has found so far."""
 
     teacher: Trace
     student: Trace
     places: dict[str, TensorPlace] = field(default_factory=dict)
+    """Where each tensor of the teacher sits, by the teacher's name."""
     pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
+    """By the ids of the teacher's and the student's value."""
     twins: dict[int, Value] = field(default_factory=dict)
-    """The teacher's value that a value of the student stands for, by the latter's id."""
+    """The teacher's value for which a value of the student stands, by the id of the student's value."""
     norms: list[Norm] = field(default_factory=list)
-    made: set[Origin] = field(default_factory=set)
-    """Axes of tensors that make units; a tied weight may read the same axis elsewhere."""
+    output_axes: set[ParameterAxis] = field(default_factory=set)
+    """Axes of parameters that make units. A tied weight may read units along the same axis elsewhere."""
     products: list[tuple[Axis, Axis]] = field(default_factory=list)
-    """Axes of parameters that are summed over against each other, as weight @ vector is."""
+    """Pairs of parameters' axes that are summed over against each other, as in weight @ vector."""
     constants: list[ConstantPair] = field(default_factory=list)
-    """Constants met at one place, compared once all axes are decided."""
+    """Constants that paired operations read. They are compared when all axes are decided."""
     rounding: float = 0.0
-    """Of the dtype of constants that are equal up to it."""
-    rescaled: list[tuple[Origin, str]] = field(default_factory=list)
-    """Axes of parameters that take up another constant factor, with the remark for where they cannot."""
-    remarks: dict[str, None] = field(default_factory=dict)
-    """Why the function cannot be kept exactly, in the order found."""
+    """The coarsest rounding up to which constants are equal."""
+    rescaled: list[tuple[ParameterAxis, str]] = field(default_factory=list)
+    """Parameters' axes that take up another constant factor, each with the reason to give if it cannot."""
+    inexact_reasons: dict[str, None] = field(default_factory=dict)
+    """Why the function cannot be kept exactly, in the order found. A dictionary keeps the order."""
     added: dict[str, float] = field(default_factory=dict)
-    """Parameters that only the student's layers have, and the value with which they do nothing."""
+    """Parameters that only the student's layers have, with the value that makes each do nothing."""
     gone: dict[str, float] = field(default_factory=dict)
-    """The same of the teacher's."""
+    """Parameters that only the teacher's layers have, likewise."""
     moves: Moves | None = None
-    """What ψ does with the teacher's inputs."""
+    """Where ψ puts the teacher's inputs."""
 
     def __post_init__(self) -> None:
         self._by_student: dict[str, TensorPlace] = {}
@@ -56,7 +58,7 @@ class Correspondence:
         self.twins[s.id] = t
 
     def pair(self, t: Value, s: Value) -> Pair:
-        """The pair of two values; parameters and constants are met here for the first time."""
+        """The pair of two values. Parameters and constants get theirs here when they are met first."""
         key = t.id, s.id
         if key not in self.pairs:
             self.pairs[key] = self._new(t, s)
@@ -70,15 +72,16 @@ class Correspondence:
             if against_whole is not None:
                 return against_whole(self.pair(t, maker.arguments["self"]), maker)
         if (names[0] is None) != (names[1] is None):
-            held, computed = ("teacher", "student") if names[0] else ("student", "teacher")
+            owner, other = ("teacher", "student") if names[0] else ("student", "teacher")
             if t.id in self.teacher.constants or s.id in self.student.constants:
                 raise AlignmentError(
-                    f"the {held}'s {names[0] or names[1]!r} is a constant in the {computed}; register the same tensor "
-                    "in both"
+                    f"the {owner}'s {names[0] or names[1]!r} is a constant in the {other}",
+                    "Register the same tensor in both",
                 )
             raise AlignmentError(
-                f"the {held}'s {names[0] or names[1]!r} is computed in the {computed}, as weight norm, pruning and "
-                "other parametrizations do; both must have it"
+                f"the {owner}'s {names[0] or names[1]!r} is computed in the {other}, as weight norm, pruning and "
+                "other parametrizations do",
+                "Use the parametrization in both models, or in neither",
             )
         if len(t.shape) != len(s.shape):
             raise AlignmentError(
@@ -88,8 +91,8 @@ class Correspondence:
             raise AlignmentError(
                 f"a value of shape {t.shape} in the teacher has no counterpart in the student. What the student adds "
                 "there cannot start as the identity, as a stage of another resolution, a pooling or another activation "
-                "cannot, or the wrong layers are paired. Add residual blocks, or layers of stride 1 and equal width; "
-                "correspondence= names the pairs"
+                "cannot, or the wrong layers are paired",
+                "Add residual blocks, or layers of stride 1 and equal width, or name the pairs with correspondence=",
             )
         if names[0] is None or names[1] is None:
             return Pair(
@@ -101,14 +104,15 @@ class Correspondence:
             if a > b:
                 raise AlignmentError(
                     f"the student is smaller than its teacher: {names[0]} has size {a} on axis {dim}, "
-                    f"{names[1]} has {b}"
+                    f"{names[1]} has {b}",
+                    "Give the student at least the teacher's size",
                 )
         known = self.places.get(names[0])
         if known is not None and known.student != names[1]:
             raise AlignmentError(
                 f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student: "
-                "the teacher shares what the student does not. Share it in the student too, or give the teacher a copy "
-                "for each place"
+                "the teacher shares what the student does not",
+                "Share it in the student too, or give the teacher a copy for each place",
             )
         terms = [Term(a, b) for a, b in zip(t.shape, s.shape, strict=True)]
         axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))
@@ -116,24 +120,24 @@ class Correspondence:
         return Pair(axes, weight=True, averages=True)
 
     def settle_products(self) -> None:
-        """Say of two parameters that are summed over against each other which one reads what the other makes.
+        """Decide for two parameters that are summed over against each other which one reads units.
 
-        One that reads units elsewhere does here too, and the other has their copies, as the vectors of spectral norm
-        have. Else it is one that makes no units itself.
+        A parameter that reads units elsewhere reads them here too. The other one then holds copies, as the vectors of
+        spectral norm do. If none reads units elsewhere, it is the one that makes no units.
         """
         for axes in self.products:
-            reads = {(p.student, d) for p in self.places.values() for d in p.contracted}
-            if not any(axis.origins & reads for axis in axes):
+            input_axes = {(p.student, d) for p in self.places.values() for d in p.input_axes}
+            if not any(axis.source_parameters & input_axes for axis in axes):
                 for axis in axes[::-1]:
-                    if axis.origins and not axis.origins & self.made:
-                        self.mark_contracted(axis.origins)
+                    if axis.source_parameters and not axis.source_parameters & self.output_axes:
+                        self.mark_input_axes(axis.source_parameters)
                         break
 
-    def mark_contracted(self, origins: Iterable[Origin]) -> None:
-        """Mark these axes of parameters as columns: they read units, they do not make them."""
-        for name, dim in origins:
-            self._by_student[name].contracted.add(dim)
+    def mark_input_axes(self, axes: Iterable[ParameterAxis]) -> None:
+        """Mark these axes of parameters as input axes: they read units and make none."""
+        for name, dim in axes:
+            self._by_student[name].input_axes.add(dim)
 
     def by_student(self) -> dict[str, TensorPlace]:
-        """The same places by the student's names."""
+        """The places by the student's names."""
         return self._by_student

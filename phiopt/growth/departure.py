@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from phiopt.growth.axes import Term
 from phiopt.growth.correspond import Correspondence
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace, Value
+from phiopt.growth.index_map import index_map
 from phiopt.growth.pairs import Pair
-from phiopt.growth.places import places
 from phiopt.growth.unify import find
 
 
@@ -61,24 +62,27 @@ class Difference:
     gap: Gap
     departure: Departure | None
 
-    def describe(self, fill: str, teacher: nn.Module, student: nn.Module) -> str:
+    def error(self, fill: str, teacher: nn.Module, student: nn.Module) -> AlignmentError:
         where = (
             "Where it starts could not be found: with real values the models run by other operations"
             if self.departure is None
             else self.departure.describe(teacher, student)
         )
-        return (
+        first = self.departure
+        return AlignmentError(
             f"fill={fill!r} does not keep the function, although the map has no remark: the student's outputs at ψ(x) "
-            f"are off by {self.gap.change:.3g}, the teacher's being up to {self.gap.size:.3g}. {where}. Give both "
-            "modules the same options, take another fill (zero-out asks the least of the models), or teach the map the "
-            "operation with phiopt.growth.register_rule; verify=False takes the student as it is"
+            f"are off by {self.gap.change:.3g}, the teacher's being up to {self.gap.size:.3g}. {where}",
+            "Give both modules the same options, take another fill (zero-out asks the least of the models), or teach "
+            "the map the operation with phiopt.growth.register_rule; verify=False takes the student as it is",
+            teacher=Side.of(first.teacher if first else None),
+            student=Side.of(first.student if first else None),
         )
 
 
 def on_teacher(value: Tensor, pair: Pair) -> Tensor:
     """The student's value at the teacher's coordinates."""
     for dim, axis in enumerate(pair.axes):
-        index = torch.from_numpy(places(axis.term))
+        index = torch.from_numpy(index_map(axis.term))
         moved = not torch.equal(index, torch.arange(len(index), device="cpu"))
         if axis.grown or moved:  # an axis of equal size may change its order
             value = value.index_select(dim, index.to(value.device))
@@ -180,9 +184,9 @@ def _factors(state: Correspondence) -> Iterator[float]:
     todo: list[Term] = [axis.term for place in state.places.values() for axis in place.axes]
     while todo:
         term = todo.pop()
-        yield from term.gain.values()
+        yield from term.rescale.values()
         node = find(term)
-        yield from node.gain.values()
+        yield from node.rescale.values()
         todo += node.parts
 
 

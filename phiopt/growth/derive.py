@@ -17,11 +17,12 @@ from phiopt.growth.axes import Term, fixed
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
 from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
+from phiopt.growth.index_map import index_map
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
@@ -30,10 +31,9 @@ from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair, TensorPlace
 from phiopt.growth.placement import Placement
-from phiopt.growth.places import places
 from phiopt.growth.subsequence import Step
 from phiopt.growth.trace import aliases_of, names_of, tensors_of
-from phiopt.growth.units import demands
+from phiopt.growth.unit_plan import demands
 
 
 def derive(
@@ -80,7 +80,7 @@ def derive(
         lift=lift,
         classes=chosen,
         class_axis=axis,
-        remarks=tuple(state.remarks),
+        inexact_reasons=tuple(state.inexact_reasons),
         correspondence=state,
         inserted=inserted,
         fresh={name: shape for name, shape in large.used.items() if name not in taken},
@@ -97,14 +97,18 @@ def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentErr
         new = others.get(name)
         if not (isinstance(old, nn.RNNBase) and isinstance(new, nn.RNNBase)):
             continue
-        ours, theirs = (
+        forms = [
             f"{m.mode} with num_layers={m.num_layers}, bidirectional={m.bidirectional}"
             for m in (old, new)
-        )
-        if ours != theirs:
+        ]
+        if forms[0] != forms[1]:
             raise AlignmentError(
-                f"{name or 'the module itself'} is {ours} in the teacher but {theirs} in the student: a "
-                "new layer or direction cannot start as the identity, so these must agree; grow hidden_size"
+                f"{name or 'the module itself'} is {forms[0]} in the teacher but {forms[1]} in the student. A "
+                "new layer or direction cannot start as the identity, so these must agree",
+                "Grow hidden_size",
+                teacher=replace(error.teacher, module=name),
+                student=replace(error.student, module=name),
+                alternatives=[error],
             ) from error
 
 
@@ -124,7 +128,7 @@ def _matched_at_some_size(
     try:
         return large, _matched(small, large, moves, classes, names)
     except AlignmentError as error:
-        failure = error
+        failures = [error, *error.alternatives]
     grown = [d for d in range(1, made.ndim) if made.shape[d] > moves.example.shape[d]]
     for n in range(1, len(grown) + 1):
         for axes in combinations(grown, n):
@@ -134,13 +138,16 @@ def _matched_at_some_size(
             try:
                 large = recorded(student, made.new_zeros(shape), "student")
                 found = _matched(small, large, moves, classes, names)
+            except AlignmentError as error:
+                failures += [error, *error.alternatives]
+                continue
             except ValueError:
                 continue
-            found[0].remarks |= {
+            found[0].inexact_reasons |= {
                 f"the input: the student was followed at the teacher's size {shape[1:]}": None
             }
             return large, found
-    raise failure
+    raise _first_of(failures)
 
 
 def _matched(
@@ -151,18 +158,25 @@ def _matched(
     names: Named,
 ) -> tuple[Correspondence, list[Inserted], Tensor, int]:
     """The first way to pair the two computations under which every axis agrees."""
-    failure: AlignmentError | None = None
+    failures: list[AlignmentError] = []
     try:
         for steps in align(small, large, names):
             try:
                 state, inserted = _follow(small, large, steps, moves)
                 return state, inserted, *match_classes(state, classes)
             except AlignmentError as error:
-                failure = failure or error
+                failures.append(error)
     except AlignmentError as error:
-        failure = failure or error
-    assert failure is not None
-    raise failure
+        failures.append(error)
+    raise _first_of(failures)
+
+
+def _first_of(failures: Sequence[AlignmentError]) -> AlignmentError:
+    """The first failure, with those of the other ways to pair the operations as its alternatives."""
+    first, *others = failures
+    different = {str(error): error for error in others if str(error) != str(first)}
+    first.alternatives = tuple(different.values())
+    return first
 
 
 def _follow(
@@ -171,18 +185,18 @@ def _follow(
     """Start from the input's axes and pass every pair of operations."""
     state = Correspondence(small, large, moves=moves)
     if moves.reason is not None:
-        state.remarks[f"the input: {moves.reason}"] = None
+        state.inexact_reasons[f"the input: {moves.reason}"] = None
     (t,), (s,) = small.inputs, large.inputs
     axes = [Axis(Term(t.shape[0], s.shape[0]))]
-    sizes = zip(moves.places, moves.size, s.shape[1:], strict=True)
-    for dim, (place, whole, size) in enumerate(sizes, start=1):
-        if len(place) > size:
+    sizes = zip(moves.index_maps, moves.size, s.shape[1:], strict=True)
+    for dim, (indices, whole, size) in enumerate(sizes, start=1):
+        if len(indices) > size:
             raise ValueError(
-                f"lift={moves.lift!r} makes axis {dim} of the input smaller: {len(place)} to {size}"
+                f"lift={moves.lift!r} makes axis {dim} of the input smaller: {len(indices)} to {size}"
             )
         at_teachers_size = size != whole
         axes.append(
-            Axis(Term(size, size) if at_teachers_size else fixed(place, size, external=True))
+            Axis(Term(size, size) if at_teachers_size else fixed(indices, size, external=True))
         )
     state.start(t, s, Pair(tuple(axes)))
     insertions = Insertions(state)
@@ -203,11 +217,11 @@ def _follow(
 def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
     """Let the weights of normalisations take up what their new units change, or say why that is impossible."""
     _, reasons, factors = demands(state.norms)
-    state.remarks |= dict.fromkeys(reasons)
+    state.inexact_reasons |= dict.fromkeys(reasons)
     for norm, factor in factors:
         assert norm.weight is not None
         if norm.weight in state.by_student():
-            state.by_student()[norm.weight].axes[0].term.gain[norm.weight, 0] = factor
+            state.by_student()[norm.weight].axes[0].term.rescale[norm.weight, 0] = factor
         inserted = [
             replace(x, value=factor) if x.how == "constant" and x.weight == norm.weight else x
             for x in inserted
@@ -219,8 +233,8 @@ def _placement(place: TensorPlace, used: Mapping[str, tuple[int, ...]]) -> Place
     return Placement(
         place.student,
         used[place.student],
-        tuple(torch.from_numpy(places(a.term).copy()) for a in place.axes),
-        frozenset(place.contracted),
+        tuple(torch.from_numpy(index_map(a.term).copy()) for a in place.axes),
+        frozenset(place.input_axes),
     )
 
 
@@ -265,7 +279,9 @@ def _check_injective(placements: Mapping[str, Placement]) -> None:
     for name, place in placements.items():
         if place.student in seen:
             raise AlignmentError(
-                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties: "
-                "untie it in the student, or tie it in the teacher too"
+                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties",
+                "Untie it in the student, or tie it in the teacher too",
+                teacher=Side.of_tensor(name, place.teacher_shape),
+                student=Side.of_tensor(place.student, place.shape),
             )
         seen[place.student] = name

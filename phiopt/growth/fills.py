@@ -20,7 +20,7 @@ from phiopt.growth.map import GrowthMap
 from phiopt.growth.pairs import FRESH, MEAN, ZERO, TensorPlace
 from phiopt.growth.registry import FILLS, OWN, Start, register_fill
 from phiopt.growth.unify import find
-from phiopt.growth.units import Plan, Planner, Units, halves, marks, plain
+from phiopt.growth.unit_plan import Plan, Planner, Units, halves, marks, plain
 
 
 @register_fill("default")
@@ -155,7 +155,7 @@ def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, units: Units) -> Tens
     new_rows = torch.zeros(fresh.shape, dtype=torch.bool, device=fresh.device)
     value = old
     for dim, plan in enumerate(plans):
-        if dim in place.contracted:
+        if dim in place.input_axes:
             value = _read(value, dim, plan)
         else:
             value = _made(value, dim, plan)
@@ -163,13 +163,13 @@ def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, units: Units) -> Tens
     value = torch.where(new_rows, fresh, value)
     for dim, plan in enumerate(plans):
         if plan.sign.any():
-            value = _paired(value, fresh, new_rows, dim, plan, dim in place.contracted)
+            value = _paired(value, fresh, new_rows, dim, plan, dim in place.input_axes)
     for dim, axis in enumerate(place.axes):
-        if dim not in place.contracted:
-            silent, gain = marks(axis.term, (place.student, dim))
-            value = value * _along(torch.from_numpy(np.where(silent, 0.0, gain)), dim, value).to(
-                value
-            )
+        if dim not in place.input_axes:
+            zero_new, rescale = marks(axis.term, (place.student, dim))
+            value = value * _along(
+                torch.from_numpy(np.where(zero_new, 0.0, rescale)), dim, value
+            ).to(value)
     return value
 
 

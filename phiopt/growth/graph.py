@@ -20,7 +20,7 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operation: ``arguments`` by their names in the operator's schema, tensors replaced by :class:`Value`."""
+    """One operation. ``arguments`` are by their names in the operator's schema, with a `Value` for each tensor."""
 
     name: str
     target: torch._ops.OpOverload
@@ -56,8 +56,8 @@ class Trace:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     tensors: dict[int, str]
-    """Name of the parameter or buffer that a value is."""
+    """Names of parameters and buffers, by the ids of their values."""
     constants: dict[int, Tensor] = field(default_factory=dict)
-    """What a value holds that depends on no input, parameter or buffer, as a mask does."""
+    """Values that depend on no input, parameter or buffer, as a mask does, by id."""
     used: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shape of each parameter and buffer, used in the forward pass or not; a tied one appears once."""
+    """Shapes of all parameters and buffers, by name. A tied one appears once."""

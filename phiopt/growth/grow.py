@@ -123,7 +123,7 @@ def grow(
 
     grown = with_tensors(student, make(_detached(teacher), _detached(student)))
     preserving = fill in ("zero-out", "net2wider", "vv-zz")
-    if verify is not False and preserving and not map.remarks:
+    if verify is not False and preserving and not map.inexact_reasons:
         new = _detached(grown)
         why = verified(teacher, student, map, make, new, fill=fill, inputs=inputs, seed=seed)
         if why is not None:
@@ -134,8 +134,8 @@ def grow(
         result = compare(teacher, grown, map, inputs=inputs, seed=seed)
         grown.verification = result  # type: ignore[assignment]
         _log.info("fill %s: %s", fill, result)
-        if preserving and map.remarks and not result.exact:
-            reasons = "; ".join(map.remarks)
+        if preserving and map.inexact_reasons and not result.exact:
+            reasons = "; ".join(map.inexact_reasons)
             warnings.warn(
                 f"fill={fill!r} did not keep the function: {result}. {reasons}", stacklevel=2
             )

@@ -60,7 +60,7 @@ class Insertions:
         parameter = operand(self.state.student, node)
         if branch is not None:
             self._forget(branch, source)
-            self.found[id(node)] = self._silenced(branch)
+            self.found[id(node)] = self._silenced(branch, node)
         elif parameter is not None:
             name, value = parameter
             self.found[id(node)] = Inserted("constant", node.module, name, None, value=value)
@@ -81,7 +81,7 @@ class Insertions:
             written = argument.alias_info is not None and argument.alias_info.is_write
             if written and isinstance(value, Value) and value.id in self.state.student.tensors:
                 name = self.state.student.tensors[value.id]
-                self.state.remarks[
+                self.state.inexact_reasons[
                     f"{_where(node)}: the student's {node.name} changes {name!r}; the teacher has no such operation"
                 ] = None
 
@@ -90,7 +90,7 @@ class Insertions:
         images = {t.id: s for s_id, t in self.state.twins.items() if (s := self._value(s_id))}
         known = [v for v in node.inputs if v.id in images]
         if not known:
-            raise AlignmentError(f"the student has no counterpart for {node}")
+            raise AlignmentError.at(node, None, "the student has no counterpart for it")
         later = max(known, key=lambda v: v.id)
         image = images[later.id]
         self.state.start(node.outputs[0], image, self.state.pair(later, image))
@@ -98,7 +98,7 @@ class Insertions:
         if parameter is not None:
             self.state.gone[parameter[0]] = parameter[1]
             return
-        self.state.remarks[f"{_where(node)}: a sum that the student does not have"] = None
+        self.state.inexact_reasons[f"{_where(node)}: a sum that the student does not have"] = None
 
     def _value(self, id: int) -> Value | None:
         node = self.producers.get(id)
@@ -106,7 +106,9 @@ class Insertions:
 
     def done(self) -> list[Inserted]:
         """Everything found; operations without an identity become remarks."""
-        self.state.remarks |= dict.fromkeys(x for x in self.found.values() if isinstance(x, str))
+        self.state.inexact_reasons |= dict.fromkeys(
+            x for x in self.found.values() if isinstance(x, str)
+        )
         constants = [
             Inserted("constant", name.rpartition(".")[0], name, None, value=value)
             for name, value in self.state.added.items()
@@ -167,8 +169,8 @@ class Insertions:
             v = self.source[id(before)]
         return False
 
-    def _silenced(self, value: Value) -> Inserted:
-        """The last operation with parameters in a residual branch: at zero, the branch adds nothing."""
+    def _silenced(self, value: Value, total: Node) -> Inserted:
+        """The last operation with parameters in the branch that the sum ``total`` adds: at zero, it adds nothing."""
         while value.id in self.producers:
             node = self.producers[value.id]
             if self._parameters(node):
@@ -176,9 +178,12 @@ class Insertions:
             value = node.inputs[0]
         if value.id in self.state.student.tensors:
             return Inserted("zero", "", self.state.student.tensors[value.id], None)
-        raise AlignmentError(
-            "an inserted residual branch has no parameter that could silence it: the student adds what the teacher "
-            "does not have, as a mask or another constant; give both models the same"
+        raise AlignmentError.at(
+            None,
+            total,
+            "an inserted residual branch has no parameter that could silence it. The student adds what the teacher "
+            "does not have, as a mask or another constant",
+            "Give both models the same",
         )
 
     def _parameters(self, node: Node) -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from phiopt import lift as lifts
 from phiopt._types import Lift
-from phiopt.growth.axes import Places, Size
+from phiopt.growth.axes import Indices, Size
 from phiopt.growth.example import REFUSALS, accepted, steady
 from phiopt.growth.graph import Trace, Value
 
@@ -54,14 +54,14 @@ class Moves:
     Attributes:
         lift: ψ.
         example: A batch of the teacher's inputs.
-        places: For each axis but the batch, the student's coordinate of each of the teacher's.
+        index_maps: For each axis but the batch, the student's coordinate of each of the teacher's.
         size: Shape of one lifted example.
         reason: Why no map can follow ψ, so that the teacher is taken to sit first on each axis.
     """
 
     lift: Lift
     example: Tensor
-    places: tuple[Places, ...]
+    index_maps: tuple[Indices, ...]
     size: tuple[int, ...]
     reason: str | None = None
 
@@ -71,16 +71,16 @@ class Moves:
         shape, size = tuple(example.shape[1:]), tuple(made.shape[1:])
         first = tuple(np.arange(n) for n in shape)
         if isinstance(lift, lifts.PlacedLift):
-            return cls(lift, example, lift.places(shape), size)
+            return cls(lift, example, lift.index_maps(shape), size)
         try:
             sources, kept = _sources(lift, example)
         except REFUSALS:
             return cls(lift, example, first, size, "lift fails on other inputs of the same shape")
-        places, reason = _separate(sources, shape, size)
-        if places is None:
+        index_maps, reason = _separate(sources, shape, size)
+        if index_maps is None:
             return cls(lift, example, first, size, reason)
         changed = None if kept else "lift changes the values of the coordinates that it places"
-        return cls(lift, example, places, size, changed)
+        return cls(lift, example, index_maps, size, changed)
 
     @property
     def keeps_tokens(self) -> bool:
@@ -114,8 +114,8 @@ class Moves:
         return Rows(rows)
 
     def _looked_up(
-        self, traces: tuple[Trace, Trace], at: tuple[Value, Value], count: int, rows: Places
-    ) -> Iterator[tuple[Places, Places]]:
+        self, traces: tuple[Trace, Trace], at: tuple[Value, Value], count: int, rows: Indices
+    ) -> Iterator[tuple[Indices, Indices]]:
         """What both models look up where the teacher reads each token: all over an example, and for those that ψ takes
         in some columns only (``rows`` has none of them), in one column beside zeros.
         """
@@ -141,11 +141,11 @@ class Moves:
 
     def _both(
         self, x: Tensor, traces: tuple[Trace, Trace], at: tuple[Value, Value]
-    ) -> tuple[Places, Places]:
+    ) -> tuple[Indices, Indices]:
         y = _applied(self.lift, x)
         if at == (traces[0].inputs[0], traces[1].inputs[0]):
-            for dim, places in enumerate(self.places, start=1):
-                y = y.index_select(dim, torch.from_numpy(places))
+            for dim, index_map in enumerate(self.index_maps, start=1):
+                y = y.index_select(dim, torch.from_numpy(index_map))
             return x.reshape(-1).long().numpy(), y.reshape(-1).long().numpy()
         old, new = (
             replayed(trace, value, given).reshape(-1).long().numpy()
@@ -160,20 +160,20 @@ class Moves:
 class Rows:
     """The student's row of each of the teacher's, -1 where no input leads to it; or why that is not known."""
 
-    places: Places
+    index_map: Indices
     reason: str | None = None
 
-    def settled(self, size: int) -> Places:
+    def settled(self, size: int) -> Indices:
         """The same with rows that no input leads to put where there is room, their own number first."""
-        places = self.places.copy()
-        free = set(range(size)) - set(places.tolist())
-        missing = np.flatnonzero(places < 0).tolist()
+        index_map = self.index_map.copy()
+        free = set(range(size)) - set(index_map.tolist())
+        missing = np.flatnonzero(index_map < 0).tolist()
         for row in [r for r in missing if r in free]:
-            places[row] = row
+            index_map[row] = row
             free.remove(row)
-        rest = np.flatnonzero(places < 0)
-        places[rest] = sorted(free)[: len(rest)]
-        return places
+        rest = np.flatnonzero(index_map < 0)
+        index_map[rest] = sorted(free)[: len(rest)]
+        return index_map
 
 
 def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def _sources(lift: Lift, example: Tensor) -> tuple[NDArray[np.int64], bool]:
 
 def _separate(
     sources: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, ...]
-) -> tuple[tuple[Places, ...] | None, str | None]:
+) -> tuple[tuple[Indices, ...] | None, str | None]:
     """The places axis by axis, or why there are none."""
     n = int(np.prod(shape))
     at = np.full(n, -1, dtype=np.int64)
@@ -265,11 +265,11 @@ def _separate(
             f"lift {how} coordinates of the input, so that none can be said to sit anywhere",
         )
     grid = np.stack(np.unravel_index(at, size), -1).reshape(*shape, len(size))
-    places = []
+    index_maps = []
     for axis in range(len(shape)):
         line = grid[(0,) * axis + (slice(None),) + (0,) * (len(shape) - axis - 1)][:, axis]
         lined = line.reshape([-1 if d == axis else 1 for d in range(len(shape))])
         if not (grid[..., axis] == lined).all():
             return None, "lift moves coordinates along several axes at once"
-        places.append(line)
-    return tuple(places), None
+        index_maps.append(line)
+    return tuple(index_maps), None

@@ -39,7 +39,7 @@ class GrowthMap(MapContents):
         placements: By the teacher's name of each tensor, where it sits.
         fresh: Shape of each student tensor that holds nothing of the teacher's, by name.
         traced: Shape and dtype of the example batch; ``None`` if unknown.
-        remarks: Layers where no growth keeps the function exactly, and why; empty when one does.
+        inexact_reasons: Layers where no growth keeps the function exactly, and why; empty when one does.
         inserted: Operations that only the student has, and how their tensors start so that they change nothing.
         aliases: First names of the tied tensors of the teacher and of the student, by their other names.
         correspondence: What is known of both traces; ``None`` for a loaded map.

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from torch import nn
 
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace
 
 
@@ -63,7 +63,10 @@ class Named:
                 idle, whose = (old, "teacher") if t is None else (new, "student")
                 raise AlignmentError(
                     f"correspondence: {old!r} cannot be {new!r}: the {whose}'s {idle!r} computes nothing in the "
-                    "forward pass, the other does"
+                    "forward pass, the other does",
+                    "Name modules that both run, or leave the pair out",
+                    teacher=Side(old),
+                    student=Side(new),
                 )
             if t is not None and s is not None:
                 runs[old] = t, s
@@ -75,8 +78,10 @@ class Named:
                 x, y = (a, b) if before[0] else (b, a)
                 raise AlignmentError(
                     f"correspondence: {x!r} -> {self.pairs[x]!r} and {y!r} -> {self.pairs[y]!r} cross: the teacher "
-                    f"runs {x!r} before {y!r}, the student {self.pairs[y]!r} before {self.pairs[x]!r}; the modules "
-                    "have to run in the same order in both"
+                    f"runs {x!r} before {y!r}, the student {self.pairs[y]!r} before {self.pairs[x]!r}",
+                    "Name pairs that run in the same order in both models",
+                    teacher=Side(x),
+                    student=Side(self.pairs[x]),
                 )
 
     def check_places(
@@ -105,7 +110,10 @@ class Named:
             ]
             if any(s and not s & m for s, m in zip(said, modules[::-1], strict=True)):
                 raise AlignmentError(
-                    f"correspondence: the teacher's {old!r} would sit in the student's {new!r}, against what is said"
+                    f"correspondence: the teacher's {old!r} would sit in the student's {new!r}, against what is said",
+                    "Name the modules whose operations do the same, or leave the pair out",
+                    teacher=Side.of_tensor(old),
+                    student=Side.of_tensor(new),
                 )
 
 

@@ -1,4 +1,4 @@
-"""Carry the correspondence through every pair of aligned operations, by a rule for each."""
+"""Apply the rule of each pair of aligned operations; register a rule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from phiopt.growth.optional import canonical, paired, settle
 from phiopt.growth.options import check_operands, pair_operands
 
 POINTWISE = "pointwise"
-"""Entry of the operations that PyTorch itself says act on each coordinate, where they have none of their own."""
+"""Entry for operations that have none and that PyTorch tags as pointwise."""
 
 Rule = Callable[[Call], None]
 
@@ -41,7 +41,7 @@ def register_rule(*names: str, facts: Facts | None = None) -> Callable[[Rule], R
         ValueError: No name is given.
 
     Examples:
-        A product of units and a weight with a bias, which is an identity where only the student has it:
+        A linear layer as one operation, which starts as the identity where only the student has it:
 
         >>> @register_rule("fused_linear", facts=Facts(product=True, inserted="identity"))
         ... def fused_linear(call):
@@ -80,7 +80,6 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
     rule = catalogue.rule(teacher.name)
     if rule is None and acts_on_each_coordinate(teacher.target, teacher.name):
         rule = catalogue.rule(POINTWISE)
-    where = f"at {student} (the teacher's {teacher})"
     try:
         check_operands(teacher, student)
         settle(state, teacher, student)
@@ -89,21 +88,28 @@ def apply(state: Correspondence, teacher: Node, student: Node) -> None:
         elif all(_equal(state, t, s) for t, s in _values(teacher, student)):
             call.set_same()
         else:
-            if ".parametrizations." in f".{teacher.module}":
-                raise AlignmentError(
-                    f"the weight that a parametrization computes cannot grow {where}: grow both models "
-                    "without it (torch.nn.utils.parametrize.remove_parametrizations), or teach the "
-                    f"operation {teacher.name!r} a rule with phiopt.growth.register_rule"
-                )
-            raise AlignmentError(
-                f"no rule for operation {teacher.name!r} {where}: teach one with phiopt.growth.register_rule"
-            )
+            raise _without_rule(teacher, student)
         pair_operands(state, teacher, student)
         call.compare_options()
-    except (Mismatch, AlignmentError) as error:
-        if "phiopt.growth.register_rule" in str(error):
+    except Mismatch as error:
+        raise AlignmentError.at(teacher, student, str(error), error.remedy) from error
+    except AlignmentError as error:
+        if error.teacher.node is not None:
             raise
-        raise AlignmentError(f"the models part {where}: {error}") from error
+        raise AlignmentError.at(teacher, student, error.problem, error.remedy) from error
+
+
+def _without_rule(teacher: Node, student: Node) -> AlignmentError:
+    teach = f"each the operation {teacher.name!r} with phiopt.growth.register_rule"
+    if ".parametrizations." not in f".{teacher.module}":
+        problem = f"there is no rule for operation {teacher.name!r}"
+        return AlignmentError.at(teacher, student, problem, f"T{teach}")
+    return AlignmentError.at(
+        teacher,
+        student,
+        "the weight that a parametrization computes cannot grow",
+        f"Grow both models without it (torch.nn.utils.parametrize.remove_parametrizations), or t{teach}",
+    )
 
 
 def _equal(state: Correspondence, t: Value, s: Value) -> bool:

@@ -1,4 +1,4 @@
-"""Parameters that only one of both models has: a bias or an affine part that the other's layer is built without."""
+"""Parameters that only one of the models has: a bias, or an affine part."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_leaves
 from phiopt.growth.axes import Mismatch
 from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace, Value
 
 
 def canonical(node: Node) -> Node:
-    """The same operation as the more general one that it is a case of: a product as one whose bias is not given."""
+    """The operation as a case of the more general one: a product becomes a product whose bias is not given."""
     general = facts(node.name).general
     if general is None:
         return node
@@ -31,12 +31,12 @@ def kind(node: Node) -> str:
 
 
 def acts(node: Node) -> bool:
-    """Whether a parameter can keep this operation from doing anything."""
+    """Whether the operation passes on its operand unchanged for some value of a parameter."""
     return bool(facts(node.name).neutral)
 
 
 def paired(teacher: Node, student: Node) -> Iterator[tuple[Value, Value]]:
-    """The tensors that both operations take, by the arguments' names."""
+    """The teacher's and the student's tensors of each argument."""
     for name, old in teacher.arguments.items():
         values = (
             [x for x in tree_leaves(a) if isinstance(x, Value)]
@@ -49,7 +49,7 @@ def settle(state: Correspondence, teacher: Node, student: Node) -> None:
     """Record the parameters that only one of two aligned operations takes.
 
     Raises:
-        Mismatch: One of them takes a tensor which is no such parameter, and the other none.
+        Mismatch: Only one operation takes a tensor, and the tensor is no optional parameter.
     """
     optional = facts(teacher.name).optional
     for name, old in teacher.arguments.items():
@@ -70,8 +70,7 @@ def settle(state: Correspondence, teacher: Node, student: Node) -> None:
 
 
 def operand(trace: Trace, node: Node) -> tuple[str, float] | None:
-    """A parameter that can keep the operation from doing anything to its other operand, and the value with which it
-    does."""
+    """A parameter of the operation, and the value of it with which the operation passes on its other operand."""
     for argument, value in facts(node.name).neutral.items():
         tensor = node.arguments.get(argument)
         parameter = parameter_of(trace, tensor) if isinstance(tensor, Value) else None
@@ -81,7 +80,7 @@ def operand(trace: Trace, node: Node) -> tuple[str, float] | None:
 
 
 def parameter_of(trace: Trace, value: Value) -> str | None:
-    """The parameter that ``value`` is, seen through what regroups its axes."""
+    """The name of the parameter that ``value`` is, or a view of which it is; ``None`` if it is none."""
     producers = {o.id: n for n in trace.nodes for o in n.outputs}
     while value.id in producers and facts(producers[value.id].name).regroups:
         value = producers[value.id].inputs[0]
@@ -89,15 +88,17 @@ def parameter_of(trace: Trace, value: Value) -> str | None:
 
 
 def check_gone(gone: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
-    """What the student's layers are built without does nothing in the teacher.
+    """Check that the parameters that the student's layers lack do nothing in the teacher.
 
     Raises:
-        AlignmentError: It does; the message names it.
+        AlignmentError: One does something; the message names it.
     """
     for name, neutral in gone.items():
         value = tensors[name]
         if value.is_meta or not bool((value.detach() == neutral).all()):
             raise AlignmentError(
                 f"the teacher's {name!r} has no counterpart: the student's layer is built without it, and its values "
-                f"are not all {neutral:g}; build the student's layer with it, as bias=True or affine=True do"
+                f"are not all {neutral:g}",
+                "Build the student's layer with it, as bias=True or affine=True do",
+                teacher=Side.of_tensor(name, tuple(value.shape)),
             )

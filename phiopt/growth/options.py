@@ -1,16 +1,16 @@
-"""Compare the options of two paired operations: every argument that is no tensor and no size and that no rule reads.
+"""Compare the options of two paired operations: arguments that are no tensors and no sizes and that no rule reads.
 
-An option that is *measured*, such as a slope, an eps, a factor or a mode, changes values: the teacher's coordinates
-have their places still, and a difference is a remark. An option that is *counted*, such as an axis, a step, a kernel or
-a shift, changes which coordinates meet: there is no map, and a difference is refused. Constants that are tensors are
-compared once all axes are decided, each coordinate of the teacher's with the student's at its place.
+A *measured* option, such as a slope, an eps, a factor or a mode, changes values. If it differs, there is a map, and
+the map says why it is not exact. A *counted* option, such as an axis, a step, a kernel or a shift, changes which
+coordinates meet. If it differs, there is no map, and the models are refused. Constants that are tensors are compared
+when all axes are decided: each coordinate of the teacher's with the student's coordinate that stands for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ from phiopt.growth.catalogue import facts
 from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.graph import Node, Value
+from phiopt.growth.index_map import index_map
 from phiopt.growth.pairs import Axis, ConstantPair
-from phiopt.growth.places import places
 
 _IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled", "stable", "half_to_float", "non_blocking", "copy",
          "implicit", "device", "layout", "pin_memory", "memory_format", "generator", "benchmark", "deterministic",
@@ -30,27 +30,41 @@ _IDLE = {"momentum", "sparse", "scale_grad_by_freq", "cudnn_enabled", "stable", 
 """Options that change no output in evaluation mode."""
 _SIZES = {"size", "sizes", "shape", "normalized_shape", "output_size", "split_size", "split_sizes", "sections",
           "chunks", "N", "C", "HxW", "last_dim_size"}  # fmt: skip
-"""Arguments that the shapes of inputs and outputs say as well."""
+"""Arguments that follow from the shapes of inputs and outputs."""
 _DIMS = {"dim", "dims", "dim0", "dim1", "dimension", "axis"}
 _SLIDING = {"kernel_size", "stride", "padding", "dilation", "output_padding"}
 _REMEDY = "give the student the teacher's"
 
 SAME = 1e-10
-"""Relative difference up to which two numbers are one."""
+"""Relative difference up to which two numbers are the same."""
 ROUNDINGS = 8
-"""The same of two constants, in units of the rounding of their dtype, where that is coarser."""
+"""The same for constants, in units of the rounding of their dtype, if that is more."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An option that differs: its name in the operator's schema, both values, and whether it counts coordinates."""
+    """An option that differs.
 
-    text: str
-    counted: bool
+    Attributes:
+        problem: The operation and the option, with both values.
+        remedy: What settles it.
+        counted: Whether the option counts coordinates.
+    """
+
+    problem: str
+    remedy: str
+    counted: bool = True
+
+    @property
+    def text(self) -> str:
+        return f"{self.problem}; {self.remedy}"
+
+    def mismatch(self) -> Mismatch:
+        return Mismatch(self.problem, self.remedy[:1].upper() + self.remedy[1:])
 
 
 def differences(teacher: Node, student: Node, read: Iterable[str] = ()) -> Iterator[Difference]:
-    """The options of two paired operations that differ, but for those that a rule has ``read``."""
+    """The options of two paired operations that differ, except those that a rule has ``read``."""
     each = acts_on_each_coordinate(teacher.target, teacher.name)
     for argument in (*teacher.target._schema.arguments, *student.target._schema.arguments):
         name = argument.name
@@ -59,31 +73,31 @@ def differences(teacher: Node, student: Node, read: Iterable[str] = ()) -> Itera
         if not same_option(teacher, student, name):
             whole = "int" in str(argument.type).lower()
             counted = whole and not each and name not in facts(teacher.name).measured
-            yield Difference(difference(teacher, student, name), counted)
+            yield replace(difference(teacher, student, name), counted=counted)
 
 
-def difference(teacher: Node, student: Node, name: str) -> str:
-    """The sentence that names an option with both its values, and the remedy."""
+def difference(teacher: Node, student: Node, name: str) -> Difference:
+    """The difference of the option ``name``."""
     t, s = (n.arguments.get(name) for n in (teacher, student))
     where = f" ({teacher.module or 'the root module'!r} there)" * (teacher.module != student.module)
-    return (
-        f"{teacher.name} with {name}={_shown(t)} in the teacher{where} but {_shown(s)} in the student; "
-        f"{_REMEDY} {name}"
+    return Difference(
+        f"{teacher.name} with {name}={_shown(t)} in the teacher{where} but {_shown(s)} in the student",
+        f"{_REMEDY} {name}",
     )
 
 
 def same_option(teacher: Node, student: Node, name: str) -> bool:
-    """Whether an argument means the same on both sides: an axis from either end, a stride by default, a scale from
-    sizes."""
+    """Whether an argument means the same in teacher and student, however it is written: an axis may be counted from
+    either end."""
     t, s = (_meaning(n, name) for n in (teacher, student))
     return _equal(t, s, name)
 
 
 def check_operands(teacher: Node, student: Node) -> None:
-    """Tensors meet tensors, and numbers numbers.
+    """Check that an argument is a tensor in both operations or in none.
 
     Raises:
-        Mismatch: An argument is a tensor in one of the models alone, or a list holds others.
+        Mismatch: An argument, or a member of a list, is a tensor in only one of the models.
     """
     for name, t in teacher.arguments.items():
         s = student.arguments.get(name)
@@ -92,13 +106,13 @@ def check_operands(teacher: Node, student: Node) -> None:
             continue
         for a, b in zip(_listed(t), _listed(s), strict=False):
             if isinstance(a, Value) != isinstance(b, Value):
-                raise Mismatch(
-                    f"{difference(teacher, student, name)}, or register the tensor in both models"
-                )
+                found = difference(teacher, student, name)
+                remedy = f"{found.remedy}, or register the tensor in both models"
+                raise replace(found, remedy=remedy).mismatch()
 
 
 def pair_operands(state: Correspondence, teacher: Node, student: Node) -> None:
-    """Every tensor that both operations read corresponds; constants are noted, to be compared.
+    """Pair all tensors that both operations read, and note their constants for `compare_constants`.
 
     Raises:
         AlignmentError: Two tensors do not correspond.
@@ -114,29 +128,29 @@ def pair_operands(state: Correspondence, teacher: Node, student: Node) -> None:
             if name == "self" and facts(teacher.name).overwrites:
                 continue
             pair = state.pair(a, b)
-            held = state.teacher.constants.get(a.id), state.student.constants.get(b.id)
-            if held[0] is not None and held[1] is not None:
+            old, new = state.teacher.constants.get(a.id), state.student.constants.get(b.id)
+            if old is not None and new is not None:
                 state.constants.append(
                     ConstantPair(
                         teacher.name,
                         name,
                         (teacher.module, student.module),
                         pair,
-                        (held[0], held[1]),
+                        (old, new),
                         _picked_axis(state, teacher, student, name, i),
                     )
                 )
 
 
 def compare_constants(state: Correspondence) -> None:
-    """Remark the constants that differ at the places of the teacher's coordinates."""
+    """Record the constants that differ at the teacher's coordinates as reasons why the map is not exact."""
     for c in state.constants:
         t, s = (v.cpu() for v in c.values)
         for d, axis in enumerate(c.pair.axes):
-            s = s.index_select(d, torch.from_numpy(places(axis.term)))
+            s = s.index_select(d, torch.from_numpy(index_map(axis.term)))
         if c.picks is not None and not t.is_floating_point() and t.dtype != torch.bool:
             old, new = c.picks.size
-            t, s = torch.from_numpy(places(c.picks.term))[t % max(old, 1)], s % max(new, 1)
+            t, s = torch.from_numpy(index_map(c.picks.term))[t % max(old, 1)], s % max(new, 1)
         unequal = ~_close(t, s)
         if not unequal.any():
             if not torch.equal(t.nan_to_num(), s.nan_to_num()):
@@ -144,7 +158,7 @@ def compare_constants(state: Correspondence) -> None:
             continue
         at = tuple(int(i) for i in unequal.nonzero()[0])
         where = f" ({c.modules[0] or 'the root module'!r} there)" * (c.modules[0] != c.modules[1])
-        state.remarks[
+        state.inexact_reasons[
             f"{c.modules[1] or 'the root module'}: {c.operation} with the constant {c.option}, at {list(at)} "
             f"{t[at].item():.6g} in the teacher{where} but {s[at].item():.6g} in the student; {_REMEDY} constant"
         ] = None
@@ -161,7 +175,7 @@ def _close(t: Tensor, s: Tensor) -> Tensor:
 
 
 def _rounding(*constants: Tensor) -> float:
-    """Of the coarsest of their dtypes; whole numbers have none."""
+    """The rounding of the coarsest dtype; 0 for whole numbers."""
     return max(torch.finfo(x.dtype).eps if _numbers(x) else 0.0 for x in constants)
 
 
@@ -170,7 +184,7 @@ def _numbers(x: Tensor) -> bool:
 
 
 def _picked_axis(state: Correspondence, t: Node, s: Node, name: str, i: int) -> Axis | None:
-    """The axis that an index counts along."""
+    """The axis that the indices ``name`` count along; ``None`` if they are no indices."""
     lookup = facts(t.name).lookup
     if lookup is None or lookup.indices != name:
         return None
@@ -184,7 +198,7 @@ def _lacking(teacher: Node, student: Node, name: str) -> bool:
 
 
 def _idle(node: Node, name: str) -> bool:
-    """Whether an option changes no output, or nothing that the shapes do not say as well."""
+    """Whether an option changes no output, or follows from the shapes."""
     return (name in _IDLE or name in _SIZES) and name not in facts(node.name).meanings
 
 

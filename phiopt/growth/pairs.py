@@ -1,4 +1,4 @@
-"""What is known of one place of the two computations: of an axis, of a pair of values, of a parameter."""
+"""The pieces of a correspondence: axes, pairs of values, placed parameters, statistics and constants."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from phiopt.growth.axes import Origin, Size, Term
+from phiopt.growth.axes import ParameterAxis, Size, Term
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One axis of a pair of values: its term, and the parameters whose rows make its coordinates."""
+    """One axis of a pair of values: its term, and the axes of parameters whose rows make its coordinates."""
 
     term: Term
-    origins: frozenset[Origin] = frozenset()
+    source_parameters: frozenset[ParameterAxis] = frozenset()
 
     @property
     def size(self) -> Size:
@@ -26,17 +26,21 @@ class Axis:
 
     @property
     def moved(self) -> bool:
-        """Whether it grows, or has its coordinates in another order."""
+        """Whether it grows or changes the order of its coordinates."""
         return not self.term.same
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The teacher's and the student's value at one place of the computation.
+    """A value of the teacher and the value of the student that stands for it.
 
-    ``weight``: computed from parameters alone. ``scales``: an axis made by parameters in which this
-    value is linear. ``averages``: a unit whose incoming weights are the mean of others' has the mean of
-    their values. ``squared``: the squares of an activation.
+    Attributes:
+        axes: One for each dimension.
+        weight: Whether it is computed from parameters alone.
+        scales: An axis of parameters' rows in which the value is linear.
+        averages: Whether a unit whose incoming weights are the mean of other units' weights has the mean of their
+            values.
+        squared: Whether it is the square of an activation.
     """
 
     axes: tuple[Axis, ...]
@@ -56,12 +60,12 @@ class TensorPlace:
 
     student: str
     axes: tuple[Axis, ...]
-    contracted: set[int] = field(default_factory=set)
-    """Dimensions summed over: the columns that read the units of the layer before."""
+    input_axes: set[int] = field(default_factory=set)
+    """Dimensions that are summed over: the columns, which read the units of the layer before."""
 
 
 FRESH, MEAN, ZERO = -1, -2, -3
-"""A new unit that copies none: random as constructed, the mean of the old ones, or zero."""
+"""What a new unit is that copies no old one: random as constructed, the mean of the old units, or zero."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ class Norm:
         module: The student's module that computes it.
         kind: Its name in messages.
         term: The units.
-        otherwise: What new units have to be where they cannot be copies, equally many of every old unit: `MEAN`,
-            `ZERO`, or `FRESH` where nothing helps.
+        otherwise: What new units have to be if their number does not allow equally many copies of every old unit:
+            `MEAN`, `ZERO`, or `FRESH` if nothing keeps the statistic.
         weight: The student's parameter that multiplies the result, by name.
-        bias: The one that is added.
-        averages: Whether the mean of the old units is what units with mean weights compute here.
-        keeps: What ``otherwise`` keeps, in words, where the rest is a factor that ``weight`` can take up.
-        copies: Whether copies keep it too. They do not keep a sum.
+        bias: The student's parameter that is added, by name.
+        averages: Whether a unit with the mean of the old units' weights computes the mean of the old units here.
+        keeps: What ``otherwise`` keeps, in words. The rest is a factor, which ``weight`` takes up.
+        copies: Whether copies keep the statistic. A sum is not kept by copies.
     """
 
     module: str
@@ -94,9 +98,15 @@ class Norm:
 
 @dataclass(frozen=True)
 class ConstantPair:
-    """Two constants at one place of the computation, an option of the operation that reads them.
+    """A constant of the teacher and one of the student that two paired operations read.
 
-    ``picks``: the axis whose coordinates the values count, where they are indices.
+    Attributes:
+        operation: The operation's name.
+        option: The argument that holds the constant.
+        modules: Paths of the modules, teacher's and student's.
+        pair: The axes of the constants.
+        values: The constants.
+        picks: If the values are indices, the axis that they count along.
     """
 
     operation: str

@@ -13,44 +13,45 @@ Index = tuple[slice, ...] | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Placement:
-    """The places of one teacher tensor in one student tensor, axis by axis.
+    """Which coordinates of a student tensor hold one teacher tensor, axis by axis.
 
     Attributes:
         student: The student tensor's name.
         shape: Its shape.
-        places: For each axis, the student's coordinate of each of the teacher's; shape ``(teacher's size,)``.
-        contracted: The axes that are summed over: they read units, the others make them.
+        index_maps: For each axis, the student's coordinate of each of the teacher's; shape ``(teacher's size,)``.
+        input_axes: The axes that are summed over, which read units. The other axes are output axes and make units.
     """
 
     student: str
     shape: tuple[int, ...]
-    places: tuple[Tensor, ...]
-    contracted: frozenset[int] = frozenset()
+    index_maps: tuple[Tensor, ...]
+    input_axes: frozenset[int] = frozenset()
     _index: Index = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_index", _index(self.places))
+        object.__setattr__(self, "_index", _index(self.index_maps))
 
     @property
     def teacher_shape(self) -> tuple[int, ...]:
-        return tuple(len(p) for p in self.places)
+        return tuple(len(p) for p in self.index_maps)
 
     def index(self, device: torch.device | None = None) -> Index:
-        """The teacher's block in the student's tensor, to index with."""
+        """An index of the student's tensor that picks the teacher's block."""
         return tuple(  # type: ignore[return-value]
             i if isinstance(i, slice) else i.to(device) for i in self._index
         )
 
 
-def _index(places: Sequence[Tensor]) -> Index:
-    """Slices where every axis is a run, else an open mesh."""
+def _index(index_maps: Sequence[Tensor]) -> Index:
+    """Slices if the coordinates of every axis are a run; else an open mesh of index tensors."""
     if all(
-        len(p) == 0 or bool((p == p[0] + torch.arange(len(p), device="cpu")).all()) for p in places
+        len(p) == 0 or bool((p == p[0] + torch.arange(len(p), device="cpu")).all())
+        for p in index_maps
     ):
         return tuple(
-            slice(int(p[0]), int(p[0]) + len(p)) if len(p) else slice(0, 0) for p in places
+            slice(int(p[0]), int(p[0]) + len(p)) if len(p) else slice(0, 0) for p in index_maps
         )
-    rank = len(places)
+    rank = len(index_maps)
     return tuple(
-        p.reshape([-1 if d == i else 1 for d in range(rank)]) for i, p in enumerate(places)
+        p.reshape([-1 if d == i else 1 for d in range(rank)]) for i, p in enumerate(index_maps)
     )

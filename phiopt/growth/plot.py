@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 BLOCKS = {
     "old": "teacher's",
-    "made": "new units, made",
-    "read": "new units, read",
-    "both": "new, read by new",
+    "output": "new rows, which make new units",
+    "input": "new columns, which read new units",
+    "both": "new rows at new columns",
 }
 """Where a coordinate lies: on the teacher's rows and columns, on new rows, on new columns, or on both."""
 _GREY = (0.25, 0.8, 0.55, 1.0)
@@ -79,12 +79,12 @@ def blocks(place: Placement) -> NDArray[np.int64]:
     An axis that reads units counts as columns, one that makes them as rows, whichever comes first.
     """
     new = []
-    for size, places in zip(place.shape[:2], place.places[:2], strict=True):
+    for size, index_map in zip(place.shape[:2], place.index_maps[:2], strict=True):
         fresh = np.ones(size, dtype=np.int64)
-        fresh[places.numpy()] = 0
+        fresh[index_map.numpy()] = 0
         new.append(fresh)
     # New units of an axis that is summed over are read by old rows; of any other they are made.
-    weights = [2 if d in place.contracted else 1 for d in range(2)]
+    weights = [2 if d in place.input_axes else 1 for d in range(2)]
     if weights[0] == weights[1]:
         weights = [1, 2]
     return weights[0] * new[0][:, None] + weights[1] * new[1][None]

@@ -1,4 +1,4 @@
-"""The dispatch mode that sees every operation below autograd and writes it down."""
+"""A dispatch mode that records every operation below autograd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from phiopt.growth.constants import LARGEST, Constants, storage, with_numbers
 from phiopt.growth.graph import Node, Value
 
 _UNRECORDED = ""
-"""Name of a copy, which is the tensor that it copies."""
+"""Name of the node of a copy. The copy has the value of its original, so the node is left out."""
 
 
 class Recorder(TorchDispatchMode):
@@ -31,11 +31,11 @@ class Recorder(TorchDispatchMode):
         self.keep = keep
         self.nodes: list[tuple[Node, set[int], set[int]]] = []
         self._ids: dict[int, Value] = {}
-        self._alive: list[Tensor] = []  # keeps every id() unique while recording
+        self._alive: list[Tensor] = []  # so that no id() is given twice
         self._tainted: set[int] = set()
         self._path: list[str] = [""]
         self.constants: dict[int, Tensor] = {}
-        """What the constants hold that operations on data read, by the ids of their values."""
+        """The constants that operations on data read, by the ids of their values."""
         self._constants = Constants(meta=meta)
 
     def value(self, x: Tensor) -> Value:
@@ -53,7 +53,7 @@ class Recorder(TorchDispatchMode):
 
     @contextlib.contextmanager
     def follow(self, module: nn.Module) -> Iterator[None]:
-        """Know in which submodule each operation runs."""
+        """Note in which submodule each operation runs."""
         names = {id(m): name for name, m in module.named_modules()}
 
         def enter(m: nn.Module, _: Any) -> None:
@@ -90,7 +90,7 @@ class Recorder(TorchDispatchMode):
             name, arguments = with_numbers(func, name, arguments, self._read(inputs))
         for x in outputs:
             if any(x is y for y in inputs):
-                self._renew(x)  # changed in place: a new value in the same tensor
+                self._renew(x)  # changed in place: the same tensor holds a new value
         node = Node(name, func, arguments, tuple(self.value(x) for x in outputs), self._path[-1])
         if self.keep is not None and name != _UNRECORDED:
             self.keep |= {self.value(x).id: x.clone() for x in outputs}
@@ -98,7 +98,7 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _joined(self, x: Any) -> Any:
-        """Constants made elsewhere, as a plain tensor attribute is, join the rest."""
+        """Take in a tensor that was made before the recording, as a plain attribute of a module is."""
         if not isinstance(x, Tensor) or id(x) in self._ids:
             return x
         joined = x.to("meta") if self.meta else x
@@ -107,18 +107,21 @@ class Recorder(TorchDispatchMode):
         return joined
 
     def _read(self, inputs: list[Tensor]) -> dict[Value, Tensor]:
-        """Keep what the constants among the inputs hold."""
+        """The constants among the inputs, by their values; they are kept."""
         values = {self.value(x): v for x in inputs if (v := self._constants.value(x)) is not None}
-        for value, held in values.items():
+        for value, constant in values.items():
             if value.id not in self.constants:
-                self.constants[value.id] = held.clone() if held.numel() <= LARGEST else held
+                small = constant.numel() <= LARGEST
+                self.constants[value.id] = constant.clone() if small else constant
         return values
 
     def dependent(self) -> list[Node]:
-        """The nodes that data flows through: constants are no part of the correspondence."""
+        """The nodes that data or parameters flow through. Constants have no part in the correspondence."""
         nodes = [n for n in self.nodes if not facts(n[0].name).creates]
         size = -1
-        while size != len(self._tainted):  # a buffer filled through a view taints its earlier views
+        while size != len(
+            self._tainted
+        ):  # a buffer that is filled through a view taints its earlier views
             size = len(self._tainted)
             for _, reads, writes in nodes:
                 if (reads | writes) & self._tainted:
@@ -131,7 +134,7 @@ class Recorder(TorchDispatchMode):
 
 
 class ListsAsTensors(TorchFunctionMode):
-    """Indices written as lists reach the recorder with their values: ``x[[0, 2]]`` is ``x[tensor([0, 2])]``."""
+    """Turns lists of indices into tensors, whose values the recorder sees: ``x[[0, 2]]`` to ``x[tensor([0, 2])]``."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.__getitem__, Tensor.__setitem__):
@@ -143,7 +146,7 @@ class ListsAsTensors(TorchFunctionMode):
 
 
 def _whole_numbers(index: Any) -> bool:
-    """Whether an index is a list of them, or of lists of them."""
+    """Whether an index is a list of whole numbers, or a list of such lists."""
     return (
         isinstance(index, list)
         and bool(index)
@@ -152,7 +155,7 @@ def _whole_numbers(index: Any) -> bool:
 
 
 def _keeps(x: Tensor, y: Tensor) -> bool:
-    """Whether a copy holds what the original does: numbers that become whole, or true and false, do not."""
+    """Whether a copy has the original's values. Rounding to whole numbers or to truth values changes them."""
     number = [t.is_floating_point() or t.is_complex() for t in (x, y)]
     truth = y.dtype == torch.bool and x.dtype != torch.bool
     return x.shape == y.shape and number[1] >= number[0] and not truth

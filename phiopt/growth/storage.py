@@ -31,13 +31,13 @@ def save(growth: MapContents, path: str | os.PathLike[str]) -> None:
     """Write ``growth``; axes whose coordinates keep their order need no tensor."""
     tensors = {"classes": growth.classes}
     for name, place in growth.placements.items():
-        for axis, at in enumerate(place.places):
+        for axis, at in enumerate(place.index_maps):
             if not _plain(at):
                 tensors[f"{name}/{axis}"] = at
     about = {
         "lift": _described(growth.lift),
         "class_axis": growth.class_axis,
-        "remarks": growth.remarks,
+        "remarks": growth.inexact_reasons,
         "inserted": [asdict(layer) for layer in growth.inserted],
         "fresh": growth.fresh,
         "example": growth.traced and [growth.traced[0], str(growth.traced[1])],
@@ -46,7 +46,7 @@ def save(growth: MapContents, path: str | os.PathLike[str]) -> None:
                 "student": place.student,
                 "shape": place.shape,
                 "teacher_shape": place.teacher_shape,
-                "contracted": sorted(place.contracted),
+                "contracted": sorted(place.input_axes),
             }
             for name, place in growth.placements.items()
         },
@@ -84,7 +84,7 @@ def load(
         lift=_lift(path, about["lift"], lift),
         classes=_indices(tensors.pop("classes", None), header.where, "classes"),
         class_axis=about["class_axis"].whole(-8, 8),
-        remarks=[remark.text() for remark in about["remarks"].items()],
+        inexact_reasons=[remark.text() for remark in about["remarks"].items()],
         inserted=[_inserted(layer) for layer in about["inserted"].items()],
         fresh=fresh,
         aliases=(aliases_of(teacher), aliases_of(student)),
@@ -103,7 +103,7 @@ class _Placed:
     student: str
     shape: tuple[int, ...]
     teacher_shape: tuple[int, ...]
-    contracted: frozenset[int]
+    input_axes: frozenset[int]
 
     @staticmethod
     def of(field: Field) -> _Placed:
@@ -114,15 +114,15 @@ class _Placed:
         axes = [axis.whole(0, len(shape) - 1) for axis in parts["contracted"].items()]
         return _Placed(field, parts["student"].text(), shape, teacher_shape, frozenset(axes))
 
-    def filled(self, places: list[Tensor | None], name: str) -> Placement:
+    def filled(self, index_maps: list[Tensor | None], name: str) -> Placement:
         """With the coordinates of each axis; those that keep their order have no tensor."""
         found = []
         for axis, (at, size, most) in enumerate(
-            zip(places, self.teacher_shape, self.shape, strict=True)
+            zip(index_maps, self.teacher_shape, self.shape, strict=True)
         ):
             at = torch.arange(size, device="cpu") if at is None else at
             found.append(_indices(at, self.field.where, f"{name}/{axis}", size, most))
-        return Placement(self.student, self.shape, tuple(found), self.contracted)
+        return Placement(self.student, self.shape, tuple(found), self.input_axes)
 
 
 def _indices(
@@ -170,8 +170,8 @@ def _example(field: Field) -> tuple[tuple[int, ...], torch.dtype]:
     return _shape(parts[0]), dtype
 
 
-def _plain(places: Tensor) -> bool:
-    return bool((places == torch.arange(len(places), device="cpu")).all())
+def _plain(index_map: Tensor) -> bool:
+    return bool((index_map == torch.arange(len(index_map), device="cpu")).all())
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

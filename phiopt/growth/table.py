@@ -10,12 +10,12 @@ from phiopt.growth.placement import Placement
 
 def table(growth: MapContents) -> str:
     """One row a tensor: names, shapes, where the teacher's block sits, the share of coordinates carried."""
-    rows = [("teacher", "student", "teacher shape", "student shape", "at", "reads", "carried")]
+    rows = [("teacher", "student", "teacher shape", "student shape", "at", "input axes", "carried")]
     carried = total = 0
     for name, place in growth.placements.items():
         old, new = _count(place.teacher_shape), _count(place.shape)
         carried, total = carried + old, total + new
-        reads = ",".join(str(d) for d in sorted(place.contracted)) or "-"
+        input_axes = ",".join(str(d) for d in sorted(place.input_axes)) or "-"
         rows.append(
             (
                 name,
@@ -23,7 +23,7 @@ def table(growth: MapContents) -> str:
                 _shape(place.teacher_shape),
                 _shape(place.shape),
                 where(place),
-                reads,
+                input_axes,
                 _share(old, new),
             )
         )
@@ -42,16 +42,16 @@ def table(growth: MapContents) -> str:
     lines += [
         f"{place.student}, axis {axis}: {moved}"
         for place in growth.placements.values()
-        for axis, at in enumerate(place.places)
+        for axis, at in enumerate(place.index_maps)
         if (moved := _moved(at))
     ]
-    lines += [f"not exact: {remark}" for remark in growth.remarks]
+    lines += [f"not exact: {reason}" for reason in growth.inexact_reasons]
     return "\n".join(lines)
 
 
-def _moved(places: Tensor, most: int = 16) -> str:
+def _moved(index_map: Tensor, most: int = 16) -> str:
     """Where coordinates that change their order go; empty where they keep it."""
-    listed = places.tolist()
+    listed = index_map.tolist()
     if listed == sorted(listed):
         return ""
     more = len(listed) - most
@@ -62,12 +62,12 @@ def _moved(places: Tensor, most: int = 16) -> str:
 
 def where(place: Placement) -> str:
     """The teacher's places on each axis, as ranges."""
-    return "[" + ", ".join(_ranges(p) for p in place.places) + "]"
+    return "[" + ", ".join(_ranges(p) for p in place.index_maps) + "]"
 
 
-def _ranges(places: Tensor, most: int = 4) -> str:
+def _ranges(index_map: Tensor, most: int = 4) -> str:
     runs: list[list[int]] = []
-    for p in places.tolist():
+    for p in index_map.tolist():
         if runs and p == runs[-1][1]:
             runs[-1][1] = p + 1
         else:

@@ -1,9 +1,8 @@
 """Record what a module computes, as a list of ATen operations.
 
-The module runs once, in evaluation mode, on tensors without storage (device ``meta``) under a dispatch mode that sees
-every operation below autograd, whether it came from a layer, a functional call or an operator. Nothing is allocated and
-nothing is computed, so a large network traces in a fraction of a second. A module whose control flow needs values runs
-on real tensors instead.
+The module runs once, in evaluation mode, on tensors without storage (device ``meta``). A dispatch mode sees every
+operation below autograd: of layers, functional calls and operators alike. Nothing is allocated or computed, so a large
+network traces in a fraction of a second. A module whose control flow needs values runs on real tensors.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ def trace(
     """Record the forward pass of ``module`` on inputs of these shapes and dtypes.
 
     Args:
-        module: Run in evaluation mode; its tensors are never touched, and its mode and whatever the
-            forward pass assigns to its attributes, such as a kept activation, are put back.
-        inputs: Example inputs; with ``values=False`` only their shapes and dtypes matter.
+        module: Run in evaluation mode. Its tensors are never touched. Its mode is put back, and so are attributes
+            that the forward pass assigns, such as a kept activation.
+        inputs: Example inputs. With ``values=False`` only their shapes and dtypes matter.
         values: Compute with real values, for modules whose control flow depends on them.
         tensors: Values for all parameters and buffers in place of the module's own.
-        keep: Filled with a copy of what every operation makes, by the id of its value.
+        keep: A dictionary that is filled with copies of all results, by the ids of their values.
     """
     state = tensors_of(module) if tensors is None else tensors
     if values:
@@ -80,12 +79,12 @@ def trace(
 
 
 def tensors_of(module: nn.Module) -> Params:
-    """Parameters and buffers by name, each tensor once (tied ones under their first name)."""
+    """Parameters and buffers by name. A tied tensor appears once, under its first name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def names_of(module: nn.Module) -> dict[str, list[str]]:
-    """All names of each parameter and buffer, by its first; a tied one has several."""
+    """All names of each parameter and buffer, by its first name. A tied tensor has several."""
     first: dict[int, str] = {}
     names: dict[str, list[str]] = {}
     for listed in (module.named_parameters, module.named_buffers):
@@ -95,7 +94,7 @@ def names_of(module: nn.Module) -> dict[str, list[str]]:
 
 
 def aliases_of(module: nn.Module) -> dict[str, str]:
-    """The first name of each tied tensor, by its others."""
+    """The first name of each tied tensor, by each of its other names."""
     listed = names_of(module).items()
     return {name: first for first, names in listed for name in names if name != first}
 
@@ -110,7 +109,7 @@ def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_hooks(module: nn.Module) -> Iterator[None]:
-    """Without the user's forward hooks, which are for runs of the user's own. Those of PyTorch stay, as they compute
+    """Take out the user's forward hooks, which are for the user's own runs. PyTorch's hooks stay: they compute
     weights."""
     taken = []
     for part in module.modules():
@@ -133,7 +132,7 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Attention and recurrent layers as their elementary operations instead of one fused kernel."""
+    """Run attention and recurrent layers as elementary operations instead of fused kernels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the flags below announce hardware that is not there
         with (

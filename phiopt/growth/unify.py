@@ -1,6 +1,6 @@
-"""What operations do to axes: take them apart and equate them, deciding whichever is still free.
+"""First-order unification of axes. Operations take axes apart and equate them.
 
-A free axis takes the form that an operation needs (first-order unification).
+A free axis takes the form that an operation needs, and keeps it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from phiopt.growth.axes import (
 def find(term: Term) -> Term:
     """The term that ``term`` stands for, after following links.
 
-    An *each* that is used by itself cannot depend on another axis: its parts are equated.
+    An *each* that an operation uses without its lead cannot depend on the lead. So its parts are equated.
     """
     term = followed(term)
     while term.kind == "each":
@@ -67,7 +67,9 @@ def _cut(term: Term, size: Size) -> tuple[Term, Term]:
         assert node.fixed is not None
         low, high = node.fixed[: size[0]], node.fixed[size[0] :]
         if (low >= size[1]).any() or (high < size[1]).any():
-            raise Mismatch("a cut separates coordinates from their places")
+            raise Mismatch(
+                "a cut separates the teacher's coordinates from the student's that hold them"
+            )
         return (
             fixed(low, size[1], external=node.external),
             fixed(high - size[1], rest_size[1], external=node.external),
@@ -83,7 +85,7 @@ def _cut(term: Term, size: Size) -> tuple[Term, Term]:
 
 
 def _cut_rows(node: Term, size: Size) -> tuple[Term, Term]:
-    """Cut a product between rows; a row that the student alone has may be cut inside."""
+    """Cut a product between rows. Only a new row of the student may be cut inside."""
     head, inner = node.parts[0], prod(node.parts[1:])
     if size[0] % inner.t:
         raise Mismatch(
@@ -128,7 +130,7 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
     if node.same:
         return Term(*size), Term(*rest)
     if node.kind == "free" and size[0] == size[1]:
-        # Blocks packed into one axis, as queries, keys and values are, grow each by itself.
+        # Blocks that are packed into one axis, as queries, keys and values are, grow one by one.
         node.kind, node.parts = "cat", tuple(Term(*rest) for _ in range(size[0]))
     if node.kind == "free":
         node.kind, node.parts = "prod", (Term(*size), Term(*rest))
@@ -149,7 +151,7 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
         grid = node.fixed.reshape(size[0], rest[0])
         outer, inner = grid[:, 0] // rest[1], grid[0] % rest[1]
         if not np.array_equal(grid, outer[:, None] * rest[1] + inner[None]):
-            raise Mismatch("the places of an axis are not a product")
+            raise Mismatch("the index map of an axis is no product")
         return (
             fixed(outer, size[1], external=node.external),
             fixed(inner, rest[1], external=node.external),
@@ -161,7 +163,7 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
 
 
 def _factor_cat(node: Term, size: Size, rest: Size) -> tuple[Term, Term]:
-    """Rows of a concatenation: each its own where their number does not grow, else all the same."""
+    """Take a concatenation apart into rows. If their number grows, all rows are equal; else each has its own form."""
     if size[0] == size[1]:
         lead = Term(*size)
         return lead, each(split_cat(node, [rest] * size[0]), lead)
@@ -174,10 +176,10 @@ def _factor_cat(node: Term, size: Size, rest: Size) -> tuple[Term, Term]:
 
 
 def unify(a: Term, b: Term) -> None:
-    """Equate two axes of the same size, deciding whichever is still free.
+    """Equate two axes of the same size. A free one becomes the other.
 
     Raises:
-        Mismatch: Their places differ.
+        Mismatch: Their index maps differ.
     """
     if a.size != b.size:
         raise Mismatch(f"axes of {a.t} -> {a.s} and {b.t} -> {b.s} meet")
@@ -208,7 +210,7 @@ def unify(a: Term, b: Term) -> None:
 
 
 def _unify_fixed(given: Term, other: Term) -> None:
-    """Equate an axis of given places with one that is decided."""
+    """Equate an axis of given index map with one that is decided."""
     assert given.fixed is not None
     if other.kind == "cat":
         _unify_pieces(given, other)
@@ -216,8 +218,9 @@ def _unify_fixed(given: Term, other: Term) -> None:
         _unify_factors(given, other)
     elif not np.array_equal(other.fixed, given.fixed):
         raise Mismatch(
-            "axes with different given places meet: one comes from the input, or was read along its neighbours "
-            "as LocalResponseNorm and pooling over channels do; keep the size of this axis in the student"
+            "axes with different given index maps meet: one comes from the input, or was read along its neighbours "
+            "as LocalResponseNorm and pooling over channels do",
+            "Keep the size of this axis in the student",
         )
 
 
@@ -237,7 +240,7 @@ def _unify_all(first: Sequence[Term], second: Sequence[Term]) -> None:
 
 
 def _align_rows(node: Term) -> None:
-    """Make a zip a product: its parts have the same places."""
+    """Make a zip a product, by equating its parts."""
     if node.phase != (0, 0) or any(p.size != node.parts[0].size for p in node.parts):
         raise Mismatch("interleaved axes of unequal length meet others")
     for part in node.parts[1:]:
@@ -249,7 +252,7 @@ def _align_rows(node: Term) -> None:
 def _cut_zip(node: Term, size: Size) -> tuple[Term, Term]:
     n, first, second = len(node.parts), [], []
     for i, part in enumerate(node.parts):
-        # How many of the first ``size`` positions belong to part i, on either side.
+        # Of the first ``size`` positions, how many belong to part i in the teacher and in the student.
         of_part = [
             max(0, -(-(c - (i - p) % n) // n)) for c, p in zip(size, node.phase, strict=True)
         ]

@@ -13,7 +13,7 @@ from phiopt._randomness import preserved_randomness
 from phiopt._types import Params
 from phiopt.growth.agreement import ROUNDINGS, Agreement, moved
 from phiopt.growth.departure import Difference, Gap
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.forward import Forward
 from phiopt.growth.hidden import hiding
 from phiopt.growth.map import GrowthMap
@@ -80,7 +80,7 @@ def verify(
             reason = f"the forward pass fails on an example: {verdict}; pass inputs="
             continue
         if isinstance(verdict, Difference | _Overflow):
-            raise AlignmentError(verdict.describe(fill, teacher, student))
+            raise verdict.error(fill, teacher, student)
         return verdict
     return reason
 
@@ -91,10 +91,12 @@ class _Overflow:
 
     name: str
 
-    def describe(self, fill: str, teacher: nn.Module, student: nn.Module) -> str:
-        return (
+    def error(self, fill: str, teacher: nn.Module, student: nn.Module) -> AlignmentError:
+        return AlignmentError(
             f"{self.name} of the grown student differs from the same growth in float64 by more than rounding: its "
-            "dtype cannot hold the values"
+            f"dtype cannot hold the values that fill={fill!r} gives it",
+            "Grow in a wider dtype, or take another fill",
+            student=Side.of_tensor(self.name),
         )
 
 

@@ -26,7 +26,7 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
     plain = loss or cross_entropy_along(class_axis)
     in_place = torch.equal(classes, torch.arange(len(classes), device=classes.device))
 
-    def restricted(outputs: Tensor, targets: Tensor) -> Tensor:
+    def only_teacher_classes(outputs: Tensor, targets: Tensor) -> Tensor:
         return plain(outputs.index_select(class_axis, classes), targets)
 
     def relabelled(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
         return plain(outputs, torch.where(known, classes[targets.clamp(0, last)], targets))
 
     if restrict:
-        return restricted
+        return only_teacher_classes
     return plain if in_place else relabelled
 
 

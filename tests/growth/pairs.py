@@ -58,8 +58,8 @@ def said(teacher, student, x, fill="zero-out"):
         growth = GrowthMap.between(teacher, student, inputs=x)
     except AlignmentError as error:
         return f"refused: {error}"
-    if growth.remarks:
-        return f"remarked: {'; '.join(growth.remarks)}"
+    if growth.inexact_reasons:
+        return f"remarked: {'; '.join(growth.inexact_reasons)}"
     try:
         grown = grow(teacher, student, fill, map=growth, inputs=x)
     except AlignmentError as error:

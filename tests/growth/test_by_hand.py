@@ -84,7 +84,7 @@ def test_what_only_one_model_shares_is_refused_with_the_remedy(width):
     ):
         with pytest.raises(AlignmentError, match="Share it in the student too"):
             shared(True)
-        with pytest.raises(AlignmentError, match="untie it in the student"):
+        with pytest.raises(AlignmentError, match="Untie it in the student"):
             shared(False)
 
 

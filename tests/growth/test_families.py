@@ -49,13 +49,13 @@ def test_a_function_that_cannot_be_kept_is_remarked(family):
     found = measure(family)
     check_places(found.growth, family)
     assert max(found.changes.values()) > ROUNDING
-    assert found.remarks
+    assert found.reasons
 
 
 @pytest.mark.parametrize("family", cases("refused"))
 def test_a_pair_that_cannot_be_aligned_is_refused_with_the_place(family):
     teacher, student = family.models()
-    with pytest.raises(AlignmentError, match=r"part at .*stage4"):
+    with pytest.raises(AlignmentError, match=r"different things at .*stage4"):
         GrowthMap.between(teacher, student, inputs=family.inputs())
 
 

@@ -126,7 +126,7 @@ def test_functions_of_the_units_that_no_growth_keeps_are_remarked(function, widt
     growth = GrowthMap.between(
         Between(lambda _: function, 4, 3), Between(lambda _: function, width, 5)
     )
-    assert any(f"the root module: {remark}" in line for line in growth.remarks)
+    assert any(f"the root module: {remark}" in line for line in growth.inexact_reasons)
 
 
 @settings(max_examples=20, deadline=None)
@@ -143,7 +143,7 @@ def test_random_wirings_keep_their_logits(kinds, factor, more, flatten, fill):
     student = Wired(kinds, factor * 4, 2 * (2 + more), 5, flatten=flatten)
     growth = GrowthMap.between(teacher, student, inputs=torch.zeros(2, 1, 8, 8))
     result = compare(teacher, grow(teacher, student, fill, map=growth), growth)
-    assert result.exact or growth.remarks
+    assert result.exact or growth.inexact_reasons
 
 
 @pytest.mark.parametrize(("width", "heads"), [(16, 2), (16, 4)], ids=["wider", "more"])
@@ -171,7 +171,7 @@ def test_layer_norm_across_a_width_that_is_no_multiple_is_remarked():
     growth = GrowthMap.between(
         Attention(8, 2, 12, 3), Attention(12, 3, 12, 3), inputs=torch.zeros(2, 4, 6)
     )
-    assert any("LayerNorm over 8 -> 12" in remark for remark in growth.remarks)
+    assert any("LayerNorm over 8 -> 12" in remark for remark in growth.inexact_reasons)
     assert "not exact: norm1" in str(growth)
 
 

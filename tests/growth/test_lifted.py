@@ -65,8 +65,8 @@ def test_a_reordered_vocabulary_is_followed(tied, bias, to, fill):
         Tokens(5, tied=tied, bias=bias), Tokens(size, tied=tied, bias=bias), fill,
         lift=lambda t: ids[t], classes=ids, inputs=torch.arange(20).reshape(4, 5) % 5,
     )  # fmt: skip
-    assert growth.placements["table.weight"].places[0].tolist() == to
-    assert not growth.remarks
+    assert growth.placements["table.weight"].index_maps[0].tolist() == to
+    assert not growth.inexact_reasons
     listed = f"table.weight, axis 0: 0, 1, 2, 3, 4 -> {', '.join(map(str, to))}"
     assert (listed if to != sorted(to) else "[5:10, 0:8]") in str(growth)
 
@@ -80,7 +80,7 @@ def test_rows_are_followed_however_they_are_looked_up(kind):
         lift=lambda t: ids[t], inputs=torch.arange(20).reshape(4, 5) % 5,
     )  # fmt: skip
     expected = [i + more for i in ids.tolist()]
-    assert growth.placements["table.weight"].places[0].tolist()[more:] == expected
+    assert growth.placements["table.weight"].index_maps[0].tolist()[more:] == expected
 
 
 def test_the_classes_of_a_tied_table_are_where_its_rows_are():
@@ -108,8 +108,8 @@ def test_columns_with_tables_of_their_own_are_followed_each():
         lift=lambda x: torch.stack([first[x[:, 0]], second[x[:, 1]]], 1),
         inputs=torch.tensor([[0, 3], [1, 2], [2, 1], [0, 0]]),
     )  # fmt: skip
-    assert growth.placements["tables.0.weight"].places[0].tolist() == [2, 0, 1]
-    assert growth.placements["tables.1.weight"].places[0].tolist() == [6, 5, 1, 0]
+    assert growth.placements["tables.0.weight"].index_maps[0].tolist() == [2, 0, 1]
+    assert growth.placements["tables.1.weight"].index_maps[0].tolist() == [6, 5, 1, 0]
 
 
 def test_rows_that_no_token_leads_to_find_room():
@@ -117,7 +117,7 @@ def test_rows_that_no_token_leads_to_find_room():
     growth = exact(
         Tokens(5), Tokens(6), "zero-out", lift=lambda t: ids[t], inputs=torch.tensor([[0, 1, 2]])
     )
-    places = growth.placements["table.weight"].places[0].tolist()
+    places = growth.placements["table.weight"].index_maps[0].tolist()
     assert places[:3] == [3, 0, 1]
     assert len(set(places)) == 5
 
@@ -128,7 +128,9 @@ def test_tokens_that_meet_in_one_row_or_outside_are_remarked():
             Tokens(5), Tokens(10), lift=lambda t, i=ids: torch.tensor(i)[t],
             inputs=torch.zeros(2, 4, dtype=torch.long),
         )  # fmt: skip
-        assert any("table: which rows the lift's inputs look up" in r for r in growth.remarks)
+        assert any(
+            "table: which rows the lift's inputs look up" in r for r in growth.inexact_reasons
+        )
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -146,8 +148,8 @@ def test_new_tokens_in_front_shift_the_positions(fill):
         Placed(4), Placed(6), fill,
         lift=lambda t: F.pad(t, (2, 0), value=8), inputs=torch.arange(8).reshape(2, 4),
     )  # fmt: skip
-    assert growth.placements["at"].places[0].tolist() == [2, 3, 4, 5]
-    assert growth.placements["table.weight"].places[0].tolist() == list(range(9))
+    assert growth.placements["at"].index_maps[0].tolist() == [2, 3, 4, 5]
+    assert growth.placements["table.weight"].index_maps[0].tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -165,8 +167,8 @@ def test_new_tokens_in_front_shift_the_positions(fill):
 def test_features_are_followed(lift, size, places, fill):
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).double()
     growth = exact(mlp(4, 8, 3), mlp(size, 12, 5), fill, lift=lift, inputs=x)
-    assert growth.placements["0.weight"].places[1].tolist() == places
-    assert not growth.remarks
+    assert growth.placements["0.weight"].index_maps[1].tolist() == places
+    assert not growth.inexact_reasons
 
 
 def conv(channels: int, kernel: int = 3) -> nn.Module:
@@ -191,7 +193,7 @@ def conv(channels: int, kernel: int = 3) -> nn.Module:
 def test_channels_are_followed(lift, channels, places, fill):
     x = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     growth = exact(conv(3), conv(channels), fill, lift=lift, inputs=x)
-    assert growth.placements["0.weight"].places[1].tolist() == places
+    assert growth.placements["0.weight"].index_maps[1].tolist() == places
 
 
 def test_pixels_are_followed_where_no_window_slides_over_them():
@@ -201,7 +203,7 @@ def test_pixels_are_followed_where_no_window_slides_over_them():
     exact(flat, wide, "zero-out", lift=lambda x: x[:, :, [1, 3, 0, 2]].flip(3), inputs=x)
     exact(conv(3, 1), conv(3, 1), "zero-out", lift=lambda x: x.flip(3), inputs=x)
     growth = GrowthMap.between(conv(3), conv(3), lift=lambda x: x.flip(3), inputs=x.float())
-    assert any("no longer beside their neighbours" in r for r in growth.remarks)
+    assert any("no longer beside their neighbours" in r for r in growth.inexact_reasons)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_what_cannot_be_followed_is_remarked(lift, reason):
     x, teacher, student = torch.zeros(2, 3, 4, 4), conv(3), conv(3)
     state = torch.get_rng_state()
     growth = GrowthMap.between(teacher, student, lift=lift, inputs=x)
-    assert any(r.startswith("the input: lift") and reason in r for r in growth.remarks)
+    assert any(r.startswith("the input: lift") and reason in r for r in growth.inexact_reasons)
     if reason != "lift":
         assert torch.equal(torch.get_rng_state(), state)
 
@@ -226,14 +228,14 @@ def test_what_cannot_be_followed_is_remarked(lift, reason):
 def test_a_lift_that_says_where_is_not_probed():
     x = torch.zeros(2, 3, 4, 4)
     growth = GrowthMap.between(conv(3), conv(3), inputs=x, lift=lifts.Identity())
-    assert not growth.remarks
+    assert not growth.inexact_reasons
 
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_classes_of_an_output_of_equal_size_may_change_their_order(fill):
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).double()
     growth = exact(mlp(4, 8, 3), mlp(4, 12, 3), fill, classes=[2, 0, 1], inputs=x)
-    assert growth.placements["2.bias"].places[0].tolist() == [2, 0, 1]
+    assert growth.placements["2.bias"].index_maps[0].tolist() == [2, 0, 1]
 
 
 def test_a_reordered_output_that_no_parameter_makes_is_refused():

@@ -367,7 +367,7 @@ def test_a_sum_that_the_student_does_not_have_is_remarked():
             return self.head(x + y if x.shape == y.shape else y)
 
     growth = GrowthMap.between(Optional(6, 6), Optional(8, 10))
-    assert growth.remarks == ("the root module: a sum that the student does not have",)
+    assert growth.inexact_reasons == ("the root module: a sum that the student does not have",)
     check_injective(growth, Optional(6, 6), Optional(8, 10))
     other = GrowthMap.between(Optional(4, 6), Optional(8, 8))
     assert "a sum that the teacher does not have" in str(other)

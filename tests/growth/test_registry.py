@@ -99,5 +99,5 @@ def test_what_cannot_be_grown_says_what_can_be():
     inputs = torch.zeros(2, 2, 8, 8)
     with pytest.raises(ValueError, match=r"another resolution.* Add residual blocks, or layers of"):
         phiopt.GrowthMap.between(stages(4, 4), stages(4, 4, 4), inputs=inputs)
-    with pytest.raises(ValueError, match=r"LocalResponseNorm .* keep the size of this axis"):
+    with pytest.raises(ValueError, match=r"LocalResponseNorm .* Keep the size of this axis"):
         phiopt.GrowthMap.between(neighbours(4), neighbours(6), inputs=inputs)

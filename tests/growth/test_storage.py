@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from phiopt import _files
 from phiopt import lift as lifts
 from phiopt.growth import GrowthMap, grow
 from phiopt.growth.trace import tensors_of
@@ -58,6 +59,20 @@ def test_a_loaded_map_refuses_fills_that_need_the_trace(pair, tmp_path):
     loaded = GrowthMap.load(tmp_path / "map.safetensors", teacher, student)
     with pytest.raises(ValueError, match=r"needs GrowthMap\.between"):
         grow(teacher, student, "zero-out", map=loaded)
+
+
+def test_the_names_in_the_file_stay_those_of_format_1(pair, tmp_path):
+    """Attributes may be renamed; maps that were saved before are read all the same."""
+    _, _, growth = pair
+    path = tmp_path / "map.safetensors"
+    growth.save(path)
+    _, header = _files.read(path, "growth map")
+    assert header.value["version"] == 1
+    assert header.value.keys() == {
+        "kind", "version", "lift", "class_axis", "remarks", "inserted", "fresh", "example", "placements",
+    }  # fmt: skip
+    for placement in header.value["placements"].values():
+        assert placement.keys() == {"student", "shape", "teacher_shape", "contracted"}
 
 
 @pytest.mark.parametrize(
@@ -122,8 +137,8 @@ def test_an_interrupted_save_leaves_the_old_file(pair, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.replace", cut_short)
-    growth.remarks = ("changed",)
+    growth.inexact_reasons = ("changed",)
     with pytest.raises(KeyboardInterrupt):
         growth.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["map.safetensors"]
-    assert GrowthMap.load(path, teacher, student).remarks != ("changed",)
+    assert GrowthMap.load(path, teacher, student).inexact_reasons != ("changed",)

@@ -56,7 +56,7 @@ def always(function):
 def unsaid(teacher, student, inputs, **options):
     """The map without its remarks, as if no rule had compared the options."""
     growth = GrowthMap.between(teacher, student, inputs=inputs, **options)
-    growth.remarks = ()
+    growth.inexact_reasons = ()
     return growth
 
 

@@ -55,7 +55,7 @@ def counts(teacher, student, fill, inputs, **options):
     """Forward passes of each model during the growth, after its map is there."""
     teacher, student = Teacher(randomised(teacher)), Student(randomised(student, 1))
     growth = GrowthMap.between(teacher, student, inputs=inputs)
-    growth.remarks = ()
+    growth.inexact_reasons = ()
     PASSES.clear()
     try:
         grow(teacher, student, fill, map=growth, inputs=inputs, **options)

@@ -60,7 +60,7 @@ class Gated(nn.Module):
 def unsaid(teacher, student, inputs=INPUTS):
     """The map without its remarks, as if no rule had compared the options."""
     growth = GrowthMap.between(teacher, student, inputs=inputs)
-    growth.remarks = ()
+    growth.inexact_reasons = ()
     return growth
 
 

@@ -34,7 +34,7 @@ def check_kept(fill, teacher, student, x):
         model.mask.copy_(mask)
     growth = GrowthMap.between(teacher, student, inputs=x)
     grown = grow(teacher, student, fill, map=growth)
-    assert not growth.remarks
+    assert not growth.inexact_reasons
     torch.testing.assert_close(grown(x)[:, : teacher(x).shape[1]], teacher(x), rtol=0, atol=1e-12)
 
 

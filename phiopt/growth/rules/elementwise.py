@@ -62,17 +62,17 @@ def pointwise(call: Call) -> None:
     if call.t.name in SOFTMAXES + CUMULATIVE:
         axis = operands[0].axes[call.dim("dim", len(operands[0].axes))]
         if axis.grown and call.t.name in SOFTMAXES:
-            call.remark("softmax over a widened axis")
+            call.inexact("softmax over a widened axis")
         elif axis.moved and call.t.name in CUMULATIVE:
-            call.remark(f"{call.t.name} over a widened axis; kept only by zero-out")
+            call.inexact(f"{call.t.name} over a widened axis; kept only by zero-out")
     axes = broadcast(call, operands)
-    made = [a for a in axes if a.origins]
+    made = [a for a in axes if a.source_parameters]
     # The sum of a product and its bias is linear in the rows of both.
     biases = [p for p in operands if p.weight]
     sums = (
         call.t.name == "add"
         and bool(biases)
-        and all(a.origins for p in biases for a in p.axes[-1:])
+        and all(a.source_parameters for p in biases for a in p.axes[-1:])
         and any(p.scales for p in operands)
     )
     call.set(axes, scales=made[-1] if sums and made else None)
@@ -85,7 +85,9 @@ def prelu(call: Call) -> None:
     """A slope for each channel, or one: it belongs to units, and makes none."""
     x = call.pair("self")
     axes = broadcast(call, [x, call.pair("weight")])
-    call.set([Axis(joined.term, a.origins) for joined, a in zip(axes, x.axes, strict=True)])
+    call.set(
+        [Axis(joined.term, a.source_parameters) for joined, a in zip(axes, x.axes, strict=True)]
+    )
 
 
 def made_by_factors(axes: list[Axis], operands: list[Pair]) -> list[Axis]:
@@ -96,8 +98,8 @@ def made_by_factors(axes: list[Axis], operands: list[Pair]) -> list[Axis]:
     out = list(axes)
     for pair in weights:
         for i, axis in enumerate(pair.axes[::-1], start=1):
-            if axis.origins and axis.size == axes[-i].size:
-                out[-i] = Axis(axes[-i].term, axis.origins)
+            if axis.source_parameters and axis.size == axes[-i].size:
+                out[-i] = Axis(axes[-i].term, axis.source_parameters)
     return out
 
 
@@ -122,7 +124,7 @@ def multiply(call: Call) -> None:
         ratio = _ratio(call.t.name, t, s)
         value = call.s.arguments["self"]
         if ratio is None or not rescale(call.state, value, scales, ratio, remark):
-            call.remark(reason)
+            call.inexact(reason)
     squared = call.t.name == "mul" and call.t.arguments["self"] == call.t.arguments["other"]
     call.set(axes, scales=scales, squared=squared)
 

@@ -13,22 +13,22 @@ from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.unify import unify
 
 
-def remark_places(call: Call, x: Pair, dims: Iterable[int]) -> None:
+def inexact_if_moved(call: Call, x: Pair, dims: Iterable[int]) -> None:
     """Which units an index picks is a value, which no trace holds; rows of a table are picked as those of an
     embedding are.
     """
     if not x.weight and any(x.axes[d].moved for d in dims):
-        call.remark(f"{call.t.name} over a widened axis")
+        call.inexact(f"{call.t.name} over a widened axis")
 
 
 def place_rows(call: Call, rows: Axis, at: tuple[Value, Value]) -> None:
     """Rows of a table that the input's tokens pick go where ψ sends the tokens."""
     moves = call.state.moves
-    if moves is None or moves.keeps_tokens or not rows.origins:
+    if moves is None or moves.keeps_tokens or not rows.source_parameters:
         return
     found = moves.rows((call.state.teacher, call.state.student), at, rows.size)
     if found.reason is not None:
-        call.remark(f"which rows the lift's inputs look up cannot be followed: {found.reason}")
+        call.inexact(f"which rows the lift's inputs look up cannot be followed: {found.reason}")
     elif not np.array_equal(found.settled(rows.size[1]), np.arange(rows.size[0])):
         unify(rows.term, fixed(found.settled(rows.size[1]), rows.size[1], external=True))
 
@@ -55,7 +55,7 @@ def bounded_embedding(call: Call) -> None:
     """``max_norm``: rows that are too long are shortened, as a whole."""
     weight = call.pair("self")
     if weight.axes[1].grown:
-        call.remark(
+        call.inexact(
             "max_norm over a row that grows; kept where no row reaches it, or new columns are zero"
         )
     call.set(weight.axes)
@@ -76,10 +76,10 @@ def embedding_bag(call: Call) -> None:
 def index_select(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
-    remark_places(call, x, [dim])
+    inexact_if_moved(call, x, [dim])
     place_rows(call, x.axes[dim], (call.t.arguments["index"], call.s.arguments["index"]))
     axes = list(x.axes)
-    axes[dim] = Axis(Term(*call.out()[dim]), x.axes[dim].origins)
+    axes[dim] = Axis(Term(*call.out()[dim]), x.axes[dim].source_parameters)
     call.set(axes)
 
 
@@ -88,7 +88,7 @@ def index(call: Call) -> None:
     """``x[i, j]``: indexed axes, when adjacent, are replaced in place by the axes of the indices."""
     x = call.pair("self")
     given = [d for d, i in enumerate(call.t.arguments["indices"]) if isinstance(i, Value)]
-    remark_places(call, x, given)
+    inexact_if_moved(call, x, given)
     for d in given:
         place_rows(call, x.axes[d], tuple(n.arguments["indices"][d] for n in (call.t, call.s)))
     kept = [a for d, a in enumerate(x.axes) if d not in given]
@@ -104,7 +104,7 @@ def index(call: Call) -> None:
 def gather(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
-    remark_places(call, x, [dim])
+    inexact_if_moved(call, x, [dim])
     axes = [a if d != dim else Axis(Term(*call.out()[d])) for d, a in enumerate(x.axes)]
     call.set(axes)
 
@@ -116,7 +116,7 @@ def sort(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
     if x.axes[dim].moved:
-        call.remark(f"{call.t.name} over a widened axis")
+        call.inexact(f"{call.t.name} over a widened axis")
     for i in range(len(call.t.outputs)):
         size = call.out(i)[dim]
         axes = [

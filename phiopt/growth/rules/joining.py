@@ -10,7 +10,7 @@ from phiopt.growth.graph import Node, Value
 from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
 from phiopt.growth.pairs import Axis, Pair
-from phiopt.growth.rules.views import in_output, origins, scaling
+from phiopt.growth.rules.views import in_output, scaling, source_parameters
 from phiopt.growth.unify import split_cat, split_prod
 
 
@@ -50,7 +50,7 @@ def _listed(call: Call) -> list[Pair | Value]:
 
 
 def _concatenated(axes: Sequence[Axis]) -> Axis:
-    return Axis(cat([a.term for a in axes]), origins(axes))
+    return Axis(cat([a.term for a in axes]), source_parameters(axes))
 
 
 @register_rule("stack", facts=Facts(linear=True, meanings={"dim": in_output("dim")}))
@@ -74,7 +74,7 @@ def split(call: Call) -> None:
     dim = call.dim("dim", len(x.axes))
     sizes = [call.out(i)[dim] for i in range(len(call.t.outputs))]
     for i, piece in enumerate(split_cat(x.axes[dim].term, sizes)):
-        replace_axis(call, x, dim, Axis(piece, x.axes[dim].origins), i)
+        replace_axis(call, x, dim, Axis(piece, x.axes[dim].source_parameters), i)
 
 
 @register_rule("glu")
@@ -83,7 +83,7 @@ def glu(call: Call) -> None:
     dim = call.dim("dim", len(x.axes))
     half = call.out()[dim]
     values, gates = split_cat(x.axes[dim].term, [half, half])
-    made = Axis(values, x.axes[dim].origins)
+    made = Axis(values, x.axes[dim].source_parameters)
     call.set([*x.axes[:dim], call.join(made, Axis(gates)), *x.axes[dim + 1 :]])
 
 
@@ -103,13 +103,13 @@ def select(call: Call) -> None:
     size = x.axes[dim].size
     old, new = t % size[0], s % size[1]
     if not x.axes[dim].moved and old != new:
-        raise Mismatch(difference(call.t, call.s, "index"))
+        raise difference(call.t, call.s, "index").mismatch()
     if x.axes[dim].moved:
         try:  # the teacher's coordinate sits at the student's
             rest = size[0] - old - 1, size[1] - new - 1
             split_cat(x.axes[dim].term, [(old, new), (1, 1), rest])
         except Mismatch:
-            call.remark(f"select of coordinate {old} in the teacher but {new} in the student")
+            call.inexact(f"select of coordinate {old} in the teacher but {new} in the student")
     pick(call, x, dim, old if old == new else 0)
 
 
@@ -117,7 +117,8 @@ def pick(call: Call, x: Pair, dim: int, index: int, output: int = 0) -> None:
     """Drop axis ``dim`` by taking its coordinate ``index``."""
     lead = x.axes[dim].term
     rest = [
-        Axis(picked(a.term, lead, index), a.origins) for a in (*x.axes[:dim], *x.axes[dim + 1 :])
+        Axis(picked(a.term, lead, index), a.source_parameters)
+        for a in (*x.axes[:dim], *x.axes[dim + 1 :])
     ]
     call.set(rest, output, scales=scaling(x, rest))
 
@@ -133,7 +134,7 @@ def constant_pad(call: Call) -> None:
             continue
         if min(*low, *high) < 0:  # cropped
             if low[0] != low[1] or high[0] != high[1]:
-                raise Mismatch(difference(call.t, call.s, "pad"))
+                raise difference(call.t, call.s, "pad").mismatch()
             axes[-i] = Axis(Term(*call.out()[-i]))
         else:
             axes[-i] = _concatenated([Axis(Term(*low)), axes[-i], Axis(Term(*high))])
@@ -158,7 +159,7 @@ def part_of_table(whole: Pair, node: Node) -> Pair:
         raise Mismatch(f"the student reads every {step}-th coordinate, the teacher all")
     pieces = split_cat(whole.axes[dim].term, [(0, start), (old, end - start), (0, new - end)])
     axes = list(whole.axes)
-    axes[dim] = Axis(pieces[1], axes[dim].origins)
+    axes[dim] = Axis(pieces[1], axes[dim].source_parameters)
     return dataclasses.replace(whole, axes=tuple(axes))
 
 
@@ -173,7 +174,7 @@ def slice_(call: Call) -> None:
     (t0, t1), (s0, s1) = (slice(start, end).indices(size)[:2] for start, end, size in ends)
     if not axis.moved and call.out()[dim][0] == call.out()[dim][1]:
         if t0 != s0:
-            raise Mismatch(difference(call.t, call.s, "start"))
+            raise difference(call.t, call.s, "start").mismatch()
         piece = axis.term if axis.size == call.out()[dim] else Term(*call.out()[dim])
     elif step == 1:
         rest = axis.size[0] - t1, axis.size[1] - s1
@@ -184,4 +185,4 @@ def slice_(call: Call) -> None:
         ]
     else:
         raise Mismatch(f"a slice with step {step} of an axis of {axis.size[0]} -> {axis.size[1]}")
-    replace_axis(call, x, dim, Axis(piece, axis.origins))
+    replace_axis(call, x, dim, Axis(piece, axis.source_parameters))

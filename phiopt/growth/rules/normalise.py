@@ -80,6 +80,6 @@ def weight_norm(call: Call) -> None:
     v, g = call.pair("v"), call.pair("g")
     axes = [a if b.size == (1, 1) else call.join(a, b) for a, b in zip(v.axes, g.axes, strict=True)]
     if any(a.grown for a, b in zip(v.axes, g.axes, strict=True) if b.size == (1, 1)):
-        call.remark("weight norm over the columns; kept only where new ones are zero (zero-out)")
+        call.inexact("weight norm over the columns; kept only where new ones are zero (zero-out)")
     call.set(axes)
     call.set(g.axes, 1)

@@ -35,7 +35,7 @@ def reduce(call: Call) -> None:
     dims = call.dims("dim", rank) if "dim" in call.t.arguments else list(range(rank))
     for d in dims:
         if x.axes[d].grown and (call.t.name in ("prod", "logsumexp") or _unbiased(call)):
-            call.remark(f"{call.t.name} over a widened axis")
+            call.inexact(f"{call.t.name} over a widened axis")
         elif x.axes[d].grown:
             call.state.norms.append(_statistic(call, x, x.axes[d]))
     keep = bool(call.t.arguments.get("keepdim"))

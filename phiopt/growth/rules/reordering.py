@@ -32,7 +32,7 @@ def _check_shifts(call: Call, x: Pair) -> None:
     dims = call.dims("dims", len(x.axes)) if call.t.arguments["dims"] else []
     sizes = [x.axes[d].size[0] for d in dims] or [math.prod(a.size[0] for a in x.axes)]
     if any((t - s) % max(n, 1) for t, s, n in zip(*shifts, sizes, strict=True)):
-        raise Mismatch(difference(call.t, call.s, "shifts"))
+        raise difference(call.t, call.s, "shifts").mismatch()
 
 
 @register_rule("channel_shuffle", "native_channel_shuffle")

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from phiopt.growth.axes import Mismatch, Size, Term, fixed, prod
+from phiopt.growth.axes import Size, Term, fixed, prod
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts
 from phiopt.growth.graph import Node
+from phiopt.growth.index_map import index_map
 from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
 from phiopt.growth.pairs import Axis, Pair
-from phiopt.growth.places import places
 from phiopt.growth.unify import split_prod, unify
-from phiopt.lift import nearest_places
+from phiopt.lift import nearest_indices
 
 _BEYOND = "positions beyond the teacher's input reach its own through padding, pooling or bias"
 
@@ -23,17 +23,17 @@ def slide(call: Call, axis: Axis, out: Size, scale: float, shift: float = 0.0) -
     """The axis of output positions, when the input at position p is output at ``scale p + shift``."""
     if out[0] == out[1]:
         if axis.grown:
-            call.remark(_BEYOND)
+            call.inexact(_BEYOND)
         elif axis.moved:
-            call.remark("the lift moves positions, which are no longer beside their neighbours")
+            call.inexact("the lift moves positions, which are no longer beside their neighbours")
         return Axis(Term(*out))
-    given = places(axis.term)
+    given = index_map(axis.term)
     unify(axis.term, fixed(given, axis.size[1], external=True))
-    call.remark(_BEYOND)
+    call.inexact(_BEYOND)
     if np.array_equal(given, given[0] + np.arange(len(given))):
         start = min(max(int(np.floor(scale * given[0] + shift)), 0), out[1] - out[0])
         return Axis(fixed(start + np.arange(out[0]), out[1], external=True))
-    return Axis(fixed(nearest_places(*out), out[1], external=True))
+    return Axis(fixed(nearest_indices(*out), out[1], external=True))
 
 
 def _listed(value: int | list[int], n: int) -> list[int]:
@@ -65,16 +65,15 @@ def _channels(call: Call, channel: Axis, weight: Pair, transposed: bool) -> Axis
     per_group = rows.size[0] // groups[0], rows.size[1] // groups[1]
     # The teacher's groups are the student's groups; a transposed kernel has its input channels first.
     outer, _ = split_prod(rows.term, [groups, per_group])
-    origins = frozenset({o for o in columns.origins})
     if transposed:
         unify(channel.term, rows.term)
-        call.mark_contracted(rows.origins)
-        return Axis(prod([outer, columns.term]), rows.origins | columns.origins)
+        call.mark_input_axes(rows.source_parameters)
+        return Axis(prod([outer, columns.term]), rows.source_parameters | columns.source_parameters)
     reads = split_prod(channel.term, [groups, columns.size])
     unify(reads[0], outer)
     unify(reads[1], columns.term)
-    call.mark_contracted(origins)
-    return Axis(rows.term, rows.origins)
+    call.mark_input_axes(columns.source_parameters)
+    return Axis(rows.term, rows.source_parameters)
 
 
 def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: bool) -> list[Axis]:
@@ -90,12 +89,12 @@ def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: boo
             unify(
                 kernel.term, fixed(lead + np.arange(kernel.size[0]), kernel.size[1], external=True)
             )
-            call.mark_contracted(kernel.origins)
+            call.mark_input_axes(kernel.source_parameters)
         shift = pads[1][i] - lead * dilation[i] - pads[0][i]
         if shift and not (kernel.grown or axis.grown):
-            raise Mismatch(difference(call.t, call.s, "padding"))
+            raise difference(call.t, call.s, "padding").mismatch()
         if kernel.grown and shift:
-            call.remark("a larger kernel without the padding that keeps its centre")
+            call.inexact("a larger kernel without the padding that keeps its centre")
         size = call.out()[-n + i]
         if kernel.size == (1, 1) and stride[i] == 1 and shift == 0 and size == axis.size:
             out.append(axis)
@@ -158,9 +157,9 @@ def resample(call: Call) -> None:
     lead = len(x.axes) - n
     for d in range(lead, len(x.axes)):
         if x.axes[d].moved or call.out()[d][0] != call.out()[d][1]:
-            call.remark(f"{call.t.name} over a widened axis")
+            call.inexact(f"{call.t.name} over a widened axis")
     axes = [
-        Axis(fixed(nearest_places(*size), size[1], external=True)) for size in call.out()[lead:]
+        Axis(fixed(nearest_indices(*size), size[1], external=True)) for size in call.out()[lead:]
     ]
     for i in range(len(call.t.outputs)):
         call.set([*x.axes[:lead], *axes], i)
@@ -173,7 +172,7 @@ def im2col(call: Call) -> None:
     call.set(
         [
             x.axes[0],
-            Axis(prod([x.axes[1].term, Term(k, k)]), x.axes[1].origins),
+            Axis(prod([x.axes[1].term, Term(k, k)]), x.axes[1].source_parameters),
             Axis(Term(*call.out()[2])),
         ]
     )

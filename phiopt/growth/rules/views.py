@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from phiopt.growth.axes import Mismatch, Origin, Size, Term, prod
+from phiopt.growth.axes import Mismatch, ParameterAxis, Size, Term, prod
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts, alias
 from phiopt.growth.graph import Node
@@ -13,19 +13,19 @@ from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.unify import split_prod
 
 
-def origins(axes: Sequence[Axis]) -> frozenset[Origin]:
+def source_parameters(axes: Sequence[Axis]) -> frozenset[ParameterAxis]:
     """The tensors that make any of these axes."""
-    return frozenset[Origin]().union(*(a.origins for a in axes))
+    return frozenset[ParameterAxis]().union(*(a.source_parameters for a in axes))
 
 
 def joined(axes: Sequence[Axis]) -> Axis:
     """The row-major product of axes."""
-    return Axis(prod([a.term for a in axes]), origins(axes))
+    return Axis(prod([a.term for a in axes]), source_parameters(axes))
 
 
 def factored(axis: Axis, sizes: Sequence[Size]) -> list[Axis]:
     """The row-major factors of an axis."""
-    return [Axis(t, axis.origins) for t in split_prod(axis.term, sizes)]
+    return [Axis(t, axis.source_parameters) for t in split_prod(axis.term, sizes)]
 
 
 def strides(node: Node) -> Any:
@@ -64,7 +64,7 @@ def view(call: Call) -> None:
 
 def scaling(x: Pair, axes: Sequence[Axis]) -> Axis | None:
     """Which of the regrouped ``axes`` takes the place of the one that ``x`` is linear in; it may lie further back."""
-    made = [a for a in axes if a.origins and a.grown]
+    made = [a for a in axes if a.source_parameters and a.grown]
     return made[-1] if x.scales is not None and made else x.scales
 
 

@@ -1,4 +1,4 @@
-"""Read an axis off once it is decided: its leaves, and the student's coordinate of each of the teacher's."""
+"""Read a decided axis: its leaves and its index map."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from phiopt.growth.axes import Places, Term
+from phiopt.growth.axes import Indices, Term
 from phiopt.growth.unify import find
 
 
@@ -20,8 +20,8 @@ def leaves(term: Term) -> Iterator[Term]:
         yield node
 
 
-def places(term: Term) -> Places:
-    """Student coordinate of each of the teacher's, shape ``(t,)``."""
+def index_map(term: Term) -> Indices:
+    """The student's coordinate of each of the teacher's, shape ``(t,)``."""
     node = find(term)
     if node.fixed is not None:
         return node.fixed
@@ -30,23 +30,23 @@ def places(term: Term) -> Places:
     if node.kind == "prod":
         out = np.zeros(1, dtype=np.int64)
         for factor in node.parts:
-            out = (out[:, None] * factor.s + places(factor)[None]).ravel()
+            out = (out[:, None] * factor.s + index_map(factor)[None]).ravel()
         return out
     out = np.empty(node.t, dtype=np.int64)
     for part, t, s in zip(node.parts, *positions(node), strict=True):
-        out[t] = s[places(part)]
+        out[t] = s[index_map(part)]
     return out
 
 
-def positions(node: Term) -> tuple[list[Places], list[Places]]:
-    """Where the coordinates of each part of a concatenation or a zip lie, for teacher and student."""
+def positions(node: Term) -> tuple[list[Indices], list[Indices]]:
+    """The coordinates of each part of a concatenation or a zip: in the teacher, and in the student."""
     if node.kind == "zip":
         n = len(node.parts)
         return tuple(  # type: ignore[return-value]
             [(i - phase) % n + n * np.arange(p.size[side]) for i, p in enumerate(node.parts)]
             for side, phase in enumerate(node.phase)
         )
-    out: tuple[list[Places], list[Places]] = [], []
+    out: tuple[list[Indices], list[Indices]] = [], []
     for side in (0, 1):
         start = 0
         for p in node.parts:

@@ -14,10 +14,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from phiopt.growth.axes import Origin, Places, Term
+from phiopt.growth.axes import Indices, ParameterAxis, Term
 from phiopt.growth.correspond import Correspondence
+from phiopt.growth.index_map import index_map, leaves, positions
 from phiopt.growth.pairs import FRESH, MEAN, Norm
-from phiopt.growth.places import leaves, places, positions
 from phiopt.growth.unify import find
 
 
@@ -29,9 +29,9 @@ class Plan:
     is read; 0 reads nothing. ``twin``: for paired fresh units, the first of the pair; ``sign``: how each is read.
     """
 
-    source: Places
+    source: Indices
     share: NDArray[np.float64]
-    twin: Places
+    twin: Indices
     sign: NDArray[np.float64]
 
 
@@ -43,7 +43,7 @@ MEAN, ZERO, or 0 (copies)."""
 def plain(leaf: Term, demand: int = FRESH) -> Plan:
     """Old units where they are, new ones made as the demand says and not read by old ones."""
     source = np.full(leaf.s, FRESH, dtype=np.int64)
-    source[places(leaf)] = np.arange(leaf.t)
+    source[index_map(leaf)] = np.arange(leaf.t)
     share = (source >= 0).astype(float)
     new = np.flatnonzero(source < 0)
     if demand == 0:  # every old unit equally often
@@ -53,7 +53,7 @@ def plain(leaf: Term, demand: int = FRESH) -> Plan:
     return Plan(source, share, np.arange(leaf.s), np.zeros(leaf.s))
 
 
-def halves(new: Places, plan: Plan) -> Plan:
+def halves(new: Indices, plan: Plan) -> Plan:
     """Pair the units ``new``: twins are made alike and read with opposite signs; an odd one is not read."""
     pairs = len(new) // 2
     twin, sign = plan.twin.copy(), plan.sign.copy()
@@ -108,37 +108,40 @@ def _outer(terms: Iterable[Term], plans: list[Plan]) -> Plan:
 Marks: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.float64]]
 
 
-def marks(term: Term, origin: Origin) -> Marks:
-    """Of the tensor axis ``origin``: coordinates that must be zero, and factors of the others; shape ``(s,)`` each."""
-    silent, gain = _own_marks(term, origin)
-    s, g = _part_marks(term, origin)
-    return silent | s, gain * g
+def marks(term: Term, axis: ParameterAxis) -> Marks:
+    """Of the tensor axis ``axis``: coordinates that must be zero, and factors of the others; shape ``(s,)`` each."""
+    zero_new, rescale = _own_marks(term, axis)
+    s, g = _part_marks(term, axis)
+    return zero_new | s, rescale * g
 
 
-def _own_marks(term: Term, origin: Origin) -> Marks:
-    silent = np.zeros(term.s, dtype=bool)
-    if origin in term.silent:
-        silent[:] = True
-        silent[places(term)] = False
-    return silent, np.full(term.s, term.gain.get(origin, 1.0))
+def _own_marks(term: Term, axis: ParameterAxis) -> Marks:
+    zero_new = np.zeros(term.s, dtype=bool)
+    if axis in term.zero_new:
+        zero_new[:] = True
+        zero_new[index_map(term)] = False
+    return zero_new, np.full(term.s, term.rescale.get(axis, 1.0))
 
 
-def _part_marks(term: Term, origin: Origin) -> Marks:
+def _part_marks(term: Term, axis: ParameterAxis) -> Marks:
     """The marks of the blocks of an axis: their own, not those of the blocks of other axes that they equal."""
     node = find(term)
-    silent, gain = np.zeros(term.s, dtype=bool), np.ones(term.s)
+    zero_new, rescale = np.zeros(term.s, dtype=bool), np.ones(term.s)
     if not node.parts:
-        return silent, gain
-    own = [(_own_marks(p, origin), _part_marks(p, origin)) for p in node.parts]
+        return zero_new, rescale
+    own = [(_own_marks(p, axis), _part_marks(p, axis)) for p in node.parts]
     parts = [(a | c, b * d) for (a, b), (c, d) in own]
     if node.kind == "prod":
-        silent, gain = np.zeros(1, dtype=bool), np.ones(1)
+        zero_new, rescale = np.zeros(1, dtype=bool), np.ones(1)
         for s, g in parts:
-            silent, gain = (silent[:, None] | s[None]).ravel(), (gain[:, None] * g[None]).ravel()
+            zero_new, rescale = (
+                (zero_new[:, None] | s[None]).ravel(),
+                (rescale[:, None] * g[None]).ravel(),
+            )
     else:
         for (s, g), at in zip(parts, positions(node)[1], strict=True):
-            silent[at], gain[at] = s, g
-    return silent, gain
+            zero_new[at], rescale[at] = s, g
+    return zero_new, rescale
 
 
 def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tuple[Norm, float]]]:

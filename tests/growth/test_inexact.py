@@ -25,7 +25,9 @@ def grown(teacher, student, fill="zero-out"):
     teacher, student = randomised(teacher.double(), 0), randomised(student.double(), 1)
     inputs = torch.zeros(2, 4, dtype=torch.float64)
     growth = GrowthMap.between(teacher, student, inputs=inputs)
-    return compare(teacher, grow(teacher, student, fill, map=growth), growth), growth.remarks
+    return compare(
+        teacher, grow(teacher, student, fill, map=growth), growth
+    ), growth.inexact_reasons
 
 
 @pytest.mark.parametrize(
@@ -100,5 +102,5 @@ def test_rows_bounded_in_norm_grow_by_zeros():
 
     teacher, student = randomised(Tokens(4)), Tokens(6)
     growth = GrowthMap.between(teacher, student, inputs=torch.arange(6).view(2, 3))
-    assert any("table: max_norm over a row that grows" in line for line in growth.remarks)
+    assert any("table: max_norm over a row that grows" in line for line in growth.inexact_reasons)
     assert compare(teacher, grow(teacher, student, "zero", map=growth), growth).exact
