@@ -12,7 +12,8 @@ from benchmarks.test_gradient_cost import Peak
 from phiopt.bilevel import AdjointError, Implicit, Replay, Unroll, replay
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Lambdas
-from phiopt.solve import LBFGS, TorchOpt, clipped, masked, normalised
+from phiopt.optimizers import clipped, masked, normalised
+from phiopt.solve import LBFGS, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
 from tests.cases import CPU, randn, ridge
 
@@ -123,7 +124,7 @@ def test_ridge_against_its_closed_form():
         torchopt.sgd(0.2, momentum=0.8), steps=800, batch_size=None, fresh=False, tol=1e-10
     )
     outcome = solved(Replay(), solver, moved.objective(), case.start)
-    expected = moved.argmin(outcome.frozen[0].noise[0])
+    expected = moved.argmin(outcome.saa_samples[0].noise[0])
     target = randn(6, seed=11)
     ours = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
     truth = torch.autograd.grad(((expected - target) ** 2).sum(), tensors)
@@ -335,5 +336,5 @@ def test_clipping_by_a_constant_factor_is_refused(adjoint, wrap):
     elif wrap == "normalised":
         optimizer = normalised(optimizer)
     solver = TorchOpt(optimizer, steps=5, batch_size=10)
-    with pytest.raises(AdjointError, match=r"phiopt\.solve\.clipped"):
+    with pytest.raises(AdjointError, match=r"phiopt\.optimizers\.clipped"):
         solved(adjoint, solver, at(objective, inputs(objective)), start)
