@@ -61,7 +61,9 @@ def assert_same(ours, theirs):
     "optimizer",
     [
         pytest.param(None, id="default"),
-        pytest.param(torchopt.sgd(0.02, momentum=0.9, nesterov=True), id="momentum"),
+        pytest.param(
+            torchopt.sgd(0.02, momentum=0.9, nesterov=True), id="momentum", marks=pytest.mark.slow
+        ),
         pytest.param(torchopt.sgd(0.05), id="sgd", marks=pytest.mark.slow),
         pytest.param(torchopt.rmsprop(1e-2), id="rmsprop", marks=pytest.mark.slow),
         pytest.param(torchopt.adamw(1e-2), id="adamw", marks=pytest.mark.slow),

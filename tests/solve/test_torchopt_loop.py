@@ -39,18 +39,24 @@ def test_fresh_noise_with_a_decaying_step_finds_the_closed_form():
     torch.testing.assert_close(found.params["weight"][0], case.argmin(), rtol=0, atol=0.05)
 
 
+OPTIMIZERS = {
+    "default": None,
+    "sgd": torchopt.sgd(0.05),
+    "momentum": torchopt.sgd(0.02, momentum=0.9, nesterov=True),
+    "rmsprop": torchopt.rmsprop(1e-2),
+    "adamw": torchopt.adamw(1e-2),
+    "schedule": torchopt.adam(torchopt.schedule.polynomial_schedule(1e-2, 1e-3, 1, 20)),
+    "clipped": torchopt.chain(torchopt.clip.clip_grad_norm(0.5), torchopt.sgd(0.1)),
+}
+QUICK = {"default", "momentum", "clipped"}
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
-        None,
-        torchopt.sgd(0.05),
-        torchopt.sgd(0.02, momentum=0.9, nesterov=True),
-        torchopt.rmsprop(1e-2),
-        torchopt.adamw(1e-2),
-        torchopt.adam(torchopt.schedule.polynomial_schedule(1e-2, 1e-3, 1, 20)),
-        torchopt.chain(torchopt.clip.clip_grad_norm(0.5), torchopt.sgd(0.1)),
+        pytest.param(o, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, o in OPTIMIZERS.items()
     ],
-    ids=["default", "sgd", "momentum", "rmsprop", "adamw", "schedule", "clipped"],
 )
 def test_any_optimizer_goes_downhill_and_repeats_bit_by_bit(optimizer):
     objective, start = classification(count=60)
