@@ -114,12 +114,20 @@ def test_the_type_marker_is_shipped() -> None:
     assert resources.files("phiopt").joinpath("py.typed").is_file()
 
 
+ALIASES = {"Lift", "Loss", "Params", "Source"}
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
+    types = (ROOT / "docs" / "reference" / "types.md").read_text()
     assert len(set(phiopt.__all__)) == len(phiopt.__all__)
     for name in phiopt.__all__:
         assert hasattr(phiopt, name), f"phiopt.__all__ promises {name}"
         item = getattr(phiopt, name)
-        if callable(item):
+        if name in ALIASES:
+            assert re.search(rf"^::: phiopt[\w.]*\.{name}$", types, re.M), (
+                f"phiopt.{name} has no entry"
+            )
+        elif callable(item):
             assert item.__doc__, f"phiopt.{name} has no docstring"
 
 

@@ -280,7 +280,11 @@ class TestPosedOnce:
     @pytest.mark.parametrize(
         ("options", "error", "message"),
         [
-            ({"lambdas": CENTRE}, ValueError, "^lambdas.curvature: got 0.25, must be 0: .*posed"),
+            (
+                {"lambdas": CENTRE},
+                ValueError,
+                "^lambdas.curvature: got 0.25, must be the number 0: .*posed",
+            ),
             ({"delta": -1.0}, ValueError, "^delta: got -1"),
             ({"delta": "wide"}, TypeError, "^delta: got 'wide'"),
             ({"start": "zero"}, TypeError, "^start: got 'zero', must be Params"),

@@ -17,7 +17,7 @@ def test_the_closed_form_is_hit_on_a_frozen_sample():
     objective = case.objective()
     solver = TorchOpt(DESCENT, steps=2000, batch_size=None, fresh=False, tol=1e-10)
     found = solver.solve(objective, case.start, seed=3)
-    noise = objective.sample(case.start, None, 3, Stream.TRAIN, 0).noise[0]
+    noise = objective.sample(case.start, None, 3, Stream.TRAIN, 0).draws["noise"][0]
     assert found.status is Status.SOLVED
     torch.testing.assert_close(found.params["weight"][0], case.argmin(noise), rtol=1e-8, atol=1e-8)
     assert found.stats.steps < 2000
@@ -127,7 +127,7 @@ def test_a_tolerance_is_reached_on_fresh_draws():
 
 def test_nothing_to_do_is_solved_at_once():
     objective, start = classification((0, 1, 0, 0))
-    for name, value in objective.teacher.items():
+    for name, value in objective.term("proximity").teacher.items():
         start[name][tuple(slice(n) for n in value.shape)] = value
     found = TorchOpt().solve(replace(objective, data=None), start)
     assert found.status is Status.SOLVED
