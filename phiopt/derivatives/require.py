@@ -190,11 +190,22 @@ def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
 
 
 def _failure(function: Callable[[Params], Tensor], params: Params) -> str | None:
+    """Why there is no third derivative; None if there is one. An error that does not come again is no lack
+    of a derivative, and is raised.
+    """
     probes = {name: torch.ones_like(p) for name, p in params.items()}
+
+    def derivative() -> Params:
+        return grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
+
     try:
-        third = grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
+        third = derivative()
     except (RuntimeError, NotImplementedError) as error:
-        return str(error).strip().split("\n")[0]
+        try:
+            derivative()
+        except (RuntimeError, NotImplementedError):
+            return str(error).strip().split("\n")[0]
+        raise
     if all(value.isfinite().all() for value in third.values()):
         return None
     if not function(params).isfinite():

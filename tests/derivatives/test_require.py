@@ -208,3 +208,22 @@ def test_initialize_refuses_a_student_only_where_it_needs_the_derivative():
     with pytest.raises(TypeError, match="backward of 1 disagrees"):
         initialize(teacher, student, (0.3, 0.3, 0.2, 0.2), data, solver=solver)
     initialize(teacher, student, (0.4, 0.3, 0.3, 0), data, solver=solver, throw=False)
+
+
+def test_an_error_that_does_not_come_again_is_raised_as_it_is():
+    """At whichever call of the loss: a disk that failed once is no missing derivative."""
+    raised = []
+    for number in range(12):
+        calls = iter(range(100))
+
+        def loss(outputs, targets, calls=calls, number=number):
+            if next(calls) == number:
+                raise RuntimeError("the disk")
+            return plain(outputs, targets)
+
+        try:
+            required(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)), loss)
+        except RuntimeError as error:
+            raised.append(str(error))
+    assert len(raised) >= 4
+    assert set(raised) == {"the disk"}
