@@ -1,4 +1,4 @@
-"""Derive a growth map: trace both models, pair their operations, follow the axes, read off the places."""
+"""Derive a growth map: trace both models, pair their operations, follow the axes, read the index maps."""
 
 from __future__ import annotations
 
@@ -90,8 +90,13 @@ def derive(
 
 
 def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentError) -> None:
-    """Say so where models part because a recurrent layer of one name has more layers or directions: they are
-    unrolled into operations whose names tell nobody."""
+    """Name a recurrent layer that has more layers or directions in one model, as the cause of ``error``.
+
+    Recurrent layers are unrolled into operations, whose names would not help the user.
+
+    Raises:
+        AlignmentError: There is such a layer.
+    """
     others = dict(student.named_modules())
     for name, old in teacher.named_modules():
         new = others.get(name)
@@ -120,9 +125,9 @@ def _matched_at_some_size(
     classes: Sequence[int] | Tensor | None,
     names: Named,
 ) -> tuple[Trace, tuple[Correspondence, list[Inserted], Tensor, int]]:
-    """Match at the student's own input size, else where axes that no parameter sees have the teacher's.
+    """Match at the student's own input size. If that fails, give some axes of its input the teacher's size.
 
-    A recurrent net repeats its operations for each step of the sequence, so that lengths must agree.
+    A recurrent net repeats its operations for each step of a sequence, so the lengths must agree.
     """
     large = recorded(student, made, "student")
     try:
@@ -137,16 +142,16 @@ def _matched_at_some_size(
             ]
             try:
                 large = recorded(student, made.new_zeros(shape), "student")
-                found = _matched(small, large, moves, classes, names)
+                match = _matched(small, large, moves, classes, names)
             except AlignmentError as error:
                 failures += [error, *error.alternatives]
                 continue
             except ValueError:
                 continue
-            found[0].inexact_reasons |= {
+            match[0].inexact_reasons |= {
                 f"the input: the student was followed at the teacher's size {shape[1:]}": None
             }
-            return large, found
+            return large, match
     raise _first_of(failures)
 
 
@@ -172,7 +177,7 @@ def _matched(
 
 
 def _first_of(failures: Sequence[AlignmentError]) -> AlignmentError:
-    """The first failure, with those of the other ways to pair the operations as its alternatives."""
+    """The first failure. The failures of the other ways to pair the operations become its alternatives."""
     first, *others = failures
     different = {str(error): error for error in others if str(error) != str(first)}
     first.alternatives = tuple(different.values())
@@ -182,7 +187,7 @@ def _first_of(failures: Sequence[AlignmentError]) -> AlignmentError:
 def _follow(
     small: Trace, large: Trace, steps: Sequence[Step], moves: Moves
 ) -> tuple[Correspondence, list[Inserted]]:
-    """Start from the input's axes and pass every pair of operations."""
+    """Follow the axes from the input through every pair of operations."""
     state = Correspondence(small, large, moves=moves)
     if moves.reason is not None:
         state.inexact_reasons[f"the input: {moves.reason}"] = None
@@ -215,7 +220,7 @@ def _follow(
 
 
 def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
-    """Let the weights of normalisations take up what their new units change, or say why that is impossible."""
+    """Let the weights of normalisations take up the change of scale by new units, or record why they cannot."""
     _, reasons, factors = demands(state.norms)
     state.inexact_reasons |= dict.fromkeys(reasons)
     for norm, factor in factors:
@@ -244,8 +249,8 @@ def _match_unused(
     large: Mapping[str, tuple[int, ...]],
     names: Named,
 ) -> dict[str, Placement]:
-    """Tensors outside the forward pass, such as step counters and auxiliary heads, follow the module that they belong
-    to, the teacher's coordinates first."""
+    """Place the tensors outside the forward pass, such as step counters and auxiliary heads: in the module to which
+    their own module is matched, with the teacher's coordinates first."""
     modules = {t.rpartition(".")[0]: p.student.rpartition(".")[0] for t, p in state.places.items()}
     taken = {p.student for p in state.places.values()}
     out: dict[str, Placement] = {}
@@ -267,8 +272,8 @@ def _match_unused(
         out[name] = Placement(partner, there, tuple(torch.arange(n, device="cpu") for n in shape))
     if homeless:
         warnings.warn(
-            f"{', '.join(homeless)}: not used in evaluation mode and without a counterpart that holds it; left out of "
-            "the map",
+            f"{', '.join(homeless)}: not used in evaluation mode and without a counterpart of at least its shape; left "
+            "out of the map",
             stacklevel=3,
         )
     return out

@@ -1,4 +1,4 @@
-"""Where ψ puts the teacher's coordinates and tokens. A lift that does not say so itself is applied to probes."""
+"""Where ψ puts the teacher's coordinates and tokens. A lift that does not say so is applied to probes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from phiopt.growth.example import REFUSALS, accepted, steady
 from phiopt.growth.graph import Trace, Value
 
 _CHUNK = 2**20
-"""Most tokens that one call of ψ is probed with."""
+"""Largest number of tokens in one call of ψ."""
 _REFUSED = (LookupError, RuntimeError)
 """What a lift raises at a token that it does not know."""
 _COLUMNS, _TOKENS = 64, 256
-"""Most columns, and most tokens that only some columns take, that are probed one by one."""
+"""Largest numbers of columns, and of tokens that only some columns take, that are probed one by one."""
 
 
 def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor]:
-    """ψ, inferred where it is not given, and what it makes of the example."""
+    """ψ, inferred if it is not given, and the lifted example."""
     if lift is None:
         made = accepted(student, example, "student")
         return lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:])), made
@@ -49,14 +49,14 @@ def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift
 
 @dataclass(frozen=True)
 class Moves:
-    """What ψ does with the inputs of the teacher.
+    """Where ψ puts the teacher's inputs.
 
     Attributes:
         lift: ψ.
         example: A batch of the teacher's inputs.
         index_maps: For each axis but the batch, the student's coordinate of each of the teacher's.
         size: Shape of one lifted example.
-        reason: Why no map can follow ψ, so that the teacher is taken to sit first on each axis.
+        reason: Why ψ cannot be followed. The teacher's coordinates are then taken to be the first on each axis.
     """
 
     lift: Lift
@@ -67,7 +67,7 @@ class Moves:
 
     @classmethod
     def of(cls, lift: Lift, example: Tensor, made: Tensor) -> Moves:
-        """Ask a lift of `phiopt.lift` for its places, and probe any other callable."""
+        """Ask a lift that has index maps for them, and probe any other callable."""
         shape, size = tuple(example.shape[1:]), tuple(made.shape[1:])
         first = tuple(np.arange(n) for n in shape)
         if isinstance(lift, lifts.PlacedLift):
@@ -84,14 +84,20 @@ class Moves:
 
     @property
     def keeps_tokens(self) -> bool:
-        """Whether ψ is one of `phiopt.lift`, which change no value."""
+        """Whether ψ is a lift of `phiopt.lift`. These change no value."""
         parts = self.lift.lifts if isinstance(self.lift, lifts.Compose) else (self.lift,)
         return all(
             isinstance(p, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize) for p in parts
         )
 
     def rows(self, traces: tuple[Trace, Trace], at: tuple[Value, Value], size: Size) -> Rows:
-        """The student's row of each row of a table of this size that the models look up at the values ``at``."""
+        """The student's row of each of the teacher's rows of a table.
+
+        Args:
+            traces: Both computations.
+            at: The values with which they look up the table.
+            size: Numbers of rows.
+        """
         rows = np.full(size[0], -1, dtype=np.int64)
         try:
             for old, new in self._looked_up(traces, at, size[0], rows):
@@ -116,8 +122,10 @@ class Moves:
     def _looked_up(
         self, traces: tuple[Trace, Trace], at: tuple[Value, Value], count: int, rows: Indices
     ) -> Iterator[tuple[Indices, Indices]]:
-        """What both models look up where the teacher reads each token: all over an example, and for those that ψ takes
-        in some columns only (``rows`` has none of them), in one column beside zeros.
+        """The rows that both models look up when the teacher reads each token.
+
+        A token fills a whole example. If ψ takes it in some columns only, so that ``rows`` lacks it, it stands in one
+        column beside zeros.
         """
         whole = at == (traces[0].inputs[0], traces[1].inputs[0])
         shape = self.example.shape[1:]
@@ -158,13 +166,13 @@ class Moves:
 
 @dataclass(frozen=True)
 class Rows:
-    """The student's row of each of the teacher's, -1 where no input leads to it; or why that is not known."""
+    """The student's row of each of the teacher's rows, -1 if no input leads to it; or the reason why it is unknown."""
 
     index_map: Indices
     reason: str | None = None
 
     def settled(self, size: int) -> Indices:
-        """The same with rows that no input leads to put where there is room, their own number first."""
+        """The index map with all rows placed. A row to which no input leads keeps its number if that is free."""
         index_map = self.index_map.copy()
         free = set(range(size)) - set(index_map.tolist())
         missing = np.flatnonzero(index_map < 0).tolist()
@@ -177,10 +185,10 @@ class Rows:
 
 
 def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
-    """``value`` of a trace whose only input is ``given``.
+    """Compute ``value`` of a trace from its only input, ``given``.
 
     Raises:
-        ValueError: It depends on more than the input.
+        ValueError: The value depends on more than the input.
     """
     producers = {o.id: n for n in trace.nodes for o in n.outputs}
     known: dict[int, Tensor] = {trace.inputs[0].id: given}
@@ -207,7 +215,7 @@ def _here(argument: object) -> object:
 
 @torch.no_grad()
 def _applied(lift: Lift, x: Tensor) -> Tensor:
-    """ψ of ``x``, with the same random numbers in every call and none taken from anybody."""
+    """ψ(x), with the same random numbers in every call. The global generators stay as they are."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
@@ -215,10 +223,13 @@ def _applied(lift: Lift, x: Tensor) -> Tensor:
 
 
 def _sources(lift: Lift, example: Tensor) -> tuple[NDArray[np.int64], bool]:
-    """The teacher's coordinate that each of the student's depends on, -1 for none and -2 for several; and whether
-    the first of every coordinate's holds its value.
+    """The teacher's coordinate on which each of the student's depends: -1 for none, -2 for several.
 
-    Coordinates are changed by the bits of their number, and by the bits' complements, which tells one from several.
+    In probe k, those coordinates change whose number has bit k. In further probes, those change whose number lacks it.
+    A student's coordinate that changes in both depends on several.
+
+    Returns:
+        The coordinates, and whether the first coordinate that depends on each of the teacher's has its value.
     """
     shape = example.shape[1:]
     n = max(int(np.prod(shape)), 1)
@@ -253,7 +264,7 @@ def _sources(lift: Lift, example: Tensor) -> tuple[NDArray[np.int64], bool]:
 def _separate(
     sources: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, ...]
 ) -> tuple[tuple[Indices, ...] | None, str | None]:
-    """The places axis by axis, or why there are none."""
+    """The index map of each axis, or the reason why there are none."""
     n = int(np.prod(shape))
     at = np.full(n, -1, dtype=np.int64)
     for j in np.flatnonzero(sources >= 0)[::-1]:
