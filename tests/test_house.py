@@ -6,6 +6,7 @@ The lists name what is still too long or circular. They only get shorter: an ent
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 FILE_LINES, FUNCTION_LINES = 300, 60
@@ -15,7 +16,6 @@ LONG_FILES = {
     "phiopt/bilevel/implicit.py",
     "phiopt/criteria.py",
     "phiopt/data.py",
-    "phiopt/lift.py",
     "phiopt/objective/objective.py",
     "phiopt/solve/solution.py",
 }
@@ -78,11 +78,17 @@ def long_functions(file: Path) -> Iterator[str]:
             yield f"{file.relative_to(ROOT).as_posix()}: {node.name}"
 
 
+def check(found: set[Any], listed: set[Any]) -> None:
+    assert not found - listed, f"circular or too long: {sorted(found - listed)}"
+    done = listed - found
+    assert not done, f"mended: take {sorted(done)} off the list above"
+
+
 def test_no_import_circles() -> None:
     known = modules()
     graph = {name: imports(ast.parse(f.read_text()), known) for name, f in known.items()}
     graph = {name: found - {name} for name, found in graph.items()}
-    assert circles(graph) == CIRCLES
+    check(circles(graph), CIRCLES)
 
 
 def test_a_circle_is_found() -> None:
@@ -95,9 +101,9 @@ def test_a_circle_is_found() -> None:
 def test_no_long_files() -> None:
     lengths = {f: len(f.read_text().splitlines()) for f in modules().values()}
     found = {f.relative_to(ROOT).as_posix() for f, n in lengths.items() if n > FILE_LINES}
-    assert found == LONG_FILES
+    check(found, LONG_FILES)
 
 
 def test_no_long_functions() -> None:
     found = {line for file in modules().values() for line in long_functions(file)}
-    assert found == LONG_FUNCTIONS
+    check(found, LONG_FUNCTIONS)

@@ -130,10 +130,10 @@ class Insertions:
             return through[0], None
         twins = [self.state.twins[v.id] for v in through]
         for stream, branch in ((a, b), (b, a)):
-            alone = branch not in through or (
+            separate = branch not in through or (
                 twins[0] == twins[-1] and self._comes_from(branch, stream)
             )
-            if stream in through and alone:
+            if stream in through and separate:
                 return stream, branch
         # The teacher has no such sum: a residual connection may exist only where widths are equal.
         later = max(through, key=lambda v: v.id)

@@ -105,11 +105,11 @@ class Named:
             modules = [
                 {n.rpartition(".")[0] for n in names} for names in (teacher[old], student[new])
             ]
-            said = [
+            belonging = [
                 {self.renamed(m) for m in modules[0]} - {None},
                 {self.original(m) for m in modules[1]} - {None},
             ]
-            if any(s and not s & m for s, m in zip(said, modules[::-1], strict=True)):
+            if any(s and not s & m for s, m in zip(belonging, modules[::-1], strict=True)):
                 raise AlignmentError(
                     f"correspondence: the teacher's {old!r} would sit in the student's {new!r}, against what it says",
                     "Name the modules whose operations do the same, or leave the pair out",

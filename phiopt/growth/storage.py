@@ -138,18 +138,18 @@ def _indices(
     """Check that ``at`` has ``size`` different coordinates of an axis of size ``most``."""
     if at is None:
         raise ValueError(f"{where}: its tensor {name!r} is missing")
-    said = f"{where}: its tensor {name!r}"
+    what = f"{where}: its tensor {name!r}"
     if at.dtype != torch.int64 or at.ndim != 1 or len(at) != (len(at) if size is None else size):
         many = "" if size is None else f"{size} "
         raise ValueError(
-            f"{said} is {at.dtype} of shape {tuple(at.shape)}, must be {many}whole numbers (int64)"
+            f"{what} is {at.dtype} of shape {tuple(at.shape)}, must be {many}whole numbers (int64)"
         )
     if len(at) and (int(at.min()) < 0 or int(at.max()) >= most):
         raise ValueError(
-            f"{said} runs from {int(at.min())} to {int(at.max())}, must lie in 0 ... {most - 1}"
+            f"{what} runs from {int(at.min())} to {int(at.max())}, must lie in 0 ... {most - 1}"
         )
     if len(at.unique()) < len(at):
-        raise ValueError(f"{said} gives a coordinate twice, each may be given once")
+        raise ValueError(f"{what} gives a coordinate twice, each may be given once")
     return at
 
 
