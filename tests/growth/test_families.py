@@ -37,7 +37,7 @@ def test_the_function_is_kept(family):
 def test_a_function_that_cannot_be_kept_is_remarked(family):
     found = measure(family)
     assert max(found.changes.values()) > ROUNDING
-    assert found.inexact_reasons
+    assert found.reasons
 
 
 @pytest.mark.parametrize("family", cases("refused"))
