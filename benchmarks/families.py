@@ -41,13 +41,15 @@ class Measured:
         changes: Largest |Δ logits| over the largest |logit|, by fill; empty if the pair is refused.
         share: Of the student's coordinates that come from the teacher.
         seconds: For the map.
-        reasons: The map's, or the refusal.
+        reasons: The map's reasons why it is not exact, or the refusal.
+        growth: The map; None if the pair is refused.
     """
 
     changes: dict[str, float]
     share: float
     seconds: float
     reasons: tuple[str, ...]
+    growth: GrowthMap | None = None
 
 
 def measure(family: Family) -> Measured:
@@ -64,7 +66,8 @@ def measure(family: Family) -> Measured:
     for fill in FILLS:
         grown = grow(teacher, student, fill, map=growth, seed=1)
         changes[fill] = compare(teacher, grown, growth, inputs=x).max_rel
-    return Measured(changes, share(growth, student), seconds, growth.inexact_reasons)
+    reasons = growth.inexact_reasons
+    return Measured(changes, share(growth, student), seconds, reasons, growth)
 
 
 def share(growth: GrowthMap, student: nn.Module) -> float:

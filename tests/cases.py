@@ -101,6 +101,13 @@ def plain_mlp(params, x):
     return hidden @ params["2.weight"].T + params["2.bias"]
 
 
+def plain_setting():
+    """The plain loss of `classification` as a function of the parameters, and the parameters."""
+    objective, params = classification()
+    x, y = objective.data.example
+    return (lambda w: plain_loss(w, x, y)), params
+
+
 def plain_loss(params, x, y):
     return cross_entropy(plain_mlp(params, x), y)
 
@@ -124,6 +131,12 @@ class Ridge:
     y: Tensor
     u: Tensor
     width: int
+
+    def inputs(self):
+        """λ, δ and u by themselves, as tensors that require grad."""
+        numbers = ((0.4, 0.2, 0.3, 0.1), 0.5)
+        lambdas, delta = (torch.tensor(value, dtype=torch.float64) for value in numbers)
+        return [value.requires_grad_() for value in (lambdas, delta, self.u.clone())]
 
     def objective(self):
         model = nn.utils.skip_init(nn.Linear, self.width, 1, bias=False, dtype=torch.float64)
@@ -192,19 +205,3 @@ def logistic(lambdas=(0.7, 0.3, 0, 0)):
         data=Data((randn(40, 5, seed=3), torch.arange(40) % 3), CPU, torch.float64),
     )
     return objective, parameters(student)
-
-
-class Forgetful(torch.autograd.Function):
-    """A square whose first derivative is right and whose second is left out."""
-
-    @staticmethod
-    def forward(x):
-        return x * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0].detach())
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient

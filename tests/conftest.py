@@ -19,7 +19,10 @@ def _seeded():
     """Every test finds the three global generators at the same state, in whatever order tests run."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (the global generator is what is meant)
-    torch.manual_seed(0)
+    # torch.manual_seed would note the stack for a CUDA that is not begun: milliseconds a test.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(autouse=True)

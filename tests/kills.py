@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,29 +23,17 @@ from torch import nn
 
 import phiopt
 from experiments import ablation, schema, study
-from experiments.data import digits
 from experiments.methods import Descent, Phi
-from experiments.models import MLP
 from experiments.records import RunDirectory
 from experiments.report import figures, simplex
 from experiments.train import Recipe
 from phiopt._files import write_text
-from tests.experiments.cases import CPU
+from tests.experiments.cases import CPU, study_task
 from tests.experiments.test_ablation import case
 
 RECIPE = Recipe(budget=8, batch_size=64, learning_rates=(1e-3,))
-TASK = study.Task(
-    name="tiny",
-    title="Tiny digits",
-    teacher=partial(MLP, 64, (6,), 5),
-    student=partial(MLP, 64, (9,), 10),
-    splits=digits,
-    classes=(5, 6, 7, 8, 9),
-    teacher_recipe=RECIPE,
-    student_recipe=RECIPE,
-    phi=Phi(phiopt.Corruption(0.3), 16, Descent(2, 1e-3), Descent(2, 1e-3), restrict_classes=True),
-    theta=0.05,
-)
+PHI = Phi(phiopt.Corruption(0.3), 16, Descent(2, 1e-3), Descent(2, 1e-3), restrict_classes=True)
+TASK = study_task(RECIPE, PHI)
 SOLUTION = "solution.safetensors"
 
 

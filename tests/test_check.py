@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from phiopt.check import check
-from tests.cases import Forgetful, generator, randn
+from tests.cases import generator, randn
+from tests.functions import Forgetful
 
 
 def data(*shape, classes=3):

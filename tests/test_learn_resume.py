@@ -110,7 +110,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(CASES["replay"], id="replay"),
+        pytest.param(CASES["implicit"], id="implicit", marks=pytest.mark.slow),
+        pytest.param(CASES["optuna"], id="optuna"),
+    ],
+)
 def test_a_search_cut_off_anywhere_goes_on_to_the_same_bits(options, tmp_path, monkeypatch, solves):
     def solve(directory=None):
         with warnings.catch_warnings():

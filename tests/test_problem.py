@@ -14,6 +14,7 @@ from phiopt.objective import Gaussian, Lambdas, Uniform
 from phiopt.pose import pose
 from phiopt.solve import LBFGS, NewtonCG, SolveError, TorchOpt
 from tests.cases import flatten, generator, mlp, parameters, randn
+from tests.functions import SquareOnce
 
 X, Y = randn(60, 4, seed=3), torch.randint(2, (60,), generator=generator(4))
 SOLVER = TorchOpt(torchopt.adam(2e-2), steps=8, batch_size=16, check_every=4)
@@ -75,23 +76,6 @@ def test_a_loss_that_normalises_over_the_batch_cannot_be_taken_apart():
     pose(*case, loss=lambda o, y: F.cross_entropy(o, y, reduction="none"), micro_batch=8)
 
 
-class Squared(torch.autograd.Function):
-    """Its second derivative is silently left out under torch.func."""
-
-    @staticmethod
-    def forward(x):
-        return x * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
-
-
 class Frail(torch.autograd.Function):
     """The identity, whose second derivative raises on batches of more than two examples."""
 
@@ -124,7 +108,7 @@ def hinges(outputs, targets):
 
 
 def flat(outputs, targets):
-    return F.cross_entropy(Squared.apply(outputs), targets, reduction="none")
+    return F.cross_entropy(SquareOnce.apply(outputs), targets, reduction="none")
 
 
 @pytest.mark.parametrize("solver", [SOLVER, LBFGS(draws=1, tol=0.5)], ids=["torchopt", "lbfgs"])

@@ -20,25 +20,25 @@ def solved(adjoint, solver, objective, start):
     return adjoint.solve(solver, objective, start, seed=0, progress=False)
 
 
+SOLVERS = {"TorchOpt": DESCENT, "LBFGS": LBFGS(tol=1e-8, draws=1)}
+SYSTEMS = {"CG": CG(1e-11), "MINRES": MINRES(1e-11), "Damped": Damped(1e-12, CG(1e-11))}
+QUICK = {("TorchOpt", "CG"), ("LBFGS", "MINRES")}
+
+
 @pytest.mark.parametrize(
-    "linear_solver",
+    ("solver", "linear_solver"),
     [
-        pytest.param(CG(1e-11), id="CG"),
-        pytest.param(MINRES(1e-11), id="MINRES"),
-        pytest.param(Damped(1e-12, CG(1e-11)), id="Damped", marks=pytest.mark.slow),
+        pytest.param(
+            SOLVERS[a], SYSTEMS[b], id=f"{a}-{b}", marks=() if (a, b) in QUICK else pytest.mark.slow
+        )
+        for a in SOLVERS
+        for b in SYSTEMS
     ],
-)
-@pytest.mark.parametrize(
-    "solver", [DESCENT, LBFGS(tol=1e-8, draws=1)], ids=lambda s: type(s).__name__
 )
 def test_ridge_against_its_closed_form(linear_solver, solver):
     """The minimiser is the solution of a linear system, which autograd differentiates."""
     case = ridge()
-    tensors = [
-        torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True),
-        torch.tensor(0.5, dtype=torch.float64, requires_grad=True),
-        case.u.clone().requires_grad_(),
-    ]
+    tensors = case.inputs()
     moved = replace(case, lambdas=Lambdas.of(tensors[0]), delta=tensors[1], u=tensors[2])
     adjoint = Implicit(linear_solver, tol=1e-8)
     outcome = solved(adjoint, solver, moved.objective(), case.start)
@@ -68,11 +68,7 @@ def test_a_net_against_central_differences():
 def test_torchopts_implicit_differentiation_agrees():
     """Its ``custom_root`` takes no dictionaries, so the same stationarity is written for a vector."""
     case = ridge()
-    theta = [
-        torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True),
-        torch.tensor(0.5, dtype=torch.float64, requires_grad=True),
-        case.u.clone().requires_grad_(),
-    ]
+    theta = case.inputs()
 
     def objective_at(lambdas, delta, u):
         return replace(case, lambdas=Lambdas.of(lambdas), delta=delta, u=u).objective()

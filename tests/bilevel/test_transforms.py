@@ -23,7 +23,7 @@ EVERY = pytest.mark.parametrize(
     [
         pytest.param(Replay(), STEPS, id="Replay"),
         pytest.param(Unroll(), STEPS, id="Unroll", marks=pytest.mark.slow),
-        pytest.param(Unroll(last=3), STEPS, id="last"),
+        pytest.param(Unroll(last=3), STEPS, id="last", marks=pytest.mark.slow),
         pytest.param(
             IMPLICIT,
             LBFGS(steps=2000, tol=1e-5, draws=1),

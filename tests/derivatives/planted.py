@@ -7,44 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-def by_hand(value, slope):
-    """A function that believes what its author wrote of its derivative."""
-
-    class Made(torch.autograd.Function):
-        @staticmethod
-        def forward(x):
-            return value(x)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.save_for_backward(inputs[0])
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return slope(ctx.saved_tensors[0]) * gradient
-
-    return lambda x: Made.apply(x)
-
-
-def forgetful():
-    """A square of a right first derivative, whose second is left out."""
-
-    class Square(torch.autograd.Function):
-        @staticmethod
-        def forward(x):
-            return x * x
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.save_for_backward(inputs[0])
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, gradient):
-            return 2 * ctx.saved_tensors[0] * gradient
-
-    return lambda x: Square.apply(x)
+from tests.functions import SquareOnce, by_hand
 
 
 def still(function):
@@ -125,7 +88,7 @@ CUTS = {
 """What cuts or falsifies a gradient, and the same values with their own derivative."""
 
 TWICE = {
-    "second left out": (forgetful(), torch.square),
+    "second left out": (SquareOnce.apply, torch.square),
     "second wrong": (by_hand(torch.sin, lambda x: x.detach().cos()), torch.sin),
     "second without grad": (by_hand(torch.exp, still(torch.exp)), torch.exp),
     "third wrong": (

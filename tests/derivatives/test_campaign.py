@@ -12,7 +12,7 @@ from phiopt.pose import pose
 from tests.cases import generator, randn
 from tests.derivatives.objectives import case
 
-CASES, QUICK = 1000, range(0, 1000, 50)
+CASES, QUICK = 1000, range(0, 1000, 100)
 STEPS = (1e-5, 1e-6, 1e-7, 1e-4, 1e-3)
 TOLERANCE = 1e-5
 GOOD = ("right", "refused")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from phiopt.derivatives.orders import ORDERS, derivative_orders
-from tests.cases import Forgetful, randn
+from tests.cases import randn
+from tests.functions import Forgetful
 
 AT = randn(200, seed=9)
 

@@ -12,6 +12,7 @@ from phiopt.derivatives.require import require_derivatives
 from phiopt.objective import pure_model
 from phiopt.objective.task import Task
 from tests.cases import generator, parameters, randn
+from tests.functions import Square, SquareOnce
 
 
 def plain(outputs, targets):
@@ -32,26 +33,6 @@ class Calling(nn.Module):
 
     def forward(self, x):
         return self.last(self.function(x))
-
-
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(x):
-        return x * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
-
-
-class OnlyOnce(Square):
-    """Under torch.func this decorator does not raise: the derivative of its result is left out."""
-
-    backward = staticmethod(torch.autograd.function.once_differentiable(Square.backward))
 
 
 class OldStyle(torch.autograd.Function):
@@ -122,7 +103,7 @@ def test_dropout_leaves_the_global_generator_alone():
             Calling(lambda x: checkpoint(torch.tanh, x, use_reentrant=False)),
             "the module itself has no third derivative .*saved tensor hooks",
         ),
-        (nn.Sequential(nn.Linear(4, 4), Calling(OnlyOnce.apply)), "backward of 1 disagrees"),
+        (nn.Sequential(nn.Linear(4, 4), Calling(SquareOnce.apply)), "backward of 1 disagrees"),
         (
             nn.Sequential(nn.Linear(4, 4), Calling(lambda x: x * x.sigmoid().detach())),
             "backward of 1 disagrees .* cut by detach or torch.no_grad",
@@ -194,7 +175,7 @@ def test_the_loss_is_looked_at_too():
     with pytest.raises(
         TypeError, match=r"loss: its backward .* derivative 2 does not hold .* written by hand"
     ):
-        required(nn.Linear(4, 3), lambda o, t: OnlyOnce.apply(o).sum(1))
+        required(nn.Linear(4, 3), lambda o, t: SquareOnce.apply(o).sum(1))
     with pytest.raises(TypeError, match=r"loss: its backward .* cut by detach"):
         required(nn.Linear(4, 3), lambda o, t: (o * o.sigmoid().detach()).sum(1))
     with pytest.raises(TypeError, match="loss: calls native_layer_norm"):
@@ -220,8 +201,8 @@ def test_scripted_and_compiled_modules_are_refused():
 
 
 def test_initialize_refuses_a_student_only_where_it_needs_the_derivative():
-    teacher = nn.Sequential(nn.Linear(4, 4), Calling(OnlyOnce.apply)).double()
-    student = nn.Sequential(nn.Linear(4, 4), Calling(OnlyOnce.apply)).double()
+    teacher = nn.Sequential(nn.Linear(4, 4), Calling(SquareOnce.apply)).double()
+    student = nn.Sequential(nn.Linear(4, 4), Calling(SquareOnce.apply)).double()
     data = randn(8, 4), torch.randint(3, (8,), generator=generator())
     solver = TorchOpt(steps=1, batch_size=4)
     with pytest.raises(TypeError, match="backward of 1 disagrees"):

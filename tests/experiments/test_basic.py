@@ -16,7 +16,8 @@ from tests.experiments.cases import TINY, made_up, performed
 @pytest.mark.slow
 def test_each_network_gets_its_figures_and_tables(tmp_path, capsys):
     images = made_up(200, 0), made_up(40, 1)
-    performed(basic.EXPERIMENT, images, tmp_path, seeds=(0, 1), methods=("scratch", "default"))
+    methods = ("scratch", "default")
+    performed(basic.EXPERIMENT, images, tmp_path, seeds=(0, 1), methods=methods, figures=True)
     assert "Fashion-MNIST, CNN" in capsys.readouterr().out
     for network in NETWORKS:
         for name in ("learning.svg", "corruption.svg", "curves.csv"):

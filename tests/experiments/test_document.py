@@ -17,13 +17,21 @@ from experiments.report import document
 from experiments.report.blocks import Code, Heading, Items, Text, html, markdown
 from experiments.report.tables import Table
 from experiments.train import Recipe
-from tests.experiments.cases import CPU, made_up, performed
+from tests.experiments.cases import CPU, made_up, performed, undrawn
 
 IMAGES = made_up(200, 0), made_up(40, 1)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def swept(tmp_path_factory):
+    """A run of one student."""
+    out = tmp_path_factory.mktemp("swept") / "theta"
+    performed(theta.EXPERIMENT, IMAGES, out, names=["mlp"], methods=("zero",))
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(swept, tmp_path_factory):
     """Two runs, of which one is unfinished."""
     root = tmp_path_factory.mktemp("runs")
     performed(
@@ -34,12 +42,11 @@ def runs(tmp_path_factory):
         methods=("scratch", "default"),
         seeds=(0, 1),
     )
-    performed(theta.EXPERIMENT, IMAGES, root / "theta", names=["mlp"], methods=("zero",))
     (root / "classes" / "records" / "authors-default-1.json").unlink()
     (root / "classes" / "refusals").mkdir()
     note = {"task": "authors", "method": "default", "seed": 1, "reason": "ValueError: <none>"}
     (root / "classes" / "refusals" / "authors-default-1.json").write_text(json.dumps(note))
-    return [root / "classes", root / "theta"]
+    return [root / "classes", swept]
 
 
 @pytest.mark.slow
@@ -70,24 +77,22 @@ def test_what_was_not_run_is_listed_with_its_reason(runs, tmp_path):
     assert "- theta: " not in page
 
 
-def test_a_killed_run_has_what_is_finished(runs, tmp_path):
-    record = runs[1] / "records" / "mlp-zero-0.json"
-    text = record.read_text()
-    try:
-        record.write_text(text[:50])
-        document.write(runs[1:], tmp_path)
-    finally:
-        record.write_text(text)
-    assert "- mlp, zero, seed 0: not finished" in (tmp_path / "report.md").read_text()
+def test_a_killed_run_has_what_is_finished(swept, tmp_path, monkeypatch):
+    undrawn(monkeypatch)
+    shutil.copytree(swept, tmp_path / "run")
+    record = tmp_path / "run" / "records" / "mlp-zero-0.json"
+    record.write_text(record.read_text()[:50])
+    document.write([tmp_path / "run"], tmp_path / "out")
+    assert "- mlp, zero, seed 0: not finished" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.slow
 def test_sweeps_are_drawn_as_curves(tmp_path):
-    swept = tmp_path / "theta", tmp_path / "samples"
+    both = tmp_path / "theta", tmp_path / "samples"
     methods = ("uniform-0.01", "uniform-0.1", "default")
-    performed(theta.EXPERIMENT, IMAGES, swept[0], names=["mlp"], methods=methods)
-    performed(samples.EXPERIMENT, IMAGES, swept[1], names=["mlp-100", "mlp-all", "cnn-all"])
-    document.write(swept, tmp_path / "out")
+    performed(theta.EXPERIMENT, IMAGES, both[0], names=["mlp"], methods=methods)
+    performed(samples.EXPERIMENT, IMAGES, both[1], names=["mlp-100", "mlp-all", "cnn-all"])
+    document.write(both, tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
     assert "Fashion-MNIST, MLP: test accuracy, clean and with noise, against θ" in page
     (sizes,) = re.findall(r"!\[([^]]*against \|D2\|)\]\((.*)\)", page)
@@ -146,9 +151,10 @@ def test_an_ablation_is_found_by_its_own_directory_and_beside_others(lattices, r
         document.write([lattices, lattices / "digits"], tmp_path)
 
 
-def test_records_of_another_format_are_refused(runs, tmp_path):
+def test_records_of_another_format_are_refused(swept, tmp_path, monkeypatch):
+    undrawn(monkeypatch)
     copy = tmp_path / "run"
-    shutil.copytree(runs[1], copy)
+    shutil.copytree(swept, copy)
     settings = json.loads((copy / "settings.json").read_text())
     for version in (4, "two"):
         (copy / "settings.json").write_text(json.dumps(settings | {"format": version}))

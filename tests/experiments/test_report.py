@@ -9,6 +9,7 @@ import pytest
 
 from experiments.report import figures, page, sweeps, tables
 from experiments.statistics import paired_p_value
+from tests.experiments.cases import undrawn
 
 
 def record(method, seed, accuracy, *, solution=None, spent=0):
@@ -154,7 +155,8 @@ def test_the_equal_epoch_figure_is_of_that_views_curve(tmp_path, monkeypatch, fo
         assert heights.tolist() == [[point[measure] for point in longer]]
 
 
-def test_without_the_equal_epoch_view_there_is_no_figure_of_it(tmp_path, found):
+def test_without_the_equal_epoch_view_there_is_no_figure_of_it(tmp_path, monkeypatch, found):
+    undrawn(monkeypatch)
     both = figures.every("t", found, tmp_path / "new", ".svg")
     old = figures.every("t", of_format_1(found), tmp_path / "old", ".svg")
     assert set(tmp_path.iterdir()) == both.keys() | old.keys()
@@ -167,7 +169,8 @@ def test_without_the_equal_epoch_view_there_is_no_figure_of_it(tmp_path, found):
     assert [path.name for path in old] == ["old-learning.svg", "old-corruption.svg"]
 
 
-def test_the_legend_of_many_methods_stays_on_the_page(tmp_path):
+def test_the_legend_of_many_methods_stays_on_the_page(tmp_path, monkeypatch):
+    undrawn(monkeypatch)
     for count in (3, len(figures.STYLES)):
         figure, axes = figures.panels("title", 2)
         for number, style in enumerate(figures.STYLES[:count]):

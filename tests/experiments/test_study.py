@@ -15,21 +15,11 @@ from experiments.records import RunDirectory, load_module
 from experiments.train import Recipe
 from phiopt import Corruption, criteria
 from phiopt.solve import Stats
+from tests.experiments.cases import CPU, study_task
 
-CPU = torch.device("cpu")
 RECIPE = Recipe(budget=120, batch_size=32, learning_rates=(1e-3, 1e-2))
-TASK = study.Task(
-    name="tiny",
-    title="Tiny digits",
-    teacher=partial(MLP, 64, (6,), 5),
-    student=partial(MLP, 64, (9,), 10),
-    splits=digits,
-    classes=(5, 6, 7, 8, 9),
-    teacher_recipe=RECIPE,
-    student_recipe=RECIPE,
-    phi=Phi(Corruption(0.3), 32, Descent(3, 1e-3), Descent(3, 1e-3), restrict_classes=True),
-    theta=0.05,
-)
+PHI = Phi(Corruption(0.3), 32, Descent(3, 1e-3), Descent(3, 1e-3), restrict_classes=True)
+TASK = study_task(RECIPE, PHI)
 
 
 def run(path, methods=tuple(METHODS), seeds=(0,)):
@@ -125,16 +115,17 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(found, tmp_pa
     def interrupted(growth, seed):
         raise KeyboardInterrupt
 
+    methods = ("scratch", "zero", "uniform", "phi")
     with monkeypatch.context() as patch:
         patch.setitem(study.METHODS, "uniform", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path)
+            run(tmp_path, methods)
     assert {p.name for p in (tmp_path / "records").iterdir()} == {
         "tiny-scratch-0.json",
         "tiny-zero-0.json",
     }
     timeless = {"seconds"}
-    for record in run(tmp_path):
+    for record in run(tmp_path, methods):
         expected = found[1][record["method"]]
         assert record.keys() == expected.keys()
         for key in record.keys() - timeless:
@@ -196,7 +187,7 @@ def test_a_changed_task_is_refused_in_the_same_directory(found):
         RunDirectory(found[0], study.settings("test", [changed]))
 
 
-def test_prediction_variance_needs_two_seeds(tmp_path):
+def test_prediction_variance_needs_two_seeds_and_images_that_neither_was_trained_on(tmp_path):
     records = run(tmp_path, methods=("scratch",), seeds=(0, 1))
     directory = RunDirectory(tmp_path, study.settings("test", [TASK]))
     variance = study.prediction_variance(TASK, records, directory, CPU)
@@ -206,6 +197,8 @@ def test_prediction_variance_needs_two_seeds(tmp_path):
     ]
     assert variance == {"scratch": criteria.prediction_variance(students, digits(0).test)}
     assert study.prediction_variance(TASK, records[:1], directory, CPU) == {}
+    apart = replace(TASK, same_test=False)
+    assert study.prediction_variance(apart, records, directory, CPU) == {}
 
 
 def grown(method):
@@ -299,13 +292,6 @@ def test_an_initialisation_can_name_the_rates_of_its_training(tmp_path):
     task = replace(TASK, methods={"fixed": fixed})
     (record,) = study.run(task, ("fixed",), (0,), RunDirectory(tmp_path, {}), CPU)
     assert record["learning_rate"] == record["equal_epochs"]["learning_rate"] == 2e-3
-
-
-def test_predictions_on_images_that_others_were_trained_on_are_not_compared(tmp_path):
-    records = run(tmp_path, methods=("scratch",), seeds=(0, 1))
-    directory = RunDirectory(tmp_path, study.settings("test", [TASK]))
-    apart = replace(TASK, same_test=False)
-    assert study.prediction_variance(apart, records, directory, CPU) == {}
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from tests.growth.nets import randomised
 
 ROUNDING = 1e-9
 EXACT, REMARKED, REFUSED = "exact", "remarked", ("refused", "caught")
+NOT_SILENT = (EXACT, REMARKED, *REFUSED)
 """What `said` starts with."""
 INPUTS = {
     "vector": torch.Size((5, 6)),
@@ -65,6 +66,12 @@ def said(teacher, student, x, fill="zero-out"):
         return f"caught: {error}"
     change = compare(teacher, grown, growth, inputs=x)
     return "exact" if change.max_rel < ROUNDING else f"silent: {change}"
+
+
+def check(expected, teacher, student, x, fill="zero-out"):
+    """The map says what is expected."""
+    answer = said(teacher, student, x, fill)
+    assert answer.startswith(expected), answer
 
 
 def heads(x: Tensor) -> Tensor:

@@ -114,17 +114,22 @@ def test_gates_of_recurrent_nets_grow_each_in_its_block():
     assert rows.tolist() == [True, True, True, False] * 4
 
 
-@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("kind", "options"),
     [
-        ({"num_layers": 2}, {"num_layers": 2}),
-        ({"bidirectional": True}, {"bidirectional": True}),
-        ({"bias": False}, {"bias": False}),
+        (nn.RNN, {"bidirectional": True}),
+        (nn.GRU, {"bias": False}),
+        (nn.LSTM, {"num_layers": 2}),
+        pytest.param(nn.RNN, {"num_layers": 2}, marks=pytest.mark.slow),
+        pytest.param(nn.RNN, {"bias": False}, marks=pytest.mark.slow),
+        pytest.param(nn.GRU, {"num_layers": 2}, marks=pytest.mark.slow),
+        pytest.param(nn.GRU, {"bidirectional": True}, marks=pytest.mark.slow),
+        pytest.param(nn.LSTM, {"bidirectional": True}, marks=pytest.mark.slow),
+        pytest.param(nn.LSTM, {"bias": False}, marks=pytest.mark.slow),
     ],
 )
-def test_recurrent_nets(kind, old, new):
-    teacher, student = Tagger(kind, 5, 3, 2, **old), Tagger(kind, 5, 7, 3, **new)
+def test_recurrent_nets(kind, options):
+    teacher, student = Tagger(kind, 5, 3, 2, **options), Tagger(kind, 5, 7, 3, **options)
     check_injective(GrowthMap.between(teacher, student), teacher, student)
 
 

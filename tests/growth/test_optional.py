@@ -102,7 +102,7 @@ def pair(name: str, *, teacher: bool, student: bool, wide: int):
     return *models, x.double(), lost
 
 
-@pytest.mark.parametrize("wide", [8, 12])
+@pytest.mark.parametrize("wide", [pytest.param(8, marks=pytest.mark.slow), 12])
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_only_the_student_has_starts_as_nothing(name, wide):
     teacher, student, x, added = pair(name, teacher=False, student=True, wide=wide)

@@ -18,15 +18,10 @@ from tests.cases import (
     generator,
     plain_loss,
     plain_mlp,
+    plain_setting,
     randn,
     unflatten,
 )
-
-
-def setting():
-    objective, params = classification()
-    x, y = objective.data.example
-    return (lambda w: plain_loss(w, x, y)), params
 
 
 def test_all_sign_vectors_give_the_frobenius_norm_exactly():
@@ -43,7 +38,7 @@ def test_all_sign_vectors_give_the_frobenius_norm_exactly():
 
 
 def test_frobenius_and_its_gradient_are_those_of_the_dense_hessian():
-    loss, params = setting()
+    loss, params = plain_setting()
     probes = draw_probes(params, 3, generator(1))
     vectors = torch.stack([flatten({n: p[i] for n, p in probes.items()}) for i in range(3)])
 
@@ -58,7 +53,7 @@ def test_frobenius_and_its_gradient_are_those_of_the_dense_hessian():
 
 
 def test_the_estimate_lies_within_its_standard_error():
-    loss, params = setting()
+    loss, params = plain_setting()
     draws = torch.stack(
         [Frobenius()(loss, params, draw_probes(params, 1, generator(s)))[1] for s in range(200)]
     )

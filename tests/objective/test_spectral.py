@@ -7,21 +7,14 @@ from torch.func import functional_call, grad
 from phiopt.objective import Spectral
 from phiopt.objective.probes import draw_probes
 from tests.cases import (
-    classification,
     dense_hessian,
     flatten,
     generator,
     mlp,
     parameters,
-    plain_loss,
+    plain_setting,
     randn,
 )
-
-
-def setting():
-    objective, params = classification()
-    x, y = objective.data.example
-    return (lambda w: plain_loss(w, x, y)), params
 
 
 def densely(loss):
@@ -29,7 +22,7 @@ def densely(loss):
 
 
 def test_value_and_gradient_are_those_of_the_dense_hessian():
-    loss, params = setting()
+    loss, params = plain_setting()
     term = Spectral(iterations=30)
     probes = draw_probes(params, 1, generator())
     value, curvature = term(loss, params, probes)
@@ -124,7 +117,7 @@ def test_an_eigenvector_of_two_entries_is_not_missed():
 
 
 def test_lanczos_needs_fewer_products_than_power_iteration():
-    loss, params = setting()
+    loss, params = plain_setting()
     top = torch.linalg.eigvalsh(dense_hessian(loss, params)).abs().max().square()
     probes = draw_probes(params, 1, generator(3))
     found = Spectral(iterations=6)(loss, params, probes)[1]

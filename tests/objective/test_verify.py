@@ -18,6 +18,7 @@ from phiopt.objective.task import Task
 from phiopt.objective.verify import require_gradient, verify_gradient
 from phiopt.solve import TorchOpt
 from tests.cases import generator, mlp, randn
+from tests.functions import by_hand
 
 PLAIN = partial(F.cross_entropy, reduction="none")
 X, Y = randn(2, 4), torch.tensor([0, 2])
@@ -42,25 +43,6 @@ def verify(module, x=X, loss=PLAIN, y=Y, names=("task", "proximity")):
     params = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
     task = Task(pure_model(module, lambda x: x), loss, x, y)
     verify_gradient(module, lambda x: x, task, params, names)
-
-
-def by_hand(value, slope):
-    class Made(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(x):
-            return value(x)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.save_for_backward(inputs[0])
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return slope(ctx.saved_tensors[0]) * gradient
-
-    return Made.apply
 
 
 def still(x):

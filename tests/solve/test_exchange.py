@@ -18,15 +18,28 @@ import phiopt
 from phiopt.solve.exchange import LostError
 
 WITHIN = 60
-"""Seconds after which all must have ended."""
+"""Seconds after a process was killed in which the others must have ended with an error."""
+PATIENCE = 600
+"""Seconds for all else, as the start of processes on crowded cores: only a test that hangs takes them."""
 
 
 faults = []
 """Of this process: what happens at a call of the loss to come, and how many calls come before it."""
 
 
-def killed():
-    os.kill(os.getpid(), signal.SIGKILL)
+def killed(folder):
+    """A fault that notes its time and kills the process."""
+
+    def strike():
+        (folder / "struck").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return strike
+
+
+def since_killed(folder):
+    """Seconds."""
+    return time.time() - (folder / "struck").stat().st_mtime
 
 
 def raises():
@@ -59,7 +72,7 @@ def solve(group, fault=None):
 
 
 def wait_for(path):
-    end = time.monotonic() + WITHIN
+    end = time.monotonic() + PATIENCE
     while not path.exists() and time.monotonic() < end:
         time.sleep(0.1)
 
@@ -74,10 +87,10 @@ def pairs(rank, folder):
     groups = [dist.new_group([0, other]) for other in (1, 2)]
     done = folder / "done"
     if rank:
-        found = [solve(groups[rank - 1], (raises, killed)[rank - 1])]
+        found = [solve(groups[rank - 1], (raises, killed(folder))[rank - 1])]
         wait_for(done)
     else:
-        found = [solve(groups[0]), solve(groups[0]), solve(groups[1])]
+        found = [solve(groups[0]), solve(groups[0]), solve(groups[1]), since_killed(folder)]
     torch.save(found, folder / f"{rank}.pt")
     done.touch()
 
@@ -87,8 +100,8 @@ def ring(rank, folder):
     init = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=5)
     torch.set_num_threads(1)
-    found = solve(dist.group.WORLD, killed if rank == 4 else None)
-    torch.save(found, folder / f"{rank}.part")
+    found = solve(dist.group.WORLD, killed(folder) if rank == 4 else None)
+    torch.save((found, since_killed(folder)), folder / f"{rank}.part")
     (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
     for other in range(4):
         wait_for(folder / f"{other}.pt")
@@ -100,7 +113,7 @@ def ended(work, folder, count):
     processes = [context.Process(target=work, args=(rank, folder)) for rank in range(count)]
     for process in processes:
         process.start()
-    end = time.monotonic() + 2 * WITHIN
+    end = time.monotonic() + PATIENCE
     try:
         for process in processes:
             process.join(max(0.0, end - time.monotonic()))
@@ -108,14 +121,16 @@ def ended(work, folder, count):
     finally:
         for process in processes:
             process.kill()
+            process.join()
 
 
 @pytest.mark.slow
 def test_the_other_process_is_told_of_one_that_raises_or_is_killed(tmp_path):
     assert ended(pairs, tmp_path, 3) == [0, 0, -signal.SIGKILL]
-    told, again, lost = torch.load(tmp_path / "0.pt")
+    told, again, lost, seconds = torch.load(tmp_path / "0.pt")
     assert told == again == "LostError: process_group: rank 1 failed with OSError: gone"
     assert lost.startswith("LostError: process_group: a process of the group has ended")
+    assert seconds < WITHIN
     assert torch.load(tmp_path / "1.pt") == ["OSError: gone"]
 
 
@@ -123,8 +138,9 @@ def test_the_other_process_is_told_of_one_that_raises_or_is_killed(tmp_path):
 def test_processes_that_are_no_neighbours_of_the_killed_one_end_too(tmp_path):
     assert ended(ring, tmp_path, 5) == [0, 0, 0, 0, -signal.SIGKILL]
     for rank in range(4):
-        text = torch.load(tmp_path / f"{rank}.pt")
+        text, seconds = torch.load(tmp_path / f"{rank}.pt")
         assert text.startswith("LostError: process_group: a process of the group has ended")
+        assert seconds < WITHIN
 
 
 @pytest.mark.slow
@@ -133,14 +149,14 @@ def test_torchrun_ends_where_a_process_is_killed(tmp_path):
     command += ["--nproc-per-node=3", "-m", "tests.solve.test_exchange", str(tmp_path)]
     with open(tmp_path / "log", "w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            wait_for(tmp_path / "struck")
-            struck = time.monotonic()
-            assert (tmp_path / "struck").exists(), (tmp_path / "log").read_text()
-            assert run.wait(WITHIN) != 0
-        finally:
-            run.kill()
-    assert time.monotonic() - struck < WITHIN
+    try:
+        wait_for(tmp_path / "struck")
+        assert (tmp_path / "struck").exists(), (tmp_path / "log").read_text()
+        assert run.wait(PATIENCE) != 0
+        assert since_killed(tmp_path) < WITHIN
+    finally:  # torchrun ends its processes when it is terminated, not when it is killed
+        run.terminate()
+        run.wait()
     for rank in range(3):
         process = int((tmp_path / f"process-{rank}").read_text())
         with pytest.raises(ProcessLookupError):
@@ -149,20 +165,12 @@ def test_torchrun_ends_where_a_process_is_killed(tmp_path):
         assert path.read_text().startswith("LostError: process_group: a process of the group")
 
 
-def struck(folder):
-    def strike():
-        (folder / "struck").touch()
-        killed()
-
-    return strike
-
-
 def under_torchrun(folder):
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     rank = dist.get_rank()
     (folder / f"process-{rank}").write_text(str(os.getpid()))
-    found = solve(dist.group.WORLD, struck(folder) if rank == 2 else None)
+    found = solve(dist.group.WORLD, killed(folder) if rank == 2 else None)
     (folder / f"error-{rank}").write_text(found)
     with suppress(RuntimeError):
         dist.destroy_process_group()

@@ -154,7 +154,7 @@ def joined(rank, folder, size):
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(minutes=10),  # crowded cores may start one process long after another
     )
     torch.set_num_threads(1)
     return dist.group.WORLD
