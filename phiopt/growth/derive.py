@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-import torch
 from torch import Tensor, nn
 
 from phiopt._types import Lift
@@ -17,20 +15,19 @@ from phiopt.growth.axes import Term, fixed
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError, Side
+from phiopt.growth.errors import AlignmentError
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
 from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
-from phiopt.growth.index_map import index_map
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
 from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
-from phiopt.growth.pairs import Axis, Pair, TensorPlace
-from phiopt.growth.placement import Placement
+from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.placing import check_injective, match_unused, placement
 from phiopt.growth.subsequence import Step
 from phiopt.growth.trace import aliases_of, names_of, tensors_of
 from phiopt.growth.unit_plan import demands
@@ -66,14 +63,14 @@ def derive(
     check_gone(state.gone, tensors_of(teacher))
     inserted = _settle_norms(state, inserted)
     check_rescaled(state)
-    placements = {name: _placement(place, large.used) for name, place in state.places.items()}
-    placements |= _match_unused(state, small.used, large.used, names)
+    placements = {name: placement(place, large.used) for name, place in state.places.items()}
+    placements |= match_unused(state, small.used, large.used, names)
     names.check_places(
         {name: place.student for name, place in placements.items()},
         names_of(teacher),
         names_of(student),
     )
-    _check_injective(placements)
+    check_injective(placements)
     taken = {p.student for p in placements.values()}
     return MapContents(
         {name: placements[name] for name in small.used if name in placements},
@@ -232,61 +229,3 @@ def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[I
             for x in inserted
         ]
     return list(inserted)
-
-
-def _placement(place: TensorPlace, used: Mapping[str, tuple[int, ...]]) -> Placement:
-    return Placement(
-        place.student,
-        used[place.student],
-        tuple(torch.from_numpy(index_map(a.term).copy()) for a in place.axes),
-        frozenset(place.input_axes),
-    )
-
-
-def _match_unused(
-    state: Correspondence,
-    small: Mapping[str, tuple[int, ...]],
-    large: Mapping[str, tuple[int, ...]],
-    names: Named,
-) -> dict[str, Placement]:
-    """Place the tensors outside the forward pass, such as step counters and auxiliary heads: in the module to which
-    their own module is matched, with the teacher's coordinates first."""
-    modules = {t.rpartition(".")[0]: p.student.rpartition(".")[0] for t, p in state.places.items()}
-    taken = {p.student for p in state.places.values()}
-    out: dict[str, Placement] = {}
-    homeless = []
-    for name, shape in small.items():
-        if name in state.places or name in state.gone:
-            continue
-        module, _, leaf = name.rpartition(".")
-        image = names.renamed(module)
-        if image is None:
-            image = modules.get(module, module)
-        partner = f"{image}.{leaf}".lstrip(".")
-        there = large.get(partner, ())
-        fits = len(there) == len(shape) and all(s >= t for t, s in zip(shape, there, strict=True))
-        if partner not in large or not fits or partner in taken:
-            homeless.append(name)
-            continue
-        taken.add(partner)
-        out[name] = Placement(partner, there, tuple(torch.arange(n, device="cpu") for n in shape))
-    if homeless:
-        warnings.warn(
-            f"{', '.join(homeless)}: not used in evaluation mode and without a counterpart of at least its shape; left "
-            "out of the map",
-            stacklevel=3,
-        )
-    return out
-
-
-def _check_injective(placements: Mapping[str, Placement]) -> None:
-    seen: dict[str, str] = {}
-    for name, place in placements.items():
-        if place.student in seen:
-            raise AlignmentError(
-                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties",
-                "Untie it in the student, or tie it in the teacher too",
-                teacher=Side.of_tensor(name, place.teacher_shape),
-                student=Side.of_tensor(place.student, place.shape),
-            )
-        seen[place.student] = name

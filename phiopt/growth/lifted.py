@@ -9,15 +9,15 @@ from itertools import product
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from phiopt import lift as lifts
 from phiopt._types import Lift
 from phiopt.growth.axes import Indices, Size
-from phiopt.growth.example import REFUSALS, accepted, steady
+from phiopt.growth.example import REFUSALS, accepted
 from phiopt.growth.graph import Trace, Value
+from phiopt.growth.probed import applied, separate, sources_of
+from phiopt.growth.replay import replayed
 
 _CHUNK = 2**20
 """Largest number of tokens in one call of ψ."""
@@ -73,10 +73,10 @@ class Moves:
         if isinstance(lift, lifts.PlacedLift):
             return cls(lift, example, lift.index_maps(shape), size)
         try:
-            sources, kept = _sources(lift, example)
+            sources, kept = sources_of(lift, example)
         except REFUSALS:
             return cls(lift, example, first, size, "lift fails on other inputs of the same shape")
-        index_maps, reason = _separate(sources, shape, size)
+        index_maps, reason = separate(sources, shape, size)
         if index_maps is None:
             return cls(lift, example, first, size, reason)
         changed = None if kept else "lift changes the values of the coordinates that it places"
@@ -150,7 +150,7 @@ class Moves:
     def _both(
         self, x: Tensor, traces: tuple[Trace, Trace], at: tuple[Value, Value]
     ) -> tuple[Indices, Indices]:
-        y = _applied(self.lift, x)
+        y = applied(self.lift, x)
         if at == (traces[0].inputs[0], traces[1].inputs[0]):
             for dim, index_map in enumerate(self.index_maps, start=1):
                 y = y.index_select(dim, torch.from_numpy(index_map))
@@ -182,105 +182,3 @@ class Rows:
         rest = np.flatnonzero(index_map < 0)
         index_map[rest] = sorted(free)[: len(rest)]
         return index_map
-
-
-def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
-    """Compute ``value`` of a trace from its only input, ``given``.
-
-    Raises:
-        ValueError: The value depends on more than the input.
-    """
-    producers = {o.id: n for n in trace.nodes for o in n.outputs}
-    known: dict[int, Tensor] = {trace.inputs[0].id: given}
-
-    def computed(wanted: Value) -> Tensor:
-        if wanted.id not in known:
-            if wanted.id not in producers:
-                raise ValueError(f"a value of shape {wanted.shape} is no function of the input")
-            node = producers[wanted.id]
-            arguments = tree_map(
-                lambda x: computed(x) if isinstance(x, Value) else x, node.arguments
-            )
-            made = node.target(**{k: _here(v) for k, v in arguments.items()})
-            listed = made if isinstance(made, tuple | list) else (made,)
-            known.update({o.id: x for o, x in zip(node.outputs, listed, strict=False)})
-        return known[wanted.id]
-
-    return computed(value)
-
-
-def _here(argument: object) -> object:
-    return torch.device("cpu") if argument == torch.device("meta") else argument
-
-
-@torch.no_grad()
-def _applied(lift: Lift, x: Tensor) -> Tensor:
-    """ψ(x), with the same random numbers in every call. The global generators stay as they are."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        return steady("lift", lambda: lift(x)).detach().cpu()
-
-
-def _sources(lift: Lift, example: Tensor) -> tuple[NDArray[np.int64], bool]:
-    """The teacher's coordinate on which each of the student's depends: -1 for none, -2 for several.
-
-    In probe k, those coordinates change whose number has bit k. In further probes, those change whose number lacks it.
-    A student's coordinate that changes in both depends on several.
-
-    Returns:
-        The coordinates, and whether the first coordinate that depends on each of the teacher's has its value.
-    """
-    shape = example.shape[1:]
-    n = max(int(np.prod(shape)), 1)
-    bits = np.arange(max(int(np.ceil(np.log2(n))), 1))
-    coordinates = np.arange(n)
-    ones = (coordinates[None] >> bits[:, None]) & 1
-    changes = torch.from_numpy(np.concatenate([ones[:1] * 0, ones, 1 - ones]).astype(bool))
-    generator = torch.Generator().manual_seed(0)
-    if example.dtype.is_floating_point:
-        base = 0.25 + 0.25 * torch.rand(n, generator=generator)
-        probes = torch.where(changes, base + 0.25, base)
-    else:
-        probes = changes.long()
-    probes = probes.to(example.dtype).reshape(-1, *shape)
-    out = torch.cat(
-        [
-            _applied(lift, torch.cat([part, part.new_zeros(len(example) - len(part), *shape)]))[
-                : len(part)
-            ]
-            for part in probes.split(len(example))
-        ]
-    ).flatten(1)
-    changed = (out[1:] != out[:1]).numpy().reshape(2, len(bits), -1)
-    sources = (changed[0] << bits[:, None]).sum(0)
-    sources[(changed[0] == changed[1]).any(0) | (sources >= n)] = -2
-    sources[~changed.any((0, 1))] = -1
-    at = np.flatnonzero(sources >= 0)
-    same = bool((out[:, at].double() == probes.flatten(1)[:, sources[at]].double()).all())
-    return sources, same or not example.dtype.is_floating_point
-
-
-def _separate(
-    sources: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, ...]
-) -> tuple[tuple[Indices, ...] | None, str | None]:
-    """The index map of each axis, or the reason why there are none."""
-    n = int(np.prod(shape))
-    at = np.full(n, -1, dtype=np.int64)
-    for j in np.flatnonzero(sources >= 0)[::-1]:
-        at[sources[j]] = j
-    if (at < 0).any():
-        how = "mixes" if (sources == -2).any() else "drops"
-        return (
-            None,
-            f"lift {how} coordinates of the input, so that none can be said to sit anywhere",
-        )
-    grid = np.stack(np.unravel_index(at, size), -1).reshape(*shape, len(size))
-    index_maps = []
-    for axis in range(len(shape)):
-        line = grid[(0,) * axis + (slice(None),) + (0,) * (len(shape) - axis - 1)][:, axis]
-        lined = line.reshape([-1 if d == axis else 1 for d in range(len(shape))])
-        if not (grid[..., axis] == lined).all():
-            return None, "lift moves coordinates along several axes at once"
-        index_maps.append(line)
-    return tuple(index_maps), None
