@@ -19,6 +19,7 @@ from torch.func import vmap
 
 from benchmarks.quality import digits, mlp, train
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.data import Data
 from phiopt.derivatives import linearise
 from phiopt.objective import (
@@ -37,7 +38,6 @@ from phiopt.objective.importance import chosen, influence
 from phiopt.objective.passes import InParts, gradient_of_sum
 from phiopt.objective.probes import Distribution, draw_probes
 from phiopt.objective.sampling import Sampling
-from phiopt.solve.vector import to_params, to_vector
 
 NETS = {"tanh": nn.Tanh, "ReLU": nn.ReLU}
 EPOCHS = 150

@@ -26,8 +26,8 @@ from torchvision import models as tv
 
 from benchmarks.conftest import interleaved
 from benchmarks.zoo import HANDWRITTEN, TORCHVISION, Family
+from phiopt._modules import state_of
 from phiopt.growth import AlignmentError, GrowthMap, compare, grow
-from phiopt.growth.trace import tensors_of
 
 FILLS = ("zero-out", "net2wider", "vv-zz")
 """The fills that keep the function where that is possible."""
@@ -73,7 +73,7 @@ def measure(family: Family) -> Measured:
 def share(growth: GrowthMap, student: nn.Module) -> float:
     """Of the student's coordinates, those that come from the teacher."""
     mask = growth.mask()
-    total = sum(value.numel() for value in tensors_of(student).values())
+    total = sum(value.numel() for value in state_of(student).values())
     return sum(int(m.sum()) for m in mask.values()) / total
 
 
@@ -108,7 +108,7 @@ def cost(name: str) -> Cost:
     torch.set_num_threads(1)
     teacher, student = LARGE[name]()
     x = torch.zeros(2, 3, 224, 224)
-    u, w = ({k: v.detach() for k, v in tensors_of(module).items()} for module in (teacher, student))
+    u, w = ({k: v.detach() for k, v in state_of(module).items()} for module in (teacher, student))
     size = sum(v.numel() * v.element_size() for v in w.values())
     before = peak()
     began = perf_counter()

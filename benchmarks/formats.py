@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_map
 from benchmarks.conftest import interleaved
 from benchmarks.test_gradient_cost import cnn, setting
 from phiopt._types import Params
+from phiopt._vector import to_vector
 from phiopt.objective import Frobenius, Objective, Sample, Stream
 from phiopt.objective.passes import gradient_of
-from phiopt.solve.vector import to_vector
 
 CURVATURES = {"exact": Frobenius(batch=None), "default": Frobenius()}
 TERMS = ("task", "noise", "curvature")

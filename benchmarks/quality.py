@@ -18,8 +18,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from phiopt.objective import Frobenius, Lambdas, Stream
+from phiopt.optimizers import decaying_adam
 from phiopt.pose import pose
-from phiopt.solve import TorchOpt, decaying_adam
+from phiopt.solve import TorchOpt
 
 EXACT = Frobenius(batch=None)
 SAME_COST = 270 / 150

@@ -165,7 +165,7 @@ class Minimum:
         self.outcome = Implicit(CG(1e-10), tol=1e-6).solve(
             self.solver, self.objective, self.case.start, seed=0, progress=False
         )
-        self.sample = self.outcome.frozen[0]
+        self.sample = self.outcome.saa_samples[0]
         self.w = self.outcome.params["weight"].detach()
 
     def implicit(self):

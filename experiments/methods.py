@@ -14,12 +14,13 @@ from torch import nn
 import phiopt
 from experiments.data import Examples
 from experiments.models import built
+from phiopt._modules import state_of
 from phiopt._types import Lift
 from phiopt.growth import GrowthMap
-from phiopt.growth.trace import tensors_of
 from phiopt.objective import Curvature
 from phiopt.objective.neighbourhood import Neighbourhood
-from phiopt.solve import Stats, decaying_adam
+from phiopt.optimizers import decaying_adam
+from phiopt.solve import Stats
 
 Layer: TypeAlias = list[str]
 """The names of its tensors."""
@@ -196,7 +197,7 @@ def solve_phi(
         neighbourhood=growth.phi.neighbourhood,
         curvature=curvature,
         scale=scale,
-        start={name: value.detach() for name, value in tensors_of(start).items()},
+        start={name: value.detach() for name, value in state_of(start).items()},
         solver=phiopt.TorchOpt(optimizer, descent.steps, growth.phi.batch_size),
         restrict_classes=growth.phi.restrict_classes,
         seed=seed,
@@ -232,7 +233,7 @@ def mapped(growth: Growth, student: nn.Module) -> GrowthMap:
 
 def layers_of(growth: Growth, map: GrowthMap) -> list[Layer]:
     """The teacher's tensors by layer: a module with a matrix, and what follows without one (norms)."""
-    u = tensors_of(growth.teacher)
+    u = state_of(growth.teacher)
     layers: list[Layer] = []
     begun = None
     for name in map.placements:

@@ -86,8 +86,8 @@ def _price(found: phiopt.Learned, growth: Growth) -> float:
     judged = found.solution.stats.forward - terms * found.solution.stats.gradient
     looked = 2 * HELD_OUT / growth.batch_size / 3
     return sum(
-        share * (terms * trial.gradients * (1 + 3 * trial.slopes) + judged / 3)
-        + (HORIZON + looked) * (1 + 3 * trial.slopes)
+        share * (terms * trial.gradients * (1 + 3 * trial.differentiated) + judged / 3)
+        + (HORIZON + looked) * (1 + 3 * trial.differentiated)
         for trial in found.path
     )
 

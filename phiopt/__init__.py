@@ -16,6 +16,7 @@ from phiopt.growth import GrowthMap, carry_optimizer, grow
 from phiopt.initialize import initialize
 from phiopt.learn import Learned, learn
 from phiopt.objective import Corruption, Frobenius, Gaussian, Lambdas, Spectral, Uniform
+from phiopt.optimizers import masked, normalised
 from phiopt.pose import pose
 from phiopt.problem import Problem
 from phiopt.solve import (
@@ -25,8 +26,6 @@ from phiopt.solve import (
     SolveError,
     Status,
     TorchOpt,
-    masked,
-    normalised,
 )
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What `initialize` asks of its arguments: an error names the argument, its value and the rule."""
+"""Checks of the arguments of `pose` and of a solve. An error names the argument, its value and the rule."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from phiopt._checks import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt._modules import state_of
 from phiopt._transforms import wrapped
-from phiopt._types import Params
-from phiopt._values import count, flag, known, one_of, part, seed_of, shown, two_models
+from phiopt._types import DeclaresPrecision, Params
 from phiopt.data import Source, check_source
 from phiopt.growth.registry import FILLS
-from phiopt.objective import Lambdas, Spectral
+from phiopt.objective import Lambdas
 
 SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-"""Of the models: in float16 Adam's ε is 0, and third derivatives overflow."""
+"""Dtypes of models. In float16 Adam's ε is 0, and third derivatives overflow."""
 
 
 def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
-    """A parameter that stands for the device and dtype of both."""
+    """Refuse models that cannot be used. Gives a parameter, which has the device and dtype of both."""
     two_models(teacher, student)
     for name, module in (("teacher", teacher), ("student", student)):
         for key, value in (*module.named_parameters(), *module.named_buffers()):
@@ -63,7 +63,7 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
 
 
 def check_parts(parts: Mapping[str, tuple[object, str]]) -> None:
-    """Pluggable objects by name, each with the attribute that makes it one; None where it is left out."""
+    """Refuse objects, by name, that lack the attribute which makes them a plug-in. None is left out."""
     for name, (value, attribute) in parts.items():
         if value is not None:
             part(name, value, attribute)
@@ -79,9 +79,7 @@ def check_options(
     parts: Mapping[str, tuple[object, str]],
     flags: Mapping[str, object],
 ) -> None:
-    """What `pose` is given. ``parts`` are pluggable objects by name, each with the attribute that makes
-    the object one.
-    """
+    """Refuse arguments of `pose`. ``parts`` are plug-ins by name, each with the attribute that it must have."""
     check_parts(parts)
     for name, value in flags.items():
         flag(name, value)
@@ -115,24 +113,24 @@ def check_solve(
 
 
 def without_data(lambdas: Lambdas) -> Lambdas:
-    """Tensors that are 0 and not to be differentiated in as numbers: their terms need no data."""
+    """λ with constant tensors that are 0 as numbers: the terms of such weights need no data."""
     idle = [n for n, v in lambdas.items() if isinstance(v, Tensor) and not v.requires_grad]
     return replace(lambdas, **{n: 0.0 for n in idle if known(getattr(lambdas, n)) == 0})
 
 
 def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object) -> None:
-    """Refuse what needs more digits than bfloat16 has."""
+    """Refuse parts that need more digits than bfloat16 has."""
     if dtype != torch.bfloat16:
         return
-    if isinstance(curvature, Spectral):
-        raise TypeError("curvature: Spectral's Lanczos method needs float32 models, got bfloat16")
-    if getattr(neighbourhood, "sampling", None) == "sobol":
-        raise TypeError("neighbourhood: Sobol points need float32 models, got bfloat16")
+    for name, value in (("curvature", curvature), ("neighbourhood", neighbourhood)):
+        reason = value.float32_reason if isinstance(value, DeclaresPrecision) else ""
+        if reason:
+            raise TypeError(f"{name}: {reason} models, got bfloat16")
 
 
 def check_start(start: str | Params | None, student: nn.Module) -> None:
-    """A fill's name, or the student's parameters by name, and buffers if any, each as the student has
-    it.
+    """Refuse a start that is neither a fill's name nor the student's parameters by name, buffers if any, in
+    the student's shapes and dtypes.
     """
     if start is None:
         return

@@ -1,4 +1,4 @@
-"""Attention by its plain kernels."""
+"""Attention by plain kernels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Within, scaled-dot-product attention is matrix products and a softmax, and encoders of
-    ``nn.TransformerEncoder`` take no fast path, on which a padding mask makes nested tensors. Both
-    are PyTorch's process-wide switches, put back on the way out.
+    """Inside this context scaled-dot-product attention is computed by matrix products and a softmax, and
+    ``nn.TransformerEncoder`` does not take its fast path, where a padding mask makes nested tensors. Both
+    are PyTorch's process-wide switches, which are restored at the end.
     """
     enabled = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)

@@ -1,4 +1,6 @@
-"""What an object holds, in words and checksums, so that two calls can be told apart by what they were given."""
+"""A canonical description of an object, in words and checksums: two calls are compared by what they were
+given.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +17,34 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from phiopt._modules import state_of
+
 SHORT = 80
-"""Characters of a value's text; of a longer one, the beginning and a checksum."""
+"""Characters of a value's text. A longer text is cut and gets a checksum."""
 FEW = 4
 """Entries of a tensor that are shown; a larger one is its shape and a checksum."""
 LIBRARIES = ("builtins", "torch", "torchopt", "numpy", "phiopt", "typing", "abc")
 """Whose classes are known by their names; of others the methods are looked at."""
 MANY = 1000
-"""Members of a list, a dictionary and the like that are described one by one; more become one checksum."""
+"""Members of a collection that are described one by one; a larger collection becomes one checksum."""
 
 
 def described(name: str, value: object, *, attributes: bool = True) -> dict[str, str]:
     """What ``value`` holds: texts by dotted names that begin with ``name``.
 
-    Tensors, arrays and random generators are told apart by checksums, functions by their code, their
-    defaults and what they enclose. Of other objects it is what ``repr`` shows, memory addresses apart.
+    Tensors, arrays and random generators are described by checksums, functions by their code, their
+    defaults and the values they enclose. Any other object is described by its ``repr``, without memory
+    addresses.
 
-    With ``attributes`` it is also what may differ between processes that do the same: the numbers,
-    tensors and functions of its own file that a function uses, the methods of a class, a module's
-    structure and tensors, and the public attributes of objects without a ``repr`` of their own.
+    ``attributes`` adds what may differ between processes that do the same: the numbers, tensors and
+    functions of its file that a function uses, the methods of a class, a module's structure and tensors,
+    and the public attributes of objects without a ``repr`` of their own.
     """
     return dict(_leaves(name, value, attributes, {}))
 
 
 def content(cell: CellType) -> Any:
-    """What a function has enclosed in ``cell``, None while it is empty."""
+    """The value that a function encloses in ``cell``; None while the cell is empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -77,7 +82,7 @@ def _leaves(
 
 
 def _parts(value: Any, attributes: bool) -> tuple[str, dict[str, Any]]:
-    """The value's own text, and what else it is made of."""
+    """The value's own text, and its members."""
     if isinstance(value, Tensor):
         return _tensor(value), {}
     if isinstance(value, np.ndarray) and value.dtype != object:
@@ -95,18 +100,17 @@ def _parts(value: Any, attributes: bool) -> tuple[str, dict[str, Any]]:
     if isinstance(value, dict | list | tuple | set | frozenset):
         return f"{type(value).__name__} of {len(value)}", _members(value)
     if isinstance(value, nn.Module) and attributes:
-        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
-        return f"{type(value).__name__} {checksum(_structure(value))}", tensors
+        return f"{type(value).__name__} {checksum(_structure(value))}", {**state_of(value)}
     if is_dataclass(value):
         return _kind(value, attributes), {f.name: getattr(value, f.name) for f in fields(value)}
     if attributes and getattr(type(value), "__repr__", None) is object.__repr__:
-        held = {n: v for n, v in getattr(value, "__dict__", {}).items() if not n.startswith("_")}
-        return _kind(value, attributes), held
+        public = {n: v for n, v in getattr(value, "__dict__", {}).items() if not n.startswith("_")}
+        return _kind(value, attributes), public
     return _shown(value), {}
 
 
 def _kind(value: object, methods: bool) -> str:
-    """The class, with a checksum of its methods if they are no library's."""
+    """The class. Methods that belong to no library add a checksum."""
     codes = list(_methods(type(value))) if methods else []
     return f"{type(value).__qualname__} {checksum(codes)}" if codes else type(value).__qualname__
 
@@ -141,7 +145,7 @@ def _bytes(value: Tensor) -> bytes:
 
 
 def _state(value: object) -> str | None:
-    """Of a random generator."""
+    """The checksum of a random generator's state; None of anything else."""
     if isinstance(value, Generator):
         return checksum([_bytes(value.get_state())])
     if isinstance(value, np.random.Generator):
@@ -154,7 +158,7 @@ def _state(value: object) -> str | None:
 
 
 def _code(code: CodeType) -> Iterator[str | bytes]:
-    """What a function does, wherever in a file it stands."""
+    """A function's code, without its place in the file."""
     yield code.co_code
     yield repr(code.co_names)
     for constant in code.co_consts:
@@ -166,17 +170,17 @@ def _code(code: CodeType) -> Iterator[str | bytes]:
 
 
 def _uses(function: FunctionType, outside: bool) -> dict[str, Any]:
-    """What a function has enclosed, its defaults, and what it uses of ``outside``, its file."""
+    """The values that a function encloses, its defaults, and with ``outside`` what it uses of its file."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    held: dict[str, Any] = {name: content(cell) for name, cell in cells}
-    held |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
-    held |= {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
+    used: dict[str, Any] = {name: content(cell) for name, cell in cells}
+    used |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
+    used |= {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
     for name in function.__code__.co_names if outside else ():
         value = function.__globals__.get(name)
         own = isinstance(value, FunctionType) and value.__globals__ is function.__globals__
         if own or isinstance(value, int | float | str | Tensor):
-            held[f"global {name}"] = value
-    return held
+            used[f"global {name}"] = value
+    return used
 
 
 def _members(value: Any) -> dict[str, Any]:
@@ -189,7 +193,7 @@ def _members(value: Any) -> dict[str, Any]:
 
 
 def _structure(module: nn.Module) -> Iterator[str | bytes]:
-    """What the parts are and the settings that they keep as attributes."""
+    """The types of a module's parts, and the settings that the parts keep as attributes."""
     yield _shown(module)
     for name, part in module.named_modules():
         yield f"{name}: {type(part).__qualname__}"

@@ -1,4 +1,6 @@
-"""One file that holds tensors and what is to be said about them: safetensors with JSON in its header, no pickle."""
+"""Files of tensors with a description: safetensors with JSON in the header, no pickle. Files written whole,
+locks, and checks of paths.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ except ImportError:  # Windows
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from phiopt._checks import instance, shown
 from phiopt._json import Field, parsed
 from phiopt._types import Params
 
@@ -28,11 +31,12 @@ VERSION = 1
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block succeeds, in one step and with all its
-    bytes on the disk: whenever the process or the machine stops, ``path`` is whole, the old file or the new.
+    """A temporary path beside ``path``. When the block succeeds the temporary file replaces ``path``, in one
+    step and with all its bytes on the disk. Whenever the process or the machine stops, ``path`` is whole,
+    as the old file or the new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's, whose files nobody else may read. Processes of other machines have the same numbers.
+    # Files of tempfile can be read by their owner only. Other machines have the same process numbers.
     own = f"{os.getpid()}-{token_hex(4)}"
     temporary = path.with_name(f".{path.stem}-{own}{path.suffix}")
     try:
@@ -53,11 +57,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time, and one thread of it, is in the block of a ``path``; others wait. The system
+    """A lock on ``path``: one thread of one process at a time is in the block, the others wait. The system
     frees the lock of a process that dies. The file stays.
 
     Raises:
-        OSError: The system, or that of the files, has no locks.
+        OSError: The system, or its file system, has no locks.
     """
     if fcntl is None:
         raise OSError(f"{path}: this system has no file locks (fcntl)")
@@ -71,7 +75,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _keep_name(folder: Path) -> None:
-    """Have the disk hold the folder's names too, where a folder can be opened."""
+    """Write the folder's names to the disk too, where a folder can be opened."""
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -85,20 +89,20 @@ def write(
 ) -> None:
     """Write the whole file or nothing."""
     header = json.dumps({"kind": kind, "version": VERSION, **about})
-    held = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic(Path(path)) as temporary:
-        temporary.write_bytes(save(held, metadata={_KEY: header}))
+        temporary.write_bytes(save(plain, metadata={_KEY: header}))
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
     """The tensors, on the CPU, and the header of a file of this kind.
 
     Raises:
-        ValueError: It is no file that `write` made, or of another kind or a later version.
-        OSError: It cannot be read.
+        ValueError: The file is not one that `write` made, or is of another kind or a later version.
+        OSError: The file cannot be read.
     """
     try:
-        with open(path, "rb"):  # whose error names the path
+        with open(path, "rb"):  # this error names the path
             pass
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_KEY)
@@ -106,10 +110,14 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
     except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"path: {path} is no safetensors file: {error}") from error
     about = parsed(header or "{}", f"path: {path}")
-    held = about.members()
-    if "kind" not in held or held["kind"].value != kind:
-        found = excerpt(held["kind"].value).strip("'") if "kind" in held else "something else"
-        raise ValueError(f"path: {path} holds {found}, not a {kind}")
+    header_fields = about.members()
+    if "kind" not in header_fields or header_fields["kind"].value != kind:
+        actual = (
+            excerpt(header_fields["kind"].value).strip("'")
+            if "kind" in header_fields
+            else "something else"
+        )
+        raise ValueError(f"path: {path} holds {actual}, not a {kind}")
     if about.members(["version"])["version"].whole(0) > VERSION:
         raise ValueError(
             f"path: {path} has format {about.value['version']}, this phiopt reads up to {VERSION}"
@@ -118,22 +126,57 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
 
 
 def differences(
-    role: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+    role: str, expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """What is missing from, or of another shape in, a model's tensors by name."""
+    """A line for each expected tensor that a model lacks or has in another shape."""
     lines = []
     for name, shape in expected.items():
-        if name not in found:
+        if name not in actual:
             lines.append(f"{role} lacks {name} {shape}")
-        elif found[name] != shape:
-            lines.append(f"{role}'s {name} is {found[name]}, not {shape}")
+        elif actual[name] != shape:
+            lines.append(f"{role}'s {name} is {actual[name]}, not {shape}")
     return lines
 
 
 def check(path: str | os.PathLike[str], lines: list[str], most: int = 8) -> None:
-    """Refuse a file that differs from the models given, and say where."""
+    """Refuse a file if there are such lines of differences from the models given."""
     if lines:
         more = [f"and {len(lines) - most} more"] if len(lines) > most else []
         raise ValueError(
             f"path: {path} belongs to other models: {'; '.join([*lines[:most], *more])}"
         )
+
+
+def new_file(name: str, value: object) -> Path:
+    """``value`` as the path of a file that can be written, in a folder that is there or can be made.
+
+    Raises:
+        TypeError, ValueError: ``value`` is no path, or the path of a device.
+        OSError: ``value`` is a folder, or its folder cannot be written; the message names the argument.
+    """
+    check_path(name, value)
+    text = os.fspath(value)  # type: ignore[call-overload]
+    if "\0" in text:
+        raise ValueError(f"{name}: got {shown(text)}, must be a path, without NUL")
+    path = Path(text)
+    folder = next(p for p in path.absolute().parents if os.path.exists(p))
+    if path.is_dir():
+        raise IsADirectoryError(f"{name}: got {shown(text)}, a folder, must be a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{name}: got {shown(text)}, a device or pipe, must be a file")
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"{name}: got {shown(text)}, but {folder} is no folder, must lie in one"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{name}: got {shown(text)}, must lie in a folder that can be written; {folder} cannot"
+        )
+    return path
+
+
+def check_path(name: str, value: object) -> None:
+    """An error by ``name`` unless ``value`` is a path that is not empty."""
+    instance(name, value, (str, os.PathLike), "a path")
+    if not os.fspath(value):  # type: ignore[call-overload]
+        raise ValueError(f"{name}: got {shown(value)}, must be a path")

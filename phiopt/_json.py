@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for: read whole or refused, and taken apart by errors that name the place."""
+"""Read JSON from an untrusted file. Every error names the file and the field."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ WHOLE = 2**63 - 1
 
 
 def parsed(text: str | bytes, where: str) -> Field:
-    """The JSON of a file; ``where`` is what errors begin with.
+    """The JSON of a file. Errors begin with ``where``.
 
     Raises:
-        ValueError: It is not UTF-8 or not JSON, gives a key twice, holds a number of thousands of digits, or is nested
-            too deeply to be read.
+        ValueError: The text is not UTF-8 or not JSON, has a key twice, holds a number of thousands of
+            digits, or is nested too deeply to be read.
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -30,7 +30,7 @@ def parsed(text: str | bytes, where: str) -> Field:
 
 @dataclass(frozen=True)
 class Field:
-    """A value of a JSON file, and where it stands: ``where`` names the file, ``name`` the field."""
+    """A value in a JSON file. ``where`` names the file, ``name`` the field."""
 
     where: str
     name: str
@@ -42,7 +42,7 @@ class Field:
         return ValueError(f"{self.where}: {name} is {excerpt(self.value)}, must be {rule}")
 
     def members(self, required: Iterable[str] = ()) -> dict[str, Field]:
-        """Of an object, which has the keys that are required."""
+        """The members of an object. An error unless it has the required keys."""
         if not isinstance(self.value, dict):
             raise self.wrong("an object")
         for key in required:
@@ -51,7 +51,7 @@ class Field:
         return {key: Field(self.where, self._of(key), item) for key, item in self.value.items()}
 
     def items(self) -> list[Field]:
-        """Of a list."""
+        """The items of a list."""
         if not isinstance(self.value, list):
             raise self.wrong("a list")
         return [Field(self.where, self._of(i), item) for i, item in enumerate(self.value)]
@@ -74,7 +74,7 @@ class Field:
         return self.value
 
     def number(self) -> float:
-        """As it is, so that a whole number stays one; NaN and infinity are numbers too."""
+        """A number, whose type stays: a whole number stays whole. NaN and infinity are numbers too."""
         number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
         if not number or (isinstance(self.value, int) and abs(self.value) > WHOLE):
             raise self.wrong("a number")
@@ -85,10 +85,10 @@ class Field:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; of two values for a key one would go unseen."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """An object, refused if a key is there twice: one of the two values would be lost."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} is given twice")
-    return found
+    return members

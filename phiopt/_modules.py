@@ -1,4 +1,4 @@
-"""Modules copied, and left as they were."""
+"""Copies of modules, their state, and blocks that leave a module unchanged."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,29 +14,29 @@ from phiopt._types import Params
 
 Module = TypeVar("Module", bound=nn.Module)
 
-_ALONE = RLock()
+_LOCK = RLock()
 _PROCESS_WIDE = ("_global_forward_pre_hooks", "_global_forward_hooks")
 """PyTorch's tables of the hooks that see the forward passes of every module."""
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One thread at a time, for all threads share PyTorch's generators, and the parameters of a
-    module, which others take the place of while it runs as a function.
+def global_lock() -> Iterator[None]:
+    """A process-wide lock. PyTorch's random generators are shared by all threads, and
+    `functional_call` swaps a module's parameters while it runs.
     """
-    with _ALONE:
+    with _LOCK:
         yield
 
 
 def copied(module: Module, role: str | None = None) -> Module:
-    """A deep copy of ``module``, which is the argument ``role``.
+    """A deep copy of ``module``. Errors call it ``role``.
 
-    ``deepcopy`` alone refuses the results of a computation, such as an activation that a forward
-    pass kept as an attribute; here they are copied off the graph. Copies made in inference mode can
-    be trained all the same.
+    ``deepcopy`` refuses results of a computation, such as an activation that a forward pass stored as an
+    attribute. Here such tensors are copied without their graph. A copy made in inference mode can be
+    trained.
     """
-    held = tree_leaves([vars(part) for part in module.modules()])
-    results = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    attributes = tree_leaves([vars(part) for part in module.modules()])
+    results = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     with torch.inference_mode(False):
         try:
             return deepcopy(module, {id(value): value.detach().clone() for value in results})
@@ -62,30 +62,30 @@ def _uncopied(module: nn.Module) -> str:
 
 
 def with_tensors(module: Module, tensors: Params) -> Module:
-    """A copy of the student ``module`` that holds copies of ``tensors``, parameters and buffers by name; the others
+    """A copy of the student ``module`` with copies of ``tensors``, parameters and buffers by name. All others
     keep their values.
 
     A buffer that cannot hold its values where it is, because it is an expanded view or shares memory
     with another buffer, gets memory of its own.
     """
     copy = copied(module, "student")
-    held = state_of(copy)
+    state = state_of(copy)
     with torch.no_grad():
         for name, value in tensors.items():
-            if overlapping(held[name]):
-                held[name].data = torch.empty(
-                    held[name].shape, dtype=held[name].dtype, device=held[name].device
+            if overlapping(state[name]):
+                state[name].data = torch.empty(
+                    state[name].shape, dtype=state[name].dtype, device=state[name].device
                 )
-            held[name].copy_(value)
+            state[name].copy_(value)
         for name, value in tensors.items():
-            wanted = value.detach().to(held[name])
-            if not torch.equal(held[name], wanted):
-                held[name].data = wanted.clone(memory_format=torch.contiguous_format)
+            wanted = value.detach().to(state[name])
+            if not torch.equal(state[name], wanted):
+                state[name].data = wanted.clone(memory_format=torch.contiguous_format)
     return copy
 
 
 def overlapping(value: Tensor) -> bool:
-    """Whether two entries of ``value`` may be one place in memory, as in a tensor made by ``expand``."""
+    """Whether two entries of ``value`` may share memory, as in a tensor made by ``expand``."""
     if value.layout != torch.strided or value.numel() == 0:
         return False
     reach = 0
@@ -98,8 +98,8 @@ def overlapping(value: Tensor) -> bool:
 
 
 def evaluating(module: Module) -> Module:
-    """A deep copy of ``module`` in evaluation mode, to be differentiated as a function: without
-    backward hooks, which are for a backward pass of its owner's, and which `torch.func` cannot take.
+    """A deep copy of ``module`` in evaluation mode and without backward hooks, to be differentiated as a
+    function. `torch.func` refuses backward hooks.
     """
     copy = copied(module).eval()
     for part in copy.modules():
@@ -110,24 +110,24 @@ def evaluating(module: Module) -> Module:
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Afterwards all attributes are what they were: modes, kept activations, and tables, of buffers
-    too, that a forward pass fills. Filled on tensors without storage, or within a transform, they
-    would be of no use outside.
+    """After the block all attributes are what they were before: modes, stored activations, and tables that
+    a forward pass fills, of buffers too. What a forward pass stores of tensors without storage, or inside
+    a transform, is of no use afterwards.
     """
     owned = [vars(part) for part in module.modules()]
-    owned += [value for held in owned for value in held.values() if isinstance(value, dict)]
-    before = [(held, dict(held)) for held in owned]
+    owned += [value for table in owned for value in table.values() if isinstance(value, dict)]
+    before = [(table, dict(table)) for table in owned]
     try:
         yield
     finally:
-        for held, content in before:
-            held.clear()
-            held.update(content)
+        for table, content in before:
+            table.clear()
+            table.update(content)
 
 
 @contextmanager
 def without_process_wide_hooks() -> Iterator[None]:
-    """Within, hooks on the forward passes of every module do not see those of this thread."""
+    """Inside this context process-wide forward hooks do not see the forward passes of this thread."""
     own = get_ident()
     tables = [getattr(nn.modules.module, name) for name in _PROCESS_WIDE]
     before = [dict(table) for table in tables]

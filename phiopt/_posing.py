@@ -16,13 +16,14 @@ from phiopt._arguments import (
     check_precision,
     check_start,
 )
+from phiopt._checks import count, instance
 from phiopt._modules import copied, copies, state_of, with_tensors
 from phiopt._task_checks import check_task
 from phiopt._transforms import plain
 from phiopt._types import Lift, Loss, Params
-from phiopt._values import count, instance
 from phiopt.bilevel.adjoint import changed, given_tensors
 from phiopt.data import Data, Source
+from phiopt.distributed import check_replicas, data_parallel, failing_together, replicated
 from phiopt.growth import GrowthMap, grow
 from phiopt.growth.given import check_beside_map
 from phiopt.objective import (
@@ -37,13 +38,6 @@ from phiopt.objective import (
     student_loss,
 )
 from phiopt.problem import Problem
-from phiopt.solve import (
-    agreeing,
-    check_agreement,
-    check_settings,
-    data_parallel,
-    failing_together,
-)
 
 REFERENCE_DRAWS = 8
 """Draws that L_4's value at the start, its unit on the relative scale, is the mean of. One draw
@@ -119,7 +113,7 @@ class Posing:
             settings: dict[str, object] = {n: value for n, (value, _) in self.plug_ins.items()}
             settings["lambdas"] = [float(value) for _, value in self.lambdas.items()]
             settings["one of the settings"] = (self.scale, self.restrict_classes, self.micro_batch)
-            check_settings(self.group, settings, device)
+            check_replicas(self.group, settings, device)
         with failing_together(self.group, device):
             check_start(self.start, self.student)
             dtype = next(self.student.parameters()).dtype
@@ -220,19 +214,19 @@ def _noise(
 def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int) -> Objective:
     """The objective, whose batches are shared out among processes that all have the same problem."""
     device = next(iter(start.values())).device
-    tensors = {f"the start's {name}": value for name, value in start.items()}
-    tensors |= {f"the teacher's {name}": value for name, value in objective.teacher.items()}
-    tensors |= {f"the lift's {name}": value for name, value in objective.psi.items()}
+    values: dict[str, object] = {f"the start's {name}": value for name, value in start.items()}
+    values |= {f"the teacher's {name}": value for name, value in objective.teacher.items()}
+    values |= {f"the lift's {name}": value for name, value in objective.psi.items()}
     data = objective.data
     if data is not None:
-        tensors |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
-        tensors["data's length"] = torch.tensor(float(data.length or 0), device="cpu")
-    tensors["the seed"] = torch.tensor(float(seed), device="cpu")
-    check_agreement(group, {name: value.to(device) for name, value in tensors.items()})
+        values |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
+        values["data's length"] = data.length
+    values["the seed"] = seed
+    check_replicas(group, values, device)
     return replace(
         objective,
         model=data_parallel(objective.model, group),
-        data=data and agreeing(data, group, device),
+        data=data and replicated(data, group, device),
     )
 
 

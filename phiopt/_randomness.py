@@ -1,4 +1,4 @@
-"""Draws that repeat themselves: generators that start from a seed and are put back, and loaders that begin anew."""
+"""Draws that can be repeated: generators that start from a seed and are restored, loaders that begin anew."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from phiopt._modules import alone
+from phiopt._modules import global_lock
 
 _MOST = 1000
-"""Objects of a source that are looked through for generators of its own."""
+"""Objects of a source that are searched for generators."""
 _AT_END: list[list[Callable[[], None]]] = []
-"""What is to be done at the end of each scope under way, the innermost last."""
+"""For each open scope the calls to make at its end; the innermost scope is last."""
 _LONGEST = 32
-"""Entries of a list or dictionary that is looked through; longer ones hold the examples."""
+"""Entries of a list or dictionary that is searched. Longer ones hold the examples."""
 
 
 @contextmanager
 def preserved_randomness(
     source: object, device: torch.device, seed: int, *others: object
 ) -> Iterator[None]:
-    """The global generators of Python, NumPy and PyTorch start from ``seed`` within. They are put back after, and so
-    are the generators that the sources hold: loaders, samplers, data sets and their transforms.
+    """Inside this context the global generators of Python, NumPy and PyTorch start from ``seed``. At the end
+    they are restored, and so are the generators of the sources: of loaders, samplers, data sets and their
+    transforms.
 
-    A loader draws its order from them, and so may a data set's transforms: seeded they repeat
-    themselves, and the caller's stream of random numbers goes on as if nothing had been drawn.
+    A loader draws its order from the global generators, and so may a data set's transforms. From a seed
+    these draws repeat. The caller's stream of random numbers goes on as if nothing had been drawn.
     """
-    with alone():
+    with global_lock():
         put_back: list[Callable[[], object]] = [
             partial(random.setstate, random.getstate()),
             partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002
@@ -54,16 +55,16 @@ def preserved_randomness(
 
 
 def at_end(do: Callable[[], None]) -> None:
-    """Have ``do`` called, once, at the end of the innermost `preserved_randomness`, if there is one."""
+    """Call ``do`` once, at the end of the innermost `preserved_randomness`, if there is one."""
     if _AT_END and do not in _AT_END[-1]:
         _AT_END[-1].append(do)
 
 
 def begun_anew(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """The same loader, so that a pass depends on the global generators and the loader's own alone.
+    """The same loader, whose passes depend on the global generators and the loader's own only.
 
-    Workers that persist go on with the random numbers of passes before, and the loader's one iterator may be in use:
-    here each pass has workers of its own. Batches come in the order they are asked for.
+    Persistent workers go on with the random numbers of earlier passes, and the loader's single iterator may
+    be in use. Here each pass has new workers. Batches come in the order they are asked for.
     """
     if loader.num_workers == 0 or (loader.in_order and not loader.persistent_workers):
         return loader
@@ -73,35 +74,35 @@ def begun_anew(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 
 def _generators(sources: list[object]) -> list[Any]:
-    """The generators that the sources hold, as attributes, in short lists, in closures; each once."""
-    queue, seen, found = list(sources), {id(source) for source in sources}, []
-    for held in queue:  # which grows
-        if isinstance(held, _KINDS):
-            found.append(held)
+    """The generators in the sources' attributes, short lists and closures; each once."""
+    queue, seen, generators = list(sources), {id(source) for source in sources}, []
+    for item in queue:  # the loop adds to it
+        if isinstance(item, _KINDS):
+            generators.append(item)
             continue
-        for part in _parts(held):
+        for part in _parts(item):
             if id(part) not in seen and len(queue) < _MOST:
                 seen.add(id(part))
                 queue.append(part)
-    return found
+    return generators
 
 
-def _parts(held: object) -> list[Any]:
-    if isinstance(held, Tensor | ModuleType | type | str | bytes):
+def _parts(item: object) -> list[Any]:
+    if isinstance(item, Tensor | ModuleType | type | str | bytes):
         return []
-    if isinstance(held, list | tuple | set):
-        return list(held) if len(held) <= _LONGEST else []
-    if isinstance(held, dict):
-        return list(held.values()) if len(held) <= _LONGEST else []
-    if isinstance(held, partial):
-        return [held.func, *held.args, *held.keywords.values()]
-    if isinstance(held, FunctionType):
-        cells = [cell.cell_contents for cell in held.__closure__ or () if _filled(cell)]
-        return [*cells, *(held.__defaults__ or ())]
-    if hasattr(held, "__self__"):  # of a bound method
-        return [held.__self__]
+    if isinstance(item, list | tuple | set):
+        return list(item) if len(item) <= _LONGEST else []
+    if isinstance(item, dict):
+        return list(item.values()) if len(item) <= _LONGEST else []
+    if isinstance(item, partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, FunctionType):
+        cells = [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
+        return [*cells, *(item.__defaults__ or ())]
+    if hasattr(item, "__self__"):  # of a bound method
+        return [item.__self__]
     # A loader's iterator holds processes and queues.
-    return [value for name, value in getattr(held, "__dict__", {}).items() if name != "_iterator"]
+    return [value for name, value in getattr(item, "__dict__", {}).items() if name != "_iterator"]
 
 
 def _filled(cell: Any) -> bool:
@@ -116,7 +117,7 @@ _KINDS = (Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def _kept(generator: Any) -> Callable[[], None]:
-    """What puts the generator back to where it is now."""
+    """A call that restores the generator's present state."""
     if isinstance(generator, random.SystemRandom):  # it has no state
         return lambda: None
     if isinstance(generator, random.Random):

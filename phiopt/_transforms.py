@@ -1,8 +1,8 @@
 """Transforms of ``torch.func`` around a call, and how to work outside of them.
 
-Within a transform every operation is the transform's, also on constants: what it returns has no
-storage to look at, and no say for `torch.autograd`. Work that is not to be differentiated is done
-outside, on plain tensors.
+Inside a transform every operation belongs to the transform, also on constants: its result has no storage,
+and `torch.autograd` does not record it. Work that is not to be differentiated is done outside, on plain
+tensors.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch.autograd import forward_ad
 
 
 def in_transform() -> bool:
-    """Whether a transform of ``torch.func`` is under way, within which `torch.autograd` has no say."""
+    """Whether a transform of ``torch.func`` is active; `torch.autograd` records nothing inside."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @contextmanager
 def outside_transforms() -> Iterator[Any]:
-    """Within, no transform is under way; gives what `inside_transforms` goes back by."""
+    """Inside this context no transform is active. Yields what `inside_transforms` needs to return."""
     with temporarily_clear_interpreter_stack() as stack:
         yield stack
 
 
 @contextmanager
 def inside_transforms(stack: Any) -> Iterator[None]:
-    """Within, the transforms are under way again that `outside_transforms` left."""
+    """Inside this context the transforms are active again that `outside_transforms` left."""
     with temporarily_restore_interpreter_stack(stack):
         yield
 
@@ -45,7 +45,7 @@ def wrapped(value: Any) -> bool:
 
 
 def batched(value: Tensor) -> bool:
-    """Whether ``value`` stands for many, under `torch.vmap`."""
+    """Whether ``value`` stands for many tensors, under `torch.vmap`."""
     while torch._C._functorch.is_functorch_wrapped_tensor(value):
         if torch._C._functorch.is_batchedtensor(value):
             return True
@@ -54,20 +54,20 @@ def batched(value: Tensor) -> bool:
 
 
 def differentiated(value: Any) -> bool:
-    """Whether ``value`` is a tensor in which, by either mode, a derivative may be asked for."""
+    """Whether ``value`` is a tensor with respect to which a derivative may be taken, in either mode."""
     if not isinstance(value, Tensor):
         return False
     return wrapped(value) or value.requires_grad or has_tangent(value)
 
 
 def has_tangent(value: Tensor) -> bool:
-    """Whether forward mode is under way in ``value``."""
+    """Whether ``value`` carries a tangent of forward mode."""
     return forward_ad.unpack_dual(value).tangent is not None
 
 
 def numbers(value: Tensor) -> Tensor:
-    """The numbers of ``value``, off every graph and transform; under `torch.vmap` those of all that it
-    stands for.
+    """The numbers of ``value``, without graph or transform. Under `torch.vmap` those of all tensors that
+    ``value`` stands for.
     """
     while torch._C._functorch.is_functorch_wrapped_tensor(value):
         value = torch._C._functorch.get_unwrapped(value)
@@ -76,9 +76,9 @@ def numbers(value: Tensor) -> Tensor:
 
 
 def plain(name: str, value: Tensor) -> Tensor:
-    """The numbers of ``value``, off every graph and transform.
+    """The numbers of ``value``, without graph or transform.
 
-    Raises ``ValueError`` by ``name`` if they are many, under `torch.vmap`.
+    Raises ``ValueError`` by ``name`` if ``value`` stands for many tensors, under `torch.vmap`.
     """
     if batched(value):
         raise ValueError(

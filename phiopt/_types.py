@@ -1,7 +1,7 @@
 """Shared type names: parameters travel as plain dictionaries, functions are pure."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -16,3 +16,15 @@ Lift: TypeAlias = Callable[[Tensor], Tensor]
 
 Model: TypeAlias = Callable[[Params, Tensor], Tensor]
 """f(ψ(x), w): the student's outputs on a batch of the teacher's inputs, as a pure function of w."""
+
+
+@runtime_checkable
+class DeclaresPrecision(Protocol):
+    """A part of a problem that may not suit models of few digits."""
+
+    @property
+    def float32_reason(self) -> str:
+        """Why models must be float32 or wider, such as "Sobol points need float32"; empty if they need
+        not be.
+        """
+        ...

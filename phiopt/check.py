@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from phiopt._checks import count, instance, part, seed_of
 from phiopt._modules import evaluating
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss
-from phiopt._values import count, instance, part, seed_of
+from phiopt._vector import to_params, to_vector
 from phiopt.data import Data, Source, check_source
 from phiopt.derivatives import differentiable
 from phiopt.derivatives.calls import Call
-from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
+from phiopt.derivatives.layers import as_scalar, layer_calls
 from phiopt.derivatives.orders import Order, derivative_orders
 from phiopt.derivatives.report import WHOLE, DerivativeReport, LayerReport
 from phiopt.objective import Task, student_loss
@@ -117,11 +118,11 @@ def _whole(
 
     def orders(composite: bool) -> dict[int, Order]:
         def scalar(w: Tensor) -> Tensor:
-            held = split(w, like) | {name: b.clone() for name, b in buffers.items()}
+            state = to_params(w, like) | {name: b.clone() for name, b in buffers.items()}
             with differentiable() if composite else nullcontext():
-                return loss(functional_call(model, held, (x.clone(),)), y).mean()
+                return loss(functional_call(model, state, (x.clone(),)), y).mean()
 
-        return derivative_orders(scalar, joined(like), seed, kinked=bool(kinks))
+        return derivative_orders(scalar, to_vector(like), seed, kinked=bool(kinks))
 
     kinks = tuple(sorted({kink for call in calls for kink in call.kinks}))
     return LayerReport(WHOLE, type(model).__name__, orders(False), orders(True), kinks)

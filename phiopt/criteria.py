@@ -12,19 +12,17 @@ Numbers that are not finite are refused with a ``FloatingPointError``: a diverge
 accuracy.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
-from phiopt._randomness import begun_anew, preserved_randomness
+from phiopt._checks import instance, number, part, shown
+from phiopt._evaluation import batches, evaluating, finite, means
 from phiopt._types import Loss
-from phiopt._values import count, instance, number, part, seed_of, shown
-from phiopt.data import Source, check_pair, check_source
+from phiopt.data import Source
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
 
@@ -77,7 +75,7 @@ def evaluate(
         True
     """
     measures = (_log_loss, _hits)
-    loss, hits = _means(model, data, measures, batch_size, neighbourhood, seed)
+    loss, hits = means(model, data, measures, batch_size, neighbourhood, seed)
     return Scores(hits, loss)
 
 
@@ -146,7 +144,7 @@ def robustness(
     if loss is not None:
         part("loss", loss, "__call__")
     measures = (_log_loss if loss is None else loss,)
-    return _means(model, data, measures, batch_size, neighbourhood, seed)[0]
+    return means(model, data, measures, batch_size, neighbourhood, seed)[0]
 
 
 def prediction_variance(
@@ -188,10 +186,10 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
         >>> predict(nn.Linear(4, 3), (torch.randn(8, 4), torch.randint(3, (8,)))).shape
         torch.Size([8, 3])
     """
-    with _evaluating(model, data, seed=0):
+    with evaluating(model, data, seed=0):
         parts = []
-        for x, y in _batches(model, data, batch_size):
-            outputs = _finite(model(x), "outputs")
+        for x, y in batches(model, data, batch_size):
+            outputs = finite(model(x), "outputs")
             if not y.is_floating_point():  # others are no labels, and not needed here
                 check_class_axis("data", outputs, y)
             elif outputs.dim() < 2:
@@ -248,13 +246,13 @@ def _percentages(values: object) -> list[float]:
     """Numbers from 0 to 100, in the order given; at least one."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"percentages: got {shown(values)}, must be numbers in [0, 100]")
-    found = [number("percentages", value) for value in values]
-    if not found:
+    numbers = [number("percentages", value) for value in values]
+    if not numbers:
         raise ValueError(f"percentages: got {shown(values)}, must be one number or more")
-    for value in found:
+    for value in numbers:
         if not 0 <= value <= 100:
             raise ValueError(f"percentages: got {value:g}, each must lie in [0, 100]")
-    return found
+    return numbers
 
 
 def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -264,110 +262,3 @@ def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
 def _log_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     check_labels("data", outputs, targets)
     return F.cross_entropy(outputs, targets, reduction="none")
-
-
-def _means(
-    model: nn.Module,
-    data: Source,
-    measures: Sequence[Loss],
-    batch_size: int,
-    neighbourhood: Neighbourhood | None,
-    seed: int,
-) -> list[float]:
-    """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples."""
-    seed = seed_of(seed)
-    if neighbourhood is not None:
-        part("neighbourhood", neighbourhood, "perturb")
-    totals, losses = [0.0 for _ in measures], 0
-    generator: Generator | None = None
-    with _evaluating(model, data, seed):
-        for x, y in _batches(model, data, batch_size):
-            if neighbourhood is not None:
-                generator = generator or Generator(x.device).manual_seed(seed)
-                x, y = _neighbours(neighbourhood, x, y, generator)
-            outputs = _finite(model(x), "outputs")
-            values = [_finite(measure(outputs, y), "losses").double() for measure in measures]
-            if any(v.shape[:1] != y.shape[:1] for v in values):
-                raise ValueError(
-                    f"loss: returned shape {tuple(values[0].shape)}, must give one loss per example, "
-                    f"shape ({len(y)},) (reduction='none')"
-                )
-            if not values[0].numel():
-                raise ValueError(
-                    f"data: targets of shape {tuple(y.shape)} give no loss, must hold one label or more"
-                )
-            totals = [total + v.sum().item() for total, v in zip(totals, values, strict=True)]
-            losses += values[0].numel()
-    return [total / losses for total in totals]
-
-
-def _neighbours(
-    neighbourhood: Neighbourhood, x: Tensor, y: Tensor, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Every sample x' of the batch as one batch, with the targets that go with it."""
-    if not x.is_floating_point():
-        raise TypeError(f"data: inputs are {x.dtype}; neighbours x' need floating inputs")
-    noisy = neighbourhood.perturb(x, neighbourhood.draw(x, generator))
-    return noisy.flatten(0, 1), y.expand(len(noisy), *y.shape).flatten(0, 1)
-
-
-@contextmanager
-def _evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
-    """Evaluation mode without gradients; each submodule's own mode is put back, and the embeddings
-    that a forward pass writes to, those with ``max_norm``.
-    """
-    instance("model", model, nn.Module, "an nn.Module")
-    modes = {module: module.training for module in model.modules()}
-    tables = {
-        part: part.weight.detach().clone()
-        for part in modes
-        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None
-    }
-    try:
-        model.eval()
-        with preserved_randomness(data, _like(model).device, seed), torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        with torch.no_grad():
-            for part, table in tables.items():
-                part.weight.copy_(table)
-
-
-def _like(model: nn.Module) -> Tensor:
-    return next(model.parameters(), torch.empty(0))
-
-
-def _batches(model: nn.Module, data: Source, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every batch of the data, on the model's device and dtype."""
-    like = _like(model)
-    empty = True
-    for batch in _source(data, batch_size):
-        x, y = check_pair("data", batch)
-        if len(x) == 0:
-            continue
-        empty = False
-        dtype = like.dtype if x.is_floating_point() else x.dtype
-        yield x.to(like.device, dtype), (y if y.is_floating_point() else y.long()).to(like.device)
-    if empty:
-        raise ValueError("data: empty, at least one example is needed")
-
-
-def _source(data: Source, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
-    count("batch_size", batch_size)
-    check_source("data", data)
-    if isinstance(data, DataLoader):
-        return begun_anew(data)
-    if isinstance(data, Dataset):
-        return DataLoader(data, batch_size)
-    x, y = check_pair("data", data)
-    return zip(x.split(batch_size), y.split(batch_size), strict=True)
-
-
-def _finite(values: Tensor, name: str) -> Tensor:
-    if not values.isfinite().all():
-        raise FloatingPointError(
-            f"{name}: not all finite; the model diverged or the data holds NaN"
-        )
-    return values

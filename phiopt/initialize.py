@@ -9,19 +9,20 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_solve, without_data
-from phiopt._modules import alone
+from phiopt._modules import global_lock
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import given_tensors
 from phiopt.data import Source
+from phiopt.distributed import together
 from phiopt.growth import GrowthMap
 from phiopt.objective import Curvature, Lambdas, Neighbourhood
 from phiopt.pose import pose
 from phiopt.problem import check_derivative
-from phiopt.solve import Solution, Solver, TorchOpt, together
+from phiopt.solve import Solution, Solver, TorchOpt
 
 
-@alone()
+@global_lock()
 @together
 def initialize(
     teacher: nn.Module,

@@ -13,18 +13,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from phiopt._arguments import SCALES, check_modules, check_parts
+from phiopt._checks import flag, one_of, part, seed_of
 from phiopt._described import described
+from phiopt._files import check_path
 from phiopt._modules import copied
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss, Params
-from phiopt._values import (
-    flag,
-    one_of,
-    part,
-    path_of,
-    seed_of,
-)
-from phiopt.bilevel import Adjoint, Replay, Unroll
+from phiopt.bilevel import Adjoint
+from phiopt.bilevel.adjoint import check_steps
 from phiopt.bilevel.outer import OuterLoss, Value, check_disjoint
 from phiopt.bilevel.records import opened
 from phiopt.bilevel.run import Run
@@ -43,7 +39,7 @@ __all__ = ["Learned", "Trial", "learn"]
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()  # whatever is around it, a search needs slopes
+@torch.enable_grad()  # whatever is around it, a search needs gradients
 def learn(
     teacher: nn.Module,
     student: nn.Module,
@@ -149,7 +145,7 @@ def learn(
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     like = check_modules(teacher, student)
-    _check_path(solver, search.adjoint)
+    check_steps(solver, search.adjoint)
     value = _outer(outer, student, like, search, test, options["seed"])
     solve = _Inner.of(teacher, student, data, space, solver, options)
     models = {"teacher": teacher, "student": student, "data": data, "outer": outer}
@@ -242,7 +238,7 @@ def _check(
     ):
         flag(name, value)
     if directory is not None:
-        path_of("directory", directory)
+        check_path("directory", directory)
         if os.path.isfile(directory):  # type: ignore[arg-type]
             raise ValueError(f"directory: got {directory}, which is a file; must be a directory")
     one_of("scale", options["scale"], SCALES)
@@ -281,12 +277,3 @@ def _described(arguments: Mapping[str, object], search: Search, space: Space) ->
     }
     pairs = {**arguments, **place}.items()
     return {k: text for name, value in pairs for k, text in described(name, value).items()}
-
-
-def _check_path(solver: Solver, adjoint: Adjoint | None) -> None:
-    """Refuse a solver that takes no steps for an adjoint that goes back by them."""
-    if isinstance(adjoint, Replay | Unroll) and not hasattr(solver, "optimizer"):
-        raise TypeError(
-            f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
-            f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
-        )

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from phiopt._values import count, one_of, shown, within
+from phiopt._checks import count, one_of, shown, within
 
 Shape = tuple[int, ...]
 

@@ -12,12 +12,13 @@ from torch.distributed import ProcessGroup
 from phiopt._arguments import (
     without_data,
 )
-from phiopt._modules import alone
+from phiopt._modules import global_lock
 from phiopt._posing import Posing
 from phiopt._randomness import preserved_randomness
 from phiopt._transforms import outside_transforms
 from phiopt._types import Lift, Loss, Params
 from phiopt.data import Source
+from phiopt.distributed import together
 from phiopt.growth import GrowthMap
 from phiopt.objective import (
     Curvature,
@@ -25,12 +26,9 @@ from phiopt.objective import (
     Neighbourhood,
 )
 from phiopt.problem import Problem
-from phiopt.solve import (
-    together,
-)
 
 
-@alone()
+@global_lock()
 @together
 def pose(
     teacher: nn.Module,

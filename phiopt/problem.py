@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_solve, check_start, without_data
-from phiopt._modules import alone, state_of, with_tensors
+from phiopt._checks import Scalar, scalar
+from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
 from phiopt._types import Params
-from phiopt._values import Scalar, scalar
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import changed, detached, given_tensors, with_inputs
 from phiopt.data import Source
+from phiopt.distributed import check_replicas, together
 from phiopt.growth import GrowthMap
-from phiopt.objective import Lambdas, Neighbourhood, Objective
+from phiopt.objective import Lambdas, Neighbourhood, Objective, delta_of
 from phiopt.solve import (
-    NewtonCG,
     Outcome,
     Solution,
     SolveError,
@@ -30,13 +30,12 @@ from phiopt.solve import (
     Status,
     TorchOpt,
     certify,
-    check_settings,
     fresh_draws,
     restarted,
     solve_many,
-    together,
     verdict,
 )
+from phiopt.solve.solver import needs_hessian
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +122,7 @@ class Problem:
             solver: With fresh draws and no ``tol``; None: ``TorchOpt()``.
         """
         device = next(iter(self.start.values())).device
-        with alone(), preserved_randomness(self.source, device, self.seed):
+        with global_lock(), preserved_randomness(self.source, device, self.seed):
             return solve_many(TorchOpt() if solver is None else solver, [self], lambdas)[0]
 
     def _neighbourhood(self, delta: Scalar | None) -> Neighbourhood | None:
@@ -131,7 +130,7 @@ class Problem:
         around = self.objective.neighbourhood
         if delta is None:
             return around
-        if getattr(around, "delta", None) is None:
+        if delta_of(around) is None:
             raise ValueError(
                 f"delta: got {delta}, must be None: the problem's neighbourhood, {around}, has no δ"
             )
@@ -152,7 +151,7 @@ class Problem:
         return replace(self, objective=objective, start=w0, student=student)
 
 
-@alone()
+@global_lock()
 @together
 def _solve(
     problem: Problem,
@@ -177,9 +176,9 @@ def _solve(
     given = given_tensors(weights, around, start)
     check_derivative(given, adjoint)
     problem = _moved(problem, weights, around, start, given)
-    if problem.objective.curvature is None and isinstance(solver, NewtonCG):
+    if problem.objective.curvature is None and needs_hessian(solver):
         raise TypeError(
-            "solver: NewtonCG needs second derivatives, which the student or the loss lacks "
+            f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
             "(see phiopt.check); take LBFGS or TorchOpt"
         )
     if adjoint is None:  # off the graph of the teacher's and the lift's parameters
@@ -200,7 +199,7 @@ def _solve(
                 "seed": seed,
             }
             settings["lambdas"] = [float(value) for _, value in weights.items()]
-            check_settings(process_group, settings, device)
+            check_replicas(process_group, settings, device)
 
         def solve(objective: Objective, start: Params) -> Outcome:
             if adjoint is None:
@@ -274,7 +273,7 @@ def _solution(
     params = {name: plain(name, value) for name, value in outcome.params.items()}
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
     asked = outcome.status is Status.SOLVED and objective.curvature is not None
-    curved_on = (outcome.frozen or fresh) if asked else None
+    curved_on = (outcome.saa_samples or fresh) if asked else None
     others, error = restarted(solver, objective, start, restarts, seed, progress)
     if error is not None:
         outcome = replace(outcome, status=Status.DATA_FAILED, error=error)

@@ -1,6 +1,6 @@
 """A small teacher and student, and what `initialize` makes of them."""
 
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torchopt
@@ -26,6 +26,12 @@ def student():
 
 def solved(lambdas=QUARTERS, data=(X, Y), **options):
     return initialize(teacher(), student(), lambdas, data, **{"solver": QUICK} | options)
+
+
+@cache
+def plain():
+    """What is solved without options; it is looked at and never changed."""
+    return solved()
 
 
 class Bare(nn.Module):

@@ -243,7 +243,7 @@ def test_a_bad_argument_is_refused_by_name_value_and_rule(call, name, values, ru
     check_refused(call, name, values, rule)
 
 
-@pytest.mark.parametrize("seed", [0, 2**63 - 1, np.int32(7)])
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.slow), 2**63 - 1, np.int32(7)])
 def test_work_takes_every_good_seed_and_flag(seed):
     few = phiopt.TorchOpt(steps=1)
     yes, no = np.True_, np.False_

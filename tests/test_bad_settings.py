@@ -14,7 +14,7 @@ import torchopt
 import phiopt
 from phiopt import lift
 from phiopt.bilevel import CG, MINRES, Damped
-from phiopt.solve import clipped
+from phiopt.optimizers import clipped
 from tests.bad import (
     COUNT,
     DATA,

@@ -47,7 +47,7 @@ def seeded(module):
     return module
 
 
-def test_layers_that_need_mending_and_that_do_not():
+def test_layers_that_need_mending_and_that_do_not_are_in_the_table():
     net = seeded(
         nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Dropout(), nn.Linear(6, 3))
     )
@@ -63,6 +63,12 @@ def test_layers_that_need_mending_and_that_do_not():
     assert report.layers[0].verdict == "right"
     assert not report.whole.own[3].holds
     assert report.whole.composite[4].holds
+    lines = str(report).splitlines()
+    assert lines[1].startswith("layer")
+    assert lines[1].endswith("phiopt 4")
+    assert "LayerNorm" in lines[3]
+    assert lines[3].endswith("mended from order 3 on")
+    assert lines[-1].startswith("(the loss)")
 
 
 def test_kinks_are_named():
@@ -97,16 +103,6 @@ def test_a_wrong_backward_is_found():
     assert report.layers[1].verdict == "wrong from order 2 on"
     assert report.layers[0].trusted == 4
     assert report.trusted == 1
-
-
-def test_the_table_names_everything():
-    net = seeded(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)))
-    lines = str(check(net, data(4))).splitlines()
-    assert lines[1].startswith("layer")
-    assert lines[1].endswith("phiopt 4")
-    assert "LayerNorm" in lines[3]
-    assert lines[3].endswith("mended from order 3 on")
-    assert lines[-1].startswith("(the loss)")
 
 
 def test_a_lift_and_another_loss():

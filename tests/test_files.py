@@ -169,7 +169,7 @@ def test_bytes_that_are_no_file_of_tensors_are_refused(kind, tmp_path):
         load(tmp_path)
 
 
-def test_tensors_of_other_names_shapes_and_dtypes_are_refused(kind):
+def test_state_of_other_names_shapes_and_dtypes_are_refused(kind):
     name, _, load, made, tensors, _ = kind
     for key, value in tensors.items():
         refused(load, made(tensors={**tensors, key: value[None].contiguous()}), key)

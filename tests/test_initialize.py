@@ -15,7 +15,18 @@ from phiopt.initialize import initialize
 from phiopt.objective import Corruption, Gaussian, Lambdas, Spectral, Uniform
 from phiopt.solve import LBFGS, NewtonCG, Solution, SolveError, Status, TorchOpt
 from tests.cases import generator, mlp, parameters, randn
-from tests.solutions import BARE, CROSS_ENTROPY, QUARTERS, QUICK, X, Y, solved, student, teacher
+from tests.solutions import (
+    BARE,
+    CROSS_ENTROPY,
+    QUARTERS,
+    QUICK,
+    X,
+    Y,
+    plain,
+    solved,
+    student,
+    teacher,
+)
 
 
 def storages(*modules):
@@ -25,7 +36,7 @@ def storages(*modules):
 
 class TestTheSolution:
     def test_is_a_new_student_with_a_report(self):
-        found = solved()
+        found = plain()
         assert isinstance(found, Solution)
         assert found.status is Status.BUDGET_SPENT
         assert list(found.terms) == ["task", "proximity", "noise", "curvature"]
@@ -52,7 +63,7 @@ class TestTheSolution:
 
     @pytest.mark.slow
     def test_is_the_same_in_inference_mode(self):
-        outside, small, large = solved(), teacher(), student()
+        outside, small, large = plain(), teacher(), student()
         with torch.inference_mode():
             data = X.clone(), Y.clone()
             inside = initialize(small, large, QUARTERS, data, solver=QUICK)
@@ -114,7 +125,7 @@ class TestTheSolution:
 
 class TestArguments:
     def test_all_forms_of_lambdas_and_data_agree(self):
-        expected = solved().params["0.weight"]
+        expected = plain().params["0.weight"]
         for lambdas in (Lambdas(*QUARTERS), torch.tensor(QUARTERS, dtype=torch.float64)):
             torch.testing.assert_close(solved(lambdas).params["0.weight"], expected)
         assert torch.equal(solved(data=TensorDataset(X, Y)).params["0.weight"], expected)
@@ -133,7 +144,7 @@ class TestArguments:
         assert found.objective == pytest.approx(sum(found.terms.values()) / 4)
 
     def test_the_relative_scale_starts_at_order_one(self):
-        found = solved()
+        found = plain()
         assert found.divisors["proximity"] == pytest.approx(
             sum(float(u.square().sum()) for u in parameters(teacher()).values())
         )
@@ -157,11 +168,10 @@ class TestArguments:
     def test_options_change_the_solution_and_lower_the_objective(self, options):
         found = solved(**options)
         assert found.objective < found.start_objective
-        plain = solved()
-        assert not torch.equal(found.params["0.weight"], plain.params["0.weight"])
+        assert not torch.equal(found.params["0.weight"], plain().params["0.weight"])
 
     def test_micro_batches_bound_the_memory_and_change_nothing_else(self):
-        torch.testing.assert_close(solved(micro_batch=5).params, solved().params)
+        torch.testing.assert_close(solved(micro_batch=5).params, plain().params)
         with pytest.raises(ValueError, match="micro_batch: got 0"):
             solved(micro_batch=0)
 
@@ -386,7 +396,7 @@ def test_parameters_without_entries_stay():
 
 
 def test_a_solution_can_be_changed_only_by_replacing():
-    found = solved()
+    found = plain()
     with pytest.raises(AttributeError):
         found.status = Status.SOLVED
     assert replace(found, scale="paper").scale == "paper"

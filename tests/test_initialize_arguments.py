@@ -57,6 +57,10 @@ def counting(module):
     return module
 
 
+class Precise(Gaussian):
+    float32_reason = "the wavelets need float32"
+
+
 BFLOAT16 = {"teacher": teacher().bfloat16(), "student": student().bfloat16()}
 
 
@@ -133,6 +137,11 @@ BAD = {
         BFLOAT16 | {"neighbourhood": Gaussian(0.1, samples=2, sampling="sobol")},
         TypeError,
         "neighbourhood: Sobol points need float32",
+    ),
+    "what needs digits by its own word, in bfloat16": (
+        BFLOAT16 | {"neighbourhood": Precise(0.1)},
+        TypeError,
+        "neighbourhood: the wavelets need float32 models, got bfloat16",
     ),
     "a dictionary": ({"lambdas": {"task": 0.5, "proximity": 0.5}}, TypeError, r"Lambdas\(\*\*it\)"),
     "a number for losses": (

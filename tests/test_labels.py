@@ -48,8 +48,15 @@ def positions(mark):
     return y
 
 
-@pytest.mark.parametrize("mark", [-100, 255])
-@pytest.mark.parametrize("kind", ["vectors", "pixels"])
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        (255, "vectors"),
+        (-100, "pixels"),
+        pytest.param(-100, "vectors", marks=pytest.mark.slow),
+        pytest.param(255, "pixels", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     "options",
     [

@@ -67,7 +67,9 @@ class TestTheResult:
         assert found.path[0].lambdas == (0.25, 0.25, 0.25, 0.25)
         assert 2 <= len(found.path) <= 3
         assert found.gradients == 6 * (len(found.path) + 3)
-        assert [trial.slopes for trial in found.path] == [True] + [False] * (len(found.path) - 1)
+        assert [trial.differentiated for trial in found.path] == [True] + [False] * (
+            len(found.path) - 1
+        )
         for trial in found.path:
             assert sum(trial.lambdas) == pytest.approx(1)
             assert min(trial.lambdas) > 0
@@ -101,21 +103,21 @@ class TestTheResult:
         assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_slopes_of_a_search_are_the_outer_losss_own():
+def test_the_gradient_of_a_search_are_the_outer_losss_own():
     """Central differences of E along the simplex, in δ and in θ, at the search's start."""
     seen = {}
 
     class Probe(Mirror):
         def run(self, evaluate, space, seed):
             here = evaluate(space.start)
-            slopes = here.slopes()
+            gradient = here.gradient()
             h = 1e-5
             for name, value in space.start.items():
                 way = torch.tensor([1.0, -2.0, 0.5, 0.5]) if name == "lambdas" else torch.ones(())
                 ends = [
                     evaluate(space.start | {name: value + side * way}).value for side in (h, -h)
                 ]
-                seen[name] = float((slopes[name] * way).sum()), (ends[0] - ends[1]) / (2 * h)
+                seen[name] = float((gradient[name] * way).sum()), (ends[0] - ends[1]) / (2 * h)
             return SearchStatus.BUDGET_SPENT
 
     learned(

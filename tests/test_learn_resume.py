@@ -161,7 +161,7 @@ def test_refused_derivatives_and_second_tries_are_kept(when, tmp_path, monkeypat
     whole = solve()
     assert [trial.again for trial in whole.path[:2]] == [False, True]
     assert whole.path[0].error == "refused"
-    assert whole.path[1].slopes
+    assert whole.path[1].differentiated
     assert content(cut_off_at_every_write(tmp_path, monkeypatch, solve)) == content(whole)
 
 

@@ -189,7 +189,7 @@ def test_other_adjoints_lower_the_outer_loss(adjoint, solver, share):
         loss=squares,
         lambdas=(0.4, 0.4, 0.2, 0),
     )
-    assert found.path[0].slopes
+    assert found.path[0].differentiated
     assert not any(trial.mark for trial in found.path)
     assert found.outer < share * found.start_outer
 
@@ -266,7 +266,7 @@ class Refusing(Replay):
 def test_a_refused_derivative_does_not_end_the_search(calls, when):
     found = tried(search=Mirror(budget=8, adjoint=Refusing(calls, when)))
     assert isfinite(found.outer)
-    assert any(trial.slopes for trial in found.path)
+    assert any(trial.differentiated for trial in found.path)
     assert "no derivative" in str(found)
     assert any(trial.error == "refused" for trial in found.path)
     assert len({trial.lambdas for trial in found.path}) > 1

@@ -17,10 +17,9 @@ from torch import Generator, Tensor
 from experiments.methods import Growth, Initialised, extended, mapped
 from experiments.rivals.common import batches, normal, task_loss
 from experiments.rivals.layers import Layer, Weights, grown_layers, silenced
-from phiopt._modules import with_tensors
+from phiopt._modules import state_of, with_tensors
 from phiopt._types import Params
 from phiopt.derivatives import linearise
-from phiopt.growth.trace import tensors_of
 
 SCALE = 0.5
 """Length of a new unit's outgoing weights as a fraction of the old units' mean."""
@@ -53,7 +52,7 @@ def gradmax(growth: Growth, seed: int) -> Initialised:
     rows = [SCALE * length * d for length, d in zip(old, directions, strict=True)]
     added = _spread([y.outgoing for y in layers], [y.new for y in layers], rows, quiet)
     grown = {name: value + added[name] for name, value in quiet.items()}
-    tensors = tensors_of(student)
+    tensors = state_of(student)
     start, found = (with_tensors(student, {**tensors, **params}) for params in (quiet, grown))
     return Initialised(found, 2 * ITERATIONS * PRODUCT, start)
 

@@ -20,8 +20,7 @@ from experiments.methods import (
     mapped,
     phi_slice,
 )
-from phiopt._modules import with_tensors
-from phiopt.growth.trace import tensors_of
+from phiopt._modules import state_of, with_tensors
 
 Layers = Callable[[Sequence[Layer]], Sequence[Layer]]
 
@@ -30,11 +29,11 @@ def late_reset(growth: Growth, seed: int) -> Initialised:
     """The first half of the layers comes from the teacher, rounded up."""
     student = constructed(growth, seed)
     map = mapped(growth, student)
-    u = tensors_of(growth.teacher)
+    u = state_of(growth.teacher)
     early = {
         name: u[name].detach() for layer in first_half(layers_of(growth, map)) for name in layer
     }
-    return Initialised(with_tensors(student, map.embed(early, into=tensors_of(student))))
+    return Initialised(with_tensors(student, map.embed(early, into=state_of(student))))
 
 
 def phi_early(growth: Growth, seed: int) -> Initialised:
@@ -46,12 +45,12 @@ def phi_early(growth: Growth, seed: int) -> Initialised:
 def rest_afresh(growth: Growth, seed: int, student: nn.Module, kept: Layers) -> nn.Module:
     """The student with all but the layers that ``kept`` picks as constructed, new units too."""
     fresh = constructed(growth, seed)
-    map, w = mapped(growth, fresh), tensors_of(student)
+    map, w = mapped(growth, fresh), state_of(student)
     places = {
         map.placements[name].student for layer in kept(layers_of(growth, map)) for name in layer
     }
     held = {name: w[name].detach() for name in places}
-    return with_tensors(fresh, tensors_of(fresh) | held)
+    return with_tensors(fresh, state_of(fresh) | held)
 
 
 def first_half(layers: Sequence[Layer]) -> Sequence[Layer]:

@@ -18,12 +18,11 @@ from torch import Tensor
 from experiments.methods import Growth, Initialised, extended, mapped
 from experiments.rivals.common import batches, task_loss
 from experiments.rivals.layers import grown_axes
-from phiopt._modules import with_tensors
+from phiopt._modules import state_of, with_tensors
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
 from phiopt.growth.axes import Indices, Term
 from phiopt.growth.index_map import index_map, positions
-from phiopt.growth.trace import tensors_of
 from phiopt.growth.unify import find
 
 STEPS, RATE = 100, 3e-3
@@ -38,7 +37,7 @@ def ligo(growth: Growth, seed: int) -> Initialised:
     """
     start = extended(growth, seed, "default")
     map = mapped(growth, start)
-    growing = Expansion(map, tensors_of(growth.teacher), tensors_of(start), seed)
+    growing = Expansion(map, state_of(growth.teacher), state_of(start), seed)
     if not growing.one_hot:
         raise ValueError("student: nothing grows, must have more units in a layer than the teacher")
     matrices = [b.clone().requires_grad_() for b in growing.one_hot]

@@ -7,8 +7,7 @@ from torch import Generator
 
 from experiments.methods import Growth, Initialised, extended, mapped
 from experiments.rivals.common import normal
-from phiopt._modules import with_tensors
-from phiopt.growth.trace import tensors_of
+from phiopt._modules import state_of, with_tensors
 
 SHRINK = 0.6
 SIGMA = 0.01
@@ -24,4 +23,4 @@ def shrink_perturb(growth: Growth, seed: int) -> Initialised:
         for name, value in growth.teacher.named_parameters()
         if name in map.placements
     }
-    return Initialised(with_tensors(student, map.embed(u, into=tensors_of(student))))
+    return Initialised(with_tensors(student, map.embed(u, into=state_of(student))))

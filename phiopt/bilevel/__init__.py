@@ -1,7 +1,8 @@
 """The outer level: the derivative of φ, and what is learned with it."""
 
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
-from phiopt.bilevel.implicit import Implicit, ImplicitReport
+from phiopt.bilevel.implicit import Implicit
+from phiopt.bilevel.implicit_report import ImplicitReport
 from phiopt.bilevel.linear import CG, MINRES, Damped, LinearSolution, LinearStatus
 from phiopt.bilevel.outer import OuterLoss, Training
 from phiopt.bilevel.replay import Replay

@@ -1,10 +1,10 @@
-"""What every adjoint does: solve, and let the solution carry its derivative."""
+"""Parts that all adjoints share: inputs of a derivative, and solutions that carry one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from torchopt import pytree
 
 from phiopt._transforms import batched, differentiated, plain
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective, Spectral
+from phiopt.objective import Lambdas, Objective, delta_of
 from phiopt.solve import Outcome, Solver
+from phiopt.solve.solver import takes_steps
 
 Part = TypeVar("Part")
 
@@ -26,7 +27,9 @@ class AdjointError(RuntimeError):
 
 
 class Adjoint(Protocol):
-    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0."""
+    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. An adjoint that goes back by the
+    solver's steps declares that: see `NeedsSteps`.
+    """
 
     def solve(
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
@@ -37,28 +40,50 @@ class Adjoint(Protocol):
         ...
 
 
+@runtime_checkable
+class NeedsSteps(Protocol):
+    """An adjoint that may need a `StepSolver`, to go back by the solver's steps."""
+
+    @property
+    def needs_steps(self) -> bool: ...
+
+
+def needs_steps(adjoint: object) -> bool:
+    """Whether the adjoint goes back by the solver's steps."""
+    return isinstance(adjoint, NeedsSteps) and adjoint.needs_steps
+
+
+def check_steps(solver: Solver, adjoint: Adjoint | None) -> None:
+    """Refuse a solver that takes no steps of an optimiser for a search's adjoint that goes back by them."""
+    if needs_steps(adjoint) and not takes_steps(solver):
+        raise TypeError(
+            f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
+            f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
+        )
+
+
 def differentiable_inputs(objective: Objective, start: Params) -> Params:
-    """The tensors that require grad or have a tangent, by where they sit: ``lambdas.task``, ``neighbourhood.delta``,
-    ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
+    """The tensors that require grad or have a tangent, by their places: ``lambdas.task``,
+    ``neighbourhood.delta``, ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
     """
-    found = given_tensors(objective.lambdas, objective.neighbourhood, None)
-    found |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
-    found |= {f"psi.{n}": value for n, value in objective.psi.items()}
-    found |= {f"start.{n}": value for n, value in start.items()}
-    return {name: value for name, value in found.items() if differentiated(value)}
+    tensors = given_tensors(objective.lambdas, objective.neighbourhood, None)
+    tensors |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
+    tensors |= {f"psi.{n}": value for n, value in objective.psi.items()}
+    tensors |= {f"start.{n}": value for n, value in start.items()}
+    return {name: value for name, value in tensors.items() if differentiated(value)}
 
 
 def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
-    """λ, δ and the start as far as they are tensors, by the names of `differentiable_inputs`."""
-    found: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
-    found["neighbourhood.delta"] = getattr(neighbourhood, "delta", None)
+    """The tensors among λ, δ and the start, by the names of `differentiable_inputs`."""
+    values: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
+    values["neighbourhood.delta"] = delta_of(neighbourhood)
     if isinstance(start, dict):
-        found |= {f"start.{n}": value for n, value in start.items()}
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        values |= {f"start.{n}": value for n, value in start.items()}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def with_inputs(objective: Objective, inputs: Params) -> Objective:
-    """The objective with other values for these inputs; those of the start are no part of it."""
+    """The objective with other values for these inputs. Inputs of the start are ignored."""
 
     parts = ("lambdas", "teacher", "psi", "neighbourhood")
     return replace(
@@ -67,16 +92,16 @@ def with_inputs(objective: Objective, inputs: Params) -> Objective:
 
 
 def changed(part: Part, prefix: str, inputs: Params) -> Part:
-    """A dictionary, or an object with fields, with those of the ``inputs`` under this prefix."""
+    """A dictionary, or a dataclass, in which the ``inputs`` under this prefix replace the old values."""
     own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
     if not own or part is None:  # tokens have no neighbourhood
         return part
-    held: Any = part
-    return cast(Part, held | own if isinstance(held, dict) else replace(held, **own))
+    whole: Any = part
+    return cast(Part, whole | own if isinstance(whole, dict) else replace(whole, **own))
 
 
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
-    """Both as plain tensors, for a solver: it must not record what it does."""
+    """Objective and start with plain tensors, for a solver, which must not be recorded."""
     inputs = differentiable_inputs(objective, start)
     return with_inputs(objective, _plain(inputs)), _plain(start)
 
@@ -86,22 +111,25 @@ def _plain(values: Params) -> Params:
 
 
 def detached(values: Params) -> Params:
-    """The same numbers, off the graph."""
+    """The same numbers, without the graph."""
     return {name: value.detach() for name, value in values.items()}
 
 
 @torch.enable_grad()
 def guarded(inputs: Params) -> Params:
-    """The same tensors, whose derivatives are refused where they are not finite."""
+    """The same tensors. A derivative in one of them that is not finite is refused."""
     return {name: _Guarded.apply(name, value) for name, value in inputs.items()}
 
 
 def check_smooth(objective: Objective) -> None:
-    """Refuse estimators whose gradient is right but not what follows from it."""
-    if isinstance(objective.curvature, Spectral) and "curvature" in objective.lambdas.active:
+    """Refuse estimators whose gradient is right but whose gradient's derivative is not."""
+    curvature = objective.curvature
+    if curvature is None or "curvature" not in objective.lambdas.active:
+        return
+    if curvature.fixed_part:
         raise ValueError(
-            "adjoint: curvature=Spectral holds its eigenvector fixed, so that derivatives beyond "
-            "the gradient are wrong; use Frobenius"
+            f"adjoint: curvature={type(curvature).__name__} holds {curvature.fixed_part} fixed, so that "
+            "derivatives beyond the gradient are wrong; use Frobenius"
         )
 
 
@@ -115,24 +143,24 @@ def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:
         given = dict(zip(inputs, values, strict=False))
         cotangents = dict(zip(params, values[len(inputs) :], strict=True))
         with torch.autocast(values[0].device.type, enabled=False):  # as in the solve
-            found = pull_back(given, cotangents)
-        return tuple(_finite(name, found[name]) for name in inputs)
+            pulled = pull_back(given, cotangents)
+        return tuple(_finite(name, pulled[name]) for name in inputs)
 
     values = _Attached.apply(flat, len(inputs), *inputs.values(), *params.values())
     return dict(zip(params, values, strict=True))
 
 
 def vector_jacobian(function: Callable[..., Any], at: tuple[Any, ...], cotangents: Any) -> Any:
-    """(∂function/∂at)ᵀ c, all nested dicts and lists of tensors."""
-    # Plainly recorded: torch.func.vjp costs a small model half as much again.
+    """(∂function/∂at)ᵀ c, where all three are nested dicts and lists of tensors."""
+    # torch.func.vjp takes one and a half times as long for a small model.
     values, tree = pytree.tree_flatten(cast(Any, at))
     leaves = [value.detach().requires_grad_() for value in values]
     with torch.enable_grad():
         outputs = pytree.tree_leaves(function(*pytree.tree_unflatten(tree, leaves)))
     pairs = zip(outputs, pytree.tree_leaves(cotangents), strict=True)
     ends, given = zip(*((o, c) for o, c in pairs if o.requires_grad), strict=True)
-    found = torch.autograd.grad(ends, leaves, given, materialize_grads=True)
-    return pytree.tree_unflatten(tree, found)
+    products = torch.autograd.grad(ends, leaves, given, materialize_grads=True)
+    return pytree.tree_unflatten(tree, products)
 
 
 class _Attached(torch.autograd.Function):
@@ -150,8 +178,8 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        found = _PulledBack.apply(ctx.flat, *ctx.saved_tensors, *cotangents)
-        return None, None, *found, *[None] * ctx.rest
+        pulled = _PulledBack.apply(ctx.flat, *ctx.saved_tensors, *cotangents)
+        return None, None, *pulled, *[None] * ctx.rest
 
     @staticmethod
     def vmap(info: Any, dims: Any, *given: Any) -> Any:
@@ -167,8 +195,8 @@ class _Attached(torch.autograd.Function):
 
 
 class _PulledBack(torch.autograd.Function):
-    """The cotangents of the inputs. A function of its own, outside of whatever transform asks, and
-    refused in the graph of a second derivative: autograd would take it for a constant.
+    """The cotangents of the inputs, computed outside of any transform. A second derivative is refused:
+    autograd would take the cotangents for constants.
     """
 
     @staticmethod
@@ -192,17 +220,17 @@ class _PulledBack(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], flat: Any, *tensors: Tensor) -> Any:
-        """Solves and their samples cannot be batched: one after the other."""
+        """Cotangents are pulled back one after the other: solves and their samples cannot be batched."""
         rows = [
             [t if d is None else t.select(d, i) for t, d in zip(tensors, dims[1:], strict=True)]
             for i in range(info.batch_size)
         ]
-        found = [_PulledBack.apply(flat, *row) for row in rows]
-        return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+        results = [_PulledBack.apply(flat, *row) for row in rows]
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
 class _Guarded(torch.autograd.Function):
-    """The identity, with a derivative that is looked at."""
+    """The identity, whose derivative is checked to be finite."""
 
     generate_vmap_rule = True
 

@@ -1,8 +1,8 @@
-"""Symmetric linear systems A x = b given only products A v, with a verdict beside every answer.
+"""Symmetric linear systems A x = b from products A v, with a status for every answer.
 
-The implicit derivative needs H⁻¹ g, and H is known by its products alone. A system that is not
-positive definite or not yet solved still yields numbers; here they come with the residual that was
-measured and a `LinearStatus` that says what they are worth.
+The implicit derivative needs H⁻¹ g, and only products with H are available. A method gives numbers even if
+the matrix is not positive definite or the system is not solved. Here the numbers come with a measured
+residual, and with a `LinearStatus` that says whether to trust them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from phiopt._values import count, fraction, part, positive
+from phiopt._checks import count, fraction, part, positive
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
 """v ↦ A v for a symmetric A; vectors of shape ``(n,)``."""
 
 
 class LinearStatus(Enum):
-    """What became of a linear system; the member's value says what to do about it."""
+    """How the solve of a linear system ended. The member's value says what to do."""
 
     SOLVED = "The residual fell to the tolerance."
     ITERATION_LIMIT = (
@@ -57,9 +57,9 @@ class LinearSolution:
 
     Args:
         x: The answer, ``(n,)``; to be trusted only if ``status`` is ``LinearStatus.SOLVED``.
-        residual: ‖b − A x‖ / ‖b‖, measured with a product of its own; 0 where b = 0.
+        residual: ‖b − A x‖ / ‖b‖, measured by one more product; 0 where b = 0.
         iterations: Iterations made.
-        status: What the answer is worth.
+        status: Whether the answer can be trusted.
     """
 
     x: Tensor
@@ -72,13 +72,13 @@ class LinearSolver(Protocol):
     """A way to solve A x = b."""
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
-        """Solve from x = 0. Never raises for a bad system: that is the status."""
+        """Solve from x = 0. A bad system has a status, and never raises."""
         ...
 
 
 class _Scaled(ABC):
-    """A method that is given b at a size of about one: squares of its entries neither overflow nor
-    vanish, as those of a float32 cotangent of 1e-25 would, and a zero be called the answer.
+    """A method that gets b scaled to a size of about one, so that squares of its entries neither overflow
+    nor vanish. The square of a float32 cotangent of 1e-25 is 0, and so would be the answer.
     """
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
@@ -88,19 +88,31 @@ class _Scaled(ABC):
         if not isfinite(largest):
             return LinearSolution(torch.zeros_like(b), nan, 0, LinearStatus.NON_FINITE)
         size = 2.0 ** (frexp(largest)[1] - 1)  # a power of two rounds nothing
-        found = self._solve(operator, b / size)
-        return replace(found, x=size * found.x)
+        solution = self._solve(operator, b / size)
+        return replace(solution, x=size * solution.x)
 
     @abstractmethod
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution: ...
 
 
 @dataclass(frozen=True)
-class CG(_Scaled):
+class _Iterative(_Scaled):
+    """A method that stops at a tolerance, or after so many iterations."""
+
+    tol: float = 1e-6
+    max_iterations: int = 500
+
+    def __post_init__(self) -> None:
+        fraction("tol", self.tol)
+        count("max_iterations", self.max_iterations)
+
+
+@dataclass(frozen=True)
+class CG(_Iterative):
     """Conjugate gradients (Hestenes & Stiefel 1952), for positive definite A.
 
-    Stops at the first direction p with pᵀA p ≤ 0, as in truncated Newton methods (Steihaug 1983),
-    and says so.
+    Stops at the first direction p with pᵀA p ≤ 0, as truncated Newton methods do (Steihaug 1983); the status
+    is then ``INDEFINITE``.
 
     Args:
         tol: Bound on ‖b − A x‖ / ‖b‖; default 1e-6.
@@ -114,12 +126,6 @@ class CG(_Scaled):
         >>> CG()(lambda v: A @ v, torch.ones(2)).x
         tensor([0.5000, 0.2500])
     """
-
-    tol: float = 1e-6
-    max_iterations: int = 500
-
-    def __post_init__(self) -> None:
-        _check(self.tol, self.max_iterations)
 
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         x, residual, direction = torch.zeros_like(b), b, b
@@ -147,27 +153,16 @@ class CG(_Scaled):
 
 
 @dataclass(frozen=True)
-class MINRES(_Scaled):
+class MINRES(_Iterative):
     """Minimum residuals (Paige & Saunders 1975), for symmetric A of any sign.
 
-    Args:
-        tol: Bound on ‖b − A x‖ / ‖b‖; default 1e-6.
-        max_iterations: Products at most; default 500.
-
-    Raises:
-        ValueError: ``tol`` not in (0, 1), or ``max_iterations`` < 1.
+    Arguments and errors are those of `CG`.
 
     Examples:
         >>> A = torch.tensor([[2.0, 0.0], [0.0, -4.0]])
         >>> MINRES()(lambda v: A @ v, torch.ones(2)).x
         tensor([ 0.5000, -0.2500])
     """
-
-    tol: float = 1e-6
-    max_iterations: int = 500
-
-    def __post_init__(self) -> None:
-        _check(self.tol, self.max_iterations)
 
     def _solve(self, operator: Operator, b: Tensor) -> LinearSolution:
         size, eps = float(b.norm()), torch.finfo(b.dtype).eps
@@ -182,7 +177,7 @@ class MINRES(_Scaled):
             # Lanczos: the next column (beta, alpha, following) of the tridiagonal matrix.
             product = operator(v)
             alpha = float(v @ product)
-            # Once β is small v is of rounding alone, and neither it nor a later one tells anything.
+            # Once β is small v consists of rounding, and no v from here on shows a skew part.
             exact = exact and beta >= sqrt(eps) * largest
             if exact:
                 skew = max(skew, abs(float(before @ product) - beta))
@@ -196,7 +191,7 @@ class MINRES(_Scaled):
             delta, diagonal = c * upper + s * alpha, c * alpha - s * upper
             gamma = hypot(diagonal, following)
             largest = max(largest, hypot(alpha, following))
-            # ‖A r‖ / ‖r‖ of the residual r so far: where it is nothing, r is out of A's range.
+            # ‖A r‖ / ‖r‖ of the residual r: where it is 0, r lies outside of A's range.
             slope = hypot(diagonal, c * following)
             if min(gamma, slope) <= 10 * eps * largest:
                 status = LinearStatus.SINGULAR
@@ -207,23 +202,23 @@ class MINRES(_Scaled):
             before, v, beta = v, product / (following or 1.0), following
         else:
             k = self.max_iterations
-        found = _measured(operator, b, x, k, status, self.tol)
-        if found.status is not LinearStatus.SOLVED and skew > eps ** (1 / 3) * largest:
-            return replace(found, status=LinearStatus.ASYMMETRIC)
-        # A residual above the recurrence's: x ran off along null vectors, more steps lead further.
-        astray = found.residual > 2 * abs(rest) / size
-        if astray and found.status is LinearStatus.ITERATION_LIMIT:
-            return replace(found, status=LinearStatus.SINGULAR)
-        return found
+        solution = _measured(operator, b, x, k, status, self.tol)
+        if solution.status is not LinearStatus.SOLVED and skew > eps ** (1 / 3) * largest:
+            return replace(solution, status=LinearStatus.ASYMMETRIC)
+        # A measured residual above that of the recurrence: x has grown along null vectors.
+        astray = solution.residual > 2 * abs(rest) / size
+        if astray and solution.status is LinearStatus.ITERATION_LIMIT:
+            return replace(solution, status=LinearStatus.SINGULAR)
+        return solution
 
 
 @dataclass(frozen=True)
 class Damped:
     """(A + μ I) x = b by another solver: for A that is singular or nearly so.
 
-    The answer is that of another system. For positive semi-definite A it differs from A⁻¹ b by at
-    most μ/(μ + least eigenvalue), relatively; components along A's null space are bounded by b/μ.
-    The residual is that of the damped system.
+    The answer solves another system. For positive semi-definite A its relative difference from A⁻¹ b is at
+    most μ/(μ + least eigenvalue), and components along A's null space are bounded by b/μ. The residual is
+    that of the damped system.
 
     Args:
         damping: μ > 0, in the units of A.
@@ -253,7 +248,7 @@ class Damped:
 def _measured(
     operator: Operator, b: Tensor, x: Tensor, iterations: int, status: LinearStatus, tol: float
 ) -> LinearSolution:
-    """The verdict is by the residual itself, not by the recurrence that the method kept."""
+    """The solution, whose status follows from the measured residual, not from the method's recurrence."""
     residual = float((b - operator(x)).norm() / b.norm())
     if not isfinite(residual):
         status = LinearStatus.NON_FINITE
@@ -262,8 +257,3 @@ def _measured(
     elif status is LinearStatus.SOLVED:
         status = LinearStatus.STALLED
     return LinearSolution(x, residual, iterations, status)
-
-
-def _check(tol: float, max_iterations: int) -> None:
-    fraction("tol", tol)
-    count("max_iterations", max_iterations)

@@ -1,4 +1,4 @@
-"""A solve from a start nearby: what a trial of a search does after a saddle."""
+"""A solve from a start nearby, for a trial of a search that met a saddle."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NUDGE = 0.1
 
 @dataclass(frozen=True)
 class Nudged:
-    """Another adjoint, or none, from a start moved by seeded Gaussian noise. All entries move by the
-    same size, so a tensor of zeros moves too; the derivative in the start is kept.
+    """Another adjoint, or none, from a start moved by seeded Gaussian noise. The noise has one size for all
+    entries, so that a tensor of zeros moves too. The derivative in the start stays.
     """
 
     adjoint: Adjoint | None

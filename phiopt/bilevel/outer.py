@@ -1,4 +1,4 @@
-"""The outer loss: what the student should be good at, on data that φ does not see."""
+"""The outer loss: what the student should be good at, on data that φ does not use."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torchopt
 from torch import Generator, Tensor, nn
 from torch.func import grad
 
+from phiopt._checks import count, part, within
 from phiopt._types import Loss, Model, Params
-from phiopt._values import count, part, within
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source, check_source
 from phiopt.objective import Neighbourhood, Uniform, pure_model
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
 from phiopt.objective.task import task
-from phiopt.solve.optimizer import check_optimizer
+from phiopt.optimizers import check_optimizer
 
 
 class Value(Protocol):
-    """E of a student's parameters, and of what it has beside them."""
+    """E of a student's parameters and, in ``beside``, its other tensors."""
 
     def __call__(self, w: Params, beside: Params | None = None) -> Tensor: ...
 
@@ -70,15 +70,15 @@ class OuterLoss:
 
         E(w1) = (1 − ρ) L_f(w, V) + ρ L_3^δ(w, V),   w = w1, or T^k(w1) with `Training`
 
-    ρ = 1 is the paper's criterion (section 4), ρ = 0 the clean loss. The clean loss alone never
-    sees robustness and drives λ to a vertex: the default is the half-and-half mixture. All draws
-    are made once, so that E is one function of w1.
+    ρ = 1 is the paper's criterion (section 4), ρ = 0 the clean loss. The clean loss alone does not measure
+    robustness, and drives λ to a vertex: the default is half of each. All draws are made once, so that E is
+    one function of w1.
 
     Args:
         data: V, held out from D2, in the student's space and classes. Never the test set.
         robust: ρ in [0, 1]; default 0.5.
         neighbourhood: U_δ of the criterion, in the student's input space; None: ``Uniform(0.1)``.
-        training: T^k; None: E is taken right at w1.
+        training: T^k; None: E is taken at w1 itself.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``; None: cross-entropy of logits
             ``(batch, classes, ...)``, the classes on axis 1.
         batch_size: Examples of V that are drawn once and used; None (default) for all.
@@ -113,13 +113,13 @@ class OuterLoss:
 
     @property
     def sources(self) -> dict[str, Source]:
-        """What it reads, by the names that errors give them."""
+        """The data that it reads, by the names in errors."""
         trained = {} if self.training is None else {"outer.training.data": self.training.data}
         return {"outer.data": self.data, **trained}
 
     def of(self, student: nn.Module, seed: int, *, differentiable: bool = False) -> Value:
-        """E as a pure, differentiable function of the student's parameters, and of others that it is to
-        have beside them, buffers too; those that it is not given are as in ``student``.
+        """E as a pure, differentiable function of the student's parameters and other tensors, buffers too.
+        Tensors that are not given are those of ``student``.
 
         Raises ``ValueError`` or ``TypeError`` for data that are empty, hold NaN or are not in the
         student's space, if ``loss`` is None for labels that are no class indices of its outputs,
@@ -168,7 +168,7 @@ class OuterLoss:
 def _batches(
     training: Training | None, like: Tensor, generator: Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """Those of T^k, drawn once."""
+    """The batches of T^k, drawn once."""
     if training is None:
         return []
     data = Data(training.data, like.device, like.dtype, "outer.training.data")
@@ -188,7 +188,7 @@ def _outputs(name: str, student: nn.Module, model: Model, inputs: Tensor) -> Ten
 
 
 def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor, differentiable: bool) -> None:
-    """On two examples ``outer.loss`` has the shape, and the derivative, that are asked of it."""
+    """Refuse an ``outer.loss`` that has a wrong shape, or no derivative, on two examples."""
     with torch.enable_grad():
         losses = loss(outputs.detach().requires_grad_(), targets)
     if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:

@@ -1,4 +1,4 @@
-"""An implicit derivative against a difference: the minimiser, solved for again at a point nearby."""
+"""Check an implicit derivative against a difference of minimisers."""
 
 from __future__ import annotations
 
@@ -8,89 +8,78 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
-from phiopt.bilevel.adjoint import with_inputs
+from phiopt._vector import to_params, to_vector
 from phiopt.bilevel.linear import CG, Damped, LinearStatus
-from phiopt.objective import Objective, Sample
+from phiopt.bilevel.stationary import StationaryPoint
 from phiopt.solve.certificate import moments
-from phiopt.solve.solver import Counted
-from phiopt.solve.spectrum import MeanHessian
-from phiopt.solve.vector import to_params, to_vector
 
 STEPS = 12
 """Newton steps of one re-solve, at most."""
 
 REDUCTION = 1e-3
-"""A re-solve has to bring the gradient that the change of θ made below this part of it."""
+"""A re-solve has to reduce the gradient that the change of θ caused to this share."""
 
 
 def recheck(
-    objective: Objective,
-    params: Params,
-    frozen: list[Sample],
-    theta: Params,
-    claimed: Params,
-    cotangent: Tensor,
-    largest: float,
+    point: StationaryPoint, claimed: Params, cotangent: Tensor, largest: float
 ) -> dict[str, float]:
-    """The relative error of ``claimed`` along one random direction in each group of inputs
-    (``lambdas``, ``neighbourhood``, ``teacher``, ``psi``):
+    """The relative error of the derivative ``claimed`` at a stationary point along one random direction in
+    each group of inputs (``lambdas``, ``neighbourhood``, ``teacher``, ``psi``):
 
         | w̄ᵀ (w(θ + ε d) − w(θ)) − ε θ̄ᵀ d | / max(ε ‖θ̄‖ ‖d‖ / √k, |difference|)
 
-    for k inputs, w(θ) and w(θ + ε d) found by Newton's method on the same frozen sample, from the
-    solution, each step damped by √precision times the ``largest`` eigenvalue. ε is the fourth root
-    of the precision, relative to the inputs' size. NaN where a re-solve finds no minimiser. A group
+    for k inputs. Newton's method finds w(θ) and w(θ + ε d) on the same frozen sample, from the solution;
+    each step is damped by √precision times the ``largest`` eigenvalue. ε is the fourth root of the
+    precision, relative to the inputs' size. The error is NaN where a re-solve finds no minimiser. A group
     without a direction (a single weight) is left out.
     """
+    theta, params = point.theta, point.params
     precision = torch.finfo(cotangent.dtype).eps
     step = precision**0.25
     generator = Generator().manual_seed(0)
-    origin, _, left = _minimised(with_inputs(objective, theta), params, frozen, largest)
+    origin, _, left = _minimised(point, theta, params, largest)
     floor = precision**0.5 * step * float(cotangent.norm() * to_vector(params).norm())
     errors = {}
     for group, names in _groups(theta).items():
         direction = _direction({n: theta[n] for n in names}, group, generator)
-        length = float(_flat(direction).norm())
+        length = float(to_vector(direction).norm())
         if length == 0:
             continue
         nearby = theta | {n: theta[n] + step * direction[n] for n in names}
-        moved, made, rest = _minimised(with_inputs(objective, nearby), origin, frozen, largest)
+        moved, made, rest = _minimised(point, nearby, origin, largest)
         if not max(left, rest) <= max(REDUCTION * made, precision * largest):
             errors[group] = nan
             continue
         difference = float(cotangent @ (to_vector(moved) - to_vector(origin)))
-        slopes = _flat({n: claimed[n] for n in names})
+        gradients = to_vector({n: claimed[n] for n in names})
         if group == "lambdas":  # along the simplex, as the direction is
-            slopes = slopes - slopes.mean()
-        claim = step * float(slopes @ _flat(direction))
-        size = step * float(slopes.norm()) * length / len(slopes) ** 0.5
+            gradients = gradients - gradients.mean()
+        claim = step * float(gradients @ to_vector(direction))
+        size = step * float(gradients.norm()) * length / len(gradients) ** 0.5
         errors[group] = abs(difference - claim) / max(size, abs(difference), floor)
     return errors
 
 
 def _minimised(
-    objective: Objective, params: Params, frozen: list[Sample], largest: float
+    point: StationaryPoint, theta: Params, params: Params, largest: float
 ) -> tuple[Params, float, float]:
-    """The minimiser near ``params`` by Newton's method, and the gradient's norm before and after."""
-    counted = Counted(objective)
+    """The minimiser at θ near ``params`` by Newton's method, on the point's samples, and the gradient's norm
+    before and after.
+    """
     precision = torch.finfo(next(iter(params.values())).dtype).eps
     solver = Damped(precision**0.5 * largest, CG(tol=1e-4))
     best, least, first = params, inf, nan
     for number in range(STEPS):
-        gradient = to_vector(moments(counted, params, frozen).gradient)
+        there = StationaryPoint.of(point.objective, params, point.samples, theta)
+        gradient = to_vector(moments(there.counted, params, there.samples).gradient)
         size = float(gradient.norm())
         first = first if number else size
         if not size < least:
-            break  # rounding, or no longer near
+            break  # by rounding, or too far away
         best, least = params, size
         if size == 0:
             break
-        hessian, like = MeanHessian(counted, params, frozen), params
-
-        def product(vector: Tensor, hessian: MeanHessian = hessian, like: Params = like) -> Tensor:
-            return to_vector(hessian(to_params(vector, like)))
-
-        solved = solver(product, gradient)
+        solved = solver(there.product, gradient)
         if solved.status is LinearStatus.NON_FINITE:
             break
         params = to_params(to_vector(params) - solved.x, params)
@@ -105,8 +94,8 @@ def _groups(theta: Params) -> dict[str, list[str]]:
 
 
 def _direction(values: Params, group: str, generator: Generator) -> Params:
-    """For λ towards a random point of the simplex, else random, as long as the values are."""
-    like = _flat(values)
+    """A random direction as long as the values; for λ, towards a random point of the simplex."""
+    like = to_vector(values)
     random = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like)
     if group == "lambdas":
         shares = random.exp() / random.exp().sum()
@@ -117,7 +106,3 @@ def _direction(values: Params, group: str, generator: Generator) -> Params:
         flat = random * size / random.norm()
     pieces = flat.split([v.numel() for v in values.values()])
     return {n: p.view(v.shape) for (n, v), p in zip(values.items(), pieces, strict=True)}
-
-
-def _flat(values: Params) -> Tensor:
-    return to_vector(values)

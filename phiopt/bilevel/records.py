@@ -1,4 +1,4 @@
-"""The trials of a search in a directory, so that a search that was killed goes on where it was.
+"""The trials of a search in a directory, from which a search that was killed goes on.
 
     search.json                      what the search was called with
     trials/0000.json, ...            one file for each trial, written when it is done
@@ -29,6 +29,8 @@ from phiopt.bilevel.trial import Trial
 from phiopt.solve import Solution, Status
 
 FORMAT = 1
+DERIVATIVE = "slopes"
+"""The key of a trial's derivative in its file."""
 SETTINGS = "search.json"
 TOLD = 3
 """Differences that an error lists."""
@@ -40,35 +42,35 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A trial, and the derivative of E there: a number or four by the point's names; None until it is taken."""
+    """A trial, and the derivative of E at its point, by name: one number, or four for λ. None: not taken."""
 
     trial: Trial
-    slopes: dict[str, float | list[float]] | None = None
+    gradient: dict[str, float | list[float]] | None = None
 
     @property
     def point(self) -> Params:
-        """Where it is."""
+        """The trial's point, as tensors."""
         trial = self.trial
         named = {"lambdas": list(trial.lambdas), "delta": trial.delta, "theta": trial.theta}
         return {name: _tensor(value) for name, value in named.items() if value is not None}
 
     @property
     def derivative(self) -> Params | None:
-        """As tensors."""
-        if self.slopes is None:
+        """The derivative as tensors, or None."""
+        if self.gradient is None:
             return None
-        return {name: _tensor(value) for name, value in self.slopes.items()}
+        return {name: _tensor(value) for name, value in self.gradient.items()}
 
-    def with_derivative(self, slopes: Params) -> Record:
-        """The same, and the derivative."""
+    def with_derivative(self, derivative: Params) -> Record:
+        """This record, with the derivative."""
         numbers: dict[str, float | list[float]]
-        numbers = {name: value.tolist() for name, value in slopes.items()}
-        return Record(replace(self.trial, slopes=True), numbers)
+        numbers = {name: value.tolist() for name, value in derivative.items()}
+        return Record(replace(self.trial, differentiated=True), numbers)
 
 
 @dataclass
 class Records:
-    """What is kept of one search; nothing if there is no ``folder``."""
+    """The records of one search. Without a ``folder`` nothing is kept."""
 
     folder: Path | None = None
     student: nn.Module | None = None
@@ -76,15 +78,15 @@ class Records:
 
     @property
     def best(self) -> int | None:
-        """The number of the trial whose solution is kept, the first of the lowest."""
+        """The number of the first trial with the lowest E, whose solution is kept."""
         finite = {n: r.trial.outer for n, r in self.records.items() if r.trial.outer < inf}
         return min(finite, key=lambda n: (finite[n], n)) if finite else None
 
     def at(self, number: int, lambdas: tuple[float, ...], rest: dict[str, Any]) -> Record | None:
-        """The record of a trial, None if it is still to be made.
+        """The record of a trial; None if the trial has not been made.
 
         Raises:
-            RecordError: It is of another point.
+            RecordError: The record belongs to another point.
         """
         record = self.records.get(number)
         if record is None:
@@ -100,7 +102,7 @@ class Records:
         return record
 
     def keep(self, number: int, record: Record, solution: Solution | None = None) -> None:
-        """Write a record, and before it the solution, if it is the best until now."""
+        """Write a record. A solution, that of the best trial so far, is written first."""
         if self.folder is None or self.records.get(number) == record:
             return
         if solution is not None:
@@ -110,17 +112,17 @@ class Records:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove the solutions of trials that are not the best any more."""
+        """Remove the solutions of trials that are no longer the best."""
         best = None if self.best is None else self._solution(self.best)
         for path in self._solution(0).parent.glob("*.safetensors"):
             if path != best:
                 path.unlink()
 
     def solution(self, number: int) -> Solution | None:
-        """That of the best trial; None if it is not there.
+        """The solution of the best trial; None if its file is not there.
 
         Raises:
-            RecordError: The file is damaged, or of another student.
+            RecordError: The file is damaged, or belongs to another student.
         """
         path = self._solution(number)
         try:
@@ -132,7 +134,7 @@ class Records:
             raise RecordError(f"directory: {said}; remove it to have it solved again") from error
 
     def refuse(self, number: int, was: float, now: float) -> RecordError:
-        """The error for numbers that do not come again."""
+        """The error for numbers that a second computation does not give again."""
         return RecordError(
             f"directory: {self._trial(number)} has outer {was!r}, but computed again it is {now!r}: the "
             "data, the machine, the number of threads or a library are others than then, or a file was "
@@ -148,18 +150,18 @@ class Records:
 
 @contextmanager
 def opened(folder: Path | None, arguments: dict[str, str], student: nn.Module) -> Iterator[Records]:
-    """The records of the search with these arguments, which no other process has meanwhile.
+    """The records of the search with these arguments. No other process can open them meanwhile.
 
     Raises:
         RecordError: The directory holds another search, or a damaged file.
-        OSError: It cannot be written.
+        OSError: The directory cannot be written.
     """
     if folder is None:
         yield Records()
         return
     with locked(folder / ".lock"):
         _begin(folder, arguments)
-        for part in ("trials", "solutions"):  # what a killed process had half written
+        for part in ("trials", "solutions"):  # half-written files of a killed process
             for left in (folder / part).glob(".*"):
                 left.unlink()
         records = {}
@@ -172,7 +174,7 @@ def opened(folder: Path | None, arguments: dict[str, str], student: nn.Module) -
 
 
 def _begin(folder: Path, arguments: dict[str, str]) -> None:
-    """Note the arguments, or compare them with those of the search that is there."""
+    """Write the arguments, or compare them with those of the search in the folder."""
     path = folder / SETTINGS
     if not path.exists():
         if any((folder / "trials").glob("*.json")):
@@ -191,13 +193,13 @@ def _begin(folder: Path, arguments: dict[str, str]) -> None:
         raise RecordError(str(error)) from error
     differing = [n for n in before | arguments if before.get(n) != arguments.get(n)]
     if differing:
-        told = [
+        changes = [
             f"{name} was {before.get(name, 'not there')}, is {arguments.get(name, 'not there')}"
             for name in differing[:TOLD]
         ]
         more = f"; and {len(differing) - TOLD} more" * (len(differing) > TOLD)
         raise RecordError(
-            f"directory: {folder} holds a search with other arguments: {'; '.join(told)}{more}. "
+            f"directory: {folder} holds a search with other arguments: {'; '.join(changes)}{more}. "
             "Give the same, or choose another directory"
         )
 
@@ -207,8 +209,9 @@ def _text(record: Record) -> str:
     values = {
         **asdict(record.trial),
         "status": status and status.name,
-        "slopes": record.slopes,
+        DERIVATIVE: record.gradient,
     }
+    del values["differentiated"]  # the derivative itself says it
     return json.dumps({**values, "checksum": checksum([json.dumps(values)])}, indent=1)
 
 
@@ -224,20 +227,20 @@ def _read(path: Path) -> Record:
 
 
 def _record(about: Field) -> Record:
-    names = [f.name for f in fields(Trial)]
+    names = [DERIVATIVE, *(f.name for f in fields(Trial) if f.name != "differentiated")]
     parts = about.members([*names, "checksum"])
     for name in parts.keys() - {*names, "checksum"}:
         raise parts[name].wrong("left out: a trial has no such field")
     weights = parts["lambdas"].items()
     if len(weights) != 4:
         raise parts["lambdas"].wrong("four numbers")
-    status, slopes = parts["status"], None
-    if parts["slopes"].value is not None:
-        slopes = {name: _number(item) for name, item in parts["slopes"].members().items()}
+    status, gradient = parts["status"], None
+    if parts[DERIVATIVE].value is not None:
+        gradient = {name: _number(item) for name, item in parts[DERIVATIVE].members().items()}
         point = {"lambdas", *(n for n in ("delta", "theta") if parts[n].value is not None)}
-        lengths = {name: isinstance(value, list) for name, value in slopes.items()}
+        lengths = {name: isinstance(value, list) for name, value in gradient.items()}
         if lengths != {name: name == "lambdas" for name in point}:
-            raise parts["slopes"].wrong(f"numbers for {', '.join(sorted(point))}")
+            raise parts[DERIVATIVE].wrong(f"numbers for {', '.join(sorted(point))}")
     outer = float(parts["outer"].number())
     if outer != outer:
         raise parts["outer"].wrong("a number or infinity")
@@ -248,14 +251,14 @@ def _record(about: Field) -> Record:
         outer=outer,
         status=None if status.value is None else Status[status.text(Status.__members__)],
         gradients=parts["gradients"].whole(0),
-        slopes=slopes is not None,
+        differentiated=gradient is not None,
         again=parts["again"].flag(),
         error=None if parts["error"].value is None else parts["error"].text(),
     )
     values = {name: item for name, item in about.value.items() if name != "checksum"}
     if checksum([json.dumps(values)]) != parts["checksum"].text():
         raise parts["checksum"].wrong("that of the other fields: some were changed")
-    return Record(trial, slopes)
+    return Record(trial, gradient)
 
 
 def _number(item: Field) -> float | list[float]:
@@ -276,6 +279,6 @@ def _tensor(value: float | list[float]) -> Tensor:
 
 
 def _point(trial: Trial) -> str:
-    told = [f"λ = {trial.lambdas}"]
-    told += [f"{n} = {v}" for n, v in (("δ", trial.delta), ("θ", trial.theta)) if v is not None]
-    return ", ".join(told) + " again" * trial.again
+    parts = [f"λ = {trial.lambdas}"]
+    parts += [f"{n} = {v}" for n, v in (("δ", trial.delta), ("θ", trial.theta)) if v is not None]
+    return ", ".join(parts) + " again" * trial.again

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial as bound
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from phiopt._checks import count
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
-from phiopt._values import count
 from phiopt.bilevel.adjoint import (
     attach,
     check_smooth,
@@ -32,22 +32,25 @@ class Replay:
 
         w_{t+1} = T(w_t, θ),   w̄_t = (∂T/∂w_t)ᵀ w̄_{t+1},   θ̄ = Σ_t (∂T/∂θ)ᵀ w̄_{t+1}
 
-    for θ = (λ, δ, u), w including the optimiser's state, and w̄_0 the derivative in the start. It is
-    the derivative that `Unroll` gives, but no graph outlives its step: memory is that of one step
-    and of the iterates (three copies of the parameters a step for Adam, one for SGD), time that of
-    `Unroll` and of the solve: every step is taken twice (Franceschi et al. 2017 for
-    reverse-mode hypergradients; Maclaurin, Duvenaud & Adams 2015 go back by reversing the dynamics,
-    where we store the iterates). With ``every=k`` one iterate in k is kept, and the steps from it to
-    the next are taken once more in the backward pass: T/k + k iterates of T in memory, fewest at
-    k = √T, for the time of one more solve and the same bits. With a ``micro_batch`` a step without the
-    curvature goes back through so many examples at a time, for one more gradient; a step with it
-    needs the graph of the whole batch, because ‖H v‖² is no sum over examples.
+    for θ = (λ, δ, u), where w includes the optimiser's state and w̄_0 is the derivative in the start. The
+    derivative is that of `Unroll`, but no graph outlives its step (Franceschi et al. 2017 for reverse-mode
+    hypergradients; Maclaurin, Duvenaud & Adams 2015 reverse the dynamics, where we store the iterates).
+    Memory is that of one step and of the iterates: for each step three copies of the parameters with Adam,
+    one with SGD. Time is that of `Unroll` and of the solve, because every step is taken twice.
+
+    With ``every=k`` one iterate in k is kept, and the backward pass takes the steps between two of them once
+    more. That stores T/k + k iterates in place of T, fewest at k = √T, and takes the time of one more
+    solve. The result has the same bits.
+
+    With a ``micro_batch`` a step without the curvature goes back through so many examples at a time, for one
+    more gradient. A step with the curvature needs the graph of the whole batch, because ‖H v‖² is no sum
+    over examples.
 
     The result is exact for the solver's finite path to the iterate that it returned. Second
     derivatives and forward mode are refused; use `Unroll`.
 
     Args:
-        every: Steps from one kept iterate to the next; default 1, which keeps all.
+        every: Steps from one kept iterate to the next; default 1, so that all are kept.
 
     Raises:
         AdjointError: From the solve, if it was rolled back, or in forward mode; from the backward
@@ -66,6 +69,8 @@ class Replay:
         >>> point.grad.shape
         torch.Size([4])
     """
+
+    needs_steps: ClassVar[bool] = True
 
     every: int = 1
 
@@ -91,20 +96,20 @@ def _through(path: Path, inputs: Params, cotangent: Params) -> Params:
     """The cotangent of ``inputs``, given that of the path's last iterate."""
     start = {name: value for name, value in inputs.items() if name.startswith("start.")}
     theta = {name: value for name, value in inputs.items() if name not in start}
-    found = {name: torch.zeros_like(value) for name, value in theta.items()}
+    total = {name: torch.zeros_like(value) for name, value in theta.items()}
     state: list[Tensor] | None = None
     for first in reversed(range(0, len(path.steps), path.every)):
         with path.segment(first) as indices:
             for index in reversed(indices):
                 cotangent, state, partial = _through_step(path, index, theta, cotangent, state)
-                found = {name: total + partial[name] for name, total in found.items()}
-    return found | {name: cotangent[name.removeprefix("start.")] for name in start}
+                total = {name: value + partial[name] for name, value in total.items()}
+    return total | {name: cotangent[name.removeprefix("start.")] for name in start}
 
 
 def _through_step(
     path: Path, index: int, theta: Params, cotangent: Params, state: list[Tensor] | None
 ) -> tuple[Params, list[Tensor], Params]:
-    """One step back: cotangents of w_t, of the optimiser's state, and what the step adds to θ's.
+    """One step back: the cotangents of w_t and of the optimiser's state, and the step's share of θ's.
 
     ``state`` is None after the last step, where nothing depends on the optimiser's state.
     """
@@ -127,8 +132,8 @@ def _through_step(
         def whole(w: Params, s: list[Tensor], t: Params) -> tuple[Params, list[Tensor]]:
             return checked(*path.move(gradient(w, t, sample), w, rebuilt(s)))
 
-        found = vector_jacobian(whole, (step.params, values, theta), (cotangent, state))
-        return cast(tuple[Params, list[Tensor], Params], found)
+        products = vector_jacobian(whole, (step.params, values, theta), (cotangent, state))
+        return cast(tuple[Params, list[Tensor], Params], products)
 
     # Back through the optimiser, then through one piece of the gradient at a time.
 

@@ -1,4 +1,4 @@
-"""One search for λ in progress: each evaluation solved, or answered from what is kept of it; and the best."""
+"""One search for λ in progress. Each evaluation is solved, or read from the records; the best is kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from phiopt._modules import state_of
 from phiopt._types import Params
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.nudge import Nudged
@@ -24,7 +25,7 @@ from phiopt.solve import Solution, SolveError, Status
 
 
 class Solved(NamedTuple):
-    """A solve at a point: what can be differentiated in, the solution and E, or why there is none."""
+    """A solve at a point: the point's tensors, the solution and E, or why there is no solution."""
 
     point: Params
     solution: Solution | None = None
@@ -33,7 +34,7 @@ class Solved(NamedTuple):
 
     @property
     def outer(self) -> float:
-        """E, infinite where it is not finite or there is none."""
+        """E as a number; infinite where there is none, or none that is finite."""
         number = inf if self.value is None else float(self.value.detach())
         return number if isfinite(number) else inf
 
@@ -58,7 +59,7 @@ class Run:
 
     Args:
         solve: φ at a point, by an adjoint.
-        loss: E of a solution's parameters, and of what its student has beside them.
+        loss: E, of a solution's parameters and of the student's other tensors.
         adjoint: That of the search.
         seed: Of the search.
         bar: Updated once for each evaluation that is solved.
@@ -74,12 +75,12 @@ class Run:
     path: list[Trial] = field(default_factory=list)
     best: int | None = None
     solutions: dict[int, Solution] = field(default_factory=dict)
-    """That of the best trial, by its number."""
+    """The solution of the best trial, by the trial's number."""
     error: AdjointError | None = None
 
     def through(self, search: Search, space: Space) -> Learned:
         if (kept := self.records.best) is not None:
-            self.solutions[kept] = self._recalled(kept)  # an error in it is told at once
+            self.solutions[kept] = self._recalled(kept)  # an error in the file is raised at once
         error: Exception | None = None
         try:
             status = search.run(self.evaluate, space, self.seed)
@@ -95,7 +96,7 @@ class Run:
 
     def _learned(self, status: SearchStatus, error: Exception | None) -> Learned:
         best = None if self.best is None else self.path[self.best]
-        differentiated = any(trial.slopes for trial in self.path)
+        differentiated = any(trial.differentiated for trial in self.path)
         lowered = best is not None and not best.at(self.path[0])
         if self.error is not None and error is None:
             if not differentiated and not lowered:
@@ -122,8 +123,8 @@ class Run:
         )
 
     def _recalled(self, number: int) -> Solution:
-        """The solution of a trial that is on record; solved again if there is no file. What it is worth is
-        computed again, to know that it is that.
+        """The solution of a trial on record, from its file, or solved again if there is no file. E is computed
+        again, to see that the file belongs to the record.
         """
         record = self.records.records[number]
         solution, smooth = self.records.solution(number), self.adjoint is not None
@@ -139,14 +140,14 @@ class Run:
         return _plain(solved.solution, record.trial.lambdas)
 
     def _check_same(self, number: int, solved: Solved) -> None:
-        """Raise unless the solve is that of the record."""
+        """Refuse a solve whose E is not that of the record."""
         _check_read(solved)
         was = self.records.records[number].trial.outer
         if solved.refusal or solved.outer != was:
             raise self.records.refuse(number, was, solved.outer)
 
     def evaluate(self, point: Params) -> Evaluation:
-        """E there; from a start nearby too, if the first leads to a saddle or to no derivative."""
+        """E at the point. If the solve meets a saddle or has no derivative, once more from a start nearby."""
         first, status = self._evaluate(point)
         if status is not None and status is not Status.SADDLE:
             return first
@@ -154,7 +155,7 @@ class Run:
         return second if second.value < inf else first
 
     def _evaluate(self, point: Params, again: bool = False) -> tuple[Evaluation, Status | None]:
-        """One trial; a status of None if it ended in an `AdjointError`."""
+        """One trial, and the status of its solve; None if the solve raised an `AdjointError`."""
         number = len(self.path)
         asked = Solved(point).trial(again)
         place = {"delta": asked.delta, "theta": asked.theta, "again": again}
@@ -174,20 +175,22 @@ class Run:
             self.bar.set_postfix(outer=record.trial.outer, refresh=False)
         trial = record.trial
         refused = trial.status is None
-        # As it was before its derivative was asked for.
-        self.path.append(replace(trial, slopes=False, error=trial.error if refused else None))
+        # The trial as it was before its derivative was asked for.
+        self.path.append(
+            replace(trial, differentiated=False, error=trial.error if refused else None)
+        )
         if trial.outer < (inf if self.best is None else self.path[self.best].outer):
             self.best = number
         if refused:
             self.error = solved.refusal if solved else AdjointError(trial.error)
 
-        def slopes() -> Params:
-            return self._slopes(number, point, again, solved)
+        def gradient() -> Params:
+            return self._gradient(number, point, again, solved)
 
-        return Evaluation(trial.outer, slopes), trial.status
+        return Evaluation(trial.outer, gradient), trial.status
 
     def _lowest(self) -> float:
-        """E of the best trial until now, those on record that are to come included."""
+        """E of the best trial so far, and of all trials on record, even if the search has not reached them."""
         kept = self.records.best
         lowest = inf if self.best is None else self.path[self.best].outer
         return lowest if kept is None else min(lowest, self.records.records[kept].trial.outer)
@@ -205,31 +208,31 @@ class Run:
             return Solved(tensors, solution, self._worth(solution))
 
     def _worth(self, solution: Solution) -> Tensor:
-        """E of the student, of which not all parameters need be solved for."""
+        """E of the student, some of whose parameters may not have been solved for."""
         student = solution.student
-        state = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+        state = state_of(student)
         beside = {n: v.detach() for n, v in state.items() if n not in solution.params}
         return self.loss(solution.params, beside)
 
-    def _slopes(self, number: int, point: Params, again: bool, solved: Solved | None) -> Params:
+    def _gradient(self, number: int, point: Params, again: bool, solved: Solved | None) -> Params:
         try:
-            found = self._derivative(number, point, again, solved)
+            derivative = self._derivative(number, point, again, solved)
         except AdjointError as error:
             self.error = error
             self.path[number] = replace(self.path[number], error=str(error))
             self.records.keep(number, Record(self.path[number]))
             if again or self.path[number].status is None:
                 raise
-            return self._evaluate(point, again=True)[0].slopes()
-        record = Record(self.path[number]).with_derivative(found)
+            return self._evaluate(point, again=True)[0].gradient()
+        record = Record(self.path[number]).with_derivative(derivative)
         self.path[number] = record.trial
         self.records.keep(number, record)
-        return found
+        return derivative
 
     def _derivative(self, number: int, point: Params, again: bool, solved: Solved | None) -> Params:
-        """That of E: kept, of the solve, or of another like it."""
+        """The derivative of E: from the record, from the solve, or from a repetition of the solve."""
         record = self.records.records.get(number)
-        if record is not None and record.slopes is not None:
+        if record is not None and record.gradient is not None:
             return record.derivative or {}
         if solved is None:
             if record is not None and record.trial.error is not None:
@@ -239,10 +242,10 @@ class Run:
         if solved.value is None:
             raise solved.refusal or AdjointError("the solve gave no value")
         tensors = list(solved.point.values())
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             solved.value, tensors, allow_unused=True, materialize_grads=True
         )
-        return dict(zip(solved.point, found, strict=True))
+        return dict(zip(solved.point, gradients, strict=True))
 
 
 def _check_read(solved: Solved) -> None:
@@ -252,6 +255,6 @@ def _check_read(solved: Solved) -> None:
 
 
 def _plain(solution: Solution, weights: tuple[float, ...]) -> Solution:
-    """Off the graph, and λ as numbers."""
+    """The solution without a graph, and with λ as numbers."""
     params = {name: p.detach() for name, p in solution.params.items()}
     return replace(solution, params=params, lambdas=Lambdas.of(weights))

@@ -1,4 +1,4 @@
-"""How λ, δ and θ are searched for: exponentiated gradient, or a search without derivatives."""
+"""Searches for λ, δ and θ: by exponentiated gradient, or without derivatives."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from torch import Generator
 
+from phiopt._checks import count, part, positive
 from phiopt._types import Params
-from phiopt._values import count, part, positive
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.replay import Replay
 from phiopt.bilevel.space import Space
 
 WORTH = 1e-4
-"""A line that lowers E by a smaller share of it ends a descent: further ones cost too much."""
+"""A line search that lowers E by a smaller share ends a descent: another would cost too much."""
 
 DERIVATIVE = 3
-"""Price of a derivative of E in inner solves: each step is taken again with its graph, and
-differentiated."""
+"""Cost of a derivative of E in inner solves: each step is taken again with its graph, and differentiated."""
 
 
 class SearchStatus(Enum):
@@ -45,27 +44,29 @@ class SearchStatus(Enum):
 
 
 class Evaluation(NamedTuple):
-    """E at a point, infinite where it is not finite, and its derivative there, computed when asked
-    for; an `AdjointError` where there is none to be trusted.
+    """E at a point, and a function that computes its gradient there.
+
+    E is infinite where it is not finite. The function raises an `AdjointError` where there is no gradient
+    that can be trusted.
     """
 
     value: float
-    slopes: Callable[[], Params]
+    gradient: Callable[[], Params]
 
 
 Evaluate: TypeAlias = Callable[[Params], Evaluation]
 
 
 class Search(Protocol):
-    """A way to go about the outer problem."""
+    """A way to solve the outer problem."""
 
     @property
     def adjoint(self) -> Adjoint | None:
-        """What gives the slopes; None if they are not asked for."""
+        """What gives the gradient of E; None if the search does not ask for it."""
         ...
 
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
-        """Evaluate points; the best of them is noted by ``evaluate`` itself."""
+        """Evaluate points. ``evaluate`` keeps the best of them."""
         ...
 
 
@@ -73,20 +74,19 @@ class Search(Protocol):
 class Mirror:
     """Mirror descent: exponentiated gradient on the simplex, with a line search by values alone.
 
-    E is one function of the point (all draws are made once), so a step is taken only if it lowers
-    E. Slopes say little of what lies far away, where E has plateaus: so the search first looks at
-    the start and at the points that switch one term off each, and descends from the lowest (if
-    the budget allows a step after that: 9 or more with all four terms).
+    E is one function of the point, because all draws are made once. So a step is taken only if it lowers
+    E. E has plateaus, and a gradient says little of what lies far away. The search therefore first looks at
+    the start and at the points where one term is switched off, and descends from the lowest of them (if the
+    budget allows a step after that: 9 or more with all four terms).
 
-    A derivative of E costs three times its value: along the path that it points out, steps are
-    doubled as long as E falls (quartered if the first does not lower it), and the next derivative
-    is taken at the lowest point. A descent that ends early leaves what it has not spent to another,
-    from the start itself and then from random points.
+    A derivative of E costs three times as much as E. Along its direction steps are doubled as long as E
+    falls, or quartered if the first does not lower E. The next derivative is taken at the lowest point. If a
+    descent ends early, the rest of the budget goes to another, from the start and then from random points.
 
     Args:
         budget: Work in inner solves: E counts one, its derivative three more. Default 11, below a
             third of the 35 points of a lattice with quarters.
-        rate: Length of a descent's first step, in logarithms; default 1. Those of λ count by √p.
+        rate: Length of a descent's first step, in logarithms; default 1. Logarithms of λ are weighed by √p.
         restarts: Descents at most; default 3.
         patience: Steps in a row, each a quarter of the one before, that do not lower E before a
             descent ends; default 3.
@@ -121,7 +121,7 @@ class Mirror:
             for point in map(space.without, space.terms):
                 there, left = evaluate(point), left - 1
                 if there.value < lowest[0].value:
-                    lowest = there, point  # the others, and the paths they hold, are let go
+                    lowest = there, point  # the other solves, and their paths, are freed
         starts = [lowest] if lowest is first else [lowest, first]
         for number in range(self.restarts):
             if number >= len(starts) and left:
@@ -135,18 +135,18 @@ class Mirror:
     def _descend(
         self, evaluate: Evaluate, here: Evaluation, point: Params, space: Space, left: int
     ) -> tuple[SearchStatus, int]:
-        """How it ended, and what is left of the budget."""
+        """How the descent ended, and what is left of the budget."""
         rate = self.rate
         if not isfinite(here.value):
             return SearchStatus.NOT_FINITE, left
-        while left > DERIVATIVE:  # one that no step can follow is of no use
+        while left > DERIVATIVE:  # a derivative without a step after it is of no use
             try:
-                slopes, left = here.slopes(), left - DERIVATIVE
+                gradient, left = here.gradient(), left - DERIVATIVE
             except AdjointError:
                 return SearchStatus.NO_DERIVATIVE, left - 1
             origin, before, lowered, misses = point, here.value, False, 0
             while left and misses < self.patience:
-                target = space.moved(origin, slopes, rate)
+                target = space.moved(origin, gradient, rate)
                 if target is None:
                     return SearchStatus.STATIONARY, left
                 there, left = evaluate(target), left - 1

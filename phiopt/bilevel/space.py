@@ -1,4 +1,4 @@
-"""Where a search for λ, δ and θ may go, and where it starts."""
+"""The points that a search for λ, δ and θ may visit, and its start."""
 
 from __future__ import annotations
 
@@ -10,64 +10,64 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from phiopt._checks import fraction, number, positive
 from phiopt._types import Params
-from phiopt._values import fraction, number, positive
 from phiopt.objective import Lambdas, Neighbourhood
+from phiopt.objective.neighbourhood import delta_of, largest_delta_of
 
 LEARNABLE = ("lambdas", "delta", "theta")
 
 SPREAD = 3.0
-"""Restarts and searches without derivatives draw δ and θ within this factor of their starts,
-and no higher than they may be."""
+"""Restarts and searches without derivatives draw δ and θ within this factor of their starts, below their
+largest values."""
 
 LONGEST = 3.0
-"""Of a step's exponents, in units of its rate."""
+"""The largest exponent of a step, in units of the rate."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where a search may go.
+    """The points that a search may visit.
 
     Args:
         start: ``lambdas`` of shape ``(4,)``, and ``delta`` and ``theta`` if they are learned;
-            float64 on the CPU. A weight that is 0 stays so: the search is on that face of the
-            simplex.
+            float64 on the CPU. A weight of 0 stays 0: the search stays on that face of the simplex.
         floor: Least λ2; the other weights are kept positive by the update itself.
-        most: The largest values of δ and θ, by name, where they have one.
+        largest: The largest values of δ and θ, by name, where they have such.
     """
 
     start: Params
     floor: float
-    most: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
 
     @property
     def terms(self) -> list[int]:
         """Indices of the terms whose weights are learned."""
         return [i for i, weight in enumerate(self.start["lambdas"].tolist()) if weight]
 
-    def moved(self, point: Params, slopes: Params, rate: float) -> Params | None:
+    def moved(self, point: Params, gradient: Params, rate: float) -> Params | None:
         """The exponentiated-gradient step (Kivinen & Warmuth 1997) in p of λ = floor·e2 +
         (1 − floor) p, and the gradient step in log δ and log θ:
 
             p_i ∝ p_i exp(−η (1 − floor) ∂E/∂λ_i),   δ ← δ exp(−η δ ∂E/∂δ)
 
-        η is such that the largest exponent is ``rate``, those of p weighed by √p (their length in
-        the simplex's own metric) and cut at three times that. None where E is flat.
+        η is such that the largest exponent is ``rate``. For this the exponents of p are weighed by √p (their
+        length in the simplex's own metric); they are cut at three times the rate. None where E is flat.
         """
         weights = self.free(point["lambdas"])
-        along = slopes["lambdas"] * (1 - self.floor)
+        along = gradient["lambdas"] * (1 - self.floor)
         along = along - (weights * along).sum()  # what the normalisation would take away
-        logs = {name: slopes[name] * point[name] for name in point if name != "lambdas"}
+        logs = {name: gradient[name] * point[name] for name in point if name != "lambdas"}
         size = max(float(v.abs().max()) for v in (weights.sqrt() * along, *logs.values()))
         if not 0 < size < inf:
             return None
-        found = {
-            name: (point[name] * torch.exp(-rate / size * v)).clamp_max(self.most.get(name, inf))
+        others = {
+            name: (point[name] * torch.exp(-rate / size * v)).clamp_max(self.largest.get(name, inf))
             for name, v in logs.items()
         }
-        # Without √p a weight that has all but vanished would hold the others back by its slope.
+        # Without √p a tiny weight with a large derivative would keep the other weights from moving.
         change = (rate / size * along).clamp(-LONGEST * rate, LONGEST * rate)
-        return {"lambdas": self.bound(torch.log(weights) - change), **found}
+        return {"lambdas": self.bound(torch.log(weights) - change), **others}
 
     def free(self, lambdas: Tensor) -> Tensor:
         """p of λ."""
@@ -81,26 +81,26 @@ class Space:
         return self.floor * _proximity() + (1 - self.floor) * weights / weights.sum()
 
     def at(self, unit: dict[str, float]) -> Params:
-        """The point at coordinates in (0, 1): uniform ones give λ uniform on the simplex or its face,
-        and δ and θ log-uniform around their starts, as far as they are bounded.
+        """The point with these coordinates in (0, 1). Uniform coordinates give λ uniform on the simplex or its
+        face, and δ and θ log-uniform around their starts, within their bounds.
         """
         exponentials = torch.zeros(4, dtype=torch.float64, device="cpu")
         for i in self.terms:
             exponentials[i] = -log(unit[f"u{i}"])
-        found = {"lambdas": self.bound(exponentials.log())}
+        point = {"lambdas": self.bound(exponentials.log())}
         for name in self.start:
             if name != "lambdas":
                 low, high = self.start[name] / SPREAD, self.start[name] * SPREAD
-                high = high.clamp_max(self.most.get(name, inf))
-                found[name] = low * (high / low) ** unit[name]
-        return found
+                high = high.clamp_max(self.largest.get(name, inf))
+                point[name] = low * (high / low) ** unit[name]
+        return point
 
     @property
     def coordinates(self) -> list[str]:
         return [*(f"u{i}" for i in self.terms), *(n for n in self.start if n != "lambdas")]
 
     def without(self, term: int) -> Params:
-        """The start with one term's weight switched off, as far as the floor lets it."""
+        """The start, with the weight of one term at 0 or at the floor."""
         weights = self.free(self.start["lambdas"]).clone()
         weights[term] = 0
         return {**self.start, "lambdas": self.bound(weights.log())}
@@ -136,7 +136,7 @@ def space_from(
         )
     point = {"lambdas": weights}
     if "delta" in parameters:
-        delta = number("neighbourhood.delta", getattr(neighbourhood, "delta", 0.0))
+        delta = number("neighbourhood.delta", delta_of(neighbourhood) or 0.0)
         if not delta > 0:
             raise ValueError(f"neighbourhood: δ is {delta}, must be positive to be learned")
         point["delta"] = _point(delta)
@@ -146,7 +146,7 @@ def space_from(
                 f"start: got {start!r}, must be 'uniform' or 'uniform-symmetric' to learn theta"
             )
         point["theta"] = _point(theta)
-    return Space(point, floor, {"delta": getattr(neighbourhood, "most", inf)})
+    return Space(point, floor, {"delta": largest_delta_of(neighbourhood)})
 
 
 def _proximity() -> Tensor:

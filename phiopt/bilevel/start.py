@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from phiopt._modules import state_of
 from phiopt._types import Params
 from phiopt.growth import grow
 
@@ -32,5 +33,5 @@ def uniform_start(
 
 
 def _tensors(module: nn.Module) -> Params:
-    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: value.detach() for name, value in held.items()}
+    state = state_of(module)
+    return {name: value.detach() for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""The path of a solve: what is needed to take each of its steps again, and to differentiate it."""
+"""The path of a solve: a record from which each step can be taken again and differentiated."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from phiopt._types import Params
 from phiopt.bilevel.adjoint import AdjointError, detached, without_grad
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve import Outcome, Solver, default_optimizer
+from phiopt.optimizers import default_optimizer
+from phiopt.solve import Outcome, Solver
+from phiopt.solve.solver import takes_steps
 
 EPS_ROOT = 1e-8
-"""Inside the root of the default Adam: it then has a derivative at a gradient of zero, which every
-dead unit has. Steps are shorter where a gradient is below 1e-4, of the root mean square where it is
-normalised; much less, and derivatives overflow in float32."""
+"""``eps_root`` of the default Adam, which then has a derivative at a gradient of zero: every dead unit has
+such. Steps are shorter where a gradient, over the root mean square where it is normalised, is below 1e-4.
+Derivatives overflow in float32 if the value is much smaller."""
 
 
 Draw: TypeAlias = tuple[int | None, int, Stream, int]
-"""What, beside the parameters' shapes, a sample is a function of: size, seed, stream and step."""
+"""Size, seed, stream and step: with the parameters' shapes they determine a sample."""
 
 
 class _Drawn(Sample):
-    """A sample that knows how it was drawn; one derived from it does not."""
+    """A sample that knows how it was drawn. A sample derived from it does not."""
 
     draw: Draw | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One update, as it was before it was made.
+    """Parameters, optimiser state and sample of one update, before the update.
 
-    ``source`` is the sample itself, or how the objective can draw it again. The parameters are empty
+    ``source`` is the sample, or the `Draw` by which the objective can make it again. The parameters are empty
     where they are not kept.
     """
 
@@ -52,12 +54,12 @@ class Step:
 
 @dataclass
 class Path:
-    """The steps of a solve, recorded from its two ends: the gradients that it asks of the objective
-    and the updates that it asks of the optimiser.
+    """The steps of a solve, recorded between objective and optimiser: the solver asks the one for gradients
+    and the other for updates.
 
-    Iterates are kept, batches are not where they can be drawn again: ``steps`` holds a copy of the
-    parameters and of the optimiser's state for each step, or for one in ``every``. With ``graph``
-    they are kept with autograd's record of the steps, of which the solver knows nothing.
+    ``steps`` holds a copy of the parameters and of the optimiser's state for each step, or for one in
+    ``every``. Batches that can be drawn again are not kept. With ``graph`` autograd records the steps; the
+    solver itself sees plain tensors.
     """
 
     objective: Objective
@@ -84,18 +86,18 @@ class Path:
         every: int = 1,
     ) -> tuple[Outcome, Path]:
         """Solve, and cut the path at the iterate that the solver returned."""
-        if not hasattr(solver, "optimizer"):
+        if not takes_steps(solver):
             raise TypeError(
-                f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken "
-                "again; use Implicit, or the solver TorchOpt"
+                f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken again, or "
+                "is no dataclass, in which another could be put; use Implicit, or the solver TorchOpt"
             )
         optimizer = solver.optimizer or default_optimizer(
-            cast(Any, solver).steps, every=objective.every, eps_root=EPS_ROOT
+            solver.steps, every=objective.every, eps_root=EPS_ROOT
         )
         if _clips(optimizer.update):
             raise AdjointError(
                 "torchopt.clip.clip_grad_norm takes its factor for a constant, so that derivatives "
-                "through its steps are wrong; use phiopt.solve.clipped(optimizer, max_norm)"
+                "through its steps are wrong; use phiopt.optimizers.clipped(optimizer, max_norm)"
             )
         path = cls(objective, optimizer, start, graph, every)
         both_ends: Any = (path.init, path.update)
@@ -109,7 +111,7 @@ class Path:
         if self.last:
             raise AdjointError(
                 "the solve met a value that was not finite and was rolled back, so its path is no "
-                "smooth function of λ. Lower the learning rate, or clip the gradient (phiopt.solve.clipped)"
+                "smooth function of λ. Lower the learning rate, or clip the gradient (phiopt.optimizers.clipped)"
             )
         self.last = self.start
         return self.optimizer.init(params)
@@ -124,10 +126,10 @@ class Path:
             )
         self.asked.clear()
         again = self.objective.data is None or self.objective.data.repeatable
-        draw = getattr(sample, "draw", None) if again else None
+        draw = sample.draw if again and isinstance(sample, _Drawn) else None
         kept = len(self.steps) % self.every == 0
-        params, held = (self.last, state) if kept else ({}, None)
-        self.steps.append(Step(params, held, draw or Sample(*sample)))
+        params, kept_state = (self.last, state) if kept else ({}, None)
+        self.steps.append(Step(params, kept_state, draw or Sample(*sample)))
         if self.every > 1:
             self.marks.append(_mark(self.last))
         with torch.set_grad_enabled(self.graph):
@@ -136,23 +138,25 @@ class Path:
         return detached(updates), state
 
     def cut(self, best: Params) -> None:
-        """Forget the steps after ``best`` was reached."""
-        if self.every > 1:  # most iterates are gone
+        """Drop the steps after ``best`` was reached."""
+        if self.every > 1:  # most iterates were not kept
             marks, wanted = [*self.marks, _mark(self.last)], _mark(best)
-            found = [k for k, mark in enumerate(marks) if mark == wanted]
+            matches = [k for k, mark in enumerate(marks) if mark == wanted]
         else:
             iterates = [*(step.params for step in self.steps), self.last]
-            found = [k for k, iterate in enumerate(iterates) if _same(iterate, best)]
-        if not found:
+            matches = [k for k, iterate in enumerate(iterates) if _same(iterate, best)]
+        if not matches:
             raise AdjointError("the solver returned parameters that its updates did not make")
         self.asked.clear()
-        if found[-1] < len(self.steps):
-            self.last = self.steps[found[-1]].params or best
-        del self.steps[found[-1] :]
+        if matches[-1] < len(self.steps):
+            self.last = self.steps[matches[-1]].params or best
+        del self.steps[matches[-1] :]
 
     @contextmanager
     def segment(self, first: int) -> Iterator[range]:
-        """The steps from a kept one to the next, all with their iterates, which are made again."""
+        """The steps from a kept iterate to the next. Inside this context all have their iterates, computed
+        again.
+        """
         indices = range(first, min(first + self.every, len(self.steps)))
         sparse = [self.steps[index] for index in indices]
         params, state = sparse[0].params, sparse[0].state
@@ -169,7 +173,7 @@ class Path:
         """The sample of a step, drawn again where it was not kept."""
         if isinstance(step.source, Sample):
             return step.source
-        if self.drawn is None or self.drawn[0] != step.source:  # a frozen one is drawn once
+        if self.drawn is None or self.drawn[0] != step.source:  # a frozen sample is drawn once
             self.drawn = step.source, self.objective.sample(self.start, *step.source)
         return self.drawn[1]
 
@@ -185,7 +189,7 @@ class Path:
         return torchopt.apply_updates(params, updates, inplace=False), state
 
     def check(self, index: int, params: Params) -> None:
-        """``params``, step ``index`` taken again, must be where the solve went."""
+        """Refuse ``params``, the result of step ``index`` taken again, if the solve went elsewhere."""
         went = self.steps[index + 1].params if index + 1 < len(self.steps) else self.last
         came = self.steps[index].params
         gap = square_norm({n: params[n].detach() - w for n, w in went.items()})
@@ -200,7 +204,7 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class _Watched(Objective):
-    """An objective that tells a path of what is asked of it."""
+    """An objective that records its samples and gradients in a path."""
 
     path: Path | None = None
 
@@ -231,18 +235,18 @@ class _Watched(Objective):
 
 def _clips(part: Any, seen: frozenset[int] = frozenset()) -> bool:
     """Whether TorchOpt's clipping is among the functions that an optimiser is made of."""
-    if isinstance(part, tuple | list):  # a GradientTransformation is one
-        return any(_clips(one, seen) for one in part)
+    if isinstance(part, tuple | list):  # a GradientTransformation is a tuple
+        return any(_clips(inner, seen) for inner in part)
     if not isinstance(part, FunctionType) or id(part) in seen:
         return False
     if part.__module__ == "torchopt.clip":
         return True
-    held = [content(cell) for cell in part.__closure__ or ()]
-    return _clips(held, seen | {id(part)})
+    enclosed = [content(cell) for cell in part.__closure__ or ()]
+    return _clips(enclosed, seen | {id(part)})
 
 
 def _mark(params: Params) -> list[float]:
-    """Numbers that tell iterates apart, for those that are not kept."""
+    """Numbers by which iterates that are not kept can be compared."""
     wide = torch.float64
     sums = [(p.sum(dtype=wide), torch.linalg.vector_norm(p, dtype=wide)) for p in params.values()]
     return torch.stack([number for pair in sums for number in pair]).tolist()
@@ -253,9 +257,7 @@ def _same(a: Params, b: Params) -> bool:
 
 
 def float_leaves(state: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    """The tensors of an optimiser's state that can be differentiated, and how to put others in
-    their places.
-    """
+    """The floating tensors of an optimiser's state, and a function that puts others in their places."""
     leaves, tree = pytree.tree_flatten(state)
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
 

@@ -1,4 +1,4 @@
-"""What a search for λ tried, and what came of it."""
+"""The trials of a search for λ, and its result."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Trial:
         lambdas: The four weights.
         delta: δ, if it is learned.
         theta: θ, if it is learned.
-        outer: E of what the inner solve gave, also where that failed by its ``status``; infinite
-            where E is not finite, the data could not be read, or there is no derivative to go on by.
-        status: Of the inner solve; None if it ended in an `AdjointError`.
+        outer: E of the inner solve's result, also where the ``status`` is a failure. Infinite where E is not
+            finite, the data could not be read, or there is no derivative.
+        status: How the inner solve ended; None if it raised an `AdjointError`.
         gradients: Gradients of φ's objective that the inner solve took.
-        slopes: Whether the derivative of E was taken there: see `Learned.gradients`.
-        again: Whether it repeats the point of an earlier trial from a start nearby, after a saddle or
-            a solve without a derivative.
-        error: Why there is no derivative there, where one was asked for and refused.
+        differentiated: Whether the derivative of E was taken: see `Learned.gradients`.
+        again: Whether the trial repeats the point of an earlier one from a start nearby, after a saddle or a
+            solve without a derivative.
+        error: Why a derivative was refused, where one was asked for.
     """
 
     lambdas: tuple[float, ...]
@@ -33,17 +33,17 @@ class Trial:
     outer: float
     status: Status | None
     gradients: int
-    slopes: bool = False
+    differentiated: bool = False
     again: bool = False
     error: str | None = None
 
     def at(self, other: Trial) -> bool:
-        """Whether both are at one point."""
+        """Whether both trials are of one point."""
         return (self.lambdas, self.delta, self.theta) == (other.lambdas, other.delta, other.theta)
 
     @property
     def mark(self) -> str:
-        """What was out of the ordinary, in a few words; empty if nothing."""
+        """A few words on what was unusual; empty if nothing was."""
         failed = self.status is not None and self.status.failed
         words = [str(self.status and self.status.name)] if failed else []
         words += ["no derivative"] * (self.error is not None) + ["again"] * self.again
@@ -52,7 +52,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Learned:
-    """What `phiopt.learn` found.
+    """The result of `phiopt.learn`.
 
     Args:
         solution: φ's solution at the best point.
@@ -62,8 +62,9 @@ class Learned:
         outer: E there.
         start_outer: E at the start of the search; never below ``outer``.
         path: Every evaluation, in order.
-        status: How the search ended; whether the solve of ``solution`` itself failed is in its own.
-        error: What ended it, where the status is ``NO_DERIVATIVE`` or ``TRIAL_FAILED``.
+        status: How the search ended. How the solve at the best point ended is in ``solution.status``.
+        error: The exception that ended the search, where the status is ``NO_DERIVATIVE`` or
+            ``TRIAL_FAILED``.
 
     ``print(learned)`` shows the path.
     """
@@ -80,10 +81,10 @@ class Learned:
 
     @property
     def gradients(self) -> int:
-        """What the search cost in gradients of φ's objective: those of every solve, and for each
-        derivative of E `DERIVATIVE` times as many.
+        """The cost of the search in gradients of φ's objective: those of every solve, and for each derivative
+        of E three times as many (`DERIVATIVE`).
         """
-        return sum(t.gradients * (1 + DERIVATIVE * t.slopes) for t in self.path)
+        return sum(t.gradients * (1 + DERIVATIVE * t.differentiated) for t in self.path)
 
     def __str__(self) -> str:
         lines = [f"{self.status.name}: {self.status.value}"]
@@ -105,5 +106,5 @@ class Learned:
 
 
 def failure(status: Status) -> str:
-    """What a user is told of a chosen solution whose own solve failed."""
+    """The message on a chosen solution whose own solve failed."""
     return f"the chosen solution's own solve ended as {status.name}: {status.value}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
+from phiopt._checks import count
 from phiopt._types import Params
-from phiopt._values import count
 from phiopt.bilevel.adjoint import (
     check_smooth,
     differentiable_inputs,
@@ -24,10 +25,10 @@ from phiopt.solve import Outcome, Solver
 class Unroll:
     """Record the steps of the solve, with TorchOpt's differentiable updates, as one graph.
 
-    The graph is an ordinary one, so derivatives of any order and mode exist, and it is the fastest adjoint,
-    but its memory grows with every step. With ``last=k`` the last k steps alone are recorded, taken
-    again after the solve, and the iterate before them is held constant: the derivative is truncated
-    (Shaban et al. 2019), biased, and of bounded memory.
+    The graph is an ordinary one, so that derivatives of any order and mode exist. `Unroll` is the fastest
+    adjoint, but its memory grows with every step. With ``last=k`` only the last k steps are recorded; they
+    are taken again after the solve, and the iterate before them counts as a constant. The derivative is then
+    truncated (Shaban et al. 2019): biased, but in bounded memory.
 
     Args:
         last: Number of steps to differentiate; None (default) for all, which is the derivative that
@@ -43,6 +44,8 @@ class Unroll:
         >>> Unroll(last=5).last
         5
     """
+
+    needs_steps: ClassVar[bool] = True
 
     last: int | None = None
 
@@ -73,7 +76,7 @@ class Unroll:
 
 @torch.enable_grad()
 def _again(path: Path, objective: Objective, start: Params, last: int) -> Params:
-    """The end of the path, its last steps taken once more and recorded."""
+    """The end of the path: its last steps are taken once more, and recorded."""
     first = max(0, len(path.steps) - last)
     params = path.steps[first].params if first else start
     state = path.steps[first].state if path.steps else None

@@ -1,5 +1,5 @@
-"""What a module's forward pass does: which layers run, on what, which PyTorch functions, and which
-kernels in the end.
+"""What a module's forward pass does: which layers run and on what, which PyTorch functions they call, and
+which kernels run in the end.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from phiopt.derivatives.mode import FunctionMode
 
 # fmt: off
 KINKED = frozenset(
@@ -84,34 +86,28 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
             after = module.register_forward_hook(leave, always_call=True)
             exits.callback(before.remove)
             exits.callback(after.remove)
-        found: list[Call] = []
-        yield found
-        found.extend(calls.values())
+        first_calls: list[Call] = []
+        yield first_calls
+        first_calls.extend(calls.values())
 
 
-class Functions(TorchFunctionMode):
-    """Within, names of the PyTorch functions that are called are put into ``names()``."""
+class Functions(FunctionMode):
+    """Inside this context the names of all PyTorch functions called are added to ``names()``."""
 
     def __init__(self, names: Callable[[], set[str]]) -> None:
         super().__init__()
         self.names = names
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = getattr(func, "overloadpacket", func)
         name = resolve_name(named) or getattr(named, "__name__", "")
         self.names().add(name.rpartition(".")[2])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 class Kernels(TorchDispatchMode):
-    """Within, names of the kernels that run are put into ``names()``, from TorchScript too; those of
-    batch normalisation if they go by batch statistics.
+    """Inside this context the names of all kernels that run are added to ``names()``, also those that
+    TorchScript runs. Kernels of batch normalisation are added where they use batch statistics.
     """
 
     def __init__(self, names: Callable[[], set[str]]) -> None:

@@ -1,13 +1,13 @@
 """Run a model so that its derivatives are right to fourth order.
 
 ∇‖H v‖² is a third derivative. PyTorch's fused kernels of ``layer_norm``, ``instance_norm`` and
-train-mode ``batch_norm`` get it silently wrong, and that of ``weight_norm`` the second one already;
-its fused attention and the recurrent kernels of
-cuDNN and mkldnn have no second one, ``hardsigmoid`` has no third; dropout is another function at
-each call. Inside `differentiable` each is replaced, also where it is called as an operator of
-``torch.ops.aten``, by a composite of elementary operations, or the
-plain kernel is chosen, or the mask seeded, for the calls made there; no module is touched, and
-values agree to rounding.
+train-mode ``batch_norm`` get the third derivative silently wrong; the kernel of ``weight_norm`` gets the
+second wrong. Fused attention and the recurrent kernels of cuDNN and mkldnn have no second derivative,
+``hardsigmoid`` has no third. Dropout is another function at each call.
+
+Inside `differentiable` a composite of elementary operations takes the place of such a kernel, or the plain
+kernel is chosen, or the mask is seeded. That holds for calls of ``torch.ops.aten`` too. No module is
+touched, and values agree to rounding.
 """
 
 import inspect
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.backends import cudnn, mkldnn
-from torch.overrides import TorchFunctionMode
 
 from phiopt._attention import plain_attention
+from phiopt.derivatives.mode import FunctionMode
 
 aten: Any = torch.ops.aten
 
@@ -31,9 +31,8 @@ aten: Any = torch.ops.aten
 def differentiable() -> Iterator[None]:
     """Within this context the calls of PyTorch functions are differentiable to fourth order.
 
-    Batch statistics that a layer computes in passing are used but not recorded: the context is for
-    pure functions. The choices of attention's kernels are PyTorch's process-wide switches, put back
-    on the way out.
+    The context is for pure functions: a layer uses batch statistics, but does not record them. The kernel
+    of attention is chosen by PyTorch's process-wide switches, which are restored at the end.
 
         >>> x = torch.randn(2, 3)
         >>> with differentiable():
@@ -43,23 +42,17 @@ def differentiable() -> Iterator[None]:
         yield
 
 
-class _Composites(TorchFunctionMode):
+class _Composites(FunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.masks = 0  # dropout masks drawn so far in this forward pass
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _DROPOUTS:
             self.masks += 1
-            return _seeded(self.masks, func, *args, **(kwargs or {}))
+            return _seeded(self.masks, func, *args, **kwargs)
         named = getattr(func, "overloadpacket", func)  # aten.layer_norm for aten.layer_norm.default
-        return _COMPOSITES.get(named, func)(*args, **(kwargs or {}))
+        return _COMPOSITES.get(named, func)(*args, **kwargs)
 
 
 def _standardise(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
@@ -171,7 +164,7 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """With the derivative itself, neither sparse nor rescaled."""
+    """An embedding whose derivative is dense and not rescaled."""
     return _shortened(F.embedding(input, weight, padding_idx), max_norm, norm_type)
 
 
@@ -188,7 +181,7 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """The same of bags of rows."""
+    """As `_embedding`, for bags of rows."""
     return F.embedding_bag(
         input,
         _shortened(weight, max_norm, norm_type),
@@ -201,8 +194,8 @@ def _embedding_bag(
 
 
 def _shortened(rows: Tensor, max_norm: float | None, norm_type: float) -> Tensor:
-    """``max_norm`` of embeddings, on a copy: PyTorch shortens the rows in the table, which here is
-    the solver's own w, and leaves it out of the derivative.
+    """``max_norm`` of embeddings, applied to a copy of the table. PyTorch shortens the rows in the table
+    itself, which here is the solver's w, and leaves the shortening out of the derivative.
     """
     if max_norm is None:
         return rows
@@ -248,7 +241,7 @@ def _plain_recurrent(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> A
 
 
 def _seeded(seed: int, dropout: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Dropout with the same mask in every pass; the global generators do not notice."""
+    """Dropout with the same mask in every pass. The global generators are not used."""
     given = inspect.signature(dropout).bind(*args, **kwargs)
     given.apply_defaults()
     if not given.arguments["training"]:

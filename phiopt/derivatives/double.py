@@ -1,22 +1,22 @@
-"""Run a model in float64, whatever its code says of precision.
+"""Run a model in float64, whatever precision its code asks for.
 
-Differences of a float32 loss have two digits. A copy in float64 has eight, but code that a user wrote
-makes constants, calls ``.float()`` and closes over tensors of the precision it was written for. Within
-`Widened` such numbers are widened where they meet PyTorch's functions.
+Differences of a float32 loss have two digits, those of a float64 copy have eight. But a user's code makes
+constants, calls ``.float()`` and closes over float32 tensors. `Widened` widens such numbers where they are
+passed to PyTorch's functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from phiopt._modules import copied
+from phiopt.derivatives.mode import FunctionMode
 
 WIDER = {
     torch.float16: torch.float64,
@@ -31,22 +31,15 @@ _CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Widened(TorchFunctionMode):
-    """Within, floating tensors and dtypes of fewer digits than float64 are taken for float64 by the
-    PyTorch functions that are called. A tensor that is written into keeps its own dtype.
+class Widened(FunctionMode):
+    """Inside this context PyTorch functions take floating tensors and dtypes of fewer digits for float64. A
+    tensor that a function writes to keeps its dtype.
 
-    A row of an embedding that PyTorch holds still (``padding_idx``) gets its derivative here: that of
+    PyTorch gives no derivative to the row ``padding_idx`` of an embedding. Here the row has one, that of
     the loss as a function of the whole table.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _CASTS:
             func = Tensor.double
         if func is F.embedding:
@@ -55,8 +48,8 @@ class Widened(TorchFunctionMode):
         setting = name in ("__setitem__", "__set__", "__delete__")
         writing = setting or "out" in kwargs or (name.endswith("_") and not name.endswith("__"))
         kept, rest = (args[:1], args[1:]) if writing else ((), args)
-        found = func(*kept, *tree_map(_widened, rest), **tree_map(_widened, kwargs))
-        return found if writing else tree_map(_widened, found)
+        result = func(*kept, *tree_map(_widened, rest), **tree_map(_widened, kwargs))
+        return result if writing else tree_map(_widened, result)
 
 
 def _embedding(
@@ -74,5 +67,7 @@ def _widened(value: Any) -> Any:
 
 
 def copied_to(part: Function, dtype: torch.dtype) -> Function:
-    """A copy of a module in ``dtype`` and in evaluation mode; another function is itself."""
+    """A copy of a module in ``dtype`` and in evaluation mode. A function that is no module is returned as it
+    is.
+    """
     return copied(part).eval().to(dtype) if isinstance(part, nn.Module) else part

@@ -1,7 +1,7 @@
 """Whether the gradient that PyTorch gives is the gradient of the function.
 
-A function of which a part is detached, rounded or differentiated by hand has a value that moves with
-its parameters, and a gradient that does not say so. A difference of values knows nothing of graphs:
+Where a part of a function is detached, rounded or differentiated by hand, the function's value moves with
+its parameters and the gradient does not show it. A difference of values does not depend on the graph:
 
     (f(w + h d) − f(w − h d)) / 2h   against   ⟨∇f(w), d⟩      along random directions d
 """
@@ -26,18 +26,18 @@ STEPS = {torch.float64: (1e-6, 1e-5, 1e-7, 1e-4), torch.float32: (1e-2, 3e-2, 3e
 """Widths of the differences, relative to each parameter's size: a narrow one is less likely to
 straddle a kink."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
-"""Relative error of the slope below which it agrees."""
+"""Relative error below which a slope and a difference agree."""
 NOISE = 64.0
-"""A value is taken to be rounded by up to so many units in the last place."""
+"""Units in the last place by which rounding may move a value."""
 POINTS = 2
-"""A gradient is wrong if it is so at each."""
+"""Points to look at. A gradient is called wrong if it is wrong at each of them."""
 REFUSALS = (RuntimeError, ValueError, IndexError, ArithmeticError)
-"""What a function may raise at a point that it is not defined at."""
+"""Exceptions that a function may raise at a point where it is not defined."""
 NEAR = (0.05, 0.005, 0.0)
-"""How far a point is moved off the start, relative to each parameter's size, where the function is
-finite: at the start itself many parameters are zero, and many activations lie on a kink."""
+"""Distance of a point from the start, relative to each parameter's size. At the start itself many
+parameters are zero, and many activations lie on a kink."""
 LEAST, NONE = 1e-3, 0.1
-"""The size that a parameter of smaller values is taken to have, and one whose values are all zero."""
+"""The least size that a parameter is given; the values of some are all zero."""
 
 
 class Mismatch(NamedTuple):
@@ -50,22 +50,21 @@ class Mismatch(NamedTuple):
 def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | None:
     """How the gradient of ``function`` is wrong near ``params``, or None where nothing says so.
 
-    ``params`` are float64, or float32, where less is seen. The cost is a gradient and five to seven
-    values where the gradient is right. Where the function has kinks or jumps, its gradient is right
-    if it is so almost everywhere: a difference that straddles a kink proves nothing, and a wrong
-    gradient is one from which the differences of two widths depart alike, at two points. A function
-    that is not the same at each call is not judged.
+    ``params`` are float64, or float32, which shows less. A right gradient costs one gradient and five to
+    seven values. Where the function has kinks or jumps, its gradient need be right only almost everywhere.
+    A difference across a kink proves nothing: the gradient is called wrong if the differences of two
+    widths depart from it alike, at two points. A random function is not examined.
     """
-    found = None
+    wrong = None
     for number in range(POINTS):
         random = _directions(params, Generator().manual_seed(seed + number))
         point, value = _generic(function, params, random)
         if not isfinite(value):
             return None
-        found = _mismatch_at(function, point, value, random)
-        if found is None:
+        wrong = _mismatch_at(function, point, value, random)
+        if wrong is None:
             return None
-    return found
+    return wrong
 
 
 def _generic(function: Function, params: Params, random: Params) -> tuple[Params, float]:
@@ -80,8 +79,8 @@ def _generic(function: Function, params: Params, random: Params) -> tuple[Params
 
 
 def _accepted(function: Function, point: Params) -> float:
-    """The value, or NaN where the function refuses the point. An error that does not come again is no
-    refusal, and goes through.
+    """The value, or NaN where the function refuses the point. An error that a second call does not repeat
+    is no refusal, and is raised.
     """
     try:
         return _value(function, point)
@@ -106,26 +105,27 @@ def _mismatch_at(
     whole = sum(size**2 for size in sizes.values()) ** 0.5
     for factors, least in _weightings(sizes, whole):
         direction = {name: factors[name] * random[name] for name in random}
-        found = _along(function, point, value, gradient, direction, least)
-        if found is not None:
-            return found
+        wrong = _along(function, point, value, gradient, direction, least)
+        if wrong is not None:
+            return wrong
     return None
 
 
 def _weightings(sizes: dict[str, float], whole: float) -> list[tuple[dict[str, float], float]]:
-    """Factors of the parameters in a direction, and the least slope that counts there: all alike;
-    those with a small gradient more, so that large ones do not hide them; those with none alone.
+    """Factors of the parameters in a direction, and the least slope that counts there. First all factors
+    are equal. Then parameters with a small gradient have larger factors, so that large gradients do not
+    hide theirs. Then only parameters with a gradient of zero move.
     """
-    found = [(dict.fromkeys(sizes, 1.0), 0.0)]
+    scalings = [(dict.fromkeys(sizes, 1.0), 0.0)]
     some = [size for size in sizes.values() if size > 0]
     if some:
         low = max(min(some), 1e-4 * max(some))
         if low < 0.03 * max(some):
-            found.append(({n: low / max(size, low) for n, size in sizes.items()}, 0.0))
+            scalings.append(({n: low / max(size, low) for n, size in sizes.items()}, 0.0))
     if len(some) < len(sizes):
-        alone = {name: float(size == 0) for name, size in sizes.items()}
-        found.append((alone, 1e-3 * whole))
-    return found
+        single = {name: float(size == 0) for name, size in sizes.items()}
+        scalings.append((single, 1e-3 * whole))
+    return scalings
 
 
 def _along(
@@ -163,10 +163,10 @@ def _along(
 
 
 def unsteady(function: Function, params: Params) -> tuple[float, float] | None:
-    """The values without and with a gradient being recorded, or None where they are alike or the
-    function is not the same at each call.
+    """The values without and with a gradient being recorded. None where the two are equal, or where the
+    function is random.
 
-    Solvers compare iterates by the one, and go by the gradient of the other.
+    A solver compares iterates by the first value, and follows the gradient of the second.
     """
     dtype = next(iter(params.values())).dtype
 
@@ -183,25 +183,25 @@ def unsteady(function: Function, params: Params) -> tuple[float, float] | None:
 
 
 def _value(function: Function, params: Params) -> float:
-    """Computed as for a gradient: user code may ask whether one is being recorded."""
+    """The value, while a gradient is being recorded: user code may ask whether one is."""
     with torch.enable_grad():
         value = function({name: p.detach().requires_grad_() for name, p in params.items()})
     return float(value.detach())
 
 
 def _size(parameter: Tensor) -> float:
-    """The root mean square of its values."""
+    """The root mean square of a parameter's values."""
     size = float(parameter.square().mean().sqrt()) if parameter.numel() else 0.0
     return max(size, LEAST) if size else NONE
 
 
 def _directions(params: Params, generator: Generator) -> Params:
-    """Random, each parameter's of its own size."""
-    found = {}
+    """A random direction, in which each parameter moves in proportion to its size."""
+    direction = {}
     for name, p in params.items():
         random = torch.randn(p.shape, generator=generator, dtype=torch.float32, device="cpu")
-        found[name] = _size(p) * random.to(p.device, p.dtype)
-    return found
+        direction[name] = _size(p) * random.to(p.device, p.dtype)
+    return direction
 
 
 def _moved(params: Params, direction: Params, by: float) -> Params:

@@ -1,13 +1,12 @@
-"""Who cuts a gradient, and how."""
+"""Which layers or losses cut a gradient, and by which calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from phiopt._modules import unchanged
 from phiopt._types import Params
@@ -15,6 +14,7 @@ from phiopt.derivatives.calls import Call, tensors
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.gradients import Function, mismatch
 from phiopt.derivatives.layers import layer_calls, waves
+from phiopt.derivatives.mode import FunctionMode
 
 Wrap = Callable[[Function], Function]
 
@@ -33,7 +33,7 @@ CUTS: dict[Any, str] = {
     torch.Tensor.__int__: "int",
     torch.Tensor.register_hook: "register_hook",
 }
-"""Functions that leave a part out of the derivative, or change it."""
+"""Functions that leave a part out of the derivative, or change the derivative."""
 JUMPS: dict[Any, str] = {
     getattr(home, name): name
     for home in (torch, torch.Tensor)
@@ -44,12 +44,18 @@ JUMPS: dict[Any, str] = {
 
 
 LARGER = (3.0, 10.0)
-"""How much larger than it was met an input is made, to see more of a backward that was written by hand."""
+"""Factors by which inputs are enlarged, to see more of a backward pass that was written by hand."""
 
 
 class Guilty(NamedTuple):
-    """A layer by its path, or the loss (None): its type, and what it calls that ``cuts``; ``larger`` is
-    how many times the inputs are that it is guilty at.
+    """A layer with a wrong gradient, by its path, or the loss (None).
+
+    Args:
+        name: The layer's path.
+        kind: Its type.
+        cuts: Functions that it calls and that cut a gradient.
+        jumps: Functions that it calls and whose derivative is zero.
+        larger: The factor of the inputs at which the gradient is wrong.
     """
 
     name: str | None
@@ -60,28 +66,28 @@ class Guilty(NamedTuple):
 
 
 def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
-    """The innermost modules whose outputs have a wrong gradient in their parameters and inputs, in
-    the order in which they run; of these, those that require grad.
+    """The innermost modules whose outputs have a wrong gradient in those of their parameters and inputs
+    that require grad, in the order in which the modules run.
 
-    ``model`` is the caller's to change, in evaluation mode. ``wrap`` puts a function where it is to
-    be called.
+    ``model`` is in evaluation mode and may be changed. ``wrap`` gives a function the context in which it is
+    to be called.
     """
-    found: list[tuple[str, Guilty]] = []
+    culprits: list[tuple[str, Guilty]] = []
     for call in reversed(_calls(model, inputs, wrap)):  # inner ones were called last
         prefix = f"{call.name}." if call.name else ""
-        if any(name.startswith(prefix) and name != call.name for name, _ in found):
+        if any(name.startswith(prefix) and name != call.name for name, _ in culprits):
             continue
         function, at = waves(call, composite=True, trained=True)
         kind = type(call.module).__name__
-        found += [(call.name, g) for g in guilty_function(wrap(function), at, call.name, kind)]
-    return [guilty for _, guilty in reversed(found)]
+        culprits += [(call.name, g) for g in guilty_function(wrap(function), at, call.name, kind)]
+    return [guilty for _, guilty in reversed(culprits)]
 
 
 def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
-    """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs:
-    what its author wrote may be right at some alone.
+    """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs. A
+    backward pass that was written by hand may be right at some inputs only.
     """
-    found: list[Guilty] = []
+    culprits: list[Guilty] = []
     seen: list[str] = []
     for call in reversed(_calls(model, inputs, wrap)):  # inner ones were called last
         function, at = waves(call, composite=True, trained=True)
@@ -89,8 +95,8 @@ def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]
         inner = any(name.startswith(prefix) and name != call.name for name in seen)
         if not inner and written_by_hand(wrap(function), at):
             seen.append(call.name)
-            found += larger(wrap(function), at, call.name, type(call.module).__name__, "x")
-    return found[::-1]
+            culprits += larger(wrap(function), at, call.name, type(call.module).__name__, "x")
+    return culprits[::-1]
 
 
 def written_by_hand(function: Function, at: Params) -> bool:
@@ -103,7 +109,7 @@ def written_by_hand(function: Function, at: Params) -> bool:
 def larger(
     function: Function, at: Params, name: str | None, kind: str, inputs: str
 ) -> list[Guilty]:
-    """`guilty_function` where those values whose names begin with ``inputs`` are larger."""
+    """`guilty_function` at larger values of those arguments whose names begin with ``inputs``."""
     for times in LARGER:
         there = {n: times * p if n.startswith(inputs) else p for n, p in at.items()}
         for guilty in guilty_function(function, there, name, kind):
@@ -153,9 +159,9 @@ def _by_hand(value: Tensor) -> Iterator[str]:
 
 
 def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | None:
-    """The first of the innermost modules whose outputs are others where a gradient is recorded.
+    """The first innermost module whose outputs change when a gradient is recorded.
 
-    ``model`` is the caller's to change, in evaluation mode.
+    ``model`` is in evaluation mode and may be changed.
     """
     quiet, loud = (_outputs(model, inputs, wrap, recording) for recording in (False, True))
     for (name, still), (_, moving) in zip(quiet, loud, strict=False):
@@ -167,7 +173,7 @@ def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | Non
 def _outputs(
     model: nn.Module, inputs: Tensor, wrap: Wrap, recording: bool
 ) -> list[tuple[str, Tensor]]:
-    """What the modules return, inner ones first."""
+    """The modules' outputs by name, those of inner modules first."""
     seen: list[tuple[str, Tensor]] = []
 
     def note(name: str) -> Callable[..., None]:
@@ -196,23 +202,17 @@ def _outputs(
     return seen
 
 
-class _Noted(TorchFunctionMode):
-    """Within, functions that are called on something that requires grad, or on nothing, are noted."""
+class _Noted(FunctionMode):
+    """Inside this context functions are noted that are called on a tensor that requires grad, or on none."""
 
     def __init__(self, seen: dict[Any, None]) -> None:
         super().__init__()
         self.seen = seen
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = tensors((args, kwargs or {}))
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = tensors((args, kwargs))
         if func in CUTS or func in JUMPS:
             tracked = any(t.requires_grad for t in given)
             if tracked or (not given and args[:1] != (True,)):
                 self.seen[func] = None
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

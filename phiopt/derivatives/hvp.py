@@ -15,7 +15,7 @@ from torch.func import grad_and_value, vjp
 from phiopt._types import Params
 
 _Vjp: TypeAlias = tuple[tuple[Params, Tensor], Callable[[Any], tuple[Params]]]
-"""Of the two results that ``vjp`` may have, the one without auxiliary output."""
+"""The result of ``vjp`` without auxiliary output."""
 
 
 class Linearised(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.func import functional_call
 
 from phiopt._modules import unchanged
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.calls import Call, recorded, tensors
 from phiopt.derivatives.composite import differentiable
 
@@ -21,8 +21,8 @@ def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
     """The first call of each module that ``model`` ran on ``inputs``. A module within which no
     other ran is a layer (``not call.inner``).
 
-    ``model`` is the caller's to change: its embeddings lose their ``padding_idx``, by which PyTorch
-    holds a row still, so that its gradient, rightly, is that of no function of the table.
+    ``model`` is changed: its embeddings lose their ``padding_idx``. PyTorch gives that row no gradient, so
+    that the table's gradient is not that of a function of the table.
     """
     for part in model.modules():
         if isinstance(part, nn.Embedding):
@@ -33,17 +33,21 @@ def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
 
 
 def as_scalar(call: Call, *, composite: bool) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """`waves` as a function of one vector, and that vector as it was."""
+    """`waves` as a function of one vector, and the vector of the call."""
     function, like = waves(call, composite=composite)
-    return (lambda vector: function(split(vector, like))), joined(like)
+    return (lambda vector: function(to_params(vector, like))), to_vector(like)
 
 
 def waves(
     call: Call, *, composite: bool, trained: bool = False
 ) -> tuple[Callable[[Params], Tensor], Params]:
-    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating
-    inputs, and these as they were; with PyTorch's own kernels or ``composite``. ``trained``: of those
-    alone that require grad.
+    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating inputs;
+    and the values of these in the call.
+
+    Args:
+        call: The layer's call.
+        composite: Whether to compute inside `differentiable`; else with PyTorch's own kernels.
+        trained: Whether to take only parameters and inputs that require grad.
     """
     params = {f"p{name}": p for name, p in call.module.named_parameters()}
     given = [t for t in tensors((call.args, call.kwargs)) if t.is_floating_point()]
@@ -52,35 +56,20 @@ def waves(
     places = {id(t): f"x{i}" for i, t in enumerate(given) if f"x{i}" in wanted}
 
     def function(values: Params) -> Tensor:
-        held = {name[1:]: v for name, v in values.items() if name[0] == "p"}
-        held |= {name: b.clone() for name, b in call.module.named_buffers()}
+        state = {name[1:]: v for name, v in values.items() if name[0] == "p"}
+        state |= {name: b.clone() for name, b in call.module.named_buffers()}
         args, kwargs = _replaced((call.args, call.kwargs), places, values)
         with differentiable() if composite else nullcontext(), unchanged(call.module):
-            outputs = functional_call(call.module, held, args, kwargs)
-            found = [t.sin() for t in tensors(outputs) if t.is_floating_point()]
+            outputs = functional_call(call.module, state, args, kwargs)
+            sines = [t.sin() for t in tensors(outputs) if t.is_floating_point()]
             nothing = torch.zeros((), device="cpu")
-            return sum([(wave + wave * wave).sum() for wave in found], nothing)
+            return sum([(wave + wave * wave).sum() for wave in sines], nothing)
 
     return function, {name: t.detach() for name, t in wanted.items()}
 
 
-def joined(params: Params) -> Tensor:
-    """All values in one vector."""
-    return (
-        torch.cat([p.reshape(-1) for p in params.values()])
-        if params
-        else torch.zeros(0, device="cpu")
-    )
-
-
-def split(vector: Tensor, like: Params) -> Params:
-    """The inverse of `joined`."""
-    pieces = vector.split([prod(p.shape) for p in like.values()])
-    return {name: v.view(p.shape) for (name, p), v in zip(like.items(), pieces, strict=True)}
-
-
 def _replaced(value: Any, places: dict[int, str], values: Params) -> Any:
-    """Nested arguments with new tensors at their places; each fresh, for layers that write."""
+    """Nested arguments with new tensors in them. Each tensor is a copy, for layers that write to their inputs."""
     if isinstance(value, Tensor):
         return values[places[id(value)]].clone() if id(value) in places else value.clone()
     if isinstance(value, dict):

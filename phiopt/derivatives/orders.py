@@ -10,22 +10,22 @@ from torch.func import grad, vjp
 
 ORDERS = (2, 3, 4)
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
-"""Differences of these widths are tried in turn: a wide one is more precise where the function is
-smooth, a narrow one is less likely to straddle a kink."""
+"""Widths of differences, tried in turn. A wide difference is more precise where the function is smooth, a
+narrow difference is less likely to cross a kink."""
 TRIES = 4
 """Points and directions for a function with kinks."""
 OFF = 0.01
-"""How far a point is moved off its kinks: a ReLU hands a pooling layer ties at exactly zero."""
+"""Distance by which a point is moved off kinks: after a ReLU a pooling layer has ties at exactly zero."""
 TOLERANCE = 1e-5
-"""Relative error below which they agree; the wrong kernels are off by percents."""
+"""Relative error below which derivative and difference agree. Wrong kernels are off by percents."""
 
 Scalar = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was found of one order: the relative ``error`` against finite differences, infinite if
-    the derivative could not be computed, and then the ``reason``.
+    """One order of derivative: its relative ``error`` against finite differences. If the derivative could
+    not be computed the error is infinite, and ``reason`` says why.
     """
 
     error: float
@@ -45,24 +45,25 @@ def derivative_orders(
 
         H v,    ∂/∂r ‖H v‖²,    ∂/∂v ∂/∂r ‖H v‖²
 
-    each against five-point differences of what precedes it in this list (the gradient is first).
+    Each is compared with five-point differences of its predecessor in this list; the first predecessor is
+    the gradient.
 
-    Differences that straddle a kink are those of no derivative. Where the function is ``kinked``, up
-    to four points near ``at`` with directions of their own are tried until all orders hold, and each
-    order has its least error: one that is wrong is so at all of them.
+    A difference across a kink approximates no derivative. Where the function is ``kinked``, up to four
+    points near ``at`` are tried, each with its own directions, until all orders hold. Each order has the
+    least of its errors: a derivative that is wrong is wrong at all points.
     """
     if not kinked:
         return _orders(function, at, Generator().manual_seed(seed))
-    found: dict[int, Order] = {}
+    best: dict[int, Order] = {}
     for n in range(TRIES):
         generator = Generator().manual_seed(seed + n)
         noise = torch.randn(at.shape, generator=generator, dtype=at.dtype, device=at.device)
         for order, this in _orders(function, at + OFF * noise, generator).items():
-            if order not in found or this.error < found[order].error:
-                found[order] = this
-        if all(order.holds for order in found.values()):
+            if order not in best or this.error < best[order].error:
+                best[order] = this
+        if all(order.holds for order in best.values()):
             break
-    return found
+    return best
 
 
 def _orders(function: Scalar, at: Tensor, generator: Generator) -> dict[int, Order]:

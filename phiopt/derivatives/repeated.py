@@ -1,22 +1,23 @@
-"""Passes that all draw the same random numbers."""
+"""Repeat a pass with the same random numbers."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator
-from torch.overrides import TorchFunctionMode
+
+from phiopt.derivatives.mode import FunctionMode
 
 
 class Repeated:
-    """Inside ``with randomness.again():`` the global generators of PyTorch, NumPy and Python start from
-    where they were when this was made, as does every other PyTorch generator from where it was first
-    met. Afterwards all are as before.
+    """Inside ``with randomness.again():`` the global generators of PyTorch, NumPy and Python start from the
+    states that they had when this object was made. Any other PyTorch generator starts from the state that
+    it had at its first use. Afterwards all have the states they had before.
     """
 
     def __init__(self) -> None:
@@ -37,21 +38,14 @@ class Repeated:
                 generator.set_state(state)
 
 
-class _Generators(TorchFunctionMode):
-    """Within, generators that functions are given are noted, with the states they come with."""
+class _Generators(FunctionMode):
+    """Inside this context the generators that functions are given are noted, with their states."""
 
     def __init__(self, states: dict[Generator, torch.Tensor]) -> None:
         super().__init__()
         self.states = states
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for value in (*args, *kwargs.values()):
             if isinstance(value, Generator) and value not in self.states:
                 self.states[value] = value.get_state()

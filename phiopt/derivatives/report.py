@@ -1,4 +1,4 @@
-"""What `phiopt.check` found, for people to read."""
+"""The report of `phiopt.check`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ WHOLE = "(the loss)"
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer: its path, its type, and each order's `Order` with PyTorch's ``own`` kernels and
-    under phiopt's ``composite`` context, where no entry means that there is nothing to derive.
-    ``kinks`` names its functions whose first or second derivative jumps.
+    """One layer: its path, its type, and an `Order` for each order of derivative, with PyTorch's ``own``
+    kernels and inside `differentiable` (``composite``). Without an entry there is nothing to differentiate.
+    ``kinks`` names the layer's functions whose first or second derivative jumps.
     """
 
     name: str
@@ -25,16 +25,16 @@ class LayerReport:
     @property
     def trusted(self) -> int:
         """The highest order up to which all hold under the composite context."""
-        held = 1
+        trusted = 1
         for order in ORDERS:
             if order in self.composite and not self.composite[order].holds:
                 break
-            held = order
-        return held
+            trusted = order
+        return trusted
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """How far the layer can be trusted, in words."""
         bad = [order for order in ORDERS if order in self.composite]
         bad = [order for order in bad if not self.composite[order].holds]
         if bad:
@@ -66,12 +66,12 @@ class DerivativeReport:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Paths of the layers whose third derivative cannot be had."""
+        """Paths of the layers that have no right third derivative."""
         return tuple(row.name for row in self.layers if row.trusted < 3)
 
     @property
     def kinked(self) -> tuple[str, ...]:
-        """Paths of the layers whose derivatives exist almost everywhere only."""
+        """Paths of the layers whose derivatives exist only almost everywhere."""
         return tuple(row.name for row in self.layers if row.kinks)
 
     def __str__(self) -> str:
@@ -88,8 +88,8 @@ class DerivativeReport:
 
 def _cells(row: LayerReport) -> list[str]:
     cells = [row.name, row.kind]
-    for found in (row.own, row.composite):
-        cells += [_cell(found.get(order)) for order in ORDERS]
+    for orders in (row.own, row.composite):
+        cells += [_cell(orders.get(order)) for order in ORDERS]
     return [*cells, row.verdict]
 
 

@@ -1,4 +1,4 @@
-"""Refuse, by the layer's name, a model whose third derivative cannot be had."""
+"""Refuse a model that has no right third derivative, by the name of the layer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch.func import grad
 
 from phiopt._modules import evaluating
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.calls import CUTTING, Call, Functions, Kernels, recorded
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.hvp import linearise, square_norm
-from phiopt.derivatives.layers import as_scalar, joined, layer_calls, split
+from phiopt.derivatives.layers import as_scalar, layer_calls
 from phiopt.derivatives.orders import derivative_orders
 
 # fmt: off
@@ -25,8 +26,8 @@ SILENTLY_WRONG = frozenset(
     }
 )
 # fmt: on
-"""Fused kernels whose derivatives are wrong, and nothing would say so. None of them runs where
-`differentiable` could put its composite."""
+"""Fused kernels whose derivatives are silently wrong. None of them runs where `differentiable` has a
+composite."""
 
 AUTHORED = "being written by hand, or cut by detach or torch.no_grad"
 
@@ -40,21 +41,21 @@ class Composed(Protocol):
 
 
 def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, params: Params) -> None:
-    """Raise unless ∇‖H v‖² of ``loss`` can be taken at ``params``, or if it is known to be wrong.
+    """Raise unless ∇‖H v‖² of ``loss`` can be computed at ``params`` and is right, as far as is known.
 
     Args:
         module: The student; not modified.
         inputs: A small batch of its inputs, to find the layer by.
         loss: Its loss on such a batch, under `differentiable`: a `phiopt.objective.Task`.
-        params: Where.
+        params: The point.
 
     Raises:
-        TypeError: Names the layer, or the loss: compiled or scripted, of kernels that cannot be
-            replaced, random in evaluation mode, without a third derivative, or with a derivative that
-            its author has written or cut (``detach``, ``torch.no_grad``) and that is wrong.
+        TypeError: A layer or the loss is compiled or scripted, runs kernels that cannot be replaced, is
+            random in evaluation mode, has no third derivative, or has a wrong derivative that its author
+            has written or cut (``detach``, ``torch.no_grad``). The message names it.
 
-    One third derivative on a small batch; finite differences are for what has such an author alone.
-    `phiopt.check` compares every layer.
+    Costs one third derivative on a small batch. Only derivatives written by hand are compared with finite
+    differences. `phiopt.check` compares every layer.
     """
     advice = "with lambdas.curvature > 0 the solver needs third derivatives of every layer"
     for name, part in module.named_modules():
@@ -134,9 +135,9 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
     like = {"z": outputs.detach().double()}
 
     def function(z: Tensor) -> Tensor:
-        return loss.of_outputs(split(z, like)["z"])
+        return loss.of_outputs(to_params(z, like)["z"])
 
-    orders = derivative_orders(function, joined(like), kinked=True)  # it may be
+    orders = derivative_orders(function, to_vector(like), kinked=True)  # it may be
     for order in (2, 3):
         if not orders[order].holds:
             why = orders[order].reason or "they disagree"
@@ -147,7 +148,7 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
 
 
 def _has_custom_backward(outputs: Tensor) -> bool:
-    """Whether a ``torch.autograd.Function`` took part: PyTorch believes what its author wrote."""
+    """Whether a ``torch.autograd.Function`` took part, whose derivative PyTorch cannot check."""
     seen, todo = set(), [outputs.grad_fn]
     while todo:
         node = todo.pop()
@@ -161,12 +162,12 @@ def _has_custom_backward(outputs: Tensor) -> bool:
 
 
 def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
-    """The innermost modules not of PyTorch whose derivatives differ from finite differences."""
+    """The innermost user-written modules whose derivatives differ from finite differences."""
 
     def wrong(call: Call) -> bool:
         if _of_torch(call):
             return False
-        # A module within may have kinks, if this one has none.
+        # This module may have no kinks, and an inner module have some.
         orders = derivative_orders(*as_scalar(call, composite=True), kinked=True)
         return not (orders[2].holds and orders[3].holds)
 
@@ -179,7 +180,7 @@ def _of_torch(call: Call) -> bool:
 
 
 def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
-    """Names of the guilty calls that ran no other guilty one."""
+    """Names of the guilty calls inside which no other guilty call ran."""
     names: list[str] = []
     for call in reversed(calls):  # inner ones were called last
         ran_one = any(name.startswith(f"{call.name}.") or not call.name for name in names)
@@ -191,13 +192,13 @@ def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
 def _failure(function: Callable[[Params], Tensor], params: Params) -> str | None:
     probes = {name: torch.ones_like(p) for name, p in params.items()}
     try:
-        found = grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
+        third = grad(lambda w: square_norm(linearise(function, w).hvp(probes)))(params)
     except (RuntimeError, NotImplementedError) as error:
         return str(error).strip().split("\n")[0]
-    if all(value.isfinite().all() for value in found.values()):
+    if all(value.isfinite().all() for value in third.values()):
         return None
     if not function(params).isfinite():
-        return None  # for the solver to say, which is told of other examples too
+        return None  # the solver reports it, after more examples
     return "it is NaN or infinite at the start, as that of a root or a norm at 0 is"
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from phiopt._values import instance
+from phiopt._checks import instance
 from phiopt.growth.map import GrowthMap
 
 _FRESH = {"sum": "initial_accumulator_value", "step_size": "lr"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
-from phiopt._values import instance, one_of, within
+from phiopt._checks import instance, one_of, within
 from phiopt.growth.graph import Node
 
 Rule = Callable[[Any], None]

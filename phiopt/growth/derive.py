@@ -8,6 +8,7 @@ from itertools import combinations
 
 from torch import Tensor, nn
 
+from phiopt._modules import state_of
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import align
@@ -29,7 +30,7 @@ from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.placing import check_injective, match_unused, placement
 from phiopt.growth.subsequence import Step
-from phiopt.growth.trace import aliases_of, names_of, tensors_of
+from phiopt.growth.trace import aliases_of, names_of
 from phiopt.growth.unit_plan import demands
 
 
@@ -60,7 +61,7 @@ def derive(
         raise
     compare_constants(state)
     state.settle_products()
-    check_gone(state.gone, tensors_of(teacher))
+    check_gone(state.gone, state_of(teacher))
     inserted = _settle_norms(state, inserted)
     check_rescaled(state)
     placements = {name: placement(place, large.used) for name, place in state.places.items()}

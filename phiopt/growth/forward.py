@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from phiopt._attention import plain_attention
-from phiopt._modules import copied, without_process_wide_hooks
+from phiopt._modules import copied, state_of, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
 from phiopt.growth.example import REFUSALS, steady
 from phiopt.growth.graph import Trace
-from phiopt.growth.trace import tensors_of, trace
+from phiopt.growth.trace import trace
 
 Outputs = list[Tensor]
 
@@ -40,7 +40,7 @@ class Forward:
         copy = copied(module).eval()
         for part in copy.modules():
             _unhook(part)
-        return cls(copy, {n: _copy(x, double) for n, x in tensors_of(copy).items()})
+        return cls(copy, {n: _copy(x, double) for n, x in state_of(copy).items()})
 
     def holding(self, tensors: Params) -> Forward:
         """The same model with other tensors, in the dtypes of its own tensors."""

@@ -8,10 +8,10 @@ from inspect import Parameter, signature
 import torch
 from torch import Tensor, nn
 
+from phiopt._checks import shown
 from phiopt._files import differences
+from phiopt._modules import state_of
 from phiopt._types import Lift, Params
-from phiopt._values import shown
-from phiopt.growth.trace import tensors_of
 
 _MOST = 8
 """Largest number of differences that a message lists."""
@@ -91,7 +91,7 @@ def check_models(
         ValueError: They have others; the message says what differs.
     """
     small, large = (
-        {name: tuple(value.shape) for name, value in tensors_of(module).items()}
+        {name: tuple(value.shape) for name, value in state_of(module).items()}
         for module in (teacher, student)
     )
     lines = [

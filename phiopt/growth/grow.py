@@ -11,16 +11,15 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from phiopt._modules import alone, with_tensors
+from phiopt._checks import flag, instance, one_of, part, seed_of, two_models, within
+from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
-from phiopt._values import flag, instance, one_of, part, seed_of, two_models, within
 from phiopt.growth import fills as _fills  # noqa: F401  (registers the library's)
 from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.registry import FILLS, Start, filled
-from phiopt.growth.trace import tensors_of
 from phiopt.growth.verify import verify as verified
 
 _log = logging.getLogger("phiopt")
@@ -48,7 +47,7 @@ class Verification:
         return f"max |Δ logits| = {self.max_abs:.3g} ({self.max_rel:.3g} relative) on {self.examples} examples"
 
 
-@alone()
+@global_lock()
 def grow(
     teacher: nn.Module,
     student: nn.Module,
@@ -179,7 +178,7 @@ def compare(
 
 def _check_values(role: str, module: nn.Module) -> None:
     """Check that all tensors hold numbers. Parameters must be finite; buffers, such as masks, may be infinite."""
-    for name, value in tensors_of(module).items():
+    for name, value in state_of(module).items():
         if value.is_meta:
             raise ValueError(f"{role}'s {name} is on meta, must hold numbers")
     for name, parameter in module.named_parameters():
@@ -191,4 +190,4 @@ def _check_values(role: str, module: nn.Module) -> None:
 
 
 def _detached(module: nn.Module) -> Params:
-    return {name: value.detach() for name, value in tensors_of(module).items()}
+    return {name: value.detach() for name, value in state_of(module).items()}

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from phiopt._modules import alone
+from phiopt._checks import instance, part, seed_of, two_models
+from phiopt._files import check_path, new_file
+from phiopt._modules import global_lock, state_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Params
-from phiopt._values import instance, new_file, part, path_of, seed_of, two_models
 from phiopt.growth.contents import MapContents
 from phiopt.growth.derive import derive
 from phiopt.growth.given import check_models, check_shape, check_tensors
@@ -20,7 +21,6 @@ from phiopt.growth.placement import Placement
 from phiopt.growth.plot import plot
 from phiopt.growth.storage import load, save
 from phiopt.growth.table import table
-from phiopt.growth.trace import tensors_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ class GrowthMap(MapContents):
     """
 
     @classmethod
-    @alone()
+    @global_lock()
     def between(
         cls,
         teacher: nn.Module,
@@ -92,7 +92,7 @@ class GrowthMap(MapContents):
             instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
         if correspondence is not None:
             instance("correspondence", correspondence, Mapping, "a mapping of module names")
-        device = next((x.device for x in tensors_of(teacher).values()), torch.device("cpu"))
+        device = next((x.device for x in state_of(teacher).values()), torch.device("cpu"))
         with preserved_randomness(lift, device, seed=0):  # a forward pass may draw
             return cls(**vars(derive(teacher, student, lift, classes, inputs, correspondence)))
 
@@ -215,7 +215,7 @@ class GrowthMap(MapContents):
             ValueError: The file is no map, or belongs to other models (the message says what differs), or ``lift`` is
                 missing or superfluous.
         """
-        path_of("path", path)
+        check_path("path", path)
         for role, module in (("teacher", teacher), ("student", student)):
             instance(role, module, nn.Module, "an nn.Module")
         if lift is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from phiopt._values import instance, part
+from phiopt._checks import instance, part
 from phiopt.growth import catalogue
 from phiopt.growth.axes import Mismatch
 from phiopt.growth.call import Call

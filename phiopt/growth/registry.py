@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from phiopt._checks import instance, part
 from phiopt._types import Params
-from phiopt._values import instance, part
 from phiopt.growth.given import check_tensors
 from phiopt.growth.map import GrowthMap
 

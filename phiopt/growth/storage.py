@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from phiopt import _files
 from phiopt import lift as lifts
 from phiopt._json import WHOLE, Field
+from phiopt._modules import state_of
 from phiopt._types import Lift
 from phiopt.growth.contents import MapContents
 from phiopt.growth.insertion import Inserted
 from phiopt.growth.placement import Placement
-from phiopt.growth.trace import aliases_of, tensors_of
+from phiopt.growth.trace import aliases_of
 
 _KIND = "growth map"
 _FIELDS = ("lift", "class_axis", "remarks", "inserted", "fresh", "example", "placements")
@@ -182,7 +183,7 @@ def _plain(index_map: Tensor) -> bool:
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in tensors_of(module).items()}
+    return {name: tuple(value.shape) for name, value in state_of(module).items()}
 
 
 def _described(lift: Lift) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from phiopt._attention import plain_attention
-from phiopt._modules import unchanged, without_process_wide_hooks
+from phiopt._modules import state_of, unchanged, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.graph import Trace
 from phiopt.growth.recorder import ListsAsTensors, Recorder
@@ -41,7 +41,7 @@ def trace(
         tensors: Values for all parameters and buffers in place of the module's own.
         keep: A dictionary that is filled with copies of all results, by the ids of their values.
     """
-    state = tensors_of(module) if tensors is None else tensors
+    state = state_of(module) if tensors is None else tensors
     if values:
         device = next(iter(state.values())).device
         given, state_in = (
@@ -76,11 +76,6 @@ def trace(
         recorder.constants,
         {k: tuple(v.shape) for k, v in state.items()},
     )
-
-
-def tensors_of(module: nn.Module) -> Params:
-    """Parameters and buffers by name. A tied tensor appears once, under its first name."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def names_of(module: nn.Module) -> dict[str, list[str]]:

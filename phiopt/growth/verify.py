@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from phiopt._modules import copied
+from phiopt._modules import copied, state_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Params
 from phiopt.growth.agreement import ROUNDINGS, Agreement, moved
@@ -18,7 +18,6 @@ from phiopt.growth.forward import Forward
 from phiopt.growth.hidden import hiding
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.probes import probes
-from phiopt.growth.trace import tensors_of
 
 CHEAP = 2**26
 """Number of coordinates of both models together up to which they are compared in float64."""
@@ -74,8 +73,8 @@ def verify(
     """
     if map.correspondence is None or map.traced is None:
         return "the map was loaded from a file"
-    sizes = [x.numel() for model in (teacher, student) for x in tensors_of(model).values()]
-    device = next(iter(tensors_of(teacher).values())).device
+    sizes = [x.numel() for model in (teacher, student) for x in state_of(model).values()]
+    device = next(iter(state_of(teacher).values())).device
     reason: str | None = None
     for double in (True, False) if sum(sizes) <= CHEAP else (False,):
         models = tuple(Forward.of(m, double) for m in (teacher, student))

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from torch import Generator, Tensor
 
+from phiopt._checks import count, number, one_of
 from phiopt._types import Params
-from phiopt._values import count, number, one_of
 from phiopt.derivatives import Linearised, dot, gauss_newton, linearise
 from phiopt.objective.probes import Distribution, draw_probes, each
 from phiopt.objective.task import Task
@@ -53,6 +53,18 @@ class Curvature(ABC):
     each."""
     every: int = 1
     """Steps of a stochastic solver to an evaluation, which then counts so many times."""
+
+    @property
+    def fixed_part(self) -> str:
+        """What the gradient takes for a constant although it moves with w, such as "its eigenvector":
+        derivatives beyond the gradient are then wrong, and adjoints refuse the estimator. Empty: nothing.
+        """
+        return ""
+
+    @property
+    def float32_reason(self) -> str:
+        """See `DeclaresPrecision`."""
+        return ""
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from phiopt._values import Scalar, known, scalar
+from phiopt._checks import Scalar, known, scalar
 
 TOLERANCE = 1e-6
 """How far the sum of four rounded numbers may be from 1."""

@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from phiopt._transforms import numbers, outside_transforms
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.krylov import Krylov, Ritz
-from phiopt.derivatives.layers import joined, split
 from phiopt.objective.curvature import Product, Search
 
 
@@ -23,11 +23,11 @@ def lanczos(product: Product, start: Params, iterations: int, tol: float) -> tup
     `Extreme`), or to ``iterations`` products. Under ``torch.vmap`` it grows until that holds for all,
     and each has the vector that it would have alone. Products that are not finite are passed on.
     """
-    first = joined(start)
+    first = to_vector(start)
 
     def on_vectors(vector: Tensor) -> Tensor:
-        named = {n: v.to(start[n].dtype) for n, v in split(vector, start).items()}
-        return joined(product(named)).detach().to(first.dtype)
+        named = {n: v.to(start[n].dtype) for n, v in to_params(vector, start).items()}
+        return to_vector(product(named)).detach().to(first.dtype)
 
     space = Krylov(on_vectors, first, orthogonalise=True)
     best: Extreme | None = None
@@ -47,7 +47,7 @@ def lanczos(product: Product, start: Params, iterations: int, tol: float) -> tup
         errors = torch.maximum(sines, (precision / gaps).clamp_max(1.0))
         unsettled = int((errors > max(tol, precision**0.5)).sum())
         search = Search(len(space.diagonal), float(errors.max()), unsettled)
-    return split(total / total.norm().clamp_min(torch.finfo(total.dtype).tiny), start), search
+    return to_params(total / total.norm().clamp_min(torch.finfo(total.dtype).tiny), start), search
 
 
 class Extreme(NamedTuple):

@@ -7,14 +7,14 @@ serves different δ (common random numbers) and x' is differentiable in δ (repa
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
+from phiopt._checks import Scalar, count, known, number, scalar, shown, within
 from phiopt._transforms import differentiated
-from phiopt._values import Scalar, count, known, number, scalar, shown, within
-from phiopt.objective.sampling import Sampling, check_sampling, normals, uniforms
+from phiopt.objective.sampling import Sampling, check_sampling, float32_reason, normals, uniforms
 
 Draw: TypeAlias = tuple[Tensor, ...]
 """Standardised noise, each tensor of shape ``(samples, batch, ...)``."""
@@ -39,6 +39,36 @@ class Neighbourhood(Protocol):
     def perturb(self, inputs: Tensor, draw: Draw) -> Tensor:
         """The noisy inputs x', ``(samples, batch, ...)``."""
         ...
+
+
+@runtime_checkable
+class HasDelta(Protocol):
+    """A neighbourhood whose size δ is a field of a dataclass. Adjoints differentiate in δ, and `learn`
+    chooses δ: both put other values in its place.
+    """
+
+    @property
+    def delta(self) -> Scalar:
+        """δ, in the units of the inputs."""
+        ...
+
+
+@runtime_checkable
+class HasLargestDelta(Protocol):
+    """A neighbourhood whose δ has an upper end, which `learn` does not pass."""
+
+    @property
+    def largest_delta(self) -> float: ...
+
+
+def delta_of(neighbourhood: object) -> Scalar | None:
+    """δ; None of a neighbourhood that has none."""
+    return neighbourhood.delta if isinstance(neighbourhood, HasDelta) else None
+
+
+def largest_delta_of(neighbourhood: object) -> float:
+    """The largest value that δ may have; infinity where none is declared."""
+    return neighbourhood.largest_delta if isinstance(neighbourhood, HasLargestDelta) else inf
 
 
 @dataclass(frozen=True)
@@ -76,6 +106,11 @@ class Uniform:
         _check(self.delta, self.samples, self.clip, self.sampling)
         if number("norm", self.norm) not in (2, inf):
             raise ValueError(f"norm: got {self.norm!r}, must be inf or 2")
+
+    @property
+    def float32_reason(self) -> str:
+        """See `DeclaresPrecision`."""
+        return float32_reason(self.sampling)
 
     def draw(self, inputs: Tensor, generator: Generator) -> Draw:
         if self.norm == inf:
@@ -125,6 +160,11 @@ class Gaussian:
     def __post_init__(self) -> None:
         _check(self.delta, self.samples, self.clip, self.sampling)
 
+    @property
+    def float32_reason(self) -> str:
+        """See `DeclaresPrecision`."""
+        return float32_reason(self.sampling)
+
     def draw(self, inputs: Tensor, generator: Generator) -> Draw:
         return (normals(self.samples, inputs, generator, self.sampling),)
 
@@ -158,8 +198,7 @@ class Corruption:
         1
     """
 
-    most: ClassVar[float] = 1.0
-    """The largest δ, for `phiopt.learn`; a neighbourhood without it has none."""
+    largest_delta: ClassVar[float] = 1.0
 
     delta: Scalar
     samples: int = 1
@@ -178,8 +217,13 @@ class Corruption:
                 "use Uniform or Gaussian to differentiate in δ"
             )
         value = known(self.delta)
-        if value is not None and value > self.most:
+        if value is not None and value > self.largest_delta:
             raise ValueError(f"delta: got {value}, a fraction of pixels must lie in [0, 1]")
+
+    @property
+    def float32_reason(self) -> str:
+        """See `DeclaresPrecision`."""
+        return float32_reason(self.sampling)
 
     def draw(self, inputs: Tensor, generator: Generator) -> Draw:
         pixels = inputs[:, :1] if inputs.dim() == 4 else inputs

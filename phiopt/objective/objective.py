@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
+from phiopt._checks import count
 from phiopt._transforms import outside_transforms
 from phiopt._types import Loss, Model, Params
-from phiopt._values import count
 from phiopt.data import Data
 from phiopt.derivatives import linearise
 from phiopt.objective.curvature import Curvature, Frobenius, Product

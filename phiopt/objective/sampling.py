@@ -6,7 +6,7 @@ import scipy
 import torch
 from torch import Generator, Tensor
 
-from phiopt._values import one_of
+from phiopt._checks import one_of
 
 Sampling = Literal["independent", "antithetic", "sobol"]
 
@@ -18,6 +18,11 @@ def check_sampling(sampling: str, samples: int) -> None:
         raise ValueError(f"samples: got {samples}, must be even for antithetic pairs")
     if sampling == "sobol" and samples & (samples - 1):
         raise ValueError(f"samples: got {samples}, must be a power of two for Sobol points")
+
+
+def float32_reason(sampling: str) -> str:
+    """Why models must be float32 or wider, if they must: see `DeclaresPrecision`."""
+    return "Sobol points need float32" if sampling == "sobol" else ""
 
 
 def uniforms(samples: int, like: Tensor, generator: Generator, sampling: Sampling) -> Tensor:

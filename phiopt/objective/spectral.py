@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Generator
 
+from phiopt._checks import count, fraction
 from phiopt._types import Params
-from phiopt._values import count, fraction
 from phiopt.objective.curvature import Curvature, Product, Search
 from phiopt.objective.lanczos import lanczos
 from phiopt.objective.probes import draw_probes
@@ -56,6 +56,14 @@ class Spectral(Curvature):
     def __post_init__(self) -> None:
         count("iterations", self.iterations)
         fraction("tol", self.tol)
+
+    @property
+    def fixed_part(self) -> str:
+        return "its eigenvector"
+
+    @property
+    def float32_reason(self) -> str:
+        return "Spectral's Lanczos method needs float32"
 
     @property
     def products(self) -> int:

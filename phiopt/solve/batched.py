@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
 from phiopt.objective import Lambdas
-from phiopt.solve.alike import check_alike
-from phiopt.solve.solution import Outcome, Status
+from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.stacked import StackableProblem, StackedSolves
 from phiopt.solve.torchopt_loop import TorchOpt
+
+FIELDS = ("neighbourhood", "curvature", "micro_batch", "psi")
+EXAMPLES = 256
+"""On so many functions are compared, each problem's with the first one's."""
 
 
 def solve_many(
@@ -46,7 +51,7 @@ def solve_many(
             tensor.
     """
     _check(solver, problems, lambdas)
-    check_alike(problems)
+    check_compatible(problems)
     solved: list[dict[int, Outcome]] = [{} for _ in problems]
     curved = lambdas[:, 3] != 0
     for group in (curved, ~curved):
@@ -98,3 +103,62 @@ def _fallbacks_unmentioned() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
+
+
+@torch.no_grad()
+def check_compatible(problems: Sequence[StackableProblem]) -> None:
+    """Refuse problems that differ in something there is one of for all, by its name: objects by their
+    fields, functions by what they make of the second problem's start and first examples.
+    """
+    first = problems[0].objective
+    for number, problem in enumerate(problems[1:], 1):
+        for name in FIELDS:
+            ours, theirs = getattr(first, name), getattr(problem.objective, name)
+            if not _same(_fields(ours), _fields(theirs)):
+                _refuse(number, f"{name} ({ours} and {theirs})")
+        for name, call in _calls(problem):
+            if getattr(first, name) is getattr(problem.objective, name):
+                continue
+            try:
+                results = [call(getattr(of, name)) for of in (first, problem.objective)]
+            except (RuntimeError, AttributeError, KeyError, IndexError):
+                _refuse(number, name)
+            if not _same(*results):
+                what = "loss, or in the classes that it reads" if name == "loss" else name
+                _refuse(number, what)
+
+
+def _refuse(number: int, what: str) -> None:
+    raise ValueError(
+        f"problems: number {number} differs from number 0 in its {what}; all must share it, since "
+        "one is solved with for all. Solve those that differ in calls of their own"
+    )
+
+
+def _calls(problem: StackableProblem) -> list[tuple[str, Callable[[Any], Any]]]:
+    """The objective's functions by name, and how to call one."""
+    start, data = problem.start, problem.objective.data
+    calls: list[tuple[str, Callable[[Any], Any]]] = [("extract", lambda extract: extract(start))]
+    if data is None:
+        return calls
+    x, y = (part[:EXAMPLES] for part in data.example)
+    w = problem.constants | start
+    outputs = problem.objective.model(w, x)
+    return [*calls, ("model", lambda model: model(w, x)), ("loss", lambda loss: loss(outputs, y))]
+
+
+def _fields(value: Any) -> Any:
+    return value if isinstance(value, dict) else (type(value), getattr(value, "__dict__", value))
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two trees of tensors and other things are equal, tensors to rounding."""
+    (leaves, tree), (others, shape) = tree_flatten(first), tree_flatten(second)
+    return tree == shape and all(map(_equal, leaves, others))
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return bool(first == second)
+    comparable = first.shape == second.shape and first.dtype == second.dtype
+    return comparable and torch.allclose(first, second, equal_nan=True)

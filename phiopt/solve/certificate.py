@@ -1,4 +1,4 @@
-"""How good a minimiser is, on draws that nothing was fitted to."""
+"""The certificate: how good a minimiser is, measured on fresh draws."""
 
 from __future__ import annotations
 
@@ -7,17 +7,64 @@ from dataclasses import dataclass
 from math import isfinite
 
 import torch
+from torch import Tensor
 
 from phiopt._types import Params
 from phiopt.derivatives import dot, square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve.dead import dead_units
-from phiopt.solve.solution import Certificate, Outcome, Status, vouched
-from phiopt.solve.solver import Counted
-from phiopt.solve.spectrum import MeanHessian, flat, spectrum
+from phiopt.solve.counted import Counted
+from phiopt.solve.outcome import Outcome, Status
+from phiopt.solve.spectrum import MeanHessian, Spectrum, flat, spectrum
 
 DRAWS = 4
 """Fresh draws of a certificate."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How good a minimiser the solution is, measured on fresh draws that no step and no choice of
+    iterate has seen.
+
+    Args:
+        gradient_norm: ‖∇L(w1)‖ / ‖∇L(w0)‖, both of the mean over the draws; 0 where both are 0.
+        gradient_norm_error: Standard error of ∇L(w1) over ‖∇L(w0)‖: below it, ``gradient_norm`` is
+            noise.
+        start_gradient_norm: ‖∇L(w0)‖.
+        curvature_along_gradient: gᵀ∇²L g / ‖g‖² at w1, g the mean gradient, ∇²L by a central
+            difference on the first draw; None if g is 0 or a value next to w1 is not finite.
+            Negative: w1 is no minimum.
+        objective: L(w1), mean over the draws.
+        start_objective: L(w0), mean over the same draws.
+        decrease_error: Standard error of their difference; 0 for a single draw.
+        terms: The raw terms with weight at w1, mean over the draws.
+        standard_errors: Of those terms, over the draws; 0 for what is not sampled.
+        draws: Number of draws.
+        dead_units: By weight, how many of its units have gradients of exactly zero, coming in and
+            going out, so that no gradient method can ever move them; see `dead_units`.
+        spectrum: The ends of the spectrum of ∇²L(w1), on the frozen sample if there was one; None
+            unless the gradient norm had fallen to the tolerance. NaN where a product was not finite.
+        restarts: L of the solutions from other starts, on the same draws; in their order.
+        curvature_error: What `Spectral`'s search left of the eigenvector at w1, the sine of an angle in
+            [0, 1], the largest over the draws: the relative error of L_4's gradient is in proportion to
+            it. None where the curvature has no weight or no search.
+        unsettled: In how many of the draws it was not found to its tolerance.
+    """
+
+    gradient_norm: float
+    gradient_norm_error: float
+    start_gradient_norm: float
+    curvature_along_gradient: float | None
+    objective: float
+    start_objective: float
+    decrease_error: float
+    terms: dict[str, float]
+    standard_errors: dict[str, float]
+    draws: int
+    dead_units: dict[str, int]
+    spectrum: Spectrum | None = None
+    restarts: tuple[float, ...] = ()
+    curvature_error: float | None = None
+    unsettled: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,7 +77,7 @@ class Moments:
     """
 
     value: float
-    values: torch.Tensor
+    values: Tensor
     terms: dict[str, float]
     standard_errors: dict[str, float]
     gradient: Params
@@ -65,8 +112,8 @@ def moments(objective: Counted, params: Params, samples: list[Sample]) -> Moment
     )
 
 
-def standard_error(values: torch.Tensor) -> float:
-    """Of the mean of independent ``values``; 0 for one alone."""
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of independent ``values``; 0 for a single value."""
     n = len(values)
     return float(values.std(correction=min(1, n - 1))) / n**0.5
 
@@ -74,7 +121,7 @@ def standard_error(values: torch.Tensor) -> float:
 def fresh_draws(
     objective: Objective, params: Params, batch_size: int | None, seed: int
 ) -> list[Sample]:
-    """What a certificate is measured on; one draw suffices without data, where nothing varies."""
+    """The draws of a certificate. Without data nothing varies, and there is one."""
     count = 1 if objective.data is None else DRAWS
     return [objective.sample(params, batch_size, seed, Stream.FRESH, i) for i in range(count)]
 
@@ -131,16 +178,16 @@ def certify(
 def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     """The solver's status, unless the certificate contradicts a success.
 
-    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the
-    frozen ones. A large ``decrease_error`` is no excuse: draws that differ so much are too small.
+    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the frozen
+    sample. A large ``decrease_error`` does not change that: draws that differ so much are too small.
     """
-    outcome = vouched(outcome, certificate)
+    outcome = outcome.vouched(certificate)
     if outcome.status.failed:
         return outcome.status
-    if outcome.frozen is not None:
+    if outcome.saa_samples is not None:
         fresh = certificate.start_objective - certificate.objective
         if not holds(outcome, fresh):
-            return Status.SAMPLE_TOO_SMALL  # whatever the shape of a function that is not L
+            return Status.SAMPLE_TOO_SMALL  # the shape of another function than L does not matter
     if outcome.status is Status.SOLVED and certificate.unsettled:
         return Status.UNSETTLED
     ends = certificate.spectrum
@@ -150,7 +197,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
 
 
 def holds(outcome: Outcome, decrease: float) -> bool:
-    """Whether at least half of the decrease on a frozen sample is there on other draws."""
+    """Whether other draws show at least half of the decrease on the frozen sample."""
     return decrease >= (outcome.start_objective - outcome.objective) / 2
 
 
@@ -162,17 +209,49 @@ def _mean_value(objective: Counted, params: Params, draws: list[Sample]) -> floa
 def _curvature_along(
     objective: Counted, params: Params, at: Moments, sample: Sample
 ) -> float | None:
-    """gᵀ∇²L g / ‖g‖² by a central difference of gradients, which spares the fourth derivatives of
-    L_4.
-    """
+    """gᵀ∇²L g / ‖g‖² by a central difference of gradients, which needs no fourth derivatives of L_4."""
     if not 0 < at.gradient_norm < float("inf"):
         return None
     direction = {name: g / at.gradient_norm for name, g in at.gradient.items()}
     precision = torch.finfo(next(iter(params.values())).dtype).eps
     h = precision ** (1 / 3) * max(1.0, float(square_norm(params).sqrt()))
-    slopes = []
+    gradients = []
     for side in (h, -h):
         moved = {name: value + side * direction[name] for name, value in params.items()}
-        slopes.append(float(dot(objective.value_and_grad(moved, sample)[2], direction)))
-    curvature = (slopes[0] - slopes[1]) / (2 * h)
+        gradients.append(float(dot(objective.value_and_grad(moved, sample)[2], direction)))
+    curvature = (gradients[0] - gradients[1]) / (2 * h)
     return curvature if isfinite(curvature) else None
+
+
+def dead_units(gradient: Params) -> dict[str, int]:
+    """By weight matrix or kernel, how many of its units are dead; weights without any are left out.
+
+    A unit is dead if no gradient can ever move it. Its incoming weights are a row of the weight's first
+    axis. Its outgoing weights are the entries of the next weight that read the unit; the next weight's
+    second axis has as many entries, or a multiple after flattening. If that axis has another size only the
+    row counts. Both gradients must be exactly zero: if only one is, the other weights move, and then these
+    move too. Growth by zeros makes dead units, and so does a ReLU that is off on all the data.
+
+    Args:
+        gradient: ∇L by the student's parameter names, in the model's order.
+
+    Examples:
+        >>> into, out = torch.ones(3, 2), torch.ones(4, 3)
+        >>> into[2], out[:, 2] = 0, 0
+        >>> dead_units({"0.weight": into, "2.weight": out})
+        {'0.weight': 1}
+    """
+    weights = [(name, g) for name, g in gradient.items() if g.dim() >= 2 and g.numel()]
+    counts = {}
+    for i, (name, weight) in enumerate(weights):
+        dead = _zero(weight)
+        if i + 1 < len(weights):
+            readers = weights[i + 1][1].transpose(0, 1)
+            if len(readers) % len(dead) == 0:
+                dead = dead & _zero(readers.reshape(len(dead), -1))
+        counts[name] = int(dead.sum())
+    return {name: count for name, count in counts.items() if count}
+
+
+def _zero(rows: Tensor) -> Tensor:
+    return (rows == 0).flatten(1).all(1)

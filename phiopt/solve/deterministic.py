@@ -1,20 +1,21 @@
-"""Solvers for tight stationarity on a frozen sample, small and middle problems: SciPy's."""
+"""SciPy's solvers on a frozen sample, for tight stationarity in problems of small and middle size."""
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import scipy
 
+from phiopt._checks import count, fraction, one_of
 from phiopt._types import Params
-from phiopt._values import count, fraction, one_of
 from phiopt.objective import Objective
-from phiopt.solve.frozen import Frozen
-from phiopt.solve.growing import solve_growing
-from phiopt.solve.solution import Outcome
+from phiopt.solve.adaptive_saa import solve_adaptive_saa
+from phiopt.solve.outcome import Outcome
+from phiopt.solve.saa import SaaSolve
 
 METHODS = {
     "trust-krylov": {"gtol": 0.0, "inexact": True},
@@ -23,18 +24,54 @@ METHODS = {
 """SciPy's second-order methods and how their own stopping rules are switched off."""
 
 
+class _SaaSolver(ABC):
+    """A solver that minimises the mean over a frozen sample by a method of SciPy."""
+
+    steps: int
+    batch_size: int | None
+    draws: int | None
+    tol: float
+
+    def solve(
+        self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False
+    ) -> Outcome:
+        """See `Solver`."""
+        return solve_adaptive_saa(
+            self._minimise,
+            objective,
+            start,
+            draws=self.draws,
+            batch_size=self.batch_size,
+            tol=self.tol,
+            steps=self.steps,
+            seed=seed,
+            progress=progress,
+        )
+
+    @abstractmethod
+    def _minimise(self, run: SaaSolve, steps: int) -> None:
+        """Call SciPy once, for so many steps at most."""
+
+    def _check(self) -> None:
+        count("steps", self.steps)
+        for name, value in (("draws", self.draws), ("batch_size", self.batch_size)):
+            if value is not None:
+                count(name, value)
+        fraction("tol", self.tol)
+
+
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(_SaaSolver):
     """Minimise φ's objective on a frozen sample with SciPy's L-BFGS-B (Byrd, Lu, Nocedal and Zhu
     1995).
 
         min_w 1/draws Σ_i L(w; draw i)
 
-    The draws, of examples, noise and probes, are made once and kept: a deterministic function,
-    which can be minimised to any gradient norm. Whether its minimiser is one of L itself is checked
-    on fresh draws: `Solution` reports ``objective`` (fitted) beside ``certificate.objective``
-    (fresh), and ``Status.SAMPLE_TOO_SMALL`` if the decrease does not hold there. Curvature needs
-    the most draws: a single probe is easily over-fitted.
+    The draws of examples, noise and probes are made once and kept. Their mean is a deterministic function,
+    which can be minimised to any gradient norm. Fresh draws show whether its minimiser is one of L itself:
+    `Solution` reports ``objective`` (fitted) beside ``certificate.objective`` (fresh), and
+    ``Status.SAMPLE_TOO_SMALL`` if the decrease does not hold on fresh draws. The curvature needs the most
+    draws: a single probe is easily over-fitted.
 
     Args:
         steps: Iterations at most; default 500.
@@ -47,8 +84,8 @@ class LBFGS:
         tol: Solved once the gradient norm is at most ``tol`` times the start's; default 1e-4.
         memory: Pairs of steps and gradient changes that model the curvature; default 10.
 
-    A non-finite value or derivative sends the solve back to the best iterate with a tenth of the
-    unit of length, three times at most.
+    After a non-finite value or derivative the solve goes back to the best iterate, with a tenth of the unit
+    of length, three times at most.
 
     Raises:
         ValueError: ``steps``, ``batch_size``, ``draws`` or ``memory`` < 1, ``tol`` outside (0, 1).
@@ -66,42 +103,24 @@ class LBFGS:
     memory: int = 10
 
     def __post_init__(self) -> None:
-        _check(self.steps, self.batch_size, self.draws, self.tol)
+        self._check()
         count("memory", self.memory)
 
-    def solve(
-        self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False
-    ) -> Outcome:
-        """See `Solver`."""
-
-        def minimise(run: Frozen, steps: int) -> None:
-            # Each step's line search has 20 evaluations at most; no other limit.
-            options = {"maxcor": self.memory, "maxfun": 20 * steps, "ftol": 0.0, "gtol": 0.0}
-            zero = np.zeros_like(run.centre.w)
-            scipy.optimize.minimize(
-                run.value_and_grad,
-                zero,
-                jac=True,
-                method="L-BFGS-B",
-                callback=run.stepped,
-                options={"maxiter": steps, **options},
-            )
-
-        return solve_growing(
-            minimise,
-            objective,
-            start,
-            draws=self.draws,
-            batch_size=self.batch_size,
-            tol=self.tol,
-            steps=self.steps,
-            seed=seed,
-            progress=progress,
+    def _minimise(self, run: SaaSolve, steps: int) -> None:
+        # Each step's line search has 20 evaluations at most; no other limit.
+        options = {"maxcor": self.memory, "maxfun": 20 * steps, "ftol": 0.0, "gtol": 0.0}
+        scipy.optimize.minimize(
+            run.value_and_grad,
+            np.zeros_like(run.centre.w),
+            jac=True,
+            method="L-BFGS-B",
+            callback=run.stepped,
+            options={"maxiter": steps, **options},
         )
 
 
 @dataclass(frozen=True)
-class NewtonCG:
+class NewtonCG(_SaaSolver):
     """Minimise φ's objective on a frozen sample by Newton's method with conjugate gradients, from
     products with the Hessian of the whole objective; the frozen sample is that of `LBFGS`.
 
@@ -129,6 +148,8 @@ class NewtonCG:
         1e-06
     """
 
+    needs_hessian: ClassVar[bool] = True
+
     method: Literal["trust-krylov", "newton-cg"] = "trust-krylov"
     steps: int = 100
     batch_size: int | None = 1024
@@ -137,14 +158,12 @@ class NewtonCG:
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
-        _check(self.steps, self.batch_size, self.draws, self.tol)
+        self._check()
 
-    def solve(
-        self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False
-    ) -> Outcome:
-        """See `Solver`."""
-
-        def minimise(run: Frozen, steps: int) -> None:
+    def _minimise(self, run: SaaSolve, steps: int) -> None:
+        with warnings.catch_warnings():
+            # A line search that fails ends as Status.STALLED.
+            warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
             scipy.optimize.minimize(
                 run.value_and_grad,
                 np.zeros_like(run.centre.w),
@@ -154,27 +173,3 @@ class NewtonCG:
                 callback=run.stepped,
                 options={"maxiter": steps, **METHODS[self.method]},
             )
-
-        with warnings.catch_warnings():
-            # A line search that fails ends as Status.STALLED.
-            warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
-            return solve_growing(
-                minimise,
-                objective,
-                start,
-                draws=self.draws,
-                batch_size=self.batch_size,
-                tol=self.tol,
-                steps=self.steps,
-                seed=seed,
-                progress=progress,
-            )
-
-
-def _check(steps: int, batch_size: int | None, draws: int | None, tol: float) -> None:
-    count("steps", steps)
-    if draws is not None:
-        count("draws", draws)
-    if batch_size is not None:
-        count("batch_size", batch_size)
-    fraction("tol", tol)

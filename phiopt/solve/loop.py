@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phiopt._types import Params
 from phiopt.solve.certificate import moments
-from phiopt.solve.solution import Outcome, Stats, Status, vouched
+from phiopt.solve.outcome import Outcome, Stats, Status
 from phiopt.solve.solver import RETRIES
 from phiopt.solve.solves import Judged, Solves
 from phiopt.solve.stopping import Stationarity
@@ -98,22 +98,21 @@ class Loop:
         status, history = self.statuses[index], self.histories[index]
         assert status is not None, "given by run"
         best = self.solves.only(index, self.best)
-        return vouched(
-            Outcome(
-                params={name: value.clone() for name, value in best.items()},
-                status=status,
-                objective=self.best_values[index],
-                start_objective=self.start_values[index],
-                terms=terms,
-                start_terms=start_terms,
-                history=history,
-                stats=replace(
-                    work, steps=len(history), rollbacks=self.rollbacks[index], seconds=seconds
-                ),
-                frozen=None if self.fresh else self.solves.solve(index).validation,
-                error=self.error or self.solves.error(),
-            )
+        outcome = Outcome(
+            params={name: value.clone() for name, value in best.items()},
+            status=status,
+            objective=self.best_values[index],
+            start_objective=self.start_values[index],
+            terms=terms,
+            start_terms=start_terms,
+            history=history,
+            stats=replace(
+                work, steps=len(history), rollbacks=self.rollbacks[index], seconds=seconds
+            ),
+            saa_samples=None if self.fresh else self.solves.solve(index).validation,
+            error=self.error or self.solves.error(),
         )
+        return outcome.vouched()
 
     def _step(self, draw: Any, check: bool) -> None:
         found = self.solves.gradients(self.params, draw)

@@ -1,4 +1,4 @@
-"""Other starts, to see whether the minimum found is a good one."""
+"""Solves from other starts, which show whether the minimum is a good one."""
 
 import torch
 from torch import Generator
@@ -8,7 +8,7 @@ from phiopt.objective import Objective
 from phiopt.solve.solver import Solver
 
 SPREAD = 0.3
-"""Of the noise on a parameter, as a part of the root mean square of its entries."""
+"""Standard deviation of the noise on a parameter, over the root mean square of its entries."""
 
 
 def perturbed(start: Params, count: int, seed: int) -> list[Params]:

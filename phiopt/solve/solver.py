@@ -1,26 +1,23 @@
-"""What every solver of the inner problem looks like, and the counting of its work."""
+"""What every solver of the inner problem looks like, and what it may declare."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields, replace
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from dataclasses import is_dataclass
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective, Sample
-from phiopt.objective.curvature import Product, Search
-from phiopt.solve.solution import Outcome, Stats
-
-TERMS = tuple(field.name for field in fields(Lambdas))
-"""The terms' names, in the paper's order."""
+from phiopt.objective import Objective
+from phiopt.solve.outcome import Outcome
 
 RETRIES = 3
 """Roll-backs to the best iterate, each with a shorter step, before a solve gives up."""
 
 
 class Solver(Protocol):
-    """A way to find argmin_w L(w)."""
+    """A way to find argmin_w L(w).
+
+    That is all that a solver must have. What else it can do or needs it declares by having the members of
+    `StepSolver`, `DrawsAfresh` or `NeedsHessian`. A solver without them takes no steps that an adjoint can
+    go back by, minimises one function, and does with first derivatives.
+    """
 
     @property
     def batch_size(self) -> int | None:
@@ -34,109 +31,60 @@ class Solver(Protocol):
         ...
 
 
-class Counted:
-    """An objective that counts what is asked of it.
-
-    ``unsettled`` of its searches for the curvature's probes ended before their tolerance;
-    ``search_error`` is the largest error that one left, None without any.
+@runtime_checkable
+class StepSolver(Protocol):
+    """A solver whose every step is one update of an optimiser by one gradient of L. `Replay` and `Unroll`
+    go back by such steps. The solver is a dataclass, in which they put another optimiser.
     """
 
-    def __init__(self, objective: Objective) -> None:
-        if objective.curvature is not None:
-            curvature = objective.curvature.reporting(self._searched)
-            objective = replace(objective, curvature=curvature)
-        self.objective = objective
-        self.gradient = self.forward = self.unsettled = 0
-        self.hvp = 0.0
-        self.search_error: float | None = None
-        self.error: Exception | None = None
+    @property
+    def batch_size(self) -> int | None: ...
 
-    def value_and_grad(
-        self, params: Params, sample: Sample
-    ) -> tuple[Tensor, dict[str, Tensor], Params]:
-        self._count_gradient(sample)
-        return self.objective.value_and_grad(params, sample)
+    @property
+    def optimizer(self) -> Any:
+        """A gradient transformation of TorchOpt. None: `default_optimizer` of so many ``steps``."""
+        ...
 
-    def hessian(self, params: Params, sample: Sample) -> Product:
-        """Products with the Hessian of the whole objective."""
-        self._count_gradient(sample)
-        product = self.objective.hessian(params, sample)
+    @property
+    def steps(self) -> int:
+        """Updates at most."""
+        ...
 
-        def hvp(vector: Params) -> Params:
-            self.hvp += 1
-            return product(vector)
-
-        return hvp
-
-    def mean_terms(
-        self, params: Params, samples: list[Sample], names: Collection[str] | None = None
-    ) -> dict[str, Tensor]:
-        """The raw terms of these names (None: all that there are), the mean over the samples."""
-        records = [self.objective.terms(params, sample, names) for sample in samples]
-        for record, sample in zip(records, samples, strict=True):
-            self._count(record, sample)
-        return {name: torch.stack([r[name] for r in records]).mean() for name in records[0]}
-
-    def all_terms(
-        self, params: Params, samples: list[Sample], known: dict[str, Tensor]
-    ) -> dict[str, float]:
-        """`reported`, as numbers. What the curvature raised, in this call or an earlier one, is kept as
-        ``error``.
-        """
-        terms, error = reported(TERMS, known, lambda names: self.mean_terms(params, samples, names))
-        self.error = error or self.error
-        return {name: float(value) for name, value in terms.items()}
-
-    def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:
-        work = (self.gradient, self.forward, self.hvp)
-        return Stats(steps, *work, rollbacks, seconds, self.unsettled)
-
-    def _searched(self, search: Search) -> None:
-        self.hvp += search.products
-        self.unsettled += search.unsettled
-        self.search_error = max(self.search_error or 0.0, search.error)
-
-    def _count_gradient(self, sample: Sample) -> None:
-        self._count(self.objective.lambdas.active, sample)
-        self.gradient += 1
-
-    def _count(self, terms: Collection[str], sample: Sample) -> None:
-        curved = "curvature" in terms and sample.probes is not None
-        self.forward += "task" in terms or curved
-        if "noise" in terms and sample.noise is not None:
-            self.forward += len(sample.noise[0])
-        if curved:
-            self.hvp += self._products(sample)
-
-    def _products(self, sample: Sample) -> float:
-        """In products with the Hessian of the whole batch, apart from those of searches."""
-        curvature = self.objective.curvature
-        assert curvature is not None, "counted where it was computed"
-        products = curvature.products - curvature.searching
-        if sample.offsets is None or sample.inputs is None:
-            return products
-        n = len(sample.inputs)
-        share = (curvature.part(n) or n) / n
-        return share * products * 2
+    def solve(
+        self, objective: Objective, start: Params, *, seed: int, progress: bool
+    ) -> Outcome: ...
 
 
-def reported(
-    names: Collection[str],
-    known: Mapping[str, Tensor],
-    measure: Callable[[list[str]], Mapping[str, Tensor]],
-) -> tuple[dict[str, Tensor], Exception | None]:
-    """The terms of these names in their order, those ``known`` and those measured; without the
-    curvature if that is not known and raises, for a solve is worth more than its report. What the
-    curvature raised comes with them.
-    """
-    rest = [name for name in names if name not in known]
-    error = None
-    try:
-        measured = measure(rest) if rest else {}
-    except Exception as raised:
-        if "curvature" not in rest:
-            raise
-        error = raised
-        measured = measure([name for name in rest if name != "curvature"])
-    terms = {**measured, **known}
-    return {name: terms[name] for name in names if name in terms}, error
+@runtime_checkable
+class DrawsAfresh(Protocol):
+    """A solver that may draw a new sample at each step, and then minimises no one function."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+@runtime_checkable
+class NeedsHessian(Protocol):
+    """A solver that may need second derivatives of L."""
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+def takes_steps(solver: object) -> TypeGuard[StepSolver]:
+    """Whether an adjoint can go back by the solver's steps."""
+    return isinstance(solver, StepSolver) and is_dataclass(solver)
+
+
+def draws_afresh(solver: object) -> bool:
+    """Whether the solver has a new sample at each step."""
+    return isinstance(solver, DrawsAfresh) and solver.fresh
+
+
+def needs_hessian(solver: object) -> bool:
+    """Whether the solver needs second derivatives of L."""
+    return isinstance(solver, NeedsHessian) and solver.needs_hessian

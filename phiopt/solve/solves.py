@@ -11,8 +11,8 @@ from torch import Tensor
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Objective, Sample, Stream
-from phiopt.solve.solution import Stats
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
+from phiopt.solve.outcome import Stats
 
 VALIDATION_SAMPLES = 8
 """Held-out draws by which iterates are compared; always the same ones (common random numbers).

@@ -1,38 +1,56 @@
-"""The ends of the Hessian's spectrum, from products H v: minimum or saddle."""
+"""The ends of the Hessian's spectrum, which tell a minimum from a saddle, from products H v."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import nan
 
 import torch
 from torch import Generator, Tensor
 
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.krylov import Krylov
 from phiopt.objective import Sample
 from phiopt.objective.curvature import Product
-from phiopt.solve.solution import Spectrum
-from phiopt.solve.solver import Counted
-from phiopt.solve.vector import to_params, to_vector
+from phiopt.solve.counted import Counted
 
 PRODUCTS = 60
 """Hessian-vector products of one search, at most."""
 FEWEST = 10
 """Products before a spectrum without a negative end is believed. A random vector in n dimensions holds
-1/√n of each eigenvector: next to a spectrum that is nearly one number a first product does not show
-the one below zero."""
+1/√n of each eigenvector. If nearly all eigenvalues are equal, the first products do not show a single
+negative one."""
 ACCURACY = 0.01
-"""Of the least eigenvalue, where it is not flat."""
+"""Relative accuracy of the least eigenvalue, where it is not flat."""
 FLAT = 1e-4
-"""Part of the largest eigenvalue."""
+"""Size of a flat eigenvalue, over that of the largest."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The two ends of a Hessian's spectrum, by Lanczos' method.
+
+    Args:
+        least: An upper bound of the least eigenvalue, vᵀHv at a unit vector v: where it is
+            negative, so is the eigenvalue.
+        largest: A lower bound of the largest.
+        residual: ‖H v − least v‖: an eigenvalue lies within it of ``least``.
+        products: Hessian-vector products spent.
+    """
+
+    least: float
+    largest: float
+    residual: float
+    products: int
 
 
 class MeanHessian:
     """v ↦ ∇²L v at ``params``, the mean over the samples.
 
-    One sample's graph is kept between products. Several samples' graphs are made anew for each,
-    which costs a gradient more, so that the memory is that of one.
+    The graph of a single sample is kept between products. The graphs of several samples are made anew for
+    each product: that costs one more gradient, and memory for one sample only.
     """
 
     def __init__(self, objective: Counted, params: Params, samples: list[Sample]) -> None:
@@ -94,8 +112,8 @@ def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Sp
 
 
 def flat(ends: Spectrum, like: Params) -> float:
-    """The size of an eigenvalue that counts as zero next to the largest in size: a point found to a
-    finite tolerance is no more certain of its curvature, nor is one in finite precision.
+    """The size below which an eigenvalue counts as zero. Tolerance and precision of the solve leave the
+    curvature uncertain by so much.
     """
     return max(FLAT, _precision(like) ** 0.5) * _size(ends)
 

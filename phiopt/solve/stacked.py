@@ -15,8 +15,8 @@ from torchopt import pytree
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
-from phiopt.solve.solution import Stats
-from phiopt.solve.solver import TERMS, Counted, reported
+from phiopt.solve.counted import TERMS, Counted, reported
+from phiopt.solve.outcome import Stats
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, Judged, OneSolve
 
 

@@ -1,4 +1,4 @@
-"""When a stochastic solve is at a stationary point, as far as its noise lets one see."""
+"""When a stochastic solve has reached a stationary point, in spite of its noise."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Sample
 from phiopt.solve.certificate import moments
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 
 SMOOTHING = 0.9
 """Decay of the moving average of gradients."""
 WARM_UP = 20
-"""Gradients in the average before it is believed, and between two confirmations."""
+"""Gradients in the average before it is used, and between two confirmations."""
 
 
 @dataclass
 class Stationarity:
     """The gradient norm against ``tol`` times the start's.
 
-    One gradient's norm stays at the level of its noise, so the norm of a moving average of
-    gradients is read. Gradients of alternating sign average to zero far from any stationary point,
-    so what the average says is confirmed by the mean gradient on the draws ``confirm``, at the
-    iterate itself. With a frozen sample there is no noise: ``smooth`` is False and each gradient
-    speaks for itself.
+    The norm of a single gradient stays at the level of its noise, so the norm of a moving average of
+    gradients is used. Gradients of alternating sign average to zero far from any stationary point. So a
+    small average is confirmed by the mean gradient at the iterate itself, on the draws ``confirm``. A
+    frozen sample has no noise: with ``smooth=False`` each gradient is used alone.
 
     A ``tol`` of 0 stops at a gradient that is exactly zero.
     """

@@ -7,36 +7,15 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torchopt
 from tqdm import tqdm
 
+from phiopt._checks import count, flag, fraction
 from phiopt._types import Params
-from phiopt._values import count, flag, fraction
 from phiopt.objective import Objective
-from phiopt.solve.flat import flattened
+from phiopt.optimizers import check_optimizer, default_optimizer
 from phiopt.solve.loop import Loop
-from phiopt.solve.normalise import normalised
-from phiopt.solve.optimizer import check_optimizer
-from phiopt.solve.solution import Outcome
+from phiopt.solve.outcome import Outcome
 from phiopt.solve.solves import OneSolve, Solves
-
-
-def default_optimizer(
-    steps: int, learning_rate: float = 3e-3, *, every: int = 1, eps_root: float = 0.0
-) -> Any:
-    """What ``optimizer=None`` is in a solve of so many steps, with a curvature in one of ``every``:
-    `decaying_adam` on `normalised` gradients, all in one vector.
-    """
-    return flattened(normalised(decaying_adam(steps, learning_rate, eps_root), window=every))
-
-
-def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> Any:
-    """Adam, its rate kept for the first half of so many steps, so that it gets somewhere, and
-    falling linearly to 0 over the second, so that it averages the noise of the gradients.
-    """
-    falling = (steps + 1) // 2
-    rate = torchopt.schedule.linear_schedule(learning_rate, 0.0, falling, steps - falling)
-    return torchopt.adam(rate, eps_root=eps_root)
 
 
 @dataclass(frozen=True)
@@ -45,8 +24,8 @@ class TorchOpt:
 
     Args:
         optimizer: A functional gradient transformation, such as ``torchopt.adam(1e-3)`` or
-            ``clipped(torchopt.sgd(schedule), 1.0)``; None is
-            Adam on `normalised` gradients at 3e-3, which falls to 0 over the second half of the steps.
+            ``clipped(torchopt.sgd(schedule), 1.0)``. None: Adam on `normalised` gradients, at a rate of 3e-3
+            that falls to 0 over the second half of the steps.
         steps: Updates at most; default 150.
         batch_size: Examples of D1 to a step, drawn without repeats; None is all of D1. Default 128.
             A ``DataLoader`` gives batches of its own size.
@@ -58,13 +37,13 @@ class TorchOpt:
         fresh: True (default): new examples, noise and probes at each step. False: one draw is kept
             for all, and its objective is minimised (sample average approximation); the certificate
             still reports fresh draws.
-        check_every: Steps between judgements of the iterate on held-out draws; default 50.
+        check_every: Steps between evaluations of the iterate on the validation samples; default 50.
 
-    The best iterate judged is returned, on held-out draws, or with ``fresh=False`` on the one draw.
-    A non-finite objective or gradient sends the solve back to the best iterate with a new optimiser
-    state and half the step, three times at most. An exception while a step's data are read ends
-    the solve with ``Status.DATA_FAILED`` and the best iterate; one in the model or the loss goes
-    through.
+    The validation samples are eight held-out draws, or with ``fresh=False`` the one draw. The iterate with
+    the lowest value on them is returned. After a non-finite objective or gradient the solve goes back to
+    the best iterate, with a new optimiser state and half the step, three times at most. An exception while
+    a step's data are read ends the solve with ``Status.DATA_FAILED`` and the best iterate. An exception in
+    the model or the loss is raised.
 
     Raises:
         ValueError: ``steps``, ``batch_size`` or ``check_every`` < 1, ``tol`` outside (0, 1).

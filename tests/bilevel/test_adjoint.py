@@ -10,7 +10,7 @@ from phiopt import Gaussian, GrowthMap, NewtonCG, grow, initialize
 from phiopt.bilevel import CG, AdjointError, Implicit, Replay, Unroll
 from phiopt.bilevel.adjoint import differentiable_inputs, with_inputs, without_grad
 from phiopt.lift import Compose, Pad
-from phiopt.objective import Corruption, Lambdas, Spectral, Stream
+from phiopt.objective import Corruption, Frobenius, Lambdas, Spectral, Stream
 from phiopt.solve import LBFGS, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, inputs, outer, regression
 from tests.cases import generator, mlp, randn
@@ -374,3 +374,19 @@ class TestLift:
             solver=STEPS,
         )
         assert not any(p.requires_grad for p in solution.params.values())
+
+
+@pytest.mark.parametrize(
+    "adjoint", [Replay(), Unroll(), Implicit()], ids=lambda a: type(a).__name__
+)
+def test_an_estimator_that_holds_a_part_fixed_is_refused_by_its_own_word(adjoint):
+    class Steered(Frobenius):
+        fixed_part = "its direction"
+
+    objective, start = regression()
+    objective = replace(objective, curvature=Steered())
+    solver = TorchOpt(steps=2, fresh=False)
+    with pytest.raises(ValueError, match="curvature=Steered holds its direction fixed"):
+        adjoint.solve(solver, objective, start, seed=0, progress=False)
+    without = replace(objective, lambdas=Lambdas.of((0.4, 0.4, 0.2, 0)))
+    Replay().solve(solver, without, start, seed=0, progress=False)

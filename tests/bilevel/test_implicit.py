@@ -42,7 +42,7 @@ def test_ridge_against_its_closed_form(linear_solver, solver):
     moved = replace(case, lambdas=Lambdas.of(tensors[0]), delta=tensors[1], u=tensors[2])
     adjoint = Implicit(linear_solver, tol=1e-8)
     outcome = solved(adjoint, solver, moved.objective(), case.start)
-    expected = moved.argmin(outcome.frozen[0].noise[0])
+    expected = moved.argmin(outcome.saa_samples[0].noise[0])
     torch.testing.assert_close(outcome.params["weight"][0], expected)
     target = randn(6, seed=11)
     found = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
@@ -75,7 +75,7 @@ def test_torchopts_implicit_differentiation_agrees():
 
     objective = objective_at(*theta)
     outcome = solved(Implicit(CG(1e-11), tol=1e-9), DESCENT, objective, case.start)
-    sample = outcome.frozen[0]
+    sample = outcome.saa_samples[0]
 
     def stationarity(w, *theta):
         changed = objective_at(*theta)

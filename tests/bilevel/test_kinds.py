@@ -121,7 +121,7 @@ def implicit_errors(loss, corner, around, net=False):
     adjoint = Implicit(CG(1e-9), tol=1e-4)
     outcome = adjoint.solve(solver, at(objective, theta), start, seed=0, progress=False)
     params = {n: p.detach() for n, p in outcome.params.items()}
-    truth, along = reference(objective, theta, params, outcome.frozen[0])
+    truth, along = reference(objective, theta, params, outcome.saa_samples[0])
     gradient = torch.autograd.grad(outer(outcome.params), list(theta.values()))
     by_name = dict(zip(theta, gradient, strict=True))
     if truth is None:

@@ -25,12 +25,12 @@ class Outer:
         self.points.append((float(value.detach()), point["lambdas"]))
         self.price += 1
 
-        def slopes():
+        def gradient():
             self.price += DERIVATIVE
             return {"lambdas": torch.autograd.grad(value, at)[0]}
 
         number = float(value.detach())
-        return Evaluation(number if isfinite(number) else inf, slopes)
+        return Evaluation(number if isfinite(number) else inf, gradient)
 
     @property
     def best(self):

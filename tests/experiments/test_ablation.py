@@ -67,7 +67,7 @@ def test_a_run_gives_tables_figures_and_one_record_for_each_point_and_search(tmp
     for found in (record for record in records if "path" in record):
         lowest = min(t["outer"] for t in found["path"] if t["outer"] is not None)
         assert found["outer"] == lowest <= found["start_outer"]
-        prices = [t["gradients"] * (4 if t["slopes"] else 1) for t in found["path"]]
+        prices = [t["gradients"] * (4 if t["differentiated"] else 1) for t in found["path"]]
         assert found["gradients"] == sum(prices) <= 3 * Mirror().budget
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phiopt.growth.trace import tensors_of
+from phiopt._modules import state_of
 
 
 def randomised(module, seed=0):
@@ -35,7 +35,7 @@ def mlp(*widths):
 
 
 def state(module):
-    return {name: value.detach().clone() for name, value in tensors_of(module).items()}
+    return {name: value.detach().clone() for name, value in state_of(module).items()}
 
 
 def check_injective(growth, teacher, student):

@@ -10,8 +10,8 @@ from torchvision.models import VisionTransformer, mobilenet_v2
 import phiopt
 from benchmarks import zoo
 from benchmarks.families import FILLS, measure
+from phiopt._modules import state_of
 from phiopt.growth import AlignmentError, GrowthMap
-from phiopt.growth.trace import tensors_of
 from tests.growth.nets import randomised
 
 ROUNDING = 1e-11
@@ -28,7 +28,7 @@ def cases(expected):
 
 def check_places(growth, family):
     """Every coordinate of the teacher has its own place in the student."""
-    u, w = ({k: v.detach() for k, v in tensors_of(m).items()} for m in family.models())
+    u, w = ({k: v.detach() for k, v in state_of(m).items()} for m in family.models())
     back, mask = growth.extract(growth.embed(u, into=w)), growth.mask()
     assert back.keys() == u.keys()
     assert all(torch.equal(back[name], u[name]) for name in u)

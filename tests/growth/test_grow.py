@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from phiopt import lift as lifts
+from phiopt._modules import state_of
 from phiopt.growth import GrowthMap, compare, grow, register_fill
 from phiopt.growth.registry import FILLS
-from phiopt.growth.trace import tensors_of
 from tests.growth.nets import KINDS, Attention, Decoder, Tagger, Wired, randomised
 from tests.growth.test_map import mlp, well_formed
 
@@ -239,8 +239,8 @@ def test_new_coordinates_of_the_paper_fills():
 @pytest.mark.parametrize("classes", [None, [4, 1, 2]])
 def test_matched_gives_the_rows_of_new_classes_the_scale_of_the_old_ones(classes):
     teacher, student = randomised(mlp(4, 8, 6, 3)), mlp(4, 16, 9, 5)
-    plain = tensors_of(grow(teacher, student, "default", classes=classes))
-    matched = tensors_of(grow(teacher, student, "matched", classes=classes))
+    plain = state_of(grow(teacher, student, "default", classes=classes))
+    matched = state_of(grow(teacher, student, "matched", classes=classes))
     old = [0, 1, 2] if classes is None else classes
     new = [row for row in range(5) if row not in old]
     head = list(plain)[-2]
@@ -255,7 +255,7 @@ def test_matched_gives_the_rows_of_new_classes_the_scale_of_the_old_ones(classes
 
 def test_matched_is_default_where_there_are_no_new_classes():
     teacher, student = randomised(mlp(4, 8, 6, 3)), mlp(4, 16, 9, 3)
-    plain, matched = (tensors_of(grow(teacher, student, fill)) for fill in ("default", "matched"))
+    plain, matched = (state_of(grow(teacher, student, fill)) for fill in ("default", "matched"))
     assert all(torch.equal(matched[name], plain[name]) for name in plain)
 
 
@@ -291,13 +291,13 @@ def test_the_default_device_does_not_matter(fill):
 
 def test_nothing_is_modified_and_no_storage_is_shared():
     teacher, student = randomised(mlp(4, 8, 3)), mlp(4, 16, 5)
-    old = [v.clone() for m in (teacher, student) for v in tensors_of(m).values()]
+    old = [v.clone() for m in (teacher, student) for v in state_of(m).values()]
     for fill in FILLS:
         grown = grow(teacher, student, fill)
         with torch.no_grad():
             for p in grown.parameters():
                 p.add_(1)
-    now = [v for m in (teacher, student) for v in tensors_of(m).values()]
+    now = [v for m in (teacher, student) for v in state_of(m).values()]
     assert all(torch.equal(a, b) for a, b in zip(old, now, strict=True))
 
 

@@ -123,7 +123,7 @@ def test_every_fill_has_it_do_nothing(fill):
     assert compare(teacher, grow(teacher, student, fill, map=growth), growth).exact
 
 
-@pytest.mark.parametrize("wide", [8, 12])
+@pytest.mark.parametrize("wide", [8, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_only_the_teacher_has_is_refused_by_name_unless_it_does_nothing(name, wide):
     teacher, student, x, lost = pair(name, teacher=True, student=False, wide=wide)

@@ -7,8 +7,8 @@ from torch import nn
 
 from phiopt import _files
 from phiopt import lift as lifts
+from phiopt._modules import state_of
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.trace import tensors_of
 
 
 def net(hidden, classes, *, channels=1, depth=1):
@@ -18,7 +18,7 @@ def net(hidden, classes, *, channels=1, depth=1):
 
 
 def state(module):
-    return {name: value.detach() for name, value in tensors_of(module).items()}
+    return {name: value.detach() for name, value in state_of(module).items()}
 
 
 @pytest.fixture

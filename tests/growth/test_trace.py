@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from phiopt._modules import state_of
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.trace import tensors_of
 from tests.growth.nets import Wired, check_injective, state
 
 
@@ -19,7 +19,7 @@ def test_models_are_left_as_they_were():
     embedded = growth.embed(state(teacher), into=state(student))
     embedded["head.weight"].zero_()
     for module, old in zip((teacher, student), before, strict=True):
-        assert all(torch.equal(v, old[n]) for n, v in tensors_of(module).items())
+        assert all(torch.equal(v, old[n]) for n, v in state_of(module).items())
     assert teacher.training
     assert teacher.blocks[0].norm.training
     assert not student.training

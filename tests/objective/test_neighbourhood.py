@@ -1,11 +1,12 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
 import pytest
 import torch
 
-from phiopt.objective import Corruption, Gaussian, Uniform
+from phiopt.objective import Corruption, Gaussian, Uniform, delta_of
+from phiopt.objective.neighbourhood import largest_delta_of
 from tests.cases import generator, randn
 
 ALL = [
@@ -176,3 +177,22 @@ def test_bad_arguments_are_named(make, message):
 def test_a_clip_that_is_no_pair_of_numbers_is_refused(clip):
     with pytest.raises(TypeError, match=r"^clip: got"):
         Uniform(0.1, clip=clip)
+
+
+def test_what_a_neighbourhood_declares_of_its_size():
+    @dataclass(frozen=True)
+    class Sized:
+        delta: float = 0.2
+        largest_delta: float = 0.5
+
+    delta = torch.tensor(0.3, requires_grad=True)
+    assert delta_of(Gaussian(delta)) is delta
+    assert delta_of(Sized()) == 0.2
+    assert delta_of(object()) is None
+    largest = [largest_delta_of(n) for n in (Uniform(0.3), Corruption(0.3), Sized(), object())]
+    assert largest == [inf, 1, 0.5, inf]
+
+
+def test_what_a_neighbourhood_declares_of_its_precision():
+    assert Uniform(0.1, samples=2, sampling="sobol").float32_reason
+    assert not any(n.float32_reason for n in (Uniform(0.1), Gaussian(0.1), Corruption(0.1)))

@@ -101,8 +101,9 @@ def test_several_problems_keep_their_own_draws_starts_and_divisors():
 def test_every_estimator_of_the_curvature(curvature):
     problem = posed(curvature=curvature, neighbourhood=Gaussian(0.2))
     solver = replace(SOLVER, batch_size=40)  # enough for two parts
-    (found,) = solve_many(solver, [problem], POINTS[:3])
-    for point, ours in zip(POINTS, found, strict=False):
+    points = POINTS[[0, 2]]
+    (found,) = solve_many(solver, [problem], points)
+    for point, ours in zip(points, found, strict=True):
         assert_same(ours, alone(solver, problem, point))
 
 

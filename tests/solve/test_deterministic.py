@@ -10,7 +10,7 @@ from torch.func import functional_call
 from phiopt.data import Data
 from phiopt.objective import Frobenius, Gaussian, Objective, Spectral, Stream
 from phiopt.solve import LBFGS, NewtonCG, Status
-from phiopt.solve.frozen import PATIENCE
+from phiopt.solve.saa import PATIENCE
 from tests.cases import (
     CPU,
     classification,
@@ -46,7 +46,7 @@ def test_a_quadratic_is_solved_in_closed_form(solver):
     found = solver.solve(replace(objective, data=None), start)
     assert found.status is Status.SOLVED
     assert found.stats.forward == 0
-    assert len(found.frozen) == 1
+    assert len(found.saa_samples) == 1
     for name, value in objective.teacher.items():
         places = tuple(slice(n) for n in value.shape)
         torch.testing.assert_close(found.params[name][places], value, rtol=1e-8, atol=1e-8)
@@ -107,8 +107,8 @@ def test_all_agree_on_a_smooth_net(lambdas):
     for solver in SOLVERS:
         found = replace(solver, tol=1e-6, draws=2).solve(objective, start)
         assert found.status is Status.SOLVED
-        ratio = gradient(objective, found.params, found.frozen).norm()
-        ratio /= gradient(objective, start, found.frozen).norm()
+        ratio = gradient(objective, found.params, found.saa_samples).norm()
+        ratio /= gradient(objective, start, found.saa_samples).norm()
         assert ratio <= 1e-6
         points.append(flatten(found.params))
     for other in points[1:]:
@@ -144,7 +144,7 @@ def test_a_saddle_is_left_for_a_minimum(solver):
     found = solver.solve(objective, start)
     assert found.status is Status.SOLVED
     assert abs(float(found.params["w"][0])) == pytest.approx(0.999, abs=1e-3)
-    hessian = dense_hessian(lambda w: objective.value(w, found.frozen[0]), found.params)
+    hessian = dense_hessian(lambda w: objective.value(w, found.saa_samples[0]), found.params)
     assert torch.linalg.eigvalsh(hessian)[0] > 0
 
 
@@ -160,7 +160,7 @@ def test_the_frozen_sample_is_the_mean_of_its_draws():
     objective, start = classification(count=40)
     found = LBFGS(batch_size=10, draws=3, tol=1e-2).solve(objective, start, seed=5)
     samples = [objective.sample(start, 10, 5, Stream.TRAIN, i) for i in range(3)]
-    for ours, theirs in zip(found.frozen, samples, strict=True):
+    for ours, theirs in zip(found.saa_samples, samples, strict=True):
         assert torch.equal(ours.inputs, theirs.inputs)
     values = [objective.value(found.params, sample) for sample in samples]
     assert found.objective == pytest.approx(float(torch.stack(values).mean()))

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 import phiopt
 from phiopt.objective import Frobenius, Spectral
 from phiopt.solve import LBFGS, NewtonCG, SolveError, Status, TorchOpt
-from phiopt.solve.solution import lost
 from phiopt.solve.solver import RETRIES
 from tests.cases import classification, flatten, generator, mlp, randn
 
@@ -83,7 +82,7 @@ def test_one_fault_at_a_random_step_is_survived(solver, step, order, value):
     found = solver.solve(objective, start)
     survived(found, start)
     if found.status is Status.REPORT_FAILED:  # it struck the curvature, which has no weight
-        assert set(lost(found)) <= {"terms.curvature", "start_terms.curvature"}
+        assert set(found.lost) <= {"terms.curvature", "start_terms.curvature"}
     else:
         assert found.status in (Status.SOLVED, Status.BUDGET_SPENT)
     assert found.objective < found.start_objective

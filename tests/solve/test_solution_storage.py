@@ -38,10 +38,11 @@ def test_a_loaded_solution_is_the_saved_one(solved, tmp_path):
     solution.save(tmp_path / "solution.safetensors")
     loaded = phiopt.Solution.load(tmp_path / "solution.safetensors", other)
     for field in fields(solution):
-        if field.name not in ("student", "params", "lambdas"):
+        if field.name not in ("student", "params", "lambdas", "map"):
             assert getattr(loaded, field.name) == getattr(solution, field.name), field.name
     # Lambdas divides by its sum, which is 1 up to rounding.
     assert astuple(loaded.lambdas) == pytest.approx(astuple(solution.lambdas), rel=1e-15)
+    assert loaded.map is None
     assert str(loaded) == str(solution)
     assert loaded.params.keys() == solution.params.keys()
     assert all(torch.equal(loaded.params[name], p) for name, p in solution.params.items())

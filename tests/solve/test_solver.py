@@ -1,63 +1,111 @@
+"""What a solver declares, and what is taken of one that declares nothing."""
+
+from dataclasses import dataclass
+
+import pytest
 import torch
+import torch.nn.functional as F
+import torchopt
 
-from phiopt.objective import Frobenius, Gaussian, Spectral, Stream
-from phiopt.solve.solver import Counted
-from tests.cases import classification
+import phiopt
+from phiopt.solve import LBFGS, NewtonCG, TorchOpt
+from phiopt.solve.solver import draws_afresh, needs_hessian, takes_steps
+from tests.cases import generator, mlp, randn
+
+MODELS = mlp(4, 3, 2), mlp(4, 5, 2)
+DATA = randn(40, 4, seed=3), torch.randint(2, (40,), generator=generator(4))
+QUICK = TorchOpt(torchopt.sgd(0.05), steps=3, batch_size=8)
 
 
-def counts(counted):
-    return counted.gradient, counted.forward, counted.hvp
+class Plain:
+    """No more than every solver must have."""
+
+    batch_size = 8
+
+    def solve(self, objective, start, *, seed, progress):
+        return QUICK.solve(objective, start, seed=seed, progress=progress)
 
 
-def test_work_is_counted_by_kind():
-    objective, params = classification(
-        (0.25, 0.25, 0.25, 0.25), neighbourhood=Gaussian(0.1, samples=3)
+class Curved(Plain):
+    needs_hessian = True
+
+
+class Fresh(Plain):
+    fresh = True
+
+
+@dataclass(frozen=True)
+class Steps(Plain):
+    """Steps of an optimiser, by a solver of a user's own."""
+
+    optimizer: object = None
+    steps: int = 3
+    batch_size: int = 8
+
+    def solve(self, objective, start, *, seed, progress):
+        solver = TorchOpt(self.optimizer, steps=self.steps, batch_size=self.batch_size)
+        return solver.solve(objective, start, seed=seed, progress=progress)
+
+
+class Closed(Plain):
+    """Has the members of a solver that takes steps, but is no dataclass: its optimiser cannot be replaced."""
+
+    optimizer, steps = None, 3
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps", "fresh", "hessian"),
+    [
+        (TorchOpt(), True, True, False),
+        (TorchOpt(fresh=False), True, False, False),
+        (LBFGS(), False, False, False),
+        (NewtonCG(), False, False, True),
+        (Plain(), False, False, False),
+        (Curved(), False, False, True),
+        (Fresh(), False, True, False),
+        (Steps(), True, False, False),
+        (Closed(), False, False, False),
+    ],
+)
+def test_what_a_solver_declares(solver, steps, fresh, hessian):
+    assert takes_steps(solver) is steps
+    assert draws_afresh(solver) is fresh
+    assert needs_hessian(solver) is hessian
+
+
+def test_a_solver_that_declares_nothing_has_the_defaults():
+    found = phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain())
+    expected = phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=QUICK)
+    assert all(torch.equal(found.params[name], p) for name, p in expected.params.items())
+    with pytest.raises(TypeError, match="Plain has no optimizer"):
+        phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain(), adjoint=phiopt.Replay())
+
+
+def test_an_adjoint_goes_back_by_the_steps_of_a_users_solver():
+    point = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
+
+    def derivative(solver):
+        found = phiopt.initialize(*MODELS, point, DATA, solver=solver, adjoint=phiopt.Replay())
+        return torch.autograd.grad(found.params["0.weight"].sum(), point)[0]
+
+    optimizer = torchopt.sgd(0.05)
+    torch.testing.assert_close(
+        derivative(Steps(optimizer)), derivative(TorchOpt(optimizer, steps=3, batch_size=8))
     )
-    counted = Counted(objective)
-    sample = objective.sample(params, None, 0, Stream.TRAIN, 0)
-    counted.mean_terms(params, [sample], ["task", "noise", "curvature"])
-    assert counts(counted) == (0, 4, 2)
-    counted.value_and_grad(params, sample)
-    assert counts(counted) == (1, 8, 4)
 
 
-def test_terms_without_weight_cost_only_where_they_are_reported():
-    objective, params = classification((0, 1, 0, 0), curvature=Spectral(iterations=5))
-    counted = Counted(objective)
-    samples = [objective.sample(params, None, 0, Stream.FRESH, i) for i in range(2)]
-    counted.value_and_grad(params, samples[0])
-    assert counts(counted) == (1, 0, 0)
-    terms = counted.mean_terms(params, samples)
-    assert counts(counted) == (1, 2 * 3, 2 * 6)
-    assert list(counted.mean_terms(params, samples, ["task"])) == ["task"]
-    assert counts(counted) == (1, 2 * 3 + 2, 2 * 6)
-    each = [objective.terms(params, sample) for sample in samples]
-    for name, value in terms.items():
-        torch.testing.assert_close(value, (each[0][name] + each[1][name]) / 2)
+def test_a_solver_that_draws_afresh_has_no_implicit_derivative():
+    with pytest.raises(ValueError, match="solver draws a new sample at each step"):
+        phiopt.initialize(
+            *MODELS, (0.5, 0.5, 0, 0), DATA, solver=Fresh(), adjoint=phiopt.Implicit()
+        )
 
 
-def test_products_on_a_part_of_the_batch_count_as_that_part():
-    objective, params = classification(curvature=Frobenius(), count=40)
-    counted = Counted(objective)
-    counted.value_and_grad(params, objective.sample(params, None, 0, Stream.STEP, 0))
-    assert counts(counted) == (1, 3, 2 * 16 / 40)
-    counted.value_and_grad(params, objective.sample(params, None, 0, Stream.TRAIN, 0))
-    assert counts(counted) == (2, 6, 2 * 16 / 40 + 1)
+def test_a_solver_that_needs_second_derivatives_is_refused_where_there_are_none():
+    def hinges(outputs, targets):
+        return F.multi_margin_loss(outputs, targets, reduction="none")
 
-
-def test_an_error_of_the_curvature_is_kept_through_a_later_report():
-    class Once(Frobenius):
-        calls = 0
-
-        def __call__(self, task, params, probes):
-            Once.calls += 1
-            if Once.calls == 1:
-                raise RuntimeError("out of luck")
-            return super().__call__(task, params, probes)
-
-    objective, params = classification((0.5, 0.5, 0, 0), curvature=Once())
-    counted = Counted(objective)
-    samples = [objective.sample(params, None, 0, Stream.FRESH, 0)]
-    assert "curvature" not in counted.all_terms(params, samples, {})
-    assert "curvature" in counted.all_terms(params, samples, {})
-    assert str(counted.error) == "out of luck"
+    options = {"loss": hinges, "throw": False}
+    phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain(), **options)
+    with pytest.raises(TypeError, match="solver: Curved needs second derivatives"):
+        phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Curved(), **options)

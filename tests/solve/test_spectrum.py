@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phiopt.objective import Frobenius, Stream
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from phiopt.solve.spectrum import PRODUCTS, MeanHessian, flat, spectrum
 from tests.cases import classification, dense_hessian, flatten, generator, randn, unflatten
 

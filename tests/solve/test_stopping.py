@@ -1,7 +1,7 @@
 import torch
 
 from phiopt.objective import Stream
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from phiopt.solve.stopping import WARM_UP, Stationarity
 from tests.cases import ridge
 

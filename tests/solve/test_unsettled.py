@@ -7,7 +7,7 @@ import torch
 
 from phiopt.objective import Frobenius, Spectral, Stream
 from phiopt.solve import LBFGS, Status, TorchOpt, certify, fresh_draws, solve_many, verdict
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
 from tests.cases import Stackable, classification
 
 LAMBDAS = (0.3, 0.2, 0.3, 0.2)
@@ -32,7 +32,7 @@ def test_the_certificate_says_what_the_search_left():
 
 def test_a_stationary_point_of_an_inexact_gradient_is_not_solved():
     objective, start = classification(LAMBDAS, curvature=Spectral())
-    found = replace(LBFGS(tol=0.5, draws=1).solve(objective, start), frozen=None)
+    found = replace(LBFGS(tol=0.5, draws=1).solve(objective, start), saa_samples=None)
     certificate = certify(objective, start, found.params, fresh_draws(objective, start, None, 0))
     assert found.status is Status.SOLVED
     assert verdict(found, certificate) is Status.SOLVED

@@ -12,7 +12,7 @@ from experiments.models import built
 from experiments.rivals.common import batches, task_loss
 from experiments.rivals.gradmax import BIAS, SCALE, gradmax
 from experiments.rivals.layers import grown_layers, silenced
-from phiopt.growth.trace import tensors_of
+from phiopt._modules import state_of
 from tests.experiments.rivals.problems import growth_of
 
 
@@ -92,7 +92,7 @@ def test_no_random_directions_of_the_same_length_have_a_larger_gradient(growth):
     student = gradmax(growth, 0).student
     ours = incoming_gradient(growth, student)
     map = mapped(growth, student)
-    layers = grown_layers(map.correspondence, tensors_of(student))
+    layers = grown_layers(map.correspondence, state_of(student))
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         other = {name: value.detach().clone() for name, value in student.named_parameters()}

@@ -12,15 +12,15 @@ from experiments.models import built
 from experiments.rivals.common import batches, task_loss
 from experiments.rivals.gradmax import gradmax
 from experiments.rivals.ligo import STEPS, Expansion, ligo
+from phiopt._modules import state_of
 from phiopt.growth import GrowthMap, grow
-from phiopt.growth.trace import tensors_of
 from tests.experiments.rivals.problems import growth_of
 
 
 def expansion(growth, seed=0):
     start = METHODS["default"](growth, seed).student
     map = mapped(growth, start)
-    return start, map, Expansion(map, tensors_of(growth.teacher), tensors_of(start), seed)
+    return start, map, Expansion(map, state_of(growth.teacher), state_of(start), seed)
 
 
 def random_like(matrices, seed=0):
@@ -83,8 +83,8 @@ def test_norms_and_their_statistics_grow_with_their_units():
         teacher[1].running_var.uniform_(1, 2, generator=torch.Generator().manual_seed(1))
         teacher[1].num_batches_tracked.fill_(3)
     map = GrowthMap.between(teacher, student)
-    start = tensors_of(grow(teacher, student, "default", map=map))
-    growing = Expansion(map, tensors_of(teacher), start, 0)
+    start = state_of(grow(teacher, student, "default", map=map))
+    growing = Expansion(map, state_of(teacher), start, 0)
     grown = growing.apply(growing.one_hot)
     x = torch.rand(6, 4, dtype=torch.float64)
     outputs = torch.func.functional_call(student.eval(), grown, (x,))
@@ -107,8 +107,8 @@ def test_a_recurrent_net_grows_gate_by_gate():
 
     teacher, student = (built(lambda h=h: Rows(h).double(), h) for h in (4, 6))
     map = GrowthMap.between(teacher, student, inputs=torch.zeros(2, 5, 3).double())
-    start = tensors_of(grow(teacher, student, "default", map=map))
-    growing = Expansion(map, tensors_of(teacher), start, 0)
+    start = state_of(grow(teacher, student, "default", map=map))
+    growing = Expansion(map, state_of(teacher), start, 0)
     grown = growing.apply(growing.one_hot)
     x = torch.rand(6, 5, 3, dtype=torch.float64)
     outputs = torch.func.functional_call(student, grown, (x,))
@@ -123,12 +123,12 @@ def test_training_lowers_the_task_loss_and_stays_within_the_formula(growth):
     loss, batch = task_loss(growth, start, map), batches(growth, 0)()
     before, after = (
         loss({name: tensors[name] for name, _ in start.named_parameters()}, batch).item()
-        for tensors in (growing.apply(growing.one_hot), tensors_of(solved.student))
+        for tensors in (growing.apply(growing.one_hot), state_of(solved.student))
     )
     assert after < before
     # The teacher's own block is divided, never moved: only B is trained.
     first = next(iter(map.placements.values()))
-    ours = tensors_of(solved.student)[first.student][: first.teacher_shape[0]]
+    ours = state_of(solved.student)[first.student][: first.teacher_shape[0]]
     assert torch.equal(ours, next(iter(growth.teacher.parameters())))
 
 

@@ -10,7 +10,7 @@ from experiments.methods import METHODS, Initialised, extended
 from experiments.rivals import RIVALS
 from experiments.train import Recipe, fit
 from experiments.weights import WEIGHTED
-from phiopt.growth.grow import tensors_of
+from phiopt._modules import state_of
 from tests.experiments.rivals.problems import growth_of
 
 
@@ -115,7 +115,7 @@ def test_the_first_half_of_the_layers_is_kept(rival, early, net, kept):
     growth = growth_of(net)
     student = RIVALS[rival](growth, 0).student
     copy, fresh = METHODS[early](growth, 0).student, METHODS["scratch"](growth, 0).student
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in tensors_of(student))
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in state_of(student))
     for number, layer in enumerate(layers):
         source = copy if number < kept else fresh
         assert torch.equal(

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import phiopt
-from phiopt.solve.exchange import LostError
+from phiopt.distributed.exchange import LostError
 
 WITHIN = 60
 """Seconds after a process was killed in which the others must have ended with an error."""
@@ -146,7 +146,7 @@ def test_processes_that_are_no_neighbours_of_the_killed_one_end_too(tmp_path):
 @pytest.mark.slow
 def test_torchrun_ends_where_a_process_is_killed(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=3", "-m", "tests.solve.test_exchange", str(tmp_path)]
+    command += ["--nproc-per-node=3", "-m", "tests.distributed.test_exchange", str(tmp_path)]
     with open(tmp_path / "log", "w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log)
     try:

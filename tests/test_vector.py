@@ -1,6 +1,6 @@
 import torch
 
-from phiopt.solve.vector import to_params, to_vector
+from phiopt._vector import to_params, to_vector
 
 
 def test_there_and_back_whatever_the_layout():

@@ -3,7 +3,7 @@ from math import inf, nan
 import pytest
 import torch
 
-from phiopt._values import count, fraction, known, number, part, positive, scalar
+from phiopt._checks import count, fraction, known, number, part, positive, scalar
 
 
 def test_a_scalar_is_a_float_or_the_tensor_itself():

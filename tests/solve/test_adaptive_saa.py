@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phiopt.objective import Objective, Stream
-from phiopt.solve import LBFGS, NewtonCG, Status, growing
+from phiopt.solve import LBFGS, NewtonCG, Status, adaptive_saa
 from phiopt.solve.certificate import certify, fresh_draws, holds
 from tests.cases import classification, flatten, ridge
 
@@ -14,8 +14,8 @@ from tests.cases import classification, flatten, ridge
 @pytest.fixture
 def _small(monkeypatch):
     """Samples of 1 to 16 draws: the same rules, at less work."""
-    monkeypatch.setattr(growing, "FIRST", 1)
-    monkeypatch.setattr(growing, "LARGEST", 16)
+    monkeypatch.setattr(adaptive_saa, "FIRST", 1)
+    monkeypatch.setattr(adaptive_saa, "LARGEST", 16)
 
 
 def problem():
@@ -37,7 +37,7 @@ def test_the_sample_grows_until_its_decrease_holds():
     small = replace(SOLVER, draws=1).solve(objective, start)
     grown = SOLVER.solve(objective, start)
     assert not holds(small, decrease(objective, start, small.params))
-    assert 1 < len(grown.frozen) < 16
+    assert 1 < len(grown.saa_samples) < 16
     assert holds(grown, decrease(objective, start, grown.params))
     assert grown.status is Status.SOLVED
     assert grown.stats.steps == len(grown.history) > small.stats.steps
@@ -48,8 +48,8 @@ def test_the_sample_grows_until_its_decrease_holds():
 def test_the_solution_is_the_minimiser_of_the_last_sample():
     objective, start = problem()
     grown = SOLVER.solve(objective, start)
-    draws = [objective.sample(start, 24, 0, Stream.TRAIN, i) for i in range(len(grown.frozen))]
-    for ours, theirs in zip(grown.frozen, draws, strict=True):
+    draws = [objective.sample(start, 24, 0, Stream.TRAIN, i) for i in range(len(grown.saa_samples))]
+    for ours, theirs in zip(grown.saa_samples, draws, strict=True):
         assert torch.equal(ours.inputs, theirs.inputs)
 
     def slope(params):
@@ -85,8 +85,8 @@ def test_data_that_break_while_it_grows_leave_the_minimiser_so_far(stream):
 @pytest.mark.usefixtures("_small")
 def test_growth_ends_at_the_limit(monkeypatch):
     objective, start = problem()
-    monkeypatch.setattr(growing, "LARGEST", 2)
-    assert len(replace(SOLVER, batch_size=6).solve(objective, start).frozen) == 2
+    monkeypatch.setattr(adaptive_saa, "LARGEST", 2)
+    assert len(replace(SOLVER, batch_size=6).solve(objective, start).saa_samples) == 2
 
 
 @pytest.mark.usefixtures("_small")
@@ -102,12 +102,12 @@ def test_growth_ends_with_the_steps():
 def test_a_sample_that_holds_at_once_is_left_alone(solver):
     case = ridge()
     found = solver.solve(case.objective(), case.start, seed=3)
-    fixed = replace(solver, draws=growing.FIRST).solve(case.objective(), case.start, seed=3)
-    assert len(found.frozen) == growing.FIRST
+    fixed = replace(solver, draws=adaptive_saa.FIRST).solve(case.objective(), case.start, seed=3)
+    assert len(found.saa_samples) == adaptive_saa.FIRST
     assert torch.equal(flatten(found.params), flatten(fixed.params))
     assert found.stats.forward > fixed.stats.forward  # the check is counted
 
 
 def test_without_data_there_is_one_draw():
     objective, start = classification((0, 1, 0, 0))
-    assert len(LBFGS().solve(replace(objective, data=None), start).frozen) == 1
+    assert len(LBFGS().solve(replace(objective, data=None), start).saa_samples) == 1

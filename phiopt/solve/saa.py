@@ -1,9 +1,8 @@
-"""A solve on a frozen sample: SciPy sees functions of one vector, and never a value that is not
-finite.
+"""Sample average approximation: SciPy minimises a function of one vector on a frozen sample.
 
-The expectation in L is replaced by the mean over draws that are kept for the whole solve (sample
-average approximation; Shapiro, Dentcheva and Ruszczyński, Lectures on Stochastic Programming,
-chapter 5). What is left is a deterministic function with a definite minimiser.
+The expectation in L is replaced by the mean over draws that are kept for the whole solve (Shapiro,
+Dentcheva and Ruszczyński, Lectures on Stochastic Programming, chapter 5). This mean is a deterministic
+function with a definite minimiser. SciPy never sees a value that is not finite.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ import torch
 from tqdm import tqdm
 
 from phiopt._types import Params
+from phiopt._vector import to_params, to_vector
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import Moments, moments
-from phiopt.solve.solution import Outcome, Status, vouched
-from phiopt.solve.solver import RETRIES, Counted
+from phiopt.solve.counted import Counted
+from phiopt.solve.outcome import Outcome, Status
+from phiopt.solve.solver import RETRIES
 from phiopt.solve.spectrum import MeanHessian
-from phiopt.solve.vector import to_params, to_vector
 
 PATIENCE = 30
 """Evaluations without a lower value before a solve has stalled; SciPy's line searches take 20."""
 SHRINKAGE = 0.1
-"""Of the unit of length after a roll-back."""
+"""Factor of the unit of length at a roll-back."""
 ROUNDING = 1e3
-"""Units in the last place below which a difference of two values is taken to be rounding."""
+"""Units in the last place below which a difference of two values counts as rounding."""
 
 Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -58,12 +58,11 @@ class Point:
         return cls(params, at, _numpy(params), _numpy(at.gradient), at.value)
 
     def measured_from(self, other: Point) -> Point:
-        """This point with L(w) from the other's by the trapezoid rule, if they are so close that
-        rounding hides the difference.
+        """This point. Where rounding hides the difference of the two values, L(w) is computed from the
+        other point by the trapezoid rule.
 
-        Near a minimum L falls by the square of the distance and the gradient by the distance
-        itself: gradients still tell downhill from uphill where values no longer do (Hager and Zhang
-        2005, section 1).
+        Near a minimum L falls with the square of the distance, the gradient with the distance itself.
+        Gradients still show what is downhill where values no longer do (Hager and Zhang 2005, section 1).
         """
         if abs(self.at.value - other.at.value) > self._rounding(other):
             return self
@@ -71,7 +70,7 @@ class Point:
         return replace(self, value=other.value + rise)
 
     def is_progress_on(self, other: Point) -> bool:
-        """Whether it is worth going on from here: the gradient has halved or the value fallen."""
+        """Whether the gradient has halved or the value has fallen, so that it is worth going on from here."""
         halved = self.at.gradient_norm <= 0.5 * other.at.gradient_norm
         return halved or self.value < other.value - self._rounding(other)
 
@@ -84,13 +83,13 @@ class Point:
         return {"objective": self.value, **self.at.terms, "gradient_norm": self.at.gradient_norm}
 
 
-class Frozen:
+class SaaSolve:
     """One solve in progress, as SciPy sees it: (L(w) − L(c)) / unit, w = c + scale · z.
 
-    SciPy's tests hold absolute numbers and differences of values, so the centre c and the unit are
-    chosen afresh whenever it gives up after progress: value 0 and gradient norm 1 at z = 0. After a
-    value that is not finite SciPy starts again from the best iterate, where it has forgotten what
-    it learned of the curvature, with a tenth of the length: its first steps are that much shorter.
+    SciPy's tests compare absolute numbers and differences of values. So the centre c and the unit are
+    chosen anew whenever SciPy gives up after progress: value 0 and gradient norm 1 at z = 0. After a value
+    that is not finite SciPy starts again from the best iterate, with a tenth of the unit of length, so that
+    its first steps are shorter. It has then lost its model of the curvature.
     """
 
     def __init__(
@@ -114,8 +113,8 @@ class Frozen:
         self.history: list[dict[str, float]] = []
         self._hessian: tuple[Vector, MeanHessian] | None = None
 
-    def through(self, minimise: Callable[[Frozen, int], None], bar: Any) -> Status:
-        """``minimise(self, steps)`` until it ends, from the best iterate again where it must."""
+    def through(self, minimise: Callable[[SaaSolve, int], None], bar: Any) -> Status:
+        """Call ``minimise(self, steps)``, again from the best iterate where necessary."""
         self.bar = bar
         if not _finite(self.start.at):
             return Status.NON_FINITE
@@ -137,7 +136,7 @@ class Frozen:
         return Status.STEP_LIMIT
 
     def value_and_grad(self, z: Vector) -> tuple[float, Vector]:
-        """The value and its gradient in z; ends the solve at a stationary point."""
+        """The value and its gradient in z. Ends the solve at a stationary point."""
         params = self._like(self.centre.w + self.scale * z)
         point = Point.of(params, moments(self.objective, params, self.samples))
         if not _finite(point.at):
@@ -174,7 +173,7 @@ class Frozen:
 
     def outcome(self, status: Status, seconds: float) -> Outcome:
         work, best, start = self.objective, self.best, self.start
-        found = Outcome(
+        outcome = Outcome(
             params={name: value.clone() for name, value in best.params.items()},
             status=status,
             objective=best.value,
@@ -183,9 +182,9 @@ class Frozen:
             start_terms=self._all_terms(start),
             history=self.history,
             stats=work.stats(len(self.history), self.rollbacks, seconds),
-            frozen=self.samples,
+            saa_samples=self.samples,
         )
-        return vouched(replace(found, error=work.error))
+        return replace(outcome, error=work.error).vouched()
 
     def _all_terms(self, point: Point) -> dict[str, float]:
         known = {name: torch.tensor(value, device="cpu") for name, value in point.at.terms.items()}
@@ -201,8 +200,8 @@ class Frozen:
         return to_params(torch.from_numpy(vector).to(first.device, first.dtype), self.start.params)
 
 
-def solve_frozen(
-    minimise: Callable[[Frozen, int], None],
+def solve_saa(
+    minimise: Callable[[SaaSolve, int], None],
     objective: Objective,
     start: Params,
     samples: list[Sample],
@@ -217,7 +216,7 @@ def solve_frozen(
     """
     began = perf_counter()
     with torch.no_grad():
-        run = Frozen(objective, start, samples, tol, steps, begin)
+        run = SaaSolve(objective, start, samples, tol, steps, begin)
         with tqdm(total=steps, desc="φ", disable=None if progress else True) as bar:
             status = run.through(minimise, bar)
         return run.outcome(status, perf_counter() - began)
@@ -227,5 +226,5 @@ def _numpy(params: Params) -> Vector:
     return to_vector(params).detach().double().cpu().numpy()
 
 
-def _finite(found: Moments) -> bool:
-    return all(map(isfinite, (found.value, found.gradient_norm, *found.terms.values())))
+def _finite(at: Moments) -> bool:
+    return all(map(isfinite, (at.value, at.gradient_norm, *at.terms.values())))

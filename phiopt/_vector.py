@@ -1,4 +1,4 @@
-"""Parameters as one vector, for methods that know nothing of their names and shapes."""
+"""Parameters as one vector, for methods that do not use names and shapes."""
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ def to_vector(params: Params) -> Tensor:
         >>> to_vector({"w": torch.ones(2, 2), "b": torch.zeros(1)})
         tensor([1., 1., 1., 1., 0.])
     """
+    if not params:
+        return torch.zeros(0, device="cpu")
     return torch.cat([value.reshape(-1) for value in params.values()])
 
 

@@ -1,4 +1,4 @@
-"""Sums over the processes of a group. Where one process is lost, the others end with an error."""
+"""Exchange between the processes of a group. Where one process is lost, the others end with an error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -18,18 +19,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERVAL = timedelta(seconds=2)
-"""A process that waits for the others looks this often whether one of them has told of a failure."""
+"""Interval at which a process that waits for the others looks for a reported failure."""
 
 
 class LostError(ConnectionError):
-    """Another process of the group has ended, cannot be reached, or has failed by itself. The group is
-    of no use from then on.
+    """Another process of the group has ended, cannot be reached, or has failed by itself. The group cannot
+    be used any more.
     """
 
 
 @dataclass
 class _State:
-    """Of a group, in this process: the number of calls that all have begun, and what was lost."""
+    """A group as this process sees it: the number of calls that all have begun, and a loss."""
 
     calls: int = 0
     lost: str = ""
@@ -38,7 +39,7 @@ class _State:
 
     @property
     def key(self) -> str:
-        """Where in the group's store a failure of this call is told."""
+        """The key in the group's store under which a failure of this call is reported."""
         return f"phiopt/failed/{self.calls}"
 
 
@@ -48,9 +49,8 @@ _states: WeakKeyDictionary[ProcessGroup, _State] = WeakKeyDictionary()
 def all_reduce(tensor: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> None:
     """`torch.distributed.all_reduce`, in place. `LostError` where a process is lost.
 
-    Over gloo only the neighbours of a process that has ended see their connections close. The others
-    would wait for the neighbours; they learn of the failure from the group's store, where `together`
-    tells it.
+    Over gloo only the neighbours of a process that has ended see their connections close. All others would
+    wait for ever. They learn of the failure from the group's store, where `together` reports it.
     """
     state = _states.setdefault(group, _State())
     if state.lost:
@@ -72,13 +72,26 @@ def all_reduce(tensor: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM)
         raise LostError(state.lost) from error
 
 
+def all_gather_text(text: str, group: ProcessGroup, device: torch.device) -> list[str]:
+    """The texts of all processes, by rank; as `torch.distributed.all_gather_object`, which cannot be
+    watched. `LostError` where a process is lost.
+    """
+    own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor(len(own), device=device)
+    all_reduce(length, group, dist.ReduceOp.MAX)
+    rows = torch.zeros(dist.get_world_size(group), int(length), dtype=torch.uint8, device=device)
+    rows[dist.get_rank(group), : len(own)] = own
+    all_reduce(rows, group, dist.ReduceOp.MAX)
+    return [bytes(row).rstrip(b"\0").decode() for row in rows.tolist()]
+
+
 def _watched(tensor: Tensor, group: ProcessGroup, op: Any, state: _State) -> None:
     work = dist.all_reduce(tensor, op=op, group=group, async_op=True)
     failed = False
     while not work.is_completed():
         with suppress(RuntimeError):  # the interval is over; `wait` below raises what else there is
             work.wait(INTERVAL)
-        # A failure in all processes alike is told too; an interval later this one has come to it itself.
+        # A failure that all processes share is reported too. One interval later this process has met it.
         if failed and not work.is_completed():
             raise LostError(f"process_group: {group.get_group_store().get(state.key).decode()}")
         failed = group.get_group_store().check([state.key])
@@ -86,14 +99,14 @@ def _watched(tensor: Tensor, group: ProcessGroup, op: Any, state: _State) -> Non
 
 
 def together(call: Callable[P, T]) -> Callable[P, T]:
-    """Of a function that all processes of its ``process_group`` call together, if that is given: what
-    is raised in one of them is told to the others, who may wait for it.
+    """A decorator of functions that all processes of their argument ``process_group`` call together. An
+    exception in one process is reported to the others, which may be waiting.
 
-    `LostError` is then not taken for another error, nor does it go by unseen.
+    In the other processes the call raises `LostError`, whatever else it would have raised or returned.
     """
 
     @wraps(call)
-    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+    def watched(*args: P.args, **kwargs: P.kwargs) -> T:
         group = kwargs.get("process_group")
         if not isinstance(group, ProcessGroup):
             return call(*args, **kwargs)
@@ -114,7 +127,7 @@ def together(call: Callable[P, T]) -> Callable[P, T]:
             state.under_way = False
         return result
 
-    return told
+    return watched
 
 
 def _tell(group: ProcessGroup, state: _State, error: BaseException) -> None:

@@ -10,11 +10,12 @@ import torch.multiprocessing as mp
 import torchopt
 from torch.utils.data import Dataset
 
+from phiopt.distributed import check_replicas, data_parallel
+from phiopt.distributed.replicas import fingerprint
 from phiopt.initialize import initialize
 from phiopt.objective import Frobenius, Spectral, Stream, Uniform
-from phiopt.solve import LBFGS, NewtonCG, TorchOpt, data_parallel
-from phiopt.solve.agreement import check_agreement, fingerprint
-from phiopt.solve.solver import Counted
+from phiopt.solve import LBFGS, NewtonCG, TorchOpt
+from phiopt.solve.counted import Counted
 from phiopt.solve.spectrum import MeanHessian
 from tests.cases import classification, flatten, generator, mlp, randn
 
@@ -69,7 +70,8 @@ def forward_mode(group=None):
 
 def disagreement(rank, group):
     try:
-        check_agreement(group, {"x": torch.ones(3), "the start's w": torch.tensor([1.0, rank])})
+        values = {"x": torch.ones(3), "the start's w": torch.tensor([1.0, rank])}
+        check_replicas(group, values, torch.device("cpu"))
     except ValueError as error:
         return str(error)
     return ""
@@ -241,16 +243,13 @@ def test_settings_that_differ_are_refused_everywhere(found, name):
 
 
 def test_settings_are_told_apart_by_what_they_hold():
-    def marked(value):
-        return fingerprint(value).item()
-
     def recursive():
         return recursive
 
-    assert marked(TorchOpt(torchopt.adam(1e-3))) == marked(TorchOpt(torchopt.adam(1e-3)))
-    assert marked(TorchOpt(torchopt.adam(1e-3))) != marked(TorchOpt(torchopt.adam(2e-3)))
-    assert marked(Uniform(torch.tensor(0.1))) != marked(Uniform(torch.tensor(0.10001)))
-    assert marked(recursive) == marked(recursive)
+    assert fingerprint(TorchOpt(torchopt.adam(1e-3))) == fingerprint(TorchOpt(torchopt.adam(1e-3)))
+    assert fingerprint(TorchOpt(torchopt.adam(1e-3))) != fingerprint(TorchOpt(torchopt.adam(2e-3)))
+    assert fingerprint(Uniform(torch.tensor(0.1))) != fingerprint(Uniform(torch.tensor(0.10001)))
+    assert fingerprint(recursive) == fingerprint(recursive)
 
 
 def work_of_one_in_four(rank, folder):

@@ -1,10 +1,10 @@
 """Data-parallel evaluation with ``torch.distributed``: each process takes its share of a batch.
 
-The sample, the four terms and the solver are the same program in every process; only the model's
-forward pass and its derivatives are shared out. The outputs, a few numbers an example, are put
-together again, so that nothing is lost to terms that are not linear in the batch, such as ‖H v‖².
-The price is one all-reduce of the parameters' size a backward pass, as in
-`torch.nn.parallel.DistributedDataParallel`, and one of the outputs' size a forward pass.
+Every process runs the same sample, terms and solver. Only the model's forward pass and its derivatives are
+shared out. The outputs, a few numbers for each example, are gathered in all processes, so that terms that
+are not linear in the batch, such as ‖H v‖², are exact. A backward pass costs one all-reduce of the
+parameters' size, as in `torch.nn.parallel.DistributedDataParallel`, a forward pass one of the outputs'
+size.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt._types import Model, Params
-from phiopt.solve.exchange import all_reduce
-from phiopt.solve.vector import to_params, to_vector
+from phiopt._vector import to_params, to_vector
+from phiopt.distributed.exchange import all_reduce
 
 
 class _Sum(torch.autograd.Function):
-    """Σ over processes, the same result in each. What depends on it is computed in every process
-    alike, so its derivative is `_Same`.
+    """Σ over processes, with the same result in each. All that depends on the sum is computed alike in every
+    process, so its derivative is `_Same`.
     """
 
     @staticmethod
@@ -50,8 +50,8 @@ class _Sum(torch.autograd.Function):
 
 
 class _Same(torch.autograd.Function):
-    """What all processes hold alike, where each begins to do its own with it: the derivatives that
-    come back are summed, by `_Sum`.
+    """The identity on a value that all processes have alike, where their computations part. Their
+    derivatives are summed, by `_Sum`.
     """
 
     @staticmethod
@@ -98,5 +98,5 @@ def data_parallel(model: Model, group: ProcessGroup) -> Model:
 
 
 def _shared(params: Params, group: ProcessGroup) -> Params:
-    """One vector through `_Same`, so that a backward pass has one all-reduce."""
+    """All parameters through `_Same` as one vector, so that a backward pass has one all-reduce."""
     return to_params(_Same.apply(to_vector(params), group), params)

@@ -1,15 +1,12 @@
-"""What a user may give to the library's functions and objects, checked: numbers, as floats or as tensors
-to differentiate in, counts, seeds, flags, words, and other objects.
+"""Checks of what a user gives: numbers, counts, seeds, flags, words, objects.
 
 Every error names the argument, its value and the rule, in one form: ``name: got value, must be rule``.
 """
 
-import os
 from collections.abc import Collection
 from difflib import get_close_matches
 from math import inf
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +17,11 @@ from phiopt._transforms import batched
 Scalar = float | Tensor
 
 LONGEST = 100
-"""Of a value's text in an error, in characters."""
+"""Characters of a value's text in an error."""
 
 
 def shown(value: object) -> str:
-    """The value in an error: its text, cut where it is long; of a tensor its shape and dtype."""
+    """The text of a value for an error, cut where it is long. A tensor is shown by its shape and dtype."""
     if isinstance(value, Tensor) and value.dim():
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
     text = repr(value)
@@ -32,7 +29,7 @@ def shown(value: object) -> str:
 
 
 def scalar(name: str, value: object) -> Scalar:
-    """``value`` as a float, or as the 0-dimensional floating tensor it is; anything else is refused
+    """``value`` as a float; a 0-dimensional floating tensor is returned as it is. Anything else is refused
     by ``name``.
     """
     if isinstance(value, Tensor):
@@ -60,7 +57,7 @@ def known(value: Scalar) -> float | None:
 
 
 def count(name: str, value: object, least: int = 1) -> int:
-    """``value``, NumPy's too, as an int if it is a whole number of at least ``least``; else an error by
+    """``value`` as an int if it is a whole number, NumPy's too, of at least ``least``; else an error by
     ``name``.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -71,7 +68,7 @@ def count(name: str, value: object, least: int = 1) -> int:
 
 
 def seed_of(value: object) -> int:
-    """``value`` if every generator takes it for a seed: 0 to 2⁶³ − 1; else an error."""
+    """``value`` if it is a seed for every generator: 0 to 2⁶³ − 1; else an error."""
     seed = count("seed", value, least=0)
     if seed >= 2**63:
         raise ValueError(f"seed: got {shown(seed)}, must be below 2**63")
@@ -79,8 +76,8 @@ def seed_of(value: object) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """``value`` if it is True or False, NumPy's too; else an error by ``name``: text such as "no" would
-    count as True.
+    """``value`` if it is True or False, NumPy's too; else an error by ``name``. Text such as "no" would be
+    taken for True.
     """
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {shown(value)}, must be True or False")
@@ -94,35 +91,35 @@ def number(name: str, value: object) -> float:
 
 
 def fraction(name: str, value: object) -> float:
-    """``value`` if it is a number between 0 and 1, neither of them; else an error by ``name``."""
-    found = number(name, value)
-    if not 0 < found < 1:
-        raise ValueError(f"{name}: got {found}, must lie between 0 and 1")
-    return found
+    """``value`` if it is a number in the open interval (0, 1); else an error by ``name``."""
+    checked = number(name, value)
+    if not 0 < checked < 1:
+        raise ValueError(f"{name}: got {checked}, must lie between 0 and 1")
+    return checked
 
 
 def positive(name: str, value: object) -> float:
     """``value`` if it is a positive, finite number; else an error by ``name``."""
-    found = number(name, value)
-    if not 0 < found < inf:
-        raise ValueError(f"{name}: got {found}, must be positive and finite")
-    return found
+    checked = number(name, value)
+    if not 0 < checked < inf:
+        raise ValueError(f"{name}: got {checked}, must be positive and finite")
+    return checked
 
 
 def within(name: str, value: object, low: float, high: float) -> float:
     """``value`` if it is a finite number from ``low`` to ``high``; else an error by ``name``."""
-    found = number(name, value)
-    if not (low <= found <= high and -inf < found < inf):
+    checked = number(name, value)
+    if not (low <= checked <= high and -inf < checked < inf):
         rule = f"lie in [{low:g}, {high:g}]"
         if high == inf:
             rule = "be finite" if low == -inf else f"be at least {low:g} and finite"
-        raise ValueError(f"{name}: got {found}, must {rule}")
-    return found
+        raise ValueError(f"{name}: got {checked}, must {rule}")
+    return checked
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
-    """An error by ``name`` unless ``value`` is among the words ``allowed``; it asks whether a close one
-    was meant.
+    """An error by ``name`` unless ``value`` is one of the words ``allowed``. The error proposes a similar
+    word.
     """
     if isinstance(value, str) and value in allowed:
         return
@@ -133,7 +130,7 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
 
 
 def part(name: str, value: object, method: str) -> None:
-    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method; a class is none."""
+    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method. A class is refused."""
     if isinstance(value, type):
         raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
     if not hasattr(value, method):
@@ -149,7 +146,7 @@ def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], 
 
 
 def two_models(teacher: object, student: object) -> None:
-    """An error by name unless both are modules, and not one and the same."""
+    """An error by name unless both are modules, and different modules."""
     for name, module in (("teacher", teacher), ("student", student)):
         instance(name, module, nn.Module, "an nn.Module")
     if teacher is student:
@@ -157,38 +154,3 @@ def two_models(teacher: object, student: object) -> None:
             "student: got the teacher itself, must be another module; copy.deepcopy(teacher) gives one "
             "of the same size"
         )
-
-
-def new_file(name: str, value: object) -> Path:
-    """``value`` as the path of a file that can be written, in a folder that is there or can be made.
-
-    Raises:
-        TypeError, ValueError: It is no path, or that of a device.
-        OSError: It is a folder's, or the folder cannot be written; the message names the argument.
-    """
-    path_of(name, value)
-    text = os.fspath(value)  # type: ignore[call-overload]
-    if "\0" in text:
-        raise ValueError(f"{name}: got {shown(text)}, must be a path, without NUL")
-    path = Path(text)
-    folder = next(p for p in path.absolute().parents if os.path.exists(p))
-    if path.is_dir():
-        raise IsADirectoryError(f"{name}: got {shown(text)}, a folder, must be a file")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{name}: got {shown(text)}, a device or pipe, must be a file")
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{name}: got {shown(text)}, but {folder} is no folder, must lie in one"
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"{name}: got {shown(text)}, must lie in a folder that can be written; {folder} cannot"
-        )
-    return path
-
-
-def path_of(name: str, value: object) -> None:
-    """An error by ``name`` unless ``value`` is a path of some length."""
-    instance(name, value, (str, os.PathLike), "a path")
-    if not os.fspath(value):  # type: ignore[call-overload]
-        raise ValueError(f"{name}: got {shown(value)}, must be a path")

@@ -1,4 +1,4 @@
-"""A frozen sample that grows until its minimiser is one elsewhere too."""
+"""Adaptive sample average approximation: the frozen sample grows until its minimiser holds on other draws."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +8,9 @@ import torch
 from phiopt._types import Params
 from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.certificate import holds
-from phiopt.solve.frozen import Frozen, solve_frozen
-from phiopt.solve.solution import Outcome, Status
-from phiopt.solve.solver import Counted
+from phiopt.solve.counted import Counted
+from phiopt.solve.outcome import Outcome, Status
+from phiopt.solve.saa import SaaSolve, solve_saa
 
 FIRST, LARGEST = 8, 64
 """Draws in the sample to begin with, and at most."""
@@ -18,8 +18,8 @@ CHECKS = 8
 """Held-out draws on which the decrease has to hold."""
 
 
-def solve_growing(
-    minimise: Callable[[Frozen, int], None],
+def solve_adaptive_saa(
+    minimise: Callable[[SaaSolve, int], None],
     objective: Objective,
     start: Params,
     *,
@@ -32,11 +32,10 @@ def solve_growing(
 ) -> Outcome:
     """Run ``minimise`` on the mean of the objective over ``draws`` draws.
 
-    None: over as many as it takes, of which the verdict on fresh draws remains the certificate's.
-    The sample is doubled, and the solve goes on from the minimiser of the smaller one, until half
-    of the decrease holds on held-out draws, which choose nothing else (a sample average
-    approximation of growing size; Shapiro, Dentcheva and Ruszczyński, section 5.3, choose it by
-    such a test).
+    With ``draws=None`` the number of draws is chosen. The sample is doubled until half of the decrease holds
+    on held-out draws, which serve no other choice (Shapiro, Dentcheva and Ruszczyński, section 5.3, choose
+    the size of a sample by such a test). Each solve goes on from the minimiser on the smaller sample. The
+    certificate, on fresh draws, still has the last word.
     """
     auto = draws is None and objective.data is not None
     size = (draws or FIRST) if objective.data is not None else 1
@@ -47,7 +46,7 @@ def solve_growing(
 
     samples = read(Stream.TRAIN, range(size))
     while True:
-        found = solve_frozen(
+        outcome = solve_saa(
             minimise,
             objective,
             start,
@@ -57,40 +56,40 @@ def solve_growing(
             progress=progress,
             begin=begin,
         )
-        total = _after(total, found)
-        if not auto or found.status is not Status.SOLVED:
+        total = _after(total, outcome)
+        if not auto or outcome.status is not Status.SOLVED:
             return total
         try:
             held_out = read(Stream.HELD_OUT, range(CHECKS))
         except Exception as error:
             return replace(total, status=Status.DATA_FAILED, error=error)
-        total, held = _checked(objective, start, total, held_out)
-        if held or size == LARGEST or total.stats.steps >= steps:
+        total, decreased = _checked(objective, start, total, held_out)
+        if decreased or size == LARGEST or total.stats.steps >= steps:
             return total
         try:
             samples = samples + read(Stream.TRAIN, range(size, 2 * size))
         except Exception as error:
             return replace(total, status=Status.DATA_FAILED, error=error)
-        size, begin = 2 * size, found.params
+        size, begin = 2 * size, outcome.params
 
 
 @torch.no_grad()
 def _checked(
-    objective: Objective, start: Params, found: Outcome, draws: list[Sample]
+    objective: Objective, start: Params, outcome: Outcome, draws: list[Sample]
 ) -> tuple[Outcome, bool]:
-    """The outcome with this check's work, and whether its decrease holds on these draws."""
+    """The outcome with the work of this check, and whether the outcome's decrease holds on these draws."""
     counted = Counted(objective)
     values = []
-    for params in (start, found.params):
+    for params in (start, outcome.params):
         terms = counted.mean_terms(params, draws, objective.lambdas.active)
         values.append(float(objective.weigh(terms)))
     work = counted.stats(0, 0, 0.0)
-    return replace(found, stats=found.stats + work), holds(found, values[0] - values[1])
+    return replace(outcome, stats=outcome.stats + work), holds(outcome, values[0] - values[1])
 
 
-def _after(before: Outcome | None, found: Outcome) -> Outcome:
+def _after(before: Outcome | None, outcome: Outcome) -> Outcome:
     """The later outcome, with the work of both."""
     if before is None:
-        return found
-    stats, history = before.stats + found.stats, before.history + found.history
-    return replace(found, stats=stats, history=history)
+        return outcome
+    stats, history = before.stats + outcome.stats, before.history + outcome.history
+    return replace(outcome, stats=stats, history=history)

@@ -1,0 +1,6 @@
+"""D1: the teacher's data, from whatever form it comes in to checked batches of tensors."""
+
+from phiopt.data.batches import Data
+from phiopt.data.given import Batch, Source, check_pair, check_range, check_source
+
+__all__ = ["Batch", "Data", "Source", "check_pair", "check_range", "check_source"]

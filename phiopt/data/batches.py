@@ -1,0 +1,155 @@
+"""D1: the teacher's data, from whatever form it comes in to checked batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import TensorDataset
+
+from phiopt._transforms import plain
+from phiopt.data.given import Batch, Source, check_pair, check_range
+from phiopt.data.readers import reader_of
+
+Compare: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
+"""Of a batch, or of the error in its place, the error to raise, or None."""
+
+
+class Data:
+    """Batches ``(inputs, targets)`` of D1, checked, on one device, floating tensors in one dtype.
+
+    Args:
+        source: ``(inputs, targets)`` of one length; a map-style ``Dataset`` of pairs; or a
+            ``DataLoader``, whose batches are used in its order, again and again. Each pass starts new
+            workers, also with ``persistent_workers``. Never modified.
+        device: Where batches go.
+        dtype: What floating inputs and targets become. Integer inputs stay, integer targets become
+            int64.
+        name: What errors call it; default "data".
+
+    Raises:
+        ValueError: Empty data, lengths that differ, NaN or infinity.
+        TypeError: Another kind of source, or parts that are not tensors.
+
+    Tensors are checked at once. A data set or loader is checked batch by batch, as it is read.
+
+        >>> x, y = torch.randn(5, 3), torch.arange(5)
+        >>> Data((x, y), torch.device("cpu"), torch.float32).example[0].shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self, source: Source, device: torch.device, dtype: torch.dtype, name: str = "data"
+    ) -> None:
+        self._device, self._dtype, self._name = device, dtype, name
+        self._classes: int | None = None
+        self._outputs: int | None = None
+        self._repeatable = isinstance(source, (tuple, list, TensorDataset))
+        self._compare: Compare = lambda batch, error: error
+        self.error: Exception | None = None
+        self._reader = reader_of(name, source, self._checked)
+
+    def expect_classes(self, classes: int, outputs: int | None = None) -> None:
+        """From here on targets must be class indices 0 ... ``classes`` - 1.
+
+        With ``outputs``, the number of the student's, other labels are allowed too if they are no index of
+        the outputs. Such labels, as -100 and 255, mark what the user's loss leaves out.
+
+        Raises ``ValueError`` for a label outside, ``TypeError`` for targets that are not integers.
+        """
+        self._classes, self._outputs = classes, outputs
+        self._check_labels(self.example[1])
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same generator state always gives the same batch. Tensors do. A data set may transform
+        its examples at random, and a loader goes on to its next batch.
+        """
+        return self._repeatable
+
+    @property
+    def length(self) -> int | None:
+        """Examples, where that is known."""
+        return self._reader.length
+
+    @property
+    def example(self) -> Batch:
+        """A first batch, to infer shapes from. A loader gives it once more, as its first."""
+        return self._reader.example
+
+    def spread(self) -> Batch:
+        """A batch to check derivatives on: twelve examples from all over a data set, which are read now; else
+        the first batch.
+        """
+        return self._reader.spread()
+
+    def batch(self, size: int | None, generator: Generator) -> Batch:
+        """``size`` different examples drawn by ``generator``. With ``size=None``, or a size of at least their
+        number, all examples in their order.
+
+        A loader gives its next batch, whatever the ``size``; with None, one whole pass. An exception of
+        reading is raised, and kept as ``error``.
+        """
+        batch, self.error = None, None
+        try:
+            batch = self._reader.read(size, generator)
+        except Exception as error:
+            self.error = error
+        self.error = self._compare(batch, self.error)
+        if self.error is not None or batch is None:
+            raise self.error or RuntimeError("data: gave no batch")
+        return batch
+
+    def replicated(self, compare: Compare) -> Data:
+        """The same data, whose every batch, or the error in its place, goes to ``compare``. That gives the
+        error to raise, which may be another process's.
+        """
+        other = copy(self)
+        other._compare = compare
+        return other
+
+    def _checked(self, pair: Any) -> Batch:
+        inputs, targets = (plain(self._name, part) for part in check_pair(self._name, pair))
+        if len(inputs) == 0:
+            raise ValueError(f"{self._name}: empty, at least one example is needed")
+        for name, part in (("inputs", inputs), ("targets", targets)):
+            if part.is_floating_point() and not part.isfinite().all():
+                raise ValueError(f"{self._name}: {name} hold NaN or infinity, must be finite")
+        if targets.is_complex():
+            raise TypeError(f"{self._name}: targets are {targets.dtype}, must be real")
+        self._check_labels(targets)
+        targets = targets if targets.is_floating_point() else targets.long()
+        return self._placed("inputs", inputs), self._placed("targets", targets)
+
+    def _check_labels(self, targets: Tensor) -> None:
+        if self._classes is None:
+            return
+        if targets.is_floating_point():
+            raise TypeError(
+                f"{self._name}: targets are {targets.dtype}, must be integer class indices "
+                "(give loss= for other targets)"
+            )
+        teachers = f"the teacher has {self._classes} classes"
+        if self._outputs is None:
+            check_range(self._name, targets, self._classes, teachers)
+            return
+        unclear = targets[(targets >= self._classes) & (targets < self._outputs)]
+        if unclear.numel():
+            raise ValueError(
+                f"{self._name}: label {int(unclear[0])}, must lie in 0 ... {self._classes - 1}, "
+                f"{teachers}; a label that marks what loss= leaves out must be negative or at least "
+                f"{self._outputs}, the student has so many outputs"
+            )
+
+    def _placed(self, name: str, part: Tensor) -> Tensor:
+        dtype = self._dtype if part.is_floating_point() else part.dtype
+        placed = part.to(self._device, dtype)
+        if placed.dtype != part.dtype and not placed.isfinite().all():
+            raise ValueError(
+                f"{self._name}: {name} up to {float(part.abs().max()):.3g} do not fit into {dtype}, the "
+                "models'; scale them"
+            )
+        return placed.clone() if placed.is_inference() else placed  # autograd refuses those

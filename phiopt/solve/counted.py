@@ -1,0 +1,124 @@
+"""An objective that counts its own evaluations, and searches, for the report of a solve."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from phiopt._types import Params
+from phiopt.objective import Lambdas, Objective, Sample
+from phiopt.objective.curvature import Product, Search
+from phiopt.solve.outcome import Stats
+
+TERMS = tuple(field.name for field in fields(Lambdas))
+"""The terms' names, in the paper's order."""
+
+
+class Counted:
+    """An objective that counts its evaluations.
+
+    ``unsettled`` counts the searches for the curvature's probes that did not reach their tolerance;
+    ``search_error`` is the largest error of a search, None without searches.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        if objective.curvature is not None:
+            curvature = objective.curvature.reporting(self._searched)
+            objective = replace(objective, curvature=curvature)
+        self.objective = objective
+        self.gradient = self.forward = self.unsettled = 0
+        self.hvp = 0.0
+        self.search_error: float | None = None
+        self.error: Exception | None = None
+
+    def value_and_grad(
+        self, params: Params, sample: Sample
+    ) -> tuple[Tensor, dict[str, Tensor], Params]:
+        self._count_gradient(sample)
+        return self.objective.value_and_grad(params, sample)
+
+    def hessian(self, params: Params, sample: Sample) -> Product:
+        """v ↦ ∇²L(w) v, with the Hessian of the whole objective."""
+        self._count_gradient(sample)
+        product = self.objective.hessian(params, sample)
+
+        def hvp(vector: Params) -> Params:
+            self.hvp += 1
+            return product(vector)
+
+        return hvp
+
+    def mean_terms(
+        self, params: Params, samples: list[Sample], names: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The raw terms of these names (None: all that there are), the mean over the samples."""
+        records = [self.objective.terms(params, sample, names) for sample in samples]
+        for record, sample in zip(records, samples, strict=True):
+            self._count(record, sample)
+        return {name: torch.stack([r[name] for r in records]).mean() for name in records[0]}
+
+    def all_terms(
+        self, params: Params, samples: list[Sample], known: dict[str, Tensor]
+    ) -> dict[str, float]:
+        """`reported`, as numbers. An exception of the curvature, in this call or an earlier one, is kept as
+        ``error``.
+        """
+        terms, error = reported(TERMS, known, lambda names: self.mean_terms(params, samples, names))
+        self.error = error or self.error
+        return {name: float(value) for name, value in terms.items()}
+
+    def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:
+        work = (self.gradient, self.forward, self.hvp)
+        return Stats(steps, *work, rollbacks, seconds, self.unsettled)
+
+    def _searched(self, search: Search) -> None:
+        self.hvp += search.products
+        self.unsettled += search.unsettled
+        self.search_error = max(self.search_error or 0.0, search.error)
+
+    def _count_gradient(self, sample: Sample) -> None:
+        self._count(self.objective.lambdas.active, sample)
+        self.gradient += 1
+
+    def _count(self, terms: Collection[str], sample: Sample) -> None:
+        curved = "curvature" in terms and sample.probes is not None
+        self.forward += "task" in terms or curved
+        if "noise" in terms and sample.noise is not None:
+            self.forward += len(sample.noise[0])
+        if curved:
+            self.hvp += self._products(sample)
+
+    def _products(self, sample: Sample) -> float:
+        """Products with the Hessian of the whole batch, without those of searches."""
+        curvature = self.objective.curvature
+        assert curvature is not None, "counted where it was computed"
+        products = curvature.products - curvature.searching
+        if sample.offsets is None or sample.inputs is None:
+            return products
+        n = len(sample.inputs)
+        share = (curvature.part(n) or n) / n
+        return share * products * 2
+
+
+def reported(
+    names: Collection[str],
+    known: Mapping[str, Tensor],
+    measure: Callable[[list[str]], Mapping[str, Tensor]],
+) -> tuple[dict[str, Tensor], Exception | None]:
+    """The terms of these names in their order: those that are ``known``, and the rest measured.
+
+    If measuring the curvature raises, the curvature is left out and the exception is returned: a solve is
+    worth more than its report.
+    """
+    rest = [name for name in names if name not in known]
+    error = None
+    try:
+        measured = measure(rest) if rest else {}
+    except Exception as raised:
+        if "curvature" not in rest:
+            raise
+        error = raised
+        measured = measure([name for name in rest if name != "curvature"])
+    terms = {**measured, **known}
+    return {name: terms[name] for name in names if name in terms}, error
