@@ -23,6 +23,7 @@ from phiopt._vector import to_params, to_vector
 from phiopt.data import Data
 from phiopt.derivatives import linearise
 from phiopt.objective import (
+    CurvatureTerm,
     Frobenius,
     Lambdas,
     Objective,
@@ -31,11 +32,13 @@ from phiopt.objective import (
     Stream,
     Task,
     Uniform,
+    paper_objective,
     pure_model,
     student_loss,
 )
 from phiopt.objective.importance import chosen, influence
-from phiopt.objective.passes import InParts, gradient_of_sum
+from phiopt.objective.microbatched import MicrobatchedCurvature
+from phiopt.objective.passes import gradient_of_sum
 from phiopt.objective.probes import Distribution, draw_probes
 from phiopt.objective.sampling import Sampling
 
@@ -72,7 +75,7 @@ class Net:
 
     def sample(self, curvature: Frobenius, seed: int, number: int) -> Sample:
         """Of a solver's step."""
-        objective = replace(self.objective, curvature=curvature)
+        objective = self.objective.with_term(CurvatureTerm(curvature))
         return objective.sample(self.params, BATCH, seed, Stream.STEP, number)
 
     def batch(self, seed: int, number: int) -> tuple[Task, Params]:
@@ -92,7 +95,7 @@ def fitted(name: str, seed: int) -> Net:
     module = mlp(16, classes, NETS[name])
     train(module, x, y, EPOCHS)
     params = {name: p.detach() for name, p in module.double().named_parameters()}
-    objective = Objective(
+    objective = paper_objective(
         model=pure_model(module, lambda inputs: inputs),
         teacher=params,  # so that the proximity is 0, with its gradient
         extract=dict,
@@ -127,7 +130,7 @@ def step(net: Net, curvature: Frobenius | None, seed: int, number: int) -> tuple
     if curvature is None:
         batch, probe = net.batch(seed, number)  # in random order
         return by_parts(net, batch.part(0, PART), batch.part(PART, 2 * PART), probe)
-    objective = replace(net.objective, curvature=curvature)
+    objective = net.objective.with_term(CurvatureTerm(curvature))
     sample = net.sample(curvature, seed, number)
     _, terms, gradient = objective.value_and_grad(net.params, sample)
     return terms["curvature"], to_vector(gradient)
@@ -135,7 +138,7 @@ def step(net: Net, curvature: Frobenius | None, seed: int, number: int) -> tuple
 
 def by_parts(net: Net, a: Task, b: Task, probe: Params) -> tuple[Tensor, Tensor]:
     """⟨H_A v, H_B v⟩ and 2 ⟨∂H_A v, H_B v⟩."""
-    pair = InParts.aimed(EXACT, (a, b), net.params, probe, size=None, halved=True)
+    pair = MicrobatchedCurvature(EXACT.linearise, (a, b), net.params, probe, size=None)
     terms, gradient = gradient_of_sum(pair.passes(1.0), net.params)
     return terms["curvature"], to_vector(gradient)
 

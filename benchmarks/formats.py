@@ -20,7 +20,7 @@ from benchmarks.conftest import interleaved
 from benchmarks.test_gradient_cost import cnn, setting
 from phiopt._types import Params
 from phiopt._vector import to_vector
-from phiopt.objective import Frobenius, Objective, Sample, Stream
+from phiopt.objective import CurvatureTerm, Frobenius, Objective, Sample, Stream
 from phiopt.objective.passes import gradient_of
 
 CURVATURES = {"exact": Frobenius(batch=None), "default": Frobenius()}
@@ -47,21 +47,23 @@ def posed(curvature: Frobenius) -> Posed:
     """A step of a solver."""
     torch.manual_seed(0)
     objective, params, _ = setting(cnn())
-    objective = replace(objective, curvature=curvature)
+    objective = objective.with_term(CurvatureTerm(curvature))
     return objective, params, objective.sample(params, None, 0, Stream.STEP, 0)
 
 
 def changed(problem: Posed, change: Callable[[Tensor], Tensor]) -> Posed:
     objective, params, sample = problem
     teacher, params, sample = tree_map(
-        lambda x: change(x) if isinstance(x, Tensor) else x, (objective.teacher, params, sample)
+        lambda x: change(x) if isinstance(x, Tensor) else x,
+        (objective.term("proximity").teacher, params, sample),
     )
-    return replace(objective, teacher=teacher), params, sample
+    proximity = replace(objective.term("proximity"), teacher=teacher)
+    return objective.with_term(proximity), params, sample
 
 
 def gradient(problem: Posed, term: str) -> Tensor:
     objective, params, sample = problem
-    found = gradient_of(lambda w: (objective.terms(w, sample, [term])[term], {}), params)[2]
+    found = gradient_of(lambda w: (objective.evaluate(w, sample, [term])[term], {}), params)[2]
     return to_vector(found).double()
 
 

@@ -17,7 +17,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from phiopt.objective import Frobenius, Lambdas, Stream
+from phiopt.objective import CurvatureTerm, Frobenius, Lambdas, Stream
 from phiopt.optimizers import decaying_adam
 from phiopt.pose import pose
 from phiopt.solve import TorchOpt
@@ -110,7 +110,7 @@ def posed(regime: str, seed: int):
 
 @torch.no_grad()
 def judged(objective, params) -> float:
-    judge = replace(objective, curvature=Frobenius(probes=8))
+    judge = objective.with_term(CurvatureTerm(Frobenius(probes=8)))
     draws = [judge.sample(params, None, 9, Stream.FRESH, i) for i in range(4)]
     return float(torch.stack([judge.value(params, draw) for draw in draws]).mean())
 
@@ -136,7 +136,7 @@ def main() -> None:
             objective, start, _ = posed(regime, seed)
             found["start"].append(judged(objective, start))
             for name, (curvature, solver) in tried.items():
-                changed = replace(objective, curvature=curvature)
+                changed = objective.with_term(CurvatureTerm(curvature))
                 outcome = solver.solve(changed, start, seed=seed)
                 found[name].append(judged(objective, outcome.params))
         print(f"\n| {regime} | objective | log ratio |\n| --- | --- | --- |")

@@ -20,7 +20,7 @@ import torchopt
 from torch import nn
 
 from phiopt.data import Data
-from phiopt.objective import Lambdas, Objective, Uniform, pure_model, student_loss
+from phiopt.objective import Lambdas, Objective, Uniform, paper_objective, pure_model, student_loss
 from phiopt.solve import LBFGS, TorchOpt
 
 SIZES = [100_000, 1_000_000, 10_000_000, 50_000_000]
@@ -47,7 +47,7 @@ def problem(parameters: int) -> tuple[Objective, dict[str, torch.Tensor]]:
     module = mlp(parameters).requires_grad_(False)
     params = dict(module.named_parameters())
     inputs, targets = torch.rand(64, FEATURES), torch.randint(10, (64,))
-    objective = Objective(
+    objective = paper_objective(
         model=pure_model(module, lambda x: x),
         teacher=params,
         extract=dict,

@@ -173,7 +173,7 @@ class Minimum:
         return torch.autograd.grad(loss, self.point, retain_graph=True)[0]
 
     def truth(self):
-        w = self.case.argmin(self.sample.noise[0])
+        w = self.case.argmin(self.sample.draws["noise"][0])
         return torch.autograd.grad(w.square().sum(), self.point)[0]
 
     def torchopt(self):

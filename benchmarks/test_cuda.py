@@ -13,7 +13,7 @@ import torch
 from benchmarks.conftest import interleaved
 from benchmarks.test_gradient_cost import cnn, mlp, plain_gradient, setting
 from phiopt.data import Data
-from phiopt.objective import Frobenius, Objective, Stream
+from phiopt.objective import CurvatureTerm, Frobenius, Objective, Stream
 
 NETS = {"cnn": cnn, "mlp 2048": lambda: mlp(2048)}
 CURVATURES = {"exact": Frobenius(batch=None), "default": Frobenius()}
@@ -24,18 +24,16 @@ does not take (see docs/cost.md)."""
 
 def moved(objective: Objective, device: torch.device) -> Objective:
     assert objective.data is not None
-    return replace(
-        objective,
-        data=Data(objective.data.batch(None, torch.Generator()), device, torch.float32),
-        teacher={name: u.to(device) for name, u in objective.teacher.items()},
-    )
+    data = Data(objective.data.batch(None, torch.Generator()), device, torch.float32)
+    tensors = {name: value.to(device) for name, value in objective.tensors().items()}
+    return replace(objective, data=data).with_tensors(tensors)
 
 
 def calls(net: str, curvature: str, device: torch.device):
     """A plain gradient, and the four-term one in each of the modes."""
     module = NETS[net]().to(device)
     base, params, _ = setting(module)
-    objective = replace(moved(base, device), curvature=CURVATURES[curvature])
+    objective = moved(base, device).with_term(CurvatureTerm(CURVATURES[curvature]))
     sample = objective.sample(params, None, 0, Stream.STEP, 0)
 
     step = objective.value_and_grad

@@ -14,11 +14,12 @@ from benchmarks.conftest import interleaved
 from phiopt.data import Data
 from phiopt.derivatives import differentiable
 from phiopt.objective import (
+    CurvatureTerm,
     Frobenius,
     Lambdas,
-    Objective,
     Stream,
     Uniform,
+    paper_objective,
     pure_model,
     student_loss,
 )
@@ -61,7 +62,7 @@ def mlp(width: int) -> nn.Module:
 def setting(module: nn.Module, batch: int = BATCH):
     """The objective of a student whose teacher is itself; one noise sample, one probe."""
     params = {name: p.detach() for name, p in module.named_parameters()}
-    objective = Objective(
+    objective = paper_objective(
         model=pure_model(module, lambda x: x),
         teacher={name: p + 0.01 for name, p in params.items()},
         extract=dict,
@@ -92,8 +93,8 @@ def test_all_four_terms_against_a_plain_gradient(benchmark, name):
     """The mean over as many steps as the curvature takes turns."""
     module = cnn()
     base, params, _ = setting(module)
-    objective = replace(base, curvature=CURVATURES[name])
-    every = objective.curvature.every
+    objective = base.with_term(CurvatureTerm(CURVATURES[name]))
+    every = objective.term("curvature").estimator.every
     samples = [objective.sample(params, None, 0, Stream.STEP, i) for i in range(every)]
 
     def steps():

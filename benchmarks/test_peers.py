@@ -11,7 +11,6 @@ python -m pytest benchmarks/test_peers.py -s --benchmark-json=peers.json
 
 import importlib.util
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.conftest import interleaved
 from benchmarks.test_gradient_cost import cnn, plain_gradient, setting
 from phiopt.derivatives import linearise
-from phiopt.objective import Frobenius, Stream
+from phiopt.objective import CurvatureTerm, Frobenius, Stream
 
 ROUNDS = 7
 
@@ -33,15 +32,17 @@ class Case:
         self.module = cnn()
         self.objective, self.params, self.sample = setting(self.module)
         self.names = list(self.params)
-        self.probe = {name: p[0] for name, p in self.sample.probes.items()}
-        self.noisy = self.objective.neighbourhood.perturb(self.sample.inputs, self.sample.noise)[0]
+        self.probe = {name: p[0] for name, p in self.sample.draws["curvature"].probes.items()}
+        self.noisy = self.objective.term("noise").neighbourhood.perturb(
+            self.sample.inputs, self.sample.draws["noise"]
+        )[0]
 
     def loss(self, params, inputs):
         return cross_entropy(functional_call(self.module, params, (inputs,)), self.sample.targets)
 
     def rest(self, params):
         """The terms other than the curvature."""
-        u = self.objective.teacher
+        u = self.objective.term("proximity").teacher
         proximity = sum(((u[n] - params[n]) ** 2).sum() for n in u)
         return self.loss(params, self.sample.inputs) + proximity + self.loss(params, self.noisy)
 
@@ -53,7 +54,7 @@ def four_terms(case, curvature=None):
     """A gradient on the case's own sample, or as many steps as the curvature takes turns."""
     objective, samples = case.objective, [case.sample]
     if curvature is not None:
-        objective = replace(objective, curvature=curvature)
+        objective = objective.with_term(CurvatureTerm(curvature))
         steps = range(curvature.every)
         samples = [objective.sample(case.params, None, 0, Stream.STEP, i) for i in steps]
 

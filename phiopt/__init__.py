@@ -1,6 +1,7 @@
 """Grow a trained network into a larger one by solving the Anti-Distillation problem."""
 
 from phiopt import criteria, lift
+from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import (
     AdjointError,
     Implicit,
@@ -12,6 +13,7 @@ from phiopt.bilevel import (
     Unroll,
 )
 from phiopt.check import check
+from phiopt.data import Source
 from phiopt.growth import GrowthMap, carry_optimizer, grow
 from phiopt.initialize import initialize
 from phiopt.learn import Learned, learn
@@ -40,14 +42,18 @@ __all__ = [
     "Implicit",
     "Lambdas",
     "Learned",
+    "Lift",
+    "Loss",
     "Mirror",
     "NewtonCG",
     "Optuna",
     "OuterLoss",
+    "Params",
     "Problem",
     "Replay",
     "Solution",
     "SolveError",
+    "Source",
     "Spectral",
     "Status",
     "TorchOpt",

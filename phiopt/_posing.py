@@ -16,7 +16,7 @@ from phiopt._arguments import (
     check_precision,
     check_start,
 )
-from phiopt._checks import count, instance
+from phiopt._checks import Scalar, count, instance, known
 from phiopt._modules import copied, copies, state_of, with_tensors
 from phiopt._task_checks import check_task
 from phiopt._transforms import plain
@@ -33,7 +33,9 @@ from phiopt.objective import (
     Neighbourhood,
     Objective,
     Stream,
+    Term,
     Uniform,
+    paper_terms,
     pure_model,
     student_loss,
 )
@@ -58,6 +60,7 @@ class Posing:
     loss: Loss | None
     neighbourhood: Neighbourhood | None
     curvature: Curvature | None
+    extra: Sequence[tuple[Scalar, Term]]
     scale: str
     start: str | Params | None
     restrict_classes: bool
@@ -93,6 +96,9 @@ class Posing:
             count("batch_size", self.batch_size)
         if self.map is not None:
             instance("map", self.map, GrowthMap, "a GrowthMap")
+        for _, term in self.extra:
+            if self.source is None and term.over != "parameters":
+                raise ValueError(f"extra: {term.name} needs data, but data is None")
         return check_modules(self.teacher, self.student).device
 
     def off_the_graph(self) -> Posing:
@@ -102,6 +108,10 @@ class Posing:
         return replace(
             self,
             lambdas=changed(self.lambdas, "lambdas.", numbers),
+            extra=[
+                (plain(f"extra.{t.name}", w) if isinstance(w, Tensor) else w, t)
+                for w, t in self.extra
+            ],
             neighbourhood=changed(self.neighbourhood, "neighbourhood.", numbers),
             start=changed(self.start, "start.", numbers),
             seed=int(self.seed),
@@ -111,6 +121,7 @@ class Posing:
         """All that costs work. Where processes solve together, what fails here fails in all of them."""
         if self.group is not None:
             settings: dict[str, object] = {n: value for n, (value, _) in self.plug_ins.items()}
+            settings["extra"] = [(known(weight), term) for weight, term in self.extra]
             settings["lambdas"] = [float(value) for _, value in self.lambdas.items()]
             settings["one of the settings"] = (self.scale, self.restrict_classes, self.micro_batch)
             check_replicas(self.group, settings, device)
@@ -125,16 +136,15 @@ class Posing:
             w0 = self.module(growth, inputs)
             params = {n: p.detach().clone() for n, p in w0.named_parameters() if p.requires_grad}
             objective = self.objective(w0, growth, data, device)
-            if data is not None and self.lambdas.active != ["proximity"]:
+            if data is not None and objective.active != ["proximity"]:
                 class_axis = growth.class_axis if self.loss is None else None
                 apart = {"micro_batch": self.micro_batch, "process_group": self.group}
                 if not check_task(w0, growth.lift, objective, params, class_axis, apart):
-                    objective = replace(objective, curvature=None)
+                    objective = objective.without_term("curvature")
             if data is not None and relabelled and self.loss is not None:
                 outputs = objective.model({}, data.example[0][:2])
                 data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
-            around = _noise(self.neighbourhood, self.lambdas, data)
-            objective = replace(objective, neighbourhood=around)
+            objective = _without_neighbours(objective)
             if self.group is not None:
                 objective = _shared(objective, params, self.group, self.seed)
         if self.scale == "relative":
@@ -181,42 +191,52 @@ class Posing:
     def objective(
         self, w0: nn.Module, growth: GrowthMap, data: Data | None, device: torch.device
     ) -> Objective:
-        """L in the paper's scale, without a neighbourhood."""
+        """L in the paper's scale."""
         classes = growth.classes.to(device)
         lift = self.lift if isinstance(self.lift, nn.Module) else None
         return Objective(
             model=pure_model(w0, growth.lift),
-            teacher=copies(state_of(self.teacher)),
-            extract=growth.extract,
+            terms=[
+                *paper_terms(
+                    copies(state_of(self.teacher)),
+                    growth.extract,
+                    Uniform(0.1) if self.neighbourhood is None else self.neighbourhood,
+                    Frobenius() if self.curvature is None else self.curvature,
+                ),
+                *(term for _, term in self.extra),
+            ],
+            extra={term.name: weight for weight, term in self.extra},
             loss=student_loss(self.loss, classes, growth.class_axis, self.restrict_classes),
             lambdas=self.lambdas,
             data=data,
-            curvature=Frobenius() if self.curvature is None else self.curvature,
             micro_batch=self.micro_batch,
             psi={} if lift is None else copies(dict(lift.named_parameters())),
         )
 
 
-def _noise(
-    neighbourhood: Neighbourhood | None, lambdas: Lambdas, data: Data | None
-) -> Neighbourhood | None:
-    """U_δ, or None where inputs have no neighbours: tokens."""
+def _without_neighbours(objective: Objective) -> Objective:
+    """The objective without the noise term where inputs have no neighbours: tokens."""
+    data = objective.data
     if data is None or data.example[0].is_floating_point():
-        return Uniform(0.1) if neighbourhood is None else neighbourhood
-    if "noise" in lambdas.active:
+        return objective
+    if "noise" in objective.active:
         raise TypeError(
             f"data: inputs are {data.example[0].dtype}, but lambdas.noise is not 0; "
             "neighbours x' need floating inputs"
         )
-    return None
+    return objective.without_term("noise")
+
+
+_OWNERS = {"teacher": "the teacher's", "psi": "the lift's"}
 
 
 def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int) -> Objective:
     """The objective, whose batches are shared out among processes that all have the same problem."""
     device = next(iter(start.values())).device
     values: dict[str, object] = {f"the start's {name}": value for name, value in start.items()}
-    values |= {f"the teacher's {name}": value for name, value in objective.teacher.items()}
-    values |= {f"the lift's {name}": value for name, value in objective.psi.items()}
+    for name, value in objective.tensors().items():
+        part, _, rest = name.partition(".")
+        values[f"{_OWNERS.get(part, part)} {rest}"] = value
     data = objective.data
     if data is not None:
         values |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))

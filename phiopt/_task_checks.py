@@ -39,7 +39,7 @@ def check_task(
     Raises:
         ValueError, TypeError: Something is missing or wrong; the message names the argument.
     """
-    data, active = objective.data, objective.lambdas.active
+    data, active = objective.data, objective.active
     assert data is not None, "a term with weight needs data"
     task = Task(objective.model, objective.loss, *(part[:2] for part in data.example))
     x, y = data.spread()
@@ -147,5 +147,8 @@ def _has_derivatives(module: nn.Module, inputs: Tensor, task: Task, params: Para
     try:
         require_derivatives(module, inputs, task, params)
     except TypeError:
+        task(
+            params
+        )  # an error of the forward pass itself is no lack of derivatives: it goes through
         return False
     return True

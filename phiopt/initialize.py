@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_solve, without_data
+from phiopt._checks import Scalar
 from phiopt._modules import global_lock
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
-from phiopt.bilevel.adjoint import given_tensors
+from phiopt.bilevel.adjoint import check_derivative, given_tensors
 from phiopt.data import Source
 from phiopt.distributed import together
 from phiopt.growth import GrowthMap
-from phiopt.objective import Curvature, Lambdas, Neighbourhood
+from phiopt.objective import Curvature, Lambdas, Neighbourhood, Term
 from phiopt.pose import pose
-from phiopt.problem import check_derivative
 from phiopt.solve import Solution, Solver, TorchOpt
 
 
@@ -36,6 +36,7 @@ def initialize(
     loss: Loss | None = None,
     neighbourhood: Neighbourhood | None = None,
     curvature: Curvature | None = None,
+    extra: Sequence[tuple[Scalar, Term]] = (),
     scale: Literal["relative", "paper"] = "relative",
     start: str | Params | None = None,
     solver: Solver | None = None,
@@ -80,6 +81,8 @@ def initialize(
         neighbourhood: U_δ, in the teacher's input space. None: ``Uniform(0.1)``, which suits inputs
             scaled to [0, 1].
         curvature: The estimator of the curvature term. None: ``Frobenius()``.
+        extra: Terms beside the paper's four: pairs of a weight, which is not negative and no part of the
+            simplex, and a `Term`; see docs/extending.md. None by default.
         scale: "relative" divides L_2 by ‖u‖² and L_4 by its value at the start, so that λ weighs
             numbers of comparable size; a divisor that is not positive and finite is left at 1, and
             one of an estimate that comes out negative is its size. "paper" is the formula as
@@ -125,12 +128,10 @@ def initialize(
         >>> solution.objective < solution.start_objective
         True
     """
-    weights = Lambdas.of(lambdas)
+    weights = Lambdas.of(lambdas) if data is not None else without_data(Lambdas.of(lambdas))
     check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
-    weights = weights if data is not None else without_data(weights)
     given = given_tensors(weights, neighbourhood, start)
     check_derivative(given, adjoint)
-    solver = TorchOpt() if solver is None else solver
     problem = pose(
         teacher,
         student,
@@ -142,22 +143,23 @@ def initialize(
         loss=loss,
         neighbourhood=neighbourhood,
         curvature=curvature,
+        extra=extra,
         scale=scale,
         start=start,
         restrict_classes=restrict_classes,
         micro_batch=micro_batch,
         process_group=process_group,
-        batch_size=solver.batch_size,
+        batch_size=(TorchOpt() if solver is None else solver).batch_size,
         seed=seed,
     )
     return problem.solve(
         weights,
-        delta=given.get("neighbourhood.delta") if problem.objective.neighbourhood else None,
+        extra={term.name: weight for weight, term in extra},
+        delta=given.get("neighbourhood.delta") if problem.objective.term("noise") else None,
         start=start if isinstance(start, dict) else None,
         solver=solver,
         adjoint=adjoint,
         restarts=restarts,
-        seed=seed,
         throw=throw,
         progress=progress,
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from phiopt._arguments import SCALES, check_modules, check_parts
-from phiopt._checks import flag, one_of, part, seed_of
+from phiopt._checks import Scalar, flag, one_of, part, seed_of
 from phiopt._described import described
 from phiopt._files import check_path
 from phiopt._modules import copied
@@ -30,7 +30,8 @@ from phiopt.bilevel.start import uniform_start
 from phiopt.bilevel.trial import Learned, Trial
 from phiopt.data import Data, Source, check_source
 from phiopt.growth import GrowthMap
-from phiopt.objective import Curvature, Lambdas, Neighbourhood, Uniform
+from phiopt.objective import Curvature, Lambdas, Neighbourhood, Term, Uniform
+from phiopt.objective.extra import check_extra
 from phiopt.pose import pose
 from phiopt.problem import Problem
 from phiopt.solve import Solution, Solver, TorchOpt
@@ -58,6 +59,7 @@ def learn(
     loss: Loss | None = None,
     neighbourhood: Neighbourhood | None = None,
     curvature: Curvature | None = None,
+    extra: Sequence[tuple[Scalar, Term]] = (),
     scale: Literal["relative", "paper"] = "relative",
     start: str | Params | None = None,
     solver: Solver | None = None,
@@ -75,7 +77,7 @@ def learn(
 
     Args:
         teacher: As in `initialize`, and so are ``student``, ``data``, ``map``, ``lift``, ``classes``,
-            ``loss``, ``neighbourhood``, ``curvature``, ``scale``, ``start``, ``solver`` and
+            ``loss``, ``neighbourhood``, ``curvature``, ``extra``, ``scale``, ``start``, ``solver`` and
             ``restrict_classes``.
         student: The larger model.
         data: D1.
@@ -126,13 +128,13 @@ def learn(
     """
     search = Mirror() if search is None else search
     solver = TorchOpt() if solver is None else solver
-    neighbourhood = Uniform(0.1) if neighbourhood is None else neighbourhood
     options: dict[str, Any] = {
         "lift": lift,
         "classes": classes,
         "loss": loss,
-        "neighbourhood": neighbourhood,
+        "neighbourhood": Uniform(0.1) if neighbourhood is None else neighbourhood,
         "curvature": curvature,
+        "extra": check_extra(extra),
         "scale": scale,
         "start": start,
         "map": map,
@@ -140,7 +142,7 @@ def learn(
         "seed": seed_of(seed),
     }
     _check(search, directory, progress, solver, options)
-    space = space_from(lambdas, parameters, neighbourhood, start, theta, floor)
+    space = space_from(lambdas, parameters, options["neighbourhood"], start, theta, floor)
     check_source("data", data)
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
@@ -149,8 +151,8 @@ def learn(
     value = _outer(outer, student, like, search, test, options["seed"])
     solve = _Inner.of(teacher, student, data, space, solver, options)
     models = {"teacher": teacher, "student": student, "data": data, "outer": outer}
-    arguments = models | options | {"solver": solver}
-    kept = {} if directory is None else _described(arguments, search, space)
+    options |= models | {"solver": solver}
+    kept = {} if directory is None else _described(options, search, space)
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
         opened(None if directory is None else Path(directory), kept, student) as records,

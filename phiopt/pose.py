@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from phiopt._arguments import (
     without_data,
 )
+from phiopt._checks import Scalar
 from phiopt._modules import global_lock
 from phiopt._posing import Posing
 from phiopt._randomness import preserved_randomness
@@ -24,7 +25,9 @@ from phiopt.objective import (
     Curvature,
     Lambdas,
     Neighbourhood,
+    Term,
 )
+from phiopt.objective.extra import check_extra
 from phiopt.problem import Problem
 
 
@@ -42,6 +45,7 @@ def pose(
     loss: Loss | None = None,
     neighbourhood: Neighbourhood | None = None,
     curvature: Curvature | None = None,
+    extra: Sequence[tuple[Scalar, Term]] = (),
     scale: Literal["relative", "paper"] = "relative",
     start: str | Params | None = None,
     restrict_classes: bool = False,
@@ -68,6 +72,7 @@ def pose(
         loss: Per-example losses.
         neighbourhood: U_δ.
         curvature: The estimator of the curvature term.
+        extra: Terms beside the paper's four, each with a weight beside the simplex.
         scale: "relative" or "paper". The divisors of the relative scale are taken at the start that
             is given here, and stay the same in all solves.
         start: A fill's name, or the student's parameters by name.
@@ -104,6 +109,7 @@ def pose(
         loss=loss,
         neighbourhood=neighbourhood,
         curvature=curvature,
+        extra=check_extra(extra),
         scale=scale,
         start=start,
         restrict_classes=restrict_classes,

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_solve, check_start, without_data
-from phiopt._checks import Scalar, scalar
+from phiopt._checks import Scalar, scalar, shown
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
-from phiopt._transforms import has_tangent, inside_transforms, outside_transforms, plain, wrapped
+from phiopt._transforms import inside_transforms, outside_transforms, plain
 from phiopt._types import Params
 from phiopt.bilevel import Adjoint
-from phiopt.bilevel.adjoint import changed, detached, given_tensors, with_inputs
+from phiopt.bilevel.adjoint import check_derivative, detached
 from phiopt.data import Source
 from phiopt.distributed import check_replicas, together
 from phiopt.growth import GrowthMap
-from phiopt.objective import Lambdas, Neighbourhood, Objective, delta_of
+from phiopt.objective import Lambdas, NoiseTerm, Objective, delta_of
+from phiopt.objective.extra import check_weights
 from phiopt.solve import (
     Outcome,
     Solution,
@@ -73,6 +73,7 @@ class Problem:
         lambdas: Lambdas | Tensor | Iterable[float] | None = None,
         *,
         delta: Scalar | None = None,
+        extra: Mapping[str, Scalar] | None = None,
         start: Params | None = None,
         solver: Solver | None = None,
         adjoint: Adjoint | None = None,
@@ -87,6 +88,7 @@ class Problem:
             lambdas: λ; None: that of the problem. A term without weight in the problem has to be
                 without weight here.
             delta: δ of the neighbourhood; None: that of the problem.
+            extra: Weights of extra terms by name; None, and where not named: those of the problem.
             start: The student's parameters by name, and buffers if any; None: that of the problem.
             solver: As in `initialize`, and so are ``adjoint``, ``restarts``, ``throw`` and
                 ``progress``.
@@ -102,7 +104,8 @@ class Problem:
         return _solve(
             self,
             self.objective.lambdas if lambdas is None else Lambdas.of(lambdas),
-            self._neighbourhood(delta),
+            delta,
+            extra,
             start,
             solver=TorchOpt() if solver is None else solver,
             adjoint=adjoint,
@@ -125,30 +128,53 @@ class Problem:
         with global_lock(), preserved_randomness(self.source, device, self.seed):
             return solve_many(TorchOpt() if solver is None else solver, [self], lambdas)[0]
 
-    def _neighbourhood(self, delta: Scalar | None) -> Neighbourhood | None:
-        """U_δ with this δ."""
-        around = self.objective.neighbourhood
-        if delta is None:
-            return around
-        if delta_of(around) is None:
-            raise ValueError(
-                f"delta: got {delta}, must be None: the problem's neighbourhood, {around}, has no δ"
-            )
-        return cast(Neighbourhood, replace(cast(Any, around), delta=scalar("delta", delta)))
-
-    def _at(self, weights: Lambdas, around: Neighbourhood | None, start: Params | None) -> Problem:
-        """The same problem with these weights and this U_δ, from this start."""
-        objective = replace(self.objective, lambdas=weights, neighbourhood=around)
+    def _moved(
+        self,
+        weights: Lambdas,
+        delta: Scalar | None,
+        extra: Mapping[str, Scalar] | None,
+        start: Params | None,
+    ) -> tuple[Problem, Params]:
+        """The problem at these weights and this δ and from this start, all of them numbers off the graph;
+        and the tensors among them, by the names of `Objective.tensors` and ``start.NAME``.
+        """
+        more = check_weights(extra or {}, self.objective.extra)
+        objective = replace(self.objective, lambdas=weights, extra={**self.objective.extra, **more})
+        if delta is not None:
+            objective = _with_delta(objective, delta)
+        parts = ("lambdas", "extra", "neighbourhood")
+        given = {n: v for n, v in objective.tensors().items() if n.split(".")[0] in parts}
+        tensors = {n: v for n, v in (start or {}).items() if isinstance(v, Tensor)}
+        given |= {f"start.{name}": value for name, value in tensors.items()}
+        numbers = {name: plain(name, value) for name, value in given.items()}
+        problem = replace(self, objective=objective.with_tensors(numbers))
         if start is None:
-            return replace(self, objective=objective)
-        beside = {name: value for name, value in start.items() if name not in self.start}
+            return problem, given
+        start = {name: numbers.get(f"start.{name}", value) for name, value in start.items()}
+        check_start(start, self.student)
+        return problem._from(start), given
+
+    def _from(self, start: Params) -> Problem:
+        """The problem from another start, buffers and fixed parameters included."""
         w0 = {name: start[name] for name in self.start}
+        beside = {name: value for name, value in start.items() if name not in self.start}
         if not beside:
-            return replace(self, objective=objective, start=w0)
-        model = objective.model
-        objective = replace(objective, model=lambda w, x: model(beside | w, x))
+            return replace(self, start=w0)
+        model = self.objective.model
+        objective = replace(self.objective, model=lambda w, x: model(beside | w, x))
         student = with_tensors(self.student, beside)
         return replace(self, objective=objective, start=w0, student=student)
+
+
+def _with_delta(objective: Objective, delta: Scalar) -> Objective:
+    """L with this δ."""
+    term = objective.term("noise")
+    if not isinstance(term, NoiseTerm) or delta_of(term.neighbourhood) is None:
+        around = term.neighbourhood if isinstance(term, NoiseTerm) else None
+        raise ValueError(
+            f"delta: got {delta}, must be None: the problem's neighbourhood, {around}, has no δ"
+        )
+    return objective.with_term(term.at(scalar("delta", delta)))
 
 
 @global_lock()
@@ -156,7 +182,8 @@ class Problem:
 def _solve(
     problem: Problem,
     weights: Lambdas,
-    around: Neighbourhood | None,
+    delta: Scalar | None,
+    extra: Mapping[str, Scalar] | None,
     start: Params | None,
     *,
     solver: Solver,
@@ -173,17 +200,18 @@ def _solve(
     check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
     seed = int(seed)
     _check_weights(weights, problem.objective.lambdas)
-    given = given_tensors(weights, around, start)
+    if start is not None and not isinstance(start, dict):
+        raise TypeError(f"start: got {shown(start)}, must be Params; a fill's name is for pose()")
+    problem, given = problem._moved(weights, delta, extra, start)
     check_derivative(given, adjoint)
-    problem = _moved(problem, weights, around, start, given)
-    if problem.objective.curvature is None and needs_hessian(solver):
+    if problem.objective.term("curvature") is None and needs_hessian(solver):
         raise TypeError(
             f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
             "(see phiopt.check); take LBFGS or TorchOpt"
         )
     if adjoint is None:  # off the graph of the teacher's and the lift's parameters
-        constant = detached(problem.objective.teacher)
-        problem = replace(problem, objective=replace(problem.objective, teacher=constant, psi={}))
+        objective = problem.objective.with_tensors(detached(problem.objective.tensors()))
+        problem = replace(problem, objective=replace(objective, psi={}))
     device = next(iter(problem.start.values())).device
     with (
         outside_transforms() as transforms,  # they see the adjoint's solve alone
@@ -192,19 +220,15 @@ def _solve(
         preserved_randomness(problem.source, device, seed),
     ):
         if process_group is not None:
-            settings: dict[str, object] = {
-                "solver": solver,
-                "adjoint": adjoint,
-                "restarts": restarts,
-                "seed": seed,
-            }
-            settings["lambdas"] = [float(value) for _, value in weights.items()]
+            numbers = {n: float(value) for n, value in problem.objective.weights.items()}
+            settings: dict[str, object] = {"solver": solver, "adjoint": adjoint, "seed": seed}
+            settings |= {"restarts": restarts, "lambdas": numbers}
             check_replicas(process_group, settings, device)
 
         def solve(objective: Objective, start: Params) -> Outcome:
             if adjoint is None:
                 return solver.solve(objective, start, seed=seed, progress=progress)
-            objective = with_inputs(objective, given)
+            objective = objective.with_tensors(given)
             start = {name: given.get(f"start.{name}", value) for name, value in start.items()}
             with inside_transforms(transforms):
                 return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
@@ -216,45 +240,14 @@ def _solve(
     return solution
 
 
-def _moved(
-    problem: Problem,
-    weights: Lambdas,
-    around: Neighbourhood | None,
-    start: Params | None,
-    given: Params,
-) -> Problem:
-    """The problem at this λ and δ and from this start, all of them numbers off the graph."""
-    numbers = {name: plain(name, value) for name, value in given.items()}
-    if isinstance(start, str):
-        raise TypeError(f"start: got {start!r}, must be Params; a fill's name is for pose()")
-    start = changed(start, "start.", numbers)
-    check_start(start, problem.student)
-    return problem._at(
-        changed(weights, "lambdas.", numbers), changed(around, "neighbourhood.", numbers), start
-    )
-
-
 def _check_weights(weights: Lambdas, posed: Lambdas) -> None:
     """Weight goes only to terms that the problem was posed with."""
     for name in set(weights.active) - set(posed.active):
         raise ValueError(
-            f"lambdas.{name}: got {getattr(weights, name)}, must be 0: the problem was posed without "
+            f"lambdas.{name}: got {getattr(weights, name)}, must be the number 0: the problem was posed without "
             f"a weight for {name}, and what the term needs was not checked. Pose the problem with "
             "all terms that are to have weight"
         )
-
-
-def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
-    """Without an adjoint nothing that is given is being differentiated in by `torch.func` or in forward
-    mode. They take what does not depend on an input for a derivative of 0; reverse mode of
-    `torch.autograd` says so itself.
-    """
-    for name, value in given.items() if adjoint is None else ():
-        if has_tangent(value) or (wrapped(value) and value.requires_grad):
-            raise ValueError(
-                f"adjoint: None, but {name} is being differentiated in; give Replay(), Unroll() or "
-                "Implicit()"
-            )
 
 
 def _solution(
@@ -272,7 +265,7 @@ def _solution(
     outcome = solve(objective, start)
     params = {name: plain(name, value) for name, value in outcome.params.items()}
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
-    asked = outcome.status is Status.SOLVED and objective.curvature is not None
+    asked = outcome.status is Status.SOLVED and objective.term("curvature") is not None
     curved_on = (outcome.saa_samples or fresh) if asked else None
     others, error = restarted(solver, objective, start, restarts, seed, progress)
     if error is not None:
@@ -291,6 +284,7 @@ def _solution(
         scale=problem.scale,
         divisors=dict(objective.divisors),
         lambdas=objective.lambdas,
+        extra={name: float(weight) for name, weight in objective.extra.items()},
         certificate=certificate,
         history=outcome.history,
         stats=outcome.stats,

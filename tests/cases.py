@@ -1,6 +1,6 @@
 """Ground truth: small float64 problems whose derivatives and minimisers are known otherwise."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
 
@@ -10,11 +10,14 @@ from torch.nn.functional import cross_entropy
 
 from phiopt.data import Data
 from phiopt.objective import (
+    CurvatureTerm,
     Frobenius,
     Gaussian,
     Lambdas,
+    NoiseTerm,
     Objective,
     Uniform,
+    paper_objective,
     pure_model,
     student_loss,
 )
@@ -68,7 +71,7 @@ def classification(lambdas=(0.3, 0.2, 0.3, 0.2), *, neighbourhood=None, curvatur
     teacher, student = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
     u = parameters(teacher)
     y = torch.randint(2, (count,), generator=generator(4))
-    objective = Objective(
+    objective = paper_objective(
         model=pure_model(student, lambda x: x),
         teacher=u,
         extract=first_slices(u),
@@ -79,6 +82,19 @@ def classification(lambdas=(0.3, 0.2, 0.3, 0.2), *, neighbourhood=None, curvatur
         curvature=curvature or Frobenius(probes=2),
     )
     return objective, parameters(student)
+
+
+def changed(objective, **changes):
+    """The objective with other fields, of its own or of the paper's terms: ``teacher`` and ``extract``,
+    ``neighbourhood``, ``curvature``.
+    """
+    for name, kind in (("neighbourhood", NoiseTerm), ("curvature", CurvatureTerm)):
+        if name in changes:
+            objective = objective.with_term(kind(changes.pop(name)))
+    own = {name: changes.pop(name) for name in ("teacher", "extract") if name in changes}
+    if own:
+        objective = objective.with_term(replace(objective.term("proximity"), **own))
+    return replace(objective, **changes)
 
 
 def flatten(params):
@@ -141,7 +157,7 @@ class Ridge:
     def objective(self):
         model = nn.utils.skip_init(nn.Linear, self.width, 1, bias=False, dtype=torch.float64)
         teacher = {"weight": self.u[None]}
-        return Objective(
+        return paper_objective(
             model=pure_model(model, lambda x: x),
             teacher=teacher,
             extract=first_slices(teacher),
@@ -196,7 +212,7 @@ def logistic(lambdas=(0.7, 0.3, 0, 0)):
     """
     teacher, student = mlp(5, 3, seed=1), mlp(5, 3, seed=2)
     u = parameters(teacher)
-    objective = Objective(
+    objective = paper_objective(
         model=pure_model(student, lambda x: x),
         teacher=u,
         extract=first_slices(u),

@@ -159,7 +159,7 @@ class TestArguments:
             {"neighbourhood": Corruption(0.3)},
             {"curvature": Spectral(iterations=3)},
             {"start": "zero"},
-            {"classes": [2, 0]},
+            pytest.param({"classes": [2, 0]}, marks=pytest.mark.slow),
             {"restrict_classes": True},
             {"restrict_classes": True, "classes": [2, 0]},
         ],

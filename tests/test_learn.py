@@ -58,9 +58,14 @@ def test_a_search_poses_its_problem_once(options, monkeypatch):
     assert counts == {"derive": 1, "verify_gradient": 1, "require_derivatives": 1}
 
 
+@pytest.fixture(scope="module")
+def found():
+    """A search without options."""
+    return learned()
+
+
 class TestTheResult:
-    def test_is_the_best_point_of_the_path(self):
-        found = learned()
+    def test_is_the_best_point_of_the_path(self, found):
         assert found.outer == min(trial.outer for trial in found.path)
         assert found.start_outer == found.path[0].outer
         assert found.outer < found.start_outer
@@ -88,16 +93,13 @@ class TestTheResult:
         best = next(trial for trial in found.path if trial.outer == found.outer)
         assert found.lambdas == found.solution.lambdas == Lambdas.of(best.lambdas)
 
-    def test_repeats_and_changes_nothing(self):
+    def test_repeats_and_changes_nothing(self, found):
         small, large = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
         before = [p.clone() for m in (small, large) for p in m.parameters()]
         state = torch.get_rng_state()
-        paths = [
-            learn(small, large, (X, Y), OuterLoss(V), solver=QUICK, search=FEW).path
-            for _ in range(2)
-        ]
+        again = learn(small, large, (X, Y), OuterLoss(V), solver=QUICK, search=FEW)
         after = [p for m in (small, large) for p in m.parameters()]
-        assert paths[0] == paths[1]
+        assert again.path == found.path
         assert all(map(torch.equal, before, after))
         assert all(p.grad is None and p.requires_grad for p in after)
         assert torch.equal(torch.get_rng_state(), state)

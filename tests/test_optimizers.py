@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 import torchopt
@@ -7,7 +5,7 @@ from torch import nn
 from torch.func import grad, hessian, vmap
 
 import phiopt
-from phiopt.objective import Frobenius, Stream
+from phiopt.objective import CurvatureTerm, Frobenius, Stream
 from phiopt.optimizers import clipped, default_optimizer, flattened, masked, normalised
 from phiopt.solve import TorchOpt
 from tests.cases import classification, mlp, parameters, randn, ridge
@@ -178,7 +176,7 @@ def test_a_curvature_that_collapses_does_not_leave_short_steps_behind():
 
 def test_the_default_solver_takes_normalised_steps():
     case = ridge()
-    objective = replace(case.objective(), curvature=Frobenius(batch=None))
+    objective = case.objective().with_term(CurvatureTerm(Frobenius(batch=None)))
     given = TorchOpt(default_optimizer(40), steps=40, batch_size=16)
     by_default = TorchOpt(steps=40, batch_size=16).solve(objective, case.start, seed=1)
     explicit = given.solve(objective, case.start, seed=1)
@@ -206,7 +204,7 @@ def test_over_a_window_a_gradient_keeps_its_size_beside_its_neighbours():
 def test_the_default_averages_over_as_many_steps_as_share_one_curvature():
     objective, start = classification((0.25, 0.25, 0.25, 0.25), count=64)
     for every in (1, 4):
-        changed = replace(objective, curvature=Frobenius(every=every))
+        changed = objective.with_term(CurvatureTerm(Frobenius(every=every)))
         explicit = TorchOpt(default_optimizer(12, every=every), steps=12, batch_size=32)
         expected = explicit.solve(changed, start, seed=1).params
         found = TorchOpt(steps=12, batch_size=32).solve(changed, start, seed=1).params

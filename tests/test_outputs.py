@@ -18,7 +18,7 @@ from phiopt import (
 )
 from phiopt.bilevel.search import Mirror
 from phiopt.objective.importance import influence
-from phiopt.objective.task import Task
+from phiopt.objective.mean_loss import Task
 from tests.cases import mlp, randn
 
 X, Y = randn(40, 4, seed=3), randn(40, seed=4)

@@ -4,10 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
-
-import pytest
 
 import phiopt
 
@@ -51,6 +50,7 @@ TORCH_ONLY = {
 }
 
 
+@cache
 def imported_modules(file: Path) -> set[str]:
     """Absolute names of every module ``file`` imports, at any depth."""
     package = file.relative_to(ROOT).with_suffix("").parts[:-1]
@@ -74,27 +74,26 @@ def room(file: Path) -> str:
 LIBRARY = sorted((ROOT / "phiopt").rglob("*.py"))
 
 
-def named(files: list[Path]) -> list[object]:
-    return [pytest.param(file, id=str(file.relative_to(ROOT))) for file in files]
+def test_imports_inside_the_library_point_one_way() -> None:
+    rooms = {room(file) for file in LIBRARY} - FLOOR_OF.keys()
+    assert not rooms, f"phiopt/{sorted(rooms)} are new rooms: say in FLOORS where they stand"
+    for file in LIBRARY:
+        here = room(file)
+        names = {n.split(".")[1] for n in imported_modules(file) if n.startswith("phiopt.")}
+        back = {n for n in names - {here} if FLOOR_OF.get(n, -1) >= FLOOR_OF[here]}
+        assert not back, f"{file.relative_to(ROOT)} imports {sorted(back)}, which stand above it"
 
 
-@pytest.mark.parametrize("file", named(LIBRARY))
-def test_imports_inside_the_library_point_one_way(file: Path) -> None:
-    here = room(file)
-    assert here in FLOOR_OF, f"phiopt/{here} is a new room: say in FLOORS where it stands"
-    rooms = {name.split(".")[1] for name in imported_modules(file) if name.startswith("phiopt.")}
-    back = {other for other in rooms - {here} if FLOOR_OF.get(other, -1) >= FLOOR_OF[here]}
-    assert not back, f"{file.relative_to(ROOT)} imports {sorted(back)}, which stand above it"
-
-
-@pytest.mark.parametrize("file", named(LIBRARY))
-def test_the_library_knows_no_experiment_no_data_set_and_no_plot(file: Path) -> None:
-    tops = {name.split(".")[0] for name in imported_modules(file)}
-    assert not tops & {"experiments", "benchmarks", "tests", "sklearn", "rich", "typer"}
-    assert "torchvision.datasets" not in imported_modules(file)
-    if room(file) in TORCH_ONLY:
-        optional = {"matplotlib"} if room(file) == "growth" else set()  # GrowthMap.plot
-        assert tops <= {"torch", "numpy", "phiopt", *optional, *sys.stdlib_module_names}
+def test_the_library_knows_no_experiment_no_data_set_and_no_plot() -> None:
+    outside = {"experiments", "benchmarks", "tests", "sklearn", "rich", "typer"}
+    for file in LIBRARY:
+        tops = {name.split(".")[0] for name in imported_modules(file)}
+        assert not tops & outside, file
+        assert "torchvision.datasets" not in imported_modules(file), file
+        if room(file) in TORCH_ONLY:
+            optional = {"matplotlib"} if room(file) == "growth" else set()  # GrowthMap.plot
+            allowed = {"torch", "numpy", "phiopt", *optional, *sys.stdlib_module_names}
+            assert tops <= allowed, file
 
 
 def test_importing_phiopt_loads_nothing_heavy_beside_torch() -> None:
@@ -115,12 +114,20 @@ def test_the_type_marker_is_shipped() -> None:
     assert resources.files("phiopt").joinpath("py.typed").is_file()
 
 
+ALIASES = {"Lift", "Loss", "Params", "Source"}
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
+    types = (ROOT / "docs" / "reference" / "types.md").read_text()
     assert len(set(phiopt.__all__)) == len(phiopt.__all__)
     for name in phiopt.__all__:
         assert hasattr(phiopt, name), f"phiopt.__all__ promises {name}"
         item = getattr(phiopt, name)
-        if callable(item):
+        if name in ALIASES:
+            assert re.search(rf"^::: phiopt[\w.]*\.{name}$", types, re.M), (
+                f"phiopt.{name} has no entry"
+            )
+        elif callable(item):
             assert item.__doc__, f"phiopt.{name} has no docstring"
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchopt import pytree
 
-from phiopt._transforms import batched, differentiated, plain
+from phiopt._transforms import batched, differentiated, has_tangent, plain, wrapped
 from phiopt._types import Params
 from phiopt.objective import Lambdas, Objective, delta_of
 from phiopt.solve import Outcome, Solver
@@ -66,10 +66,7 @@ def differentiable_inputs(objective: Objective, start: Params) -> Params:
     """The tensors that require grad or have a tangent, by their places: ``lambdas.task``,
     ``neighbourhood.delta``, ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
     """
-    tensors = given_tensors(objective.lambdas, objective.neighbourhood, None)
-    tensors |= {f"teacher.{n}": value for n, value in objective.teacher.items()}
-    tensors |= {f"psi.{n}": value for n, value in objective.psi.items()}
-    tensors |= {f"start.{n}": value for n, value in start.items()}
+    tensors = objective.tensors() | {f"start.{n}": value for n, value in start.items()}
     return {name: value for name, value in tensors.items() if differentiated(value)}
 
 
@@ -82,13 +79,17 @@ def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def with_inputs(objective: Objective, inputs: Params) -> Objective:
-    """The objective with other values for these inputs. Inputs of the start are ignored."""
-
-    parts = ("lambdas", "teacher", "psi", "neighbourhood")
-    return replace(
-        objective, **{name: changed(getattr(objective, name), f"{name}.", inputs) for name in parts}
-    )
+def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
+    """Without an adjoint nothing that is given is being differentiated in by `torch.func` or in forward
+    mode. They take what does not depend on an input for a derivative of 0; reverse mode of
+    `torch.autograd` says so itself.
+    """
+    for name, value in given.items() if adjoint is None else ():
+        if has_tangent(value) or (wrapped(value) and value.requires_grad):
+            raise ValueError(
+                f"adjoint: None, but {name} is being differentiated in; give Replay(), Unroll() or "
+                "Implicit()"
+            )
 
 
 def changed(part: Part, prefix: str, inputs: Params) -> Part:
@@ -103,7 +104,7 @@ def changed(part: Part, prefix: str, inputs: Params) -> Part:
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
     """Objective and start with plain tensors, for a solver, which must not be recorded."""
     inputs = differentiable_inputs(objective, start)
-    return with_inputs(objective, _plain(inputs)), _plain(start)
+    return objective.with_tensors(_plain(inputs)), _plain(start)
 
 
 def _plain(values: Params) -> Params:
@@ -123,14 +124,9 @@ def guarded(inputs: Params) -> Params:
 
 def check_smooth(objective: Objective) -> None:
     """Refuse estimators whose gradient is right but whose gradient's derivative is not."""
-    curvature = objective.curvature
-    if curvature is None or "curvature" not in objective.lambdas.active:
-        return
-    if curvature.fixed_part:
-        raise ValueError(
-            f"adjoint: curvature={type(curvature).__name__} holds {curvature.fixed_part} fixed, so that "
-            "derivatives beyond the gradient are wrong; use Frobenius"
-        )
+    for term in objective.terms:
+        if term.first_order_only and term.name in objective.active:
+            raise ValueError(f"adjoint: {term.first_order_only}")
 
 
 def attach(params: Params, inputs: Params, pull_back: PullBack) -> Params:

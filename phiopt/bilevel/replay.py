@@ -17,7 +17,6 @@ from phiopt.bilevel.adjoint import (
     check_smooth,
     differentiable_inputs,
     vector_jacobian,
-    with_inputs,
     without_grad,
 )
 from phiopt.bilevel.trajectory import Path, float_leaves
@@ -120,7 +119,7 @@ def _through_step(
         state = [torch.zeros_like(value) for value in values]
 
     def gradient(w: Params, t: Params, piece: Sample) -> Params:
-        return with_inputs(path.objective, t).value_and_grad(w, piece)[2]
+        return path.objective.with_tensors(t).value_and_grad(w, piece)[2]
 
     def checked(w: Params, following: Any) -> tuple[Params, list[Tensor]]:
         path.check(index, w)

@@ -11,7 +11,6 @@ from torch.func import vjp
 
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
-from phiopt.bilevel.adjoint import with_inputs
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import moments
 from phiopt.solve.counted import Counted
@@ -42,7 +41,7 @@ class StationaryPoint:
     def of(
         cls, objective: Objective, params: Params, samples: list[Sample], theta: Params
     ) -> StationaryPoint:
-        counted = Counted(with_inputs(objective, theta))
+        counted = Counted(objective.with_tensors(theta))
         hessian = MeanHessian(counted, params, samples)
         return cls(objective, params, samples, theta, counted, hessian)
 
@@ -62,7 +61,7 @@ class StationaryPoint:
         for piece, share in pieces:
 
             def gradient(theta: Params, piece: Sample = piece) -> Params:
-                return with_inputs(self.objective, theta).value_and_grad(self.params, piece)[2]
+                return self.objective.with_tensors(theta).value_and_grad(self.params, piece)[2]
 
             transposed = cast(Any, vjp(gradient, self.theta))[1]
             (partial,) = transposed(to_params(x, self.params))

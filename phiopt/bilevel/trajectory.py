@@ -92,7 +92,7 @@ class Path:
                 "is no dataclass, in which another could be put; use Implicit, or the solver TorchOpt"
             )
         optimizer = solver.optimizer or default_optimizer(
-            solver.steps, every=objective.every, eps_root=EPS_ROOT
+            solver.steps, every=objective.interval, eps_root=EPS_ROOT
         )
         if _clips(optimizer.update):
             raise AdjointError(

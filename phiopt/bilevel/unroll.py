@@ -13,7 +13,6 @@ from phiopt.bilevel.adjoint import (
     check_smooth,
     differentiable_inputs,
     guarded,
-    with_inputs,
     without_grad,
 )
 from phiopt.bilevel.trajectory import Path
@@ -58,7 +57,7 @@ class Unroll:
     ) -> Outcome:
         check_smooth(objective)
         inputs = guarded(differentiable_inputs(objective, start))
-        objective = with_inputs(objective, inputs)
+        objective = objective.with_tensors(inputs)
         start = {name: inputs.get(f"start.{name}", value) for name, value in start.items()}
         if self.last is None:
             outcome, path = Path.of(

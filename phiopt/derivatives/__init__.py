@@ -2,11 +2,12 @@
 
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.gauss_newton import gauss_newton
-from phiopt.derivatives.hvp import Linearised, dot, linearise, square_norm
+from phiopt.derivatives.hvp import Linearised, Product, dot, linearise, square_norm
 from phiopt.derivatives.require import require_derivatives
 
 __all__ = [
     "Linearised",
+    "Product",
     "differentiable",
     "dot",
     "gauss_newton",

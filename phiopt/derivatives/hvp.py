@@ -18,12 +18,16 @@ _Vjp: TypeAlias = tuple[tuple[Params, Tensor], Callable[[Any], tuple[Params]]]
 """The result of ``vjp`` without auxiliary output."""
 
 
+Product: TypeAlias = Callable[[Params], Params]
+"""v ↦ H v."""
+
+
 class Linearised(NamedTuple):
     """A function at a point: its ``value``, its ``gradient``, and the product ``hvp(v)`` = H v."""
 
     value: Tensor
     gradient: Params
-    hvp: Callable[[Params], Params]
+    hvp: Product
 
 
 def linearise(loss: Callable[[Params], Tensor], params: Params) -> Linearised:

@@ -7,42 +7,28 @@ With A and B independent the estimate has no bias. With b held fixed, 2 ⟨∂a/
 Hessian, so a large batch can go through in several small ones.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
 from torch import Generator, Tensor
 
-from phiopt._checks import count, number, one_of
 from phiopt._types import Params
-from phiopt.derivatives import Linearised, dot, gauss_newton, linearise
-from phiopt.objective.probes import Distribution, draw_probes, each
-from phiopt.objective.task import Task
+from phiopt.derivatives import Linearised, Product, linearise
+from phiopt.objective.importance import chosen, influence
+from phiopt.objective.mean_loss import Task
+from phiopt.objective.microbatched import MicrobatchedCurvature, mean_dot, operator
+from phiopt.objective.passes import chunks
+from phiopt.objective.probes import each
+from phiopt.objective.search import Search
+from phiopt.objective.term import Draws, Evaluation, Pass, Term, Work
 
 SMALLEST = 16
 """Examples in a part: fewer cost hardly less."""
-
-Matrix = Literal["hessian", "gauss-newton"]
-
-Product: TypeAlias = Callable[[Params], Params]
-"""v ↦ H v."""
-
-
-class Search(NamedTuple):
-    """How a search for probes ended.
-
-    Args:
-        products: H v spent on it.
-        error: Relative error of the gradient up to a factor, that of the value up to a square: for an
-            eigenvector the sine of the angle that is left, at most. The largest, of many under
-            ``torch.vmap``.
-        unsettled: How many of these were not found to their tolerance: 0 or 1 of one.
-    """
-
-    products: int
-    error: float
-    unsettled: int
 
 
 class Curvature(ABC):
@@ -76,7 +62,7 @@ class Curvature(ABC):
         """How many of them `aim` spends, at most, and tells of (see `reporting`)."""
         return 0
 
-    def reporting(self, to: Callable[[Search], None]) -> "Curvature":
+    def reporting(self, to: Callable[[Search], None]) -> Curvature:
         """This estimator, calling ``to`` after every search of `aim`; by default there is none."""
         return self
 
@@ -118,82 +104,136 @@ class Curvature(ABC):
         return at.value, mean_dot(products, products)
 
 
-@dataclass(frozen=True)
-class Frobenius(Curvature):
-    """L_4 = ‖∂²L_f/∂w²‖_F², the sum of the squared entries of the Hessian (paper, section 4, term
-    3).
-
-        ‖H‖_F² = E_v ‖H v‖²,   E v vᵀ = I        (Hutchinson 1990)
-
-    Unbiased with any number of probes, for the Hessian H of the mean loss over the batch at hand.
-    As an estimate for all of D1 it is high on a mini-batch, by the variance of H. A step of a
-    stochastic solver takes instead of ‖H v‖²
-
-        ⟨H_A v, H_B v⟩,   A and B independent weighted samples of its batch, drawn by `influence`,
-
-    which has the same expectation, and differentiates 2 ⟨H_A v, b⟩ with b = H_B v held fixed: the
-    gradient's expectation is the same too, at a third of the price (docs/cost.md). A and B have 16
-    examples or more each; where that is half the batch, and wherever a value is judged or reported
-    or a sample frozen, it is ‖H v‖².
+class CurvatureDraws(NamedTuple):
+    """Random numbers of one evaluation.
 
     Args:
-        probes: Vectors v to a draw; default 1, whose relative standard deviation is below √2. They
-            are multiplied together, by ``torch.vmap``.
-        distribution: "rademacher" (default), independent signs; or "gaussian", of larger variance.
-        batch: How much of its batch a stochastic step spends on A and B together, a fraction in
-            (0, 1]; default 0.25. None: ‖H v‖² of the whole batch in every step.
-        every: A stochastic step in so many includes the term, that many times; default 1.
-        matrix: "hessian" (default). Or an approximation: "gauss-newton" is ‖Jᵀ (∂²l/∂z²) J‖², which
-            drops the second derivatives of the outputs z; near ‖H‖² where the loss is fitted well.
-
-    Raises:
-        ValueError: ``probes`` or ``every`` < 1, ``batch`` outside (0, 1], or another name for
-            ``distribution`` or ``matrix``.
-
-    Examples:
-        >>> Frobenius(probes=4).part(128), Frobenius().part(32)
-        (16, None)
-        >>> Frobenius(batch=None, every=4).every
-        4
+        probes: v, stacked on a leading axis.
+        offsets: ``(2,)``, by which the parts A and B of a step's batch are chosen; None where both
+            are the batch.
     """
 
-    probes: int = 1
-    distribution: Distribution = "rademacher"
-    batch: float | None = 0.25
-    every: int = 1
-    matrix: Matrix = "hessian"
+    probes: Params
+    offsets: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        count("probes", self.probes)
-        count("every", self.every)
-        one_of("distribution", self.distribution, get_args(Distribution))
-        one_of("matrix", self.matrix, get_args(Matrix))
-        if self.batch is not None and not 0 < number("batch", self.batch) <= 1:
-            raise ValueError(f"batch: got {self.batch}, must be a fraction in (0, 1], or None")
+
+@dataclass(frozen=True)
+class CurvatureTerm(Term):
+    """L_4(∂²L_f/∂w²), the size of the Hessian by an estimate that `Frobenius` and `Spectral` describe.
+
+    Args:
+        estimator: The estimate.
+    """
+
+    name: ClassVar[str] = "curvature"
+    over: ClassVar[Literal["examples", "batch", "parameters"]] = "batch"
+    first: ClassVar[bool] = True
+
+    estimator: Curvature
 
     @property
-    def products(self) -> int:
-        return self.probes
+    def first_order_only(self) -> str:
+        estimator = self.estimator
+        if not estimator.fixed_part:
+            return ""
+        return (
+            f"curvature={type(estimator).__name__} holds {estimator.fixed_part} fixed, so that "
+            "derivatives beyond the gradient are wrong; use Frobenius"
+        )
 
-    def draw(self, params: Params, generator: Generator) -> Params:
-        return draw_probes(params, self.probes, generator, self.distribution)
+    @property
+    def interval(self) -> int:
+        return self.estimator.every
 
-    def linearise(self, task: Callable[[Params], Tensor], params: Params) -> Linearised:
-        if self.matrix != "gauss-newton":
-            return linearise(task, params)
-        whole = _divisible(task)
-        return gauss_newton(whole.outputs, whole.of_outputs, params)
+    def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
+        probes = self.estimator.draw(params, generator)
+        if not step or not self.estimator.part(len(inputs)):
+            return CurvatureDraws(probes)
+        like = next(iter(params.values()))
+        offsets = torch.rand(2, generator=generator, device=like.device, dtype=like.dtype)
+        return CurvatureDraws(probes, offsets)
 
+    def value(self, at: Evaluation, draws: Draws) -> Tensor:
+        loss, value = self.estimator(at.task, at.params, draws.probes)
+        at.provide(loss)
+        return value
 
-def mean_dot(a: Params, b: Params) -> Tensor:
-    """⟨a, b⟩ for each probe on the leading axis, averaged over the probes."""
-    return dot(a, b) / len(next(iter(a.values())))
+    def unit(self, start: Params, values: Callable[[], Tensor]) -> float:
+        """Its mean at w0; the size of an estimate that is negative there."""
+        known = values()
+        return float(known.mean() if known.mean() > 0 else known.abs().mean())
 
+    def work(self, draws: Draws, examples: int) -> Work:
+        products = self.estimator.products - self.estimator.searching
+        if draws.offsets is None:
+            return Work(task=True, hvp=products)
+        share = (self.estimator.part(examples) or examples) / examples
+        return Work(task=True, hvp=2 * share * products)
 
-def _divisible(task: Callable[[Params], Tensor]) -> Task:
-    if not isinstance(task, Task):
-        raise TypeError(f"task: got {task!r}, must be a Task: its batch or outputs are needed")
-    return task
+    def shared(self, start: Params) -> dict[str, Any]:
+        return {"curvature": self.estimator}
+
+    def reporting(self, to: Callable[[Search], None]) -> CurvatureTerm:
+        return replace(self, estimator=self.estimator.reporting(to))
+
+    def cheaper(self, draws: Draws) -> bool:
+        return draws.offsets is not None
+
+    def scores(self, at: Evaluation, draws: Draws) -> Tensor | None:
+        return None if draws.offsets is None else influence(at.task, at.outputs)
+
+    def passes(
+        self,
+        weight: Tensor | float,
+        task: Task,
+        params: Params,
+        draws: Draws,
+        size: int | None,
+        scores: Tensor | None,
+    ) -> Iterator[Pass]:
+        tasks = self._halves(task, params, draws, size, scores)
+        return self._parts(tasks, params, draws, size).passes(weight)
+
+    def whole(self, task: Task, params: Params, draws: Draws, size: int | None) -> Tensor:
+        return self._parts((task, task), params, draws, size).value()
+
+    def hvp(
+        self,
+        weight: Tensor | float,
+        task: Task,
+        params: Params,
+        draws: Draws,
+        size: int | None,
+        vector: Params,
+    ) -> Params:
+        return self._parts((task, task), params, draws, size).hvp(weight, vector)
+
+    def _parts(
+        self, tasks: tuple[Task, Task], params: Params, draws: Draws, size: int | None
+    ) -> MicrobatchedCurvature:
+        linearise = self.estimator.linearise
+        probes = self.estimator.aim(
+            lambda: operator(linearise, tasks[0], params, size), draws.probes
+        )
+        return MicrobatchedCurvature(linearise, tasks, params, probes, size)
+
+    def _halves(
+        self,
+        task: Task,
+        params: Params,
+        draws: Draws,
+        size: int | None,
+        scores: Tensor | None,
+    ) -> tuple[Task, Task]:
+        """A and B."""
+        part = self.estimator.part(len(task))
+        if draws.offsets is None or part is None:
+            return task, task
+        if scores is None:
+            pieces = chunks(task, size)
+            scores = torch.cat([share * influence(p, p.outputs(params)) for p, share in pieces])
+        first, second = draws.offsets.unbind()
+        return chosen(task, scores, part, first), chosen(task, scores, part, second)
 
 
 def _still(params: Params) -> Params:

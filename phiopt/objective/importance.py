@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from phiopt.derivatives import linearise
-from phiopt.objective.task import Task
+from phiopt.objective.mean_loss import Task
 
 UNIFORM = 0.2
 """Share of the choice that is blind to the scores, so that no example's weight passes 1 / UNIFORM

@@ -88,7 +88,12 @@ class Lambdas:
     @property
     def active(self) -> list[str]:
         """Names of the terms that count: all but those whose weight is the number 0."""
-        return [name for name, value in self.items() if isinstance(value, Tensor) or value != 0]
+        return weighed(dict(self.items()))
+
+
+def weighed(weights: Mapping[str, Scalar]) -> list[str]:
+    """Names of the terms that count: all but those whose weight is the number 0."""
+    return [name for name, value in weights.items() if isinstance(value, Tensor) or value != 0]
 
 
 def _check_simplex(weights: dict[str, float]) -> None:

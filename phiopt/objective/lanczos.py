@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 from phiopt._transforms import numbers, outside_transforms
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
+from phiopt.derivatives import Product
 from phiopt.derivatives.krylov import Krylov, Ritz
-from phiopt.objective.curvature import Product, Search
+from phiopt.objective.search import Search
 
 
 def lanczos(product: Product, start: Params, iterations: int, tol: float) -> tuple[Params, Search]:

@@ -1,9 +1,60 @@
 """The third term: the loss in the neighbourhood of the data (vicinal risk)."""
 
-from torch import Tensor
+from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
+
+from torch import Generator, Tensor
+
+from phiopt._checks import Scalar
 from phiopt._types import Loss, Model, Params
+from phiopt.objective.neighbourhood import Neighbourhood, delta_of
 from phiopt.objective.task import task
+from phiopt.objective.term import Draws, Evaluation, Term, Work
+
+DELTA = "neighbourhood.delta"
+
+
+@dataclass(frozen=True)
+class NoiseTerm(Term):
+    """L_3^δ(w, D1), the expected loss around each example. See `noise`.
+
+    Args:
+        neighbourhood: U_δ, in the teacher's input space.
+    """
+
+    name: ClassVar[str] = "noise"
+
+    neighbourhood: Neighbourhood
+
+    def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
+        return self.neighbourhood.draw(inputs, generator)
+
+    def part(self, draws: Draws, start: int, stop: int) -> Draws:
+        return tuple(draw[:, start:stop] for draw in draws)
+
+    def value(self, at: Evaluation, draws: Draws) -> Tensor:
+        around = self.neighbourhood.perturb(at.task.inputs, draws)
+        return noise(at.task.model, at.task.loss, at.params, around, at.task.targets)
+
+    def work(self, draws: Draws, examples: int) -> Work:
+        return Work(forward=len(draws[0]))
+
+    def tensors(self) -> Params:
+        delta = delta_of(self.neighbourhood)
+        return {DELTA: delta} if isinstance(delta, Tensor) else {}
+
+    def shared(self, start: Params) -> dict[str, Any]:
+        return {"neighbourhood": self.neighbourhood}
+
+    def with_tensors(self, values: Params) -> NoiseTerm:
+        return self.at(values[DELTA]) if DELTA in values else self
+
+    def at(self, delta: Scalar) -> NoiseTerm:
+        """With this δ, where the neighbourhood has one."""
+        changed = replace(cast(Any, self.neighbourhood), delta=delta)
+        return replace(self, neighbourhood=changed)
 
 
 def noise(model: Model, loss: Loss, params: Params, noisy: Tensor, targets: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ from torch import Generator
 
 from phiopt._checks import count, fraction
 from phiopt._types import Params
-from phiopt.objective.curvature import Curvature, Product, Search
+from phiopt.derivatives import Product
+from phiopt.objective.curvature import Curvature
 from phiopt.objective.lanczos import lanczos
 from phiopt.objective.probes import draw_probes
+from phiopt.objective.search import Search
 
 
 @dataclass(frozen=True)

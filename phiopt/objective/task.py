@@ -1,72 +1,28 @@
 """The first term: the loss on the teacher's data."""
 
-from dataclasses import dataclass, replace
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from phiopt._types import Loss, Model, Params
-from phiopt.derivatives import differentiable
+from phiopt.objective.mean_loss import Task
+from phiopt.objective.term import Draws, Evaluation, Term
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """L_f(w, D1*), D1* = {(ψ(x), y) | (x, y) ∈ D1}: the mean loss of the student on the lifted
-    data, on one batch, as a function of w.
+@dataclass(frozen=True)
+class TaskTerm(Term):
+    """L_f(w, D1*): the mean loss on the lifted data. The formula is that of `Task`.
 
-        1/m Σ_{(x, y)} l(y, f(ψ(x), w))        (paper, section 4, term 1)
-
-    The paper sums over D1; a mean does not change with the batch. ``model(params, inputs)`` is
-    f(ψ(x), w), ``inputs`` are x of shape ``(batch, ...)``, ``targets`` y of shape ``(batch, ...)``;
-    the result is a scalar, differentiable to fourth order in ``params``. With ``weights`` of shape
-    ``(batch,)`` each loss is multiplied by its own. Raises ``ValueError`` if ``loss`` does not give
-    one value per example, ``TypeError`` if no floating tensor.
+    (paper, section 4, term 1)
     """
 
-    model: Model
-    loss: Loss
-    inputs: Tensor
-    targets: Tensor
-    weights: Tensor | None = None
+    name: ClassVar[str] = "task"
 
-    def __call__(self, params: Params) -> Tensor:
-        return self.of_outputs(self.outputs(params))
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def part(self, start: int, stop: int) -> "Task":
-        """The same on the examples from ``start`` to ``stop``."""
-        inputs, targets = self.inputs[start:stop], self.targets[start:stop]
-        weights = None if self.weights is None else self.weights[start:stop]
-        return replace(self, inputs=inputs, targets=targets, weights=weights)
-
-    def chosen(self, places: Tensor, weights: Tensor) -> "Task":
-        """The same on the examples at ``places``, each with its weight."""
-        inputs, targets = self.inputs[places], self.targets[places]
-        return replace(self, inputs=inputs, targets=targets, weights=weights)
-
-    def outputs(self, params: Params) -> Tensor:
-        """f(ψ(x), w) on the batch."""
-        with differentiable():
-            return self.model(params, self.inputs)
-
-    def of_outputs(self, outputs: Tensor) -> Tensor:
-        """The mean loss of given outputs."""
-        with differentiable():
-            # Copies: a loss that works in place must reach neither the data nor the outputs.
-            losses = self.loss(outputs.clone(), self.targets.clone())
-        if not isinstance(losses, Tensor) or not losses.is_floating_point():
-            kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
-            raise TypeError(
-                f"loss: returned {kind}, must give a floating tensor of one loss per example, shape "
-                f"({len(self)},)"
-            )
-        if losses.shape != (len(self),):
-            raise ValueError(
-                f"loss: returned shape {tuple(losses.shape)}, must give one loss per example, "
-                f"shape ({len(self)},) (reduction='none')"
-            )
-        return losses.mean() if self.weights is None else (losses * self.weights).mean()
+    def value(self, at: Evaluation, draws: Draws) -> Tensor:
+        return at.loss
 
 
 def task(model: Model, loss: Loss, params: Params, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from phiopt.derivatives.guilty import (
 )
 from phiopt.derivatives.repeated import Repeated
 from phiopt.derivatives.require import undifferentiable
+from phiopt.objective.mean_loss import Task
 from phiopt.objective.model import pure_model
-from phiopt.objective.task import Task
 
 PRECISIONS = (torch.float64, torch.float32)
 FAULTS = (OSError, MemoryError, StopIteration)

@@ -81,7 +81,7 @@ def _checked(
     counted = Counted(objective)
     values = []
     for params in (start, outcome.params):
-        terms = counted.mean_terms(params, draws, objective.lambdas.active)
+        terms = counted.mean_terms(params, draws, objective.active)
         values.append(float(objective.weigh(terms)))
     work = counted.stats(0, 0, 0.0)
     return replace(outcome, stats=outcome.stats + work), holds(outcome, values[0] - values[1])

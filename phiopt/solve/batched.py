@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.stacked import StackableProblem, StackedSolves
 from phiopt.solve.torchopt_loop import TorchOpt
 
-FIELDS = ("neighbourhood", "curvature", "micro_batch", "psi")
+FIELDS = ("micro_batch", "psi", "extra")
 EXAMPLES = 256
 """On so many functions are compared, each problem's with the first one's."""
 
@@ -84,7 +85,7 @@ def _solve(
     solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor
 ) -> list[Outcome]:
     began = perf_counter()
-    optimizer = solver.transformation(problems[0].objective.every)
+    optimizer = solver.transformation(problems[0].objective.interval)
     with _fallbacks_unmentioned():
         solves = StackedSolves(problems, lambdas, optimizer, batch_size=solver.batch_size)
         loop = solver.loop(solves)
@@ -112,23 +113,42 @@ def check_compatible(problems: Sequence[StackableProblem]) -> None:
     """
     first = problems[0].objective
     for number, problem in enumerate(problems[1:], 1):
+        objective = problem.objective
+        if objective.names != first.names:
+            _refuse(number, f"terms ({first.names} and {objective.names})")
         for name in FIELDS:
-            ours, theirs = getattr(first, name), getattr(problem.objective, name)
-            if not _same(_fields(ours), _fields(theirs)):
-                _refuse(number, f"{name} ({ours} and {theirs})")
+            _compare(number, name, getattr(first, name), getattr(objective, name))
+        for one, other in zip(first.terms, objective.terms, strict=True):
+            theirs = _attempted(number, one.name, partial(other.shared, problem.start))
+            ours = _attempted(number, next(iter(theirs)), partial(one.shared, problem.start))
+            for name, value in theirs.items():
+                _compare(number, name, ours[name], value)
         for name, call in _calls(problem):
-            if getattr(first, name) is getattr(problem.objective, name):
+            if getattr(first, name) is getattr(objective, name):
                 continue
-            try:
-                results = [call(getattr(of, name)) for of in (first, problem.objective)]
-            except (RuntimeError, AttributeError, KeyError, IndexError):
-                _refuse(number, name)
-            if not _same(*results):
+            found = [
+                _attempted(number, name, partial(call, getattr(of, name)))
+                for of in (first, objective)
+            ]
+            if not _same(*found):
                 what = "loss, or in the classes that it reads" if name == "loss" else name
                 _refuse(number, what)
 
 
-def _refuse(number: int, what: str) -> None:
+def _compare(number: int, name: str, one: Any, other: Any) -> None:
+    if not _same(_fields(one), _fields(other)):
+        _refuse(number, name if isinstance(one, dict) else f"{name} ({one} and {other})")
+
+
+def _attempted(number: int, name: str, call: Callable[[], Any]) -> Any:
+    """What a call gives; where it fails the problems differ in what is called."""
+    try:
+        return call()
+    except (RuntimeError, AttributeError, KeyError, IndexError):
+        _refuse(number, name)
+
+
+def _refuse(number: int, what: str) -> NoReturn:
     raise ValueError(
         f"problems: number {number} differs from number 0 in its {what}; all must share it, since "
         "one is solved with for all. Solve those that differ in calls of their own"
@@ -137,14 +157,13 @@ def _refuse(number: int, what: str) -> None:
 
 def _calls(problem: StackableProblem) -> list[tuple[str, Callable[[Any], Any]]]:
     """The objective's functions by name, and how to call one."""
-    start, data = problem.start, problem.objective.data
-    calls: list[tuple[str, Callable[[Any], Any]]] = [("extract", lambda extract: extract(start))]
+    data = problem.objective.data
     if data is None:
-        return calls
+        return []
     x, y = (part[:EXAMPLES] for part in data.example)
-    w = problem.constants | start
+    w = problem.constants | problem.start
     outputs = problem.objective.model(w, x)
-    return [*calls, ("model", lambda model: model(w, x)), ("loss", lambda loss: loss(outputs, y))]
+    return [("model", lambda model: model(w, x)), ("loss", lambda loss: loss(outputs, y))]
 
 
 def _fields(value: Any) -> Any:

@@ -202,7 +202,7 @@ def holds(outcome: Outcome, decrease: float) -> bool:
 
 
 def _mean_value(objective: Counted, params: Params, draws: list[Sample]) -> float:
-    terms = objective.mean_terms(params, draws, objective.objective.lambdas.active)
+    terms = objective.mean_terms(params, draws, objective.objective.active)
     return float(objective.objective.weigh(terms))
 
 

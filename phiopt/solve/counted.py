@@ -1,18 +1,15 @@
 """An objective that counts its own evaluations, and searches, for the report of a solve."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective, Sample
-from phiopt.objective.curvature import Product, Search
+from phiopt.derivatives import Product
+from phiopt.objective import Objective, Sample
+from phiopt.objective.search import Search
 from phiopt.solve.outcome import Stats
-
-TERMS = tuple(field.name for field in fields(Lambdas))
-"""The terms' names, in the paper's order."""
 
 
 class Counted:
@@ -23,10 +20,7 @@ class Counted:
     """
 
     def __init__(self, objective: Objective) -> None:
-        if objective.curvature is not None:
-            curvature = objective.curvature.reporting(self._searched)
-            objective = replace(objective, curvature=curvature)
-        self.objective = objective
+        self.objective = objective.reporting(self._searched)
         self.gradient = self.forward = self.unsettled = 0
         self.hvp = 0.0
         self.search_error: float | None = None
@@ -53,7 +47,7 @@ class Counted:
         self, params: Params, samples: list[Sample], names: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """The raw terms of these names (None: all that there are), the mean over the samples."""
-        records = [self.objective.terms(params, sample, names) for sample in samples]
+        records = [self.objective.evaluate(params, sample, names) for sample in samples]
         for record, sample in zip(records, samples, strict=True):
             self._count(record, sample)
         return {name: torch.stack([r[name] for r in records]).mean() for name in records[0]}
@@ -64,7 +58,9 @@ class Counted:
         """`reported`, as numbers. An exception of the curvature, in this call or an earlier one, is kept as
         ``error``.
         """
-        terms, error = reported(TERMS, known, lambda names: self.mean_terms(params, samples, names))
+        terms, error = reported(
+            self.objective.names, known, lambda names: self.mean_terms(params, samples, names)
+        )
         self.error = error or self.error
         return {name: float(value) for name, value in terms.items()}
 
@@ -78,27 +74,13 @@ class Counted:
         self.search_error = max(self.search_error or 0.0, search.error)
 
     def _count_gradient(self, sample: Sample) -> None:
-        self._count(self.objective.lambdas.active, sample)
+        self._count(None, sample)
         self.gradient += 1
 
-    def _count(self, terms: Collection[str], sample: Sample) -> None:
-        curved = "curvature" in terms and sample.probes is not None
-        self.forward += "task" in terms or curved
-        if "noise" in terms and sample.noise is not None:
-            self.forward += len(sample.noise[0])
-        if curved:
-            self.hvp += self._products(sample)
-
-    def _products(self, sample: Sample) -> float:
-        """Products with the Hessian of the whole batch, without those of searches."""
-        curvature = self.objective.curvature
-        assert curvature is not None, "counted where it was computed"
-        products = curvature.products - curvature.searching
-        if sample.offsets is None or sample.inputs is None:
-            return products
-        n = len(sample.inputs)
-        share = (curvature.part(n) or n) / n
-        return share * products * 2
+    def _count(self, terms: Collection[str] | None, sample: Sample) -> None:
+        work = self.objective.work(sample, terms)
+        self.forward += work.task + work.forward
+        self.hvp += work.hvp
 
 
 def reported(

@@ -51,6 +51,7 @@ class Solution:
         error: What reading the data raised, where the status is ``DATA_FAILED``; what computing a
             number of the report raised, where it is ``REPORT_FAILED``.
         map: Where the teacher sits in the student; None in a solution read from a file.
+        extra: The weights of terms beside the paper's four, by name.
 
     ``print(solution)`` shows a report.
     """
@@ -70,6 +71,7 @@ class Solution:
     stats: Stats
     error: Exception | None = None
     map: GrowthMap | None = field(default=None, repr=False, compare=False)
+    extra: dict[str, float] = field(default_factory=dict)
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -126,7 +128,7 @@ class Solution:
             f"on fresh draws {c.start_objective:.4g} -> {c.objective:.4g}",
             "term           weight   divided by      at start           end   fresh ± s.e.",
         ]
-        for name, weight in self.lambdas.items():
+        for name, weight in [*self.lambdas.items(), *self.extra.items()]:
             if not (name in self.terms and name in self.start_terms):
                 if name == "curvature" and "task" in self.terms:
                     lines.append(

@@ -124,7 +124,7 @@ class OneSolve:
 
     def judge(self, params: Params) -> Judged:
         objective = self.objective.objective
-        terms = self.objective.mean_terms(params, self.validation, objective.lambdas.active)
+        terms = self.objective.mean_terms(params, self.validation, objective.active)
         return Judged([float(objective.weigh(terms))], terms)
 
     def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:

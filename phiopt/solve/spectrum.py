@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
+from phiopt.derivatives import Product
 from phiopt.derivatives.krylov import Krylov
 from phiopt.objective import Sample
-from phiopt.objective.curvature import Product
 from phiopt.solve.counted import Counted
 
 PRODUCTS = 60

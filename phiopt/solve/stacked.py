@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -15,9 +15,12 @@ from torchopt import pytree
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
-from phiopt.solve.counted import TERMS, Counted, reported
+from phiopt.solve.counted import Counted, reported
 from phiopt.solve.outcome import Stats
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, Judged, OneSolve
+
+LAMBDAS = tuple(field.name for field in fields(Lambdas))
+"""Names of the paper's terms, in the order of the columns of λ."""
 
 
 class StackableProblem(Protocol):
@@ -62,7 +65,10 @@ class StackedSolves:
         self.problems, self.optimizer, self.batch_size = problems, optimizer, batch_size
         like = next(iter(problems[0].start.values()))
         self.lambdas = lambdas.to(like)
-        self.active = [name for k, name in enumerate(TERMS) if bool((lambdas[:, k] != 0).any())]
+        self.names = problems[0].objective.names
+        weighed = [name for k, name in enumerate(LAMBDAS) if bool((lambdas[:, k] != 0).any())]
+        extra = problems[0].objective.extra
+        self.active = [name for name in self.names if name in weighed or extra.get(name)]
         self.shared = _stacked([_constants(problem) for problem in problems])
         start = _stacked([problem.start for problem in problems])
         self.start = {n: v.repeat_interleave(len(lambdas), 0) for n, v in start.items()}
@@ -78,9 +84,9 @@ class StackedSolves:
         return self._draw(Stream.STEP, step)
 
     def gradients(self, params: Params, draw: Draw) -> Gradients:
-        def at(w: Params, point: Tensor, shared: Params, tensors: dict[str, Any]) -> Any:
+        def at(w: Params, point: Tensor, shared: Params, tensors: list[Tensor]) -> Any:
             objective = replace(self._objective(shared), lambdas=self._weights(point))
-            return self._counted(objective, "value_and_grad", w, draw.sample(tensors))
+            return self._counted(objective, "value_and_grad", w, draw.made(tensors))
 
         each = vmap(vmap(at, (0, 0, None, None)), (0, None, 0, 0))
         found = each(self._by_problem(params), self.lambdas, self.shared, draw.tensors)
@@ -89,14 +95,16 @@ class StackedSolves:
 
     def judge(self, params: Params) -> Judged:
         terms = self._mean_terms(params, self.active)
-        weights = dict(zip(TERMS, self.lambdas.unbind(1), strict=True))
+        weights = dict(zip(LAMBDAS, self.lambdas.unbind(1), strict=True))
+        for name, weight in self.problems[0].objective.extra.items():
+            weights[name] = torch.full_like(self.lambdas[:, 0], float(weight))
         divisors = _under("divisors", self.shared)
         grouped = self._by_problem(terms)
         parts = [weights[n] / divisors[n][:, None] * grouped[n] for n in self.active]
         return Judged(torch.stack(parts).sum(0).flatten().tolist(), terms)
 
     def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        found, error = reported(TERMS, terms, lambda names: self._mean_terms(params, names))
+        found, error = reported(self.names, terms, lambda names: self._mean_terms(params, names))
         self.raised = error or self.raised
         columns = {name: values.tolist() for name, values in found.items()}
         return [{name: column[i] for name, column in columns.items()} for i in range(len(self))]
@@ -157,9 +165,9 @@ class StackedSolves:
         for draw in self.validation:
 
             def at(
-                w: Params, shared: Params, tensors: dict[str, Any], draw: Draw = draw
+                w: Params, shared: Params, tensors: list[Tensor], draw: Draw = draw
             ) -> dict[str, Tensor]:
-                sample = draw.sample(tensors)
+                sample = draw.made(tensors)
                 return self._counted(self._objective(shared), "mean_terms", w, [sample], names)
 
             each = vmap(vmap(at, (0, None, None)))
@@ -173,12 +181,11 @@ class StackedSolves:
         return replace(
             plain,
             model=lambda w, inputs: plain.model(constants | w, inputs),
-            teacher=_under("teacher", shared),
             divisors=cast(Any, _under("divisors", shared)),
-        )
+        ).with_tensors(_under("tensors", shared))
 
     def _weights(self, point: Tensor) -> Lambdas:
-        named = dict(zip(TERMS, point.unbind(), strict=True))
+        named = dict(zip(LAMBDAS, point.unbind(), strict=True))
         return Lambdas(**{n: w if n in self.active else 0.0 for n, w in named.items()})
 
     def _counted(self, objective: Objective, method: str, *arguments: Any) -> Any:
@@ -200,24 +207,24 @@ class StackedSolves:
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of every problem, tensors stacked."""
+    """One draw of every problem, tensors stacked, and how a sample is made of such tensors."""
 
-    tensors: dict[str, Any]
-    repeat: int | None
+    tensors: list[Tensor]
+    made: Callable[[list[Tensor]], Sample]
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Draw:
-        fields = [f for f, value in samples[0]._asdict().items() if f != "repeat"]
-        given = [f for f in fields if getattr(samples[0], f) is not None]
-        stacked = _stacked([{f: getattr(sample, f) for f in given} for sample in samples])
-        return cls(stacked, samples[0].repeat)
+        flat = [pytree.tree_flatten(cast(Any, sample[:3])) for sample in samples]
+        step = samples[0].step
 
-    def sample(self, tensors: dict[str, Any]) -> Sample:
-        """With tensors of one problem, or those that ``vmap`` lets stand for it."""
-        return Sample(**tensors, repeat=self.repeat)
+        def made(tensors: list[Tensor]) -> Sample:
+            inputs, targets, draws = cast(Any, pytree.tree_unflatten(flat[0][1], tensors))
+            return Sample(inputs, targets, draws, step)
+
+        return cls(_stacked([leaves for leaves, _ in flat]), made)
 
     def of_problem(self, number: int) -> Sample:
-        return self.sample(_mapped(lambda v: v[number], self.tensors))
+        return self.made([value[number] for value in self.tensors])
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
@@ -232,9 +239,12 @@ def _stacked(trees: Sequence[Any]) -> Any:
 def _constants(problem: StackableProblem) -> Params:
     """What the problem's own tensors and numbers are, in one dictionary."""
     like = next(iter(problem.start.values()))
-    divisors = {name: problem.objective.divisors.get(name, 1.0) for name in TERMS}
+    objective = problem.objective
+    divisors = {name: objective.divisors.get(name, 1.0) for name in objective.names}
     parts: dict[str, Mapping[str, Any]] = {
-        "teacher": problem.objective.teacher,
+        "tensors": {
+            name: value for term in objective.terms for name, value in term.tensors().items()
+        },
         "constants": problem.constants,
         "divisors": {
             name: torch.as_tensor(value, dtype=like.dtype, device=like.device)

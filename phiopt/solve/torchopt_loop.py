@@ -50,6 +50,7 @@ class TorchOpt:
         TypeError: ``optimizer`` is no gradient transformation.
 
     Examples:
+        >>> import torchopt
         >>> TorchOpt(torchopt.sgd(0.1, momentum=0.9), steps=300, batch_size=64).steps
         300
     """
@@ -82,7 +83,7 @@ class TorchOpt:
                     objective,
                     start,
                     seed,
-                    self.transformation(objective.every),
+                    self.transformation(objective.interval),
                     batch_size=self.batch_size,
                     fresh=self.fresh,
                 )

@@ -6,7 +6,7 @@ import torch
 
 from phiopt.bilevel import AdjointError
 from phiopt.data import Data
-from phiopt.objective import Frobenius, Gaussian, Lambdas, Objective, pure_model
+from phiopt.objective import Frobenius, Gaussian, Lambdas, NoiseTerm, paper_objective, pure_model
 from tests.cases import CPU, first_slices, mlp, parameters, randn
 
 LAMBDAS = (0.25, 0.375, 0.25, 0.125)
@@ -16,7 +16,7 @@ def regression(count=30):
     """A smooth 3-2-2 teacher in a 3-3-2 student with squared loss: minimisers are isolated."""
     teacher, student = mlp(3, 2, 2, seed=1), mlp(3, 3, 2, seed=2)
     u = parameters(teacher)
-    objective = Objective(
+    objective = paper_objective(
         model=pure_model(student, lambda x: x),
         teacher=u,
         extract=first_slices(u),
@@ -31,18 +31,18 @@ def regression(count=30):
 
 def at(objective, theta):
     """The objective with λ, δ and u from a dictionary of tensors."""
-    noise = replace(objective.neighbourhood, delta=theta["delta"])
-    teacher = objective.teacher | {k[2:]: v for k, v in theta.items() if k.startswith("u.")}
-    lambdas = Lambdas.of(theta["lambdas"])
-    return replace(objective, lambdas=lambdas, neighbourhood=noise, teacher=teacher)
+    moved = {f"teacher.{k[2:]}": v for k, v in theta.items() if k.startswith("u.")}
+    noise = replace(objective.term("noise").neighbourhood, delta=theta["delta"])
+    objective = replace(objective, lambdas=Lambdas.of(theta["lambdas"]))
+    return objective.with_term(NoiseTerm(noise)).with_tensors(moved)
 
 
 def inputs(objective, lambdas=LAMBDAS):
     """θ = (λ, δ, u) as tensors that require grad."""
     theta = {
         "lambdas": torch.tensor(lambdas, dtype=torch.float64),
-        "delta": torch.tensor(objective.neighbourhood.delta, dtype=torch.float64),
-        **{f"u.{name}": value for name, value in objective.teacher.items()},
+        "delta": torch.tensor(objective.term("noise").neighbourhood.delta, dtype=torch.float64),
+        **{f"u.{name}": value for name, value in objective.term("proximity").teacher.items()},
     }
     return {name: value.clone().requires_grad_() for name, value in theta.items()}
 

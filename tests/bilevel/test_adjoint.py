@@ -8,12 +8,12 @@ from torch import nn
 
 from phiopt import Gaussian, GrowthMap, NewtonCG, grow, initialize
 from phiopt.bilevel import CG, AdjointError, Implicit, Replay, Unroll
-from phiopt.bilevel.adjoint import differentiable_inputs, with_inputs, without_grad
+from phiopt.bilevel.adjoint import differentiable_inputs, without_grad
 from phiopt.lift import Compose, Pad
-from phiopt.objective import Corruption, Frobenius, Lambdas, Spectral, Stream
+from phiopt.objective import Corruption, CurvatureTerm, Frobenius, Lambdas, Spectral, Stream
 from phiopt.solve import LBFGS, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, inputs, outer, regression
-from tests.cases import generator, mlp, randn
+from tests.cases import changed, generator, mlp, randn
 
 STEPS = TorchOpt(torchopt.sgd(0.02), steps=4, batch_size=16)
 BOTH = pytest.mark.parametrize("adjoint", [Replay(), Unroll()], ids=str)
@@ -29,7 +29,8 @@ def test_the_inputs_are_the_tensors_that_require_grad():
     theta = inputs(objective)
     found = differentiable_inputs(at(objective, theta), start)
     names = [f"lambdas.{n}" for n, _ in objective.lambdas.items()] + ["neighbourhood.delta"]
-    assert list(found) == [*names, *[f"teacher.{n}" for n in objective.teacher]]
+    names += [f"teacher.{n}" for n in objective.term("proximity").teacher]
+    assert sorted(found) == sorted(names)
     w0 = {"0.bias": start["0.bias"].requires_grad_()}
     assert list(differentiable_inputs(objective, start | w0)) == ["start.0.bias"]
 
@@ -41,7 +42,7 @@ def test_other_inputs_make_another_objective():
     given = differentiable_inputs(moved, start)
     sample = objective.sample(start, None, 0, Stream.TRAIN, 0)
     assert torch.equal(
-        with_inputs(objective, given).value(start, sample), moved.value(start, sample)
+        objective.with_tensors(given).value(start, sample), moved.value(start, sample)
     )
     plain, _ = without_grad(moved, start)
     assert differentiable_inputs(plain, start) == {}
@@ -153,7 +154,7 @@ def test_a_solver_without_steps_is_refused(adjoint):
 def test_a_spectral_curvature_is_refused_where_it_counts(adjoint):
     objective, start = regression()
     with pytest.raises(ValueError, match="Spectral"):
-        solved(adjoint, replace(objective, curvature=Spectral()), start)
+        solved(adjoint, objective.with_term(CurvatureTerm(Spectral())), start)
 
 
 @pytest.mark.parametrize("zero", ["task", "noise", "curvature"])
@@ -222,7 +223,7 @@ def test_theta_of_the_fill(fill):
 def test_corruption_has_a_derivative_in_lambda_alone():
     objective, start = regression()
     theta = inputs(objective)
-    moved = replace(at(objective, theta), neighbourhood=Corruption(0.3))
+    moved = changed(at(objective, theta), neighbourhood=Corruption(0.3))
     outer(solved(Replay(), moved, start).params).backward()
     assert theta["lambdas"].grad.any()
     assert theta["delta"].grad is None
@@ -243,7 +244,7 @@ class Weights(nn.Module):
     def shape(self, shape):
         return (shape[0] + 1,)
 
-    def places(self, shape):
+    def index_maps(self, shape):
         return (torch.arange(shape[0]).numpy(),)
 
 
@@ -384,7 +385,7 @@ def test_an_estimator_that_holds_a_part_fixed_is_refused_by_its_own_word(adjoint
         fixed_part = "its direction"
 
     objective, start = regression()
-    objective = replace(objective, curvature=Steered())
+    objective = changed(objective, curvature=Steered())
     solver = TorchOpt(steps=2, fresh=False)
     with pytest.raises(ValueError, match="curvature=Steered holds its direction fixed"):
         adjoint.solve(solver, objective, start, seed=0, progress=False)

@@ -5,7 +5,7 @@ import torch
 import torchopt
 
 from phiopt.bilevel import CG, MINRES, AdjointError, Damped, Implicit
-from phiopt.objective import Lambdas, Spectral
+from phiopt.objective import CurvatureTerm, Lambdas, Spectral
 from phiopt.solve import LBFGS, NewtonCG, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
 from tests.cases import randn, ridge
@@ -42,7 +42,7 @@ def test_ridge_against_its_closed_form(linear_solver, solver):
     moved = replace(case, lambdas=Lambdas.of(tensors[0]), delta=tensors[1], u=tensors[2])
     adjoint = Implicit(linear_solver, tol=1e-8)
     outcome = solved(adjoint, solver, moved.objective(), case.start)
-    expected = moved.argmin(outcome.saa_samples[0].noise[0])
+    expected = moved.argmin(outcome.saa_samples[0].draws["noise"][0])
     torch.testing.assert_close(outcome.params["weight"][0], expected)
     target = randn(6, seed=11)
     found = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
@@ -207,7 +207,7 @@ class TestRefusals:
 
     def test_a_spectral_curvature(self):
         objective, start = regression()
-        objective = replace(objective, curvature=Spectral())
+        objective = objective.with_term(CurvatureTerm(Spectral()))
         with pytest.raises(ValueError, match="curvature=Spectral holds its eigenvector fixed"):
             solved(TIGHT, DESCENT, objective, start)
 

@@ -5,7 +5,6 @@ in which the loss is flat do not move); it may refuse, but not be wrong. `Replay
 differences of the finite solve.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -20,7 +19,7 @@ from phiopt.objective import Gaussian, Uniform, pure_model
 from phiopt.solve import NewtonCG, TorchOpt
 from tests.bilevel.problems import at, claimed, groups, inputs, outer, regression, slopes
 from tests.bilevel.problems import directions as tangents
-from tests.cases import CPU, first_slices, flatten, mlp, parameters, randn, unflatten
+from tests.cases import CPU, changed, first_slices, flatten, mlp, parameters, randn, unflatten
 
 
 def labels(targets):
@@ -61,7 +60,7 @@ def linear(objective):
     u = parameters(teacher)
     data = Data((randn(40, 5, seed=3), randn(40, 2, seed=4)), CPU, torch.float64)
     model, extract = pure_model(student, lambda x: x), first_slices(u)
-    return replace(objective, model=model, teacher=u, extract=extract, data=data), parameters(
+    return changed(objective, model=model, teacher=u, extract=extract, data=data), parameters(
         student
     )
 
@@ -70,7 +69,7 @@ def problem(loss, corner, around, net=False):
     objective, start = regression(count=24)
     if not net:
         objective, start = linear(objective)
-    objective = replace(objective, loss=LOSSES[loss], neighbourhood=NEIGHBOURHOODS[around])
+    objective = changed(objective, loss=LOSSES[loss], neighbourhood=NEIGHBOURHOODS[around])
     return objective, start, inputs(objective, CORNERS[corner])
 
 

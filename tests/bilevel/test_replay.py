@@ -15,7 +15,7 @@ from phiopt.objective import Frobenius, Lambdas
 from phiopt.optimizers import clipped, masked, normalised
 from phiopt.solve import LBFGS, TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
-from tests.cases import CPU, randn, ridge
+from tests.cases import CPU, changed, randn, ridge
 
 OPTIMIZERS = {
     "sgd": torchopt.sgd(0.05),
@@ -84,7 +84,7 @@ def test_a_net_against_central_differences(fresh):
 def test_cheap_gradients_are_differentiated_as_the_steps_they_make(curvature, micro_batch):
     """A step may hold a part of the curvature fixed; that part moves with w from step to step."""
     objective, start = regression(count=60)
-    objective = replace(objective, curvature=curvature, micro_batch=micro_batch)
+    objective = changed(objective, curvature=curvature, micro_batch=micro_batch)
     theta = inputs(objective)
     solver = replace(FRESH, steps=5, check_every=5, batch_size=40)
 
@@ -100,7 +100,7 @@ def test_the_quadratic_against_its_closed_form(steps, rate, seed):
     """The proximity alone: w_k − u = (1 − 2η)^k (w_0 − u) at the teacher's places."""
     u = randn(4, seed=seed).requires_grad_()
     w0 = randn(1, 6, seed=seed + 1).requires_grad_()
-    objective = replace(
+    objective = changed(
         ridge().objective(), data=None, lambdas=Lambdas(0, 1, 0, 0), teacher={"weight": u[None]}
     )
     solver = TorchOpt(torchopt.sgd(rate), steps=steps, fresh=False)
@@ -124,7 +124,7 @@ def test_ridge_against_its_closed_form():
         torchopt.sgd(0.2, momentum=0.8), steps=800, batch_size=None, fresh=False, tol=1e-10
     )
     outcome = solved(Replay(), solver, moved.objective(), case.start)
-    expected = moved.argmin(outcome.saa_samples[0].noise[0])
+    expected = moved.argmin(outcome.saa_samples[0].draws["noise"][0])
     target = randn(6, seed=11)
     ours = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
     truth = torch.autograd.grad(((expected - target) ** 2).sum(), tensors)

@@ -8,7 +8,7 @@ from phiopt.bilevel import Unroll
 from phiopt.objective import Lambdas
 from phiopt.solve import TorchOpt
 from tests.bilevel.problems import at, claimed, inputs, outer, regression, slopes
-from tests.cases import randn, ridge
+from tests.cases import changed, randn, ridge
 
 SOLVER = TorchOpt(torchopt.adam(1e-2, eps_root=1e-16), steps=6, batch_size=16, check_every=6)
 
@@ -34,7 +34,7 @@ def test_truncation_against_its_closed_form(last):
     case = ridge()
     u = case.u.clone().requires_grad_()
     objective = replace(case.objective(), data=None, lambdas=Lambdas(0, 1, 0, 0))
-    objective = replace(objective, teacher={"weight": u[None]})
+    objective = changed(objective, teacher={"weight": u[None]})
     solver = TorchOpt(torchopt.sgd(0.1), steps=5, fresh=False)
     outcome = Unroll(last).solve(solver, objective, case.start, seed=0, progress=False)
     weights = randn(4, seed=3)

@@ -111,7 +111,11 @@ def outcome(seed):
         except TypeError as refusal:
             return "falsely refused", f"{this}, clean: {refusal}"
     objective = given.objective
-    if this.kind == "twice" and objective.curvature and this.lambdas.active != ["proximity"]:
+    if (
+        this.kind == "twice"
+        and objective.term("curvature").estimator
+        and this.lambdas.active != ["proximity"]
+    ):
         return "wrong", f"{this}: the curvature is reported"
     params = {
         n: p + 0.1 * torch.randn(p.shape, generator=generator(seed), dtype=p.dtype)
@@ -122,7 +126,7 @@ def outcome(seed):
     found = [error(*case_of)]
     # The gradient of a spectral norm leaves out how its vector moves, by its docstring.
     settled = not (curved and isinstance(this.options["curvature"], Spectral))
-    if objective.curvature and settled:
+    if objective.term("curvature").estimator and settled:
         found.append(product_error(*case_of))
     return ("right" if max(found) < TOLERANCE else "wrong"), f"{this}: {found}"
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from phiopt import TorchOpt, initialize
 from phiopt.derivatives.require import require_derivatives
 from phiopt.objective import pure_model
-from phiopt.objective.task import Task
+from phiopt.objective.mean_loss import Task
 from tests.cases import generator, parameters, randn
 from tests.functions import Square, SquareOnce
 

@@ -17,7 +17,7 @@ from phiopt import Corruption, criteria
 from phiopt.solve import Stats
 from tests.experiments.cases import CPU, study_task
 
-RECIPE = Recipe(budget=120, batch_size=32, learning_rates=(1e-3, 1e-2))
+RECIPE = Recipe(budget=80, batch_size=32, learning_rates=(1e-3, 1e-2))
 PHI = Phi(Corruption(0.3), 32, Descent(3, 1e-3), Descent(3, 1e-3), restrict_classes=True)
 TASK = study_task(RECIPE, PHI)
 

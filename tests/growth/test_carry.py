@@ -276,7 +276,7 @@ def check_resumed(grown, growth, carried, loaded):
 
 
 @pytest.mark.parametrize("choose", [every, named, prefixed, by_rank, head_first, named_groups])
-@pytest.mark.parametrize("kind", ["momentum", "amsgrad"])
+@pytest.mark.parametrize("kind", [pytest.param("momentum", marks=pytest.mark.slow), "amsgrad"])
 def test_state_lands_at_its_parameter_after_a_save_and_a_load(kind, choose):
     grown, growth, carried, _ = found = resumed(OPTIMISERS[kind], choose)
     assert growth.fresh

@@ -7,7 +7,7 @@ from torch.func import grad
 from torch.nn.functional import cross_entropy
 
 from phiopt.derivatives import gauss_newton, square_norm
-from phiopt.objective import Frobenius, Spectral, Stream, Uniform
+from phiopt.objective import CurvatureTerm, Frobenius, Spectral, Stream, Uniform
 from phiopt.objective.importance import chosen, influence
 from phiopt.objective.probes import draw_probes
 from phiopt.solve import TorchOpt
@@ -79,14 +79,19 @@ def parts(objective, params, sample):
     """A and B as a step takes them, and their Hessians."""
     task = objective._task(sample)
     scores = influence(task, task.outputs(params))
-    size = objective.curvature.part(len(task))
-    found = [chosen(task, scores, size, offset) for offset in sample.offsets]
+    size = objective.term("curvature").estimator.part(len(task))
+    found = [chosen(task, scores, size, offset) for offset in sample.draws["curvature"].offsets]
     return [lambda w, t=t: dense_hessian(t, w) for t in found]
 
 
 def step_and_probe(objective, params, **key):
     sample = objective.sample(params, None, **({"seed": 0, "step": 0} | key))
-    return sample, flatten({name: p[0] for name, p in sample.probes.items()})
+    return sample, flatten({name: p[0] for name, p in sample.draws["curvature"].probes.items()})
+
+
+def with_offsets(sample, offsets):
+    draws = sample.draws["curvature"]._replace(offsets=offsets)
+    return sample._replace(draws={**sample.draws, "curvature": draws})
 
 
 ONLY = (0, 1e-9, 0, 1 - 1e-9)  # λ2 must be positive
@@ -95,7 +100,7 @@ ONLY = (0, 1e-9, 0, 1 - 1e-9)  # λ2 must be positive
 @pytest.mark.parametrize("stream", [Stream.TRAIN, Stream.HELD_OUT, Stream.FRESH, Stream.REFERENCE])
 def test_the_whole_batch_where_values_are_judged(stream):
     objective, params = classification(ONLY, curvature=Frobenius(batch=0.5), count=40)
-    exact = replace(objective, curvature=Frobenius())
+    exact = objective.with_term(CurvatureTerm(Frobenius()))
     samples = [o.sample(params, 36, 0, stream, 1) for o in (objective, exact)]
     found, expected = (exact.value_and_grad(params, sample) for sample in samples)
     torch.testing.assert_close(objective.value_and_grad(params, samples[0]), expected)
@@ -112,7 +117,7 @@ def test_a_step_differentiates_one_side():
     b = second(params) @ v
     expected = grad(lambda w: 2 * (first(w) @ v) @ b)(params)
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
-    turned = sample._replace(offsets=sample.offsets.flip(0))
+    turned = with_offsets(sample, sample.draws["curvature"].offsets.flip(0))
     other = objective.value_and_grad(params, turned)[2]
     both = grad(lambda w: (first(w) @ v) @ (second(w) @ v))(params)
     torch.testing.assert_close(
@@ -126,11 +131,11 @@ def test_a_step_has_the_expectation_of_an_exact_one(lambdas):
     """Over the offsets, with everything else of the sample kept."""
     objective, params = classification(lambdas, count=40)
     sample, _ = step_and_probe(objective, params, stream=Stream.STEP)
-    _, terms, expected = objective.value_and_grad(params, sample._replace(offsets=None))
+    _, terms, expected = objective.value_and_grad(params, with_offsets(sample, None))
     offsets = torch.rand(400, 2, generator=generator(7), dtype=torch.float64)
     values, gradients = [], []
     for pair in offsets:
-        _, found, gradient = objective.value_and_grad(params, sample._replace(offsets=pair))
+        _, found, gradient = objective.value_and_grad(params, with_offsets(sample, pair))
         values.append(found["curvature"])
         gradients.append(flatten(gradient))
     for draws, truth in (
@@ -148,7 +153,9 @@ def test_small_batches_and_no_share_are_exact():
     assert Frobenius(batch=None).part(1000) is None
     assert Spectral().part(1000) is None
     objective, params = classification(ONLY, count=12)
-    assert step_and_probe(objective, params, stream=Stream.STEP)[0].offsets is None
+    assert (
+        step_and_probe(objective, params, stream=Stream.STEP)[0].draws["curvature"].offsets is None
+    )
 
 
 def test_the_jacobian_of_a_steps_gradient_sees_both_sides_move():
@@ -172,7 +179,7 @@ def test_cheap_steps_reach_what_exact_ones_reach(curvature):
     """Within 1 % on fresh draws, in as many steps, once the rate has decayed."""
     equal = (0.25, 0.25, 0.25, 0.25)
     objective, start = classification(equal, count=256, neighbourhood=Uniform(0.3))
-    judge = replace(objective, curvature=Frobenius(probes=16))
+    judge = objective.with_term(CurvatureTerm(Frobenius(probes=16)))
     with torch.no_grad():
         draws = [judge.sample(start, None, 9, Stream.FRESH, i) for i in range(20)]
         judge = judge.relative(start, draws)
@@ -193,9 +200,11 @@ def test_gauss_newton_against_its_products():
     x, y = sample.inputs, sample.targets
     at = gauss_newton(lambda w: plain_mlp(w, x), lambda z: cross_entropy(z, y), params)
     expected = square_norm(at.hvp(unflatten(v, params)))
-    torch.testing.assert_close(objective.terms(params, sample)["curvature"], expected)
+    torch.testing.assert_close(objective.evaluate(params, sample)["curvature"], expected)
     with pytest.raises(TypeError, match="must be a Task"):
-        objective.curvature(lambda w: plain_loss(w, x, y), params, sample.probes)
+        objective.term("curvature").estimator(
+            lambda w: plain_loss(w, x, y), params, sample.draws["curvature"].probes
+        )
 
 
 def test_the_products_are_counted():

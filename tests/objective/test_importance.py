@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from phiopt.objective.importance import UNIFORM, chosen, inclusion, influence
-from phiopt.objective.task import Task
+from phiopt.objective.mean_loss import Task
 from tests.cases import classification, dense_hessian, flatten, mlp, randn
 from tests.cases import parameters as parameters_of
 

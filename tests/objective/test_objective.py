@@ -6,6 +6,7 @@ from torch.func import grad, vmap
 
 from phiopt.objective import Corruption, Frobenius, Gaussian, Lambdas, Spectral, Stream
 from tests.cases import (
+    changed,
     classification,
     dense_hessian,
     flatten,
@@ -25,15 +26,15 @@ def drawn(objective, params, **changes):
 def written_out(objective, params, sample):
     """The weighted sum from dense algebra alone."""
     x, y = sample.inputs, sample.targets
-    u = objective.teacher
+    u = objective.term("proximity").teacher
     proximity = sum(
         (u[n] - params[n][tuple(slice(k) for k in u[n].shape)]).square().sum() for n in u
     )
-    noisy = objective.neighbourhood.perturb(x, sample.noise)
+    noisy = objective.term("noise").neighbourhood.perturb(x, sample.draws["noise"])
     hessian = dense_hessian(lambda w: plain_loss(w, x, y), params)
     probes = [
-        flatten({n: p[i] for n, p in sample.probes.items()})
-        for i in range(objective.curvature.probes)
+        flatten({n: p[i] for n, p in sample.draws["curvature"].probes.items()})
+        for i in range(objective.term("curvature").estimator.probes)
     ]
     terms = {
         "task": plain_loss(params, x, y),
@@ -52,7 +53,7 @@ def test_value_terms_and_gradient_against_dense_algebra():
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(objective.value(params, sample), expected)
     torch.testing.assert_close(terms, expected_terms)
-    torch.testing.assert_close(objective.terms(params, sample), expected_terms)
+    torch.testing.assert_close(objective.evaluate(params, sample), expected_terms)
     dense = grad(lambda w: written_out(objective, w, sample)[0])(params)
     torch.testing.assert_close(gradient, dense)
 
@@ -79,7 +80,7 @@ def test_without_data_there_is_the_proximity_alone():
     sample = drawn(objective, params)
     assert sample.inputs is None
     value, terms, gradient = objective.value_and_grad(params, sample)
-    assert list(terms) == list(objective.terms(params, sample)) == ["proximity"]
+    assert list(terms) == list(objective.evaluate(params, sample)) == ["proximity"]
     assert value == terms["proximity"]
     assert gradient["0.weight"][3:].count_nonzero() == 0
 
@@ -91,8 +92,8 @@ def test_a_sample_is_a_function_of_seed_stream_and_step():
         return torch.cat(
             [
                 sample.inputs.flatten(),
-                sample.noise[0].flatten(),
-                sample.probes["0.weight"].flatten(),
+                sample.draws["noise"][0].flatten(),
+                sample.draws["curvature"].probes["0.weight"].flatten(),
             ]
         )
 
@@ -113,9 +114,9 @@ def test_the_relative_scale_makes_terms_of_order_one():
     objective, params = classification(LAMBDAS)
     samples = [drawn(objective, params, step=i) for i in range(3)]
     relative = objective.relative(params, samples)
-    curvature = torch.stack([objective.terms(params, s)["curvature"] for s in samples]).mean()
+    curvature = torch.stack([objective.evaluate(params, s)["curvature"] for s in samples]).mean()
     assert relative.divisors["curvature"] == pytest.approx(float(curvature))
-    norm = sum(float(u.square().sum()) for u in objective.teacher.values())
+    norm = sum(float(u.square().sum()) for u in objective.term("proximity").teacher.values())
     assert relative.divisors["proximity"] == pytest.approx(norm)
     value, terms, gradient = relative.value_and_grad(params, samples[0])
     w = relative.lambdas
@@ -123,7 +124,9 @@ def test_the_relative_scale_makes_terms_of_order_one():
     expected += w.noise * terms["noise"] + w.curvature * terms["curvature"] / curvature
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient, grad(relative.value)(params, samples[0]))
-    torch.testing.assert_close(terms["curvature"], objective.terms(params, samples[0])["curvature"])
+    torch.testing.assert_close(
+        terms["curvature"], objective.evaluate(params, samples[0])["curvature"]
+    )
 
 
 def test_a_unit_that_comes_out_negative_is_taken_by_its_size():
@@ -136,7 +139,7 @@ def test_a_unit_that_comes_out_negative_is_taken_by_its_size():
 
     objective, params = classification(LAMBDAS, curvature=Negative())
     samples = [drawn(objective, params, step=i) for i in range(3)]
-    known = [float(objective.terms(params, s)["curvature"]) for s in samples]
+    known = [float(objective.evaluate(params, s)["curvature"]) for s in samples]
     assert max(known) < 0
     divisor = objective.relative(params, samples).divisors["curvature"]
     assert divisor == pytest.approx(-sum(known) / len(samples))
@@ -144,9 +147,9 @@ def test_a_unit_that_comes_out_negative_is_taken_by_its_size():
 
 def test_a_unit_that_is_zero_is_left_out():
     objective, params = classification(LAMBDAS)
-    silent = {name: torch.zeros_like(u) for name, u in objective.teacher.items()}
+    silent = {name: torch.zeros_like(u) for name, u in objective.term("proximity").teacher.items()}
     divisors = (
-        replace(objective, teacher=silent).relative(params, [drawn(objective, params)]).divisors
+        changed(objective, teacher=silent).relative(params, [drawn(objective, params)]).divisors
     )
     assert "proximity" not in divisors
 
@@ -158,18 +161,18 @@ def test_derivatives_in_lambda_delta_and_the_teacher():
     weight = randn(len(flatten(params)), seed=5)
 
     def step(point, delta, u):
-        changed = replace(
+        moved = changed(
             objective, lambdas=Lambdas.of(point), neighbourhood=Gaussian(delta), teacher=u
         )
-        return flatten(changed.value_and_grad(params, sample)[2]) @ weight
+        return flatten(moved.value_and_grad(params, sample)[2]) @ weight
 
     point = torch.tensor(LAMBDAS, dtype=torch.float64)
     delta = torch.tensor(0.3, dtype=torch.float64)
-    u = objective.teacher
+    u = objective.term("proximity").teacher
     in_point, in_delta, in_u = grad(step, argnums=(0, 1, 2))(point, delta, u)
     _, terms, _ = objective.value_and_grad(params, sample)
     for i, name in enumerate(terms):
-        alone = grad(lambda w, name=name: objective.terms(w, sample)[name])(params)
+        alone = grad(lambda w, name=name: objective.evaluate(w, sample)[name])(params)
         torch.testing.assert_close(in_point[i], flatten(alone) @ weight)
     h = 1e-5
     numeric = (step(point, delta + h, u) - step(point, delta - h, u)) / (2 * h)
@@ -207,7 +210,7 @@ def test_a_step_of_plain_descent_is_differentiable_by_autograd_too():
     changed = replace(objective, lambdas=Lambdas.of(point))
     _, _, gradient = changed.value_and_grad(params, sample)
     (slope,) = torch.autograd.grad(gradient["0.bias"].sum(), point)
-    one = grad(lambda w: objective.terms(w, sample)["noise"])(params)
+    one = grad(lambda w: objective.evaluate(w, sample)["noise"])(params)
     torch.testing.assert_close(slope[2], one["0.bias"].sum())
 
 
@@ -227,9 +230,9 @@ def test_the_lift_is_applied_to_the_noisy_inputs():
 
     objective = replace(base, model=doubled)
     sample = drawn(objective, params)
-    noisy = objective.neighbourhood.perturb(sample.inputs, sample.noise)
+    noisy = objective.term("noise").neighbourhood.perturb(sample.inputs, sample.draws["noise"])
     expected = torch.stack([plain_loss(params, 2 * x, sample.targets) for x in noisy]).mean()
-    torch.testing.assert_close(objective.terms(params, sample)["noise"], expected)
+    torch.testing.assert_close(objective.evaluate(params, sample)["noise"], expected)
 
 
 def test_arguments_are_not_modified():

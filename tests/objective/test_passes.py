@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phiopt.objective import Frobenius, Spectral, Stream
+from phiopt.objective import CurvatureTerm, Frobenius, Spectral, Stream
 from tests.cases import classification, randn
 
 LAMBDAS = (0.3, 0.2, 0.35, 0.15)
@@ -40,7 +40,7 @@ def test_small_batches_give_the_same_terms_and_hessian(name):
     sample = objective.sample(params, None, 0, Stream.TRAIN, 0)
     pieces = replace(objective, micro_batch=4)
     for names in (None, ["curvature"], ["noise", "task"]):
-        found, wanted = (each.terms(params, sample, names) for each in (pieces, objective))
+        found, wanted = (each.evaluate(params, sample, names) for each in (pieces, objective))
         for term in names or wanted:
             torch.testing.assert_close(found[term], wanted[term], rtol=1e-9, atol=1e-12)
     vector = {k: randn(*p.shape, seed=i) for i, (k, p) in enumerate(params.items())}
@@ -58,8 +58,8 @@ def test_nothing_sees_more_than_a_small_batch():
 
     pieces = replace(objective, model=model, micro_batch=4)
     sample = pieces.sample(params, None, 0, Stream.TRAIN, 0)
-    samples = len(sample.noise[0])
-    pieces.terms(params, sample)
+    samples = len(sample.draws["noise"][0])
+    pieces.evaluate(params, sample)
     pieces.value_and_grad(params, sample)
     pieces.hessian(params, sample)(params)
     assert max(seen) == 4 * samples
@@ -85,14 +85,14 @@ def test_any_size_of_batch_and_any_terms(size, count, active):
 
 def test_a_lazy_step_leaves_the_curvature_out_or_counts_it_often():
     objective, params = classification(LAMBDAS, curvature=Frobenius(every=3))
-    every_step = replace(objective, curvature=Frobenius())
+    every_step = objective.with_term(CurvatureTerm(Frobenius()))
     for step in range(4):
         sample = objective.sample(params, None, 0, Stream.STEP, step)
         value, terms, gradient = objective.value_and_grad(params, sample)
         full = every_step.sample(params, None, 0, Stream.STEP, step)
         repeat = 0 if step % 3 else 3
         weights = (LAMBDAS[0], LAMBDAS[1], LAMBDAS[2], repeat * LAMBDAS[3])
-        all_terms = every_step.terms(params, full)
+        all_terms = every_step.evaluate(params, full)
         expected = sum(w * t for w, t in zip(weights, all_terms.values(), strict=True))
         torch.testing.assert_close(value, expected)
         assert ("curvature" in terms) == (repeat > 0)
@@ -107,9 +107,9 @@ def test_elsewhere_laziness_does_not_count(stream):
     objective, params = classification(LAMBDAS, curvature=Frobenius(every=3))
     for step in range(3):
         lazy = objective.sample(params, None, 0, stream, step)
-        full = replace(objective, curvature=Frobenius())
+        full = objective.with_term(CurvatureTerm(Frobenius()))
         assert torch.equal(objective.value(params, lazy), full.value(params, lazy))
-        assert lazy.repeat is None
+        assert not lazy.step
 
 
 def test_a_bad_size_is_named():

@@ -14,7 +14,7 @@ from torch.utils.data import StackDataset
 from phiopt.growth import grow
 from phiopt.initialize import initialize
 from phiopt.objective import pure_model
-from phiopt.objective.task import Task
+from phiopt.objective.mean_loss import Task
 from phiopt.objective.verify import require_gradient, verify_gradient
 from phiopt.solve import TorchOpt
 from tests.cases import generator, mlp, randn

@@ -12,13 +12,13 @@ from phiopt.objective import (
     Frobenius,
     Gaussian,
     Lambdas,
-    Objective,
     Uniform,
+    paper_objective,
     pure_model,
     student_loss,
 )
 from phiopt.solve import LBFGS, Status, TorchOpt, solve_many
-from tests.cases import Stackable, classification, flatten, mlp, randn
+from tests.cases import Stackable, changed, classification, flatten, mlp, randn
 
 POINTS = torch.tensor(
     [
@@ -61,7 +61,9 @@ def assert_same(ours, theirs):
     "optimizer",
     [
         pytest.param(None, id="default"),
-        pytest.param(torchopt.sgd(0.02, momentum=0.9, nesterov=True), id="momentum"),
+        pytest.param(
+            torchopt.sgd(0.02, momentum=0.9, nesterov=True), id="momentum", marks=pytest.mark.slow
+        ),
         pytest.param(torchopt.sgd(0.05), id="sgd", marks=pytest.mark.slow),
         pytest.param(torchopt.rmsprop(1e-2), id="rmsprop", marks=pytest.mark.slow),
         pytest.param(torchopt.adamw(1e-2), id="adamw", marks=pytest.mark.slow),
@@ -109,8 +111,8 @@ def test_every_estimator_of_the_curvature(curvature):
 
 def test_a_start_at_the_minimum_is_accepted_there():
     objective, start = classification()
-    teacher = objective.extract(start)
-    problem = Stackable(replace(objective, teacher=teacher), start)
+    teacher = objective.term("proximity").extract(start)
+    problem = Stackable(changed(objective, teacher=teacher), start)
     points = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]], dtype=torch.float64)
     (found,) = solve_many(SOLVER, [problem], points)
     assert found[0].status is Status.SOLVED
@@ -171,7 +173,7 @@ def test_buffers_and_fixed_parameters_are_each_problems_own():
         teacher = {n: v + 1 for n, v in start.items()}
         model = pure_model(net, lambda x: x)
         fields = {"model": model, "teacher": teacher, "extract": lambda w: w}
-        return Stackable(replace(objective, **fields), start, 0, constants)
+        return Stackable(changed(objective, **fields), start, 0, constants)
 
     torch.manual_seed(0)
     problems = [build(seed) for seed in range(2)]
@@ -183,8 +185,12 @@ def test_buffers_and_fixed_parameters_are_each_problems_own():
 
 def test_without_data_the_proximity_is_minimised():
     objective, start = classification()
-    plain = Objective(
-        objective.model, objective.teacher, objective.extract, objective.loss, Lambdas(0, 1, 0, 0)
+    plain = paper_objective(
+        objective.model,
+        objective.term("proximity").teacher,
+        objective.term("proximity").extract,
+        objective.loss,
+        Lambdas(0, 1, 0, 0),
     )
     points = torch.tensor([[0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
     ((found,),) = solve_many(SOLVER, [Stackable(plain, start)], points)
@@ -231,7 +237,7 @@ DIFFERENT = {
 @pytest.mark.parametrize(("changes", "message"), DIFFERENT.values(), ids=DIFFERENT)
 def test_problems_that_differ_in_what_is_not_stacked_are_refused(changes, message):
     other = posed(1)
-    other = replace(other, objective=replace(other.objective, **changes))
+    other = replace(other, objective=changed(other.objective, **changes))
     with pytest.raises(
         ValueError, match=f"problems: number 1 differs from number 0 in .*{message}"
     ):
@@ -248,10 +254,10 @@ def test_batches_of_different_sizes_are_refused():
 def test_it_runs_on_cuda():
     problem = posed(neighbourhood=Gaussian(0.2))
     there = torch.device("cuda")
-    objective = replace(
+    objective = changed(
         problem.objective,
         data=Data(problem.objective.data.batch(None, torch.Generator()), there, torch.float64),
-        teacher={n: u.to(there) for n, u in problem.objective.teacher.items()},
+        teacher={n: u.to(there) for n, u in problem.objective.term("proximity").teacher.items()},
     )
     start = {n: p.to(there) for n, p in problem.start.items()}
     (found,) = solve_many(SOLVER, [replace(problem, objective=objective, start=start)], POINTS)

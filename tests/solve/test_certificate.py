@@ -59,7 +59,7 @@ def test_curvature_along_the_gradient_is_that_of_the_dense_hessian():
 def test_without_data_and_at_the_teacher_everything_is_zero():
     objective, params = classification((0, 1, 0, 0))
     objective = replace(objective, data=None)
-    for name, value in objective.teacher.items():
+    for name, value in objective.term("proximity").teacher.items():
         params[name][tuple(slice(n) for n in value.shape)] = value
     found = certify(objective, params, params, fresh_draws(objective, params, None, 0))
     assert (found.gradient_norm, found.objective, found.draws) == (0, 0, 1)
@@ -70,7 +70,8 @@ def test_nothing_is_fitted_to_its_draws():
     """Draws of the certificate differ from those of training and of the choice of the iterate."""
     objective, params = classification(count=30)
     one = {
-        stream: objective.sample(params, 6, 0, stream, 0).probes["0.weight"] for stream in Stream
+        stream: objective.sample(params, 6, 0, stream, 0).draws["curvature"].probes["0.weight"]
+        for stream in Stream
     }
     others = [probe for stream, probe in one.items() if stream is not Stream.FRESH]
     assert not any(torch.equal(one[Stream.FRESH], probe) for probe in others)

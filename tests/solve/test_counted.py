@@ -31,7 +31,7 @@ def test_terms_without_weight_cost_only_where_they_are_reported():
     assert counts(counted) == (1, 2 * 3, 2 * 6)
     assert list(counted.mean_terms(params, samples, ["task"])) == ["task"]
     assert counts(counted) == (1, 2 * 3 + 2, 2 * 6)
-    each = [objective.terms(params, sample) for sample in samples]
+    each = [objective.evaluate(params, sample) for sample in samples]
     for name, value in terms.items():
         torch.testing.assert_close(value, (each[0][name] + each[1][name]) / 2)
 

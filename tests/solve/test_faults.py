@@ -11,7 +11,7 @@ import torchopt
 from torch.utils.data import DataLoader, Dataset
 
 import phiopt
-from phiopt.objective import Frobenius, Spectral
+from phiopt.objective import CurvatureTerm, Frobenius, Spectral
 from phiopt.solve import LBFGS, NewtonCG, SolveError, Status, TorchOpt
 from phiopt.solve.solver import RETRIES
 from tests.cases import classification, flatten, generator, mlp, randn
@@ -166,7 +166,7 @@ def test_too_few_steps_to_give_up_do_not_hide_a_gradient_that_is_never_finite(st
 
 def test_nan_does_not_stop_the_search_for_the_largest_eigenvalue():
     objective, start = poisoned(range(60, 10**6), 2, torch.nan, lambdas=(0.3, 0.3, 0.3, 0.1))
-    objective = replace(objective, curvature=Spectral(iterations=3))
+    objective = objective.with_term(CurvatureTerm(Spectral(iterations=3)))
     found = replace(SOLVERS["torchopt"], steps=40).solve(objective, start)
     survived(found, start)
     assert found.status is Status.NON_FINITE

@@ -11,7 +11,7 @@ def setting(tol, smooth):
     objective = case.objective()
     sample = objective.sample(case.start, None, 0, Stream.TRAIN, 0)
     rule = Stationarity(Counted(objective), case.start, tol, smooth=smooth, confirm=[sample])
-    argmin = {"weight": case.argmin(sample.noise[0])[None]}
+    argmin = {"weight": case.argmin(sample.draws["noise"][0])[None]}
     return case, objective, sample, rule, argmin
 
 

@@ -17,7 +17,7 @@ def test_the_closed_form_is_hit_on_a_frozen_sample():
     objective = case.objective()
     solver = TorchOpt(DESCENT, steps=2000, batch_size=None, fresh=False, tol=1e-10)
     found = solver.solve(objective, case.start, seed=3)
-    noise = objective.sample(case.start, None, 3, Stream.TRAIN, 0).noise[0]
+    noise = objective.sample(case.start, None, 3, Stream.TRAIN, 0).draws["noise"][0]
     assert found.status is Status.SOLVED
     torch.testing.assert_close(found.params["weight"][0], case.argmin(noise), rtol=1e-8, atol=1e-8)
     assert found.stats.steps < 2000
@@ -39,18 +39,24 @@ def test_fresh_noise_with_a_decaying_step_finds_the_closed_form():
     torch.testing.assert_close(found.params["weight"][0], case.argmin(), rtol=0, atol=0.05)
 
 
+OPTIMIZERS = {
+    "default": None,
+    "sgd": torchopt.sgd(0.05),
+    "momentum": torchopt.sgd(0.02, momentum=0.9, nesterov=True),
+    "rmsprop": torchopt.rmsprop(1e-2),
+    "adamw": torchopt.adamw(1e-2),
+    "schedule": torchopt.adam(torchopt.schedule.polynomial_schedule(1e-2, 1e-3, 1, 20)),
+    "clipped": torchopt.chain(torchopt.clip.clip_grad_norm(0.5), torchopt.sgd(0.1)),
+}
+QUICK = {"default", "momentum", "clipped"}
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
-        None,
-        torchopt.sgd(0.05),
-        torchopt.sgd(0.02, momentum=0.9, nesterov=True),
-        torchopt.rmsprop(1e-2),
-        torchopt.adamw(1e-2),
-        torchopt.adam(torchopt.schedule.polynomial_schedule(1e-2, 1e-3, 1, 20)),
-        torchopt.chain(torchopt.clip.clip_grad_norm(0.5), torchopt.sgd(0.1)),
+        pytest.param(o, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, o in OPTIMIZERS.items()
     ],
-    ids=["default", "sgd", "momentum", "rmsprop", "adamw", "schedule", "clipped"],
 )
 def test_any_optimizer_goes_downhill_and_repeats_bit_by_bit(optimizer):
     objective, start = classification(count=60)
@@ -121,7 +127,7 @@ def test_a_tolerance_is_reached_on_fresh_draws():
 
 def test_nothing_to_do_is_solved_at_once():
     objective, start = classification((0, 1, 0, 0))
-    for name, value in objective.teacher.items():
+    for name, value in objective.term("proximity").teacher.items():
         start[name][tuple(slice(n) for n in value.shape)] = value
     found = TorchOpt().solve(replace(objective, data=None), start)
     assert found.status is Status.SOLVED

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phiopt.objective import Frobenius, Spectral, Stream
+from phiopt.objective import CurvatureTerm, Frobenius, Spectral, Stream
 from phiopt.solve import LBFGS, Status, TorchOpt, certify, fresh_draws, solve_many, verdict
 from phiopt.solve.counted import Counted
 from tests.cases import Stackable, classification
@@ -56,7 +56,7 @@ def test_the_products_of_a_search_count_as_they_come():
     objective, start = classification(LAMBDAS, curvature=Spectral())
     sample = objective.sample(start, None, 0, Stream.TRAIN, 0)
     ended = []
-    searching = replace(objective, curvature=Spectral().reporting(ended.append))
+    searching = objective.with_term(CurvatureTerm(Spectral().reporting(ended.append)))
     searching.value_and_grad(start, sample)
     counted = Counted(objective)
     counted.value_and_grad(start, sample)

@@ -1,0 +1,56 @@
+"""Terms beside the paper's four, with their weights beside the simplex."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from math import inf
+
+from phiopt._checks import Scalar, known, scalar
+from phiopt.objective.lambdas import Lambdas
+from phiopt.objective.term import Term
+
+
+def check_extra(extra: object) -> list[tuple[Scalar, Term]]:
+    """``extra`` as pairs of a weight and a term.
+
+    Raises:
+        TypeError: It is no sequence of such pairs.
+        ValueError: A weight is negative or not finite, or two terms have one name.
+    """
+    rule = "must be pairs (weight, Term)"
+    if isinstance(extra, str | Mapping) or not isinstance(extra, Sequence):
+        raise TypeError(f"extra: got {extra!r}, {rule}")
+    names = [field.name for field in fields(Lambdas)]
+    pairs: list[tuple[Scalar, Term]] = []
+    for pair in extra:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], Term):
+            raise TypeError(f"extra: got {pair!r}, {rule}")
+        weight, term = pair
+        if term.name in names:
+            raise ValueError(f"extra: two terms are called {term.name!r}, each needs its own name")
+        names.append(term.name)
+        pairs.append((_weight(term.name, weight), term))
+    return pairs
+
+
+def check_weights(weights: Mapping[str, object], posed: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Weights, by name, of extra terms that a problem was posed with; else an error."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"extra: got {weights!r}, must be weights by the names of extra terms")
+    for name in weights:
+        if name not in posed:
+            known_names = ", ".join(posed) or "none"
+            raise ValueError(
+                f"extra: got a weight for {name!r}, must be of a term that the problem was posed "
+                f"with: {known_names}"
+            )
+    return {name: _weight(name, weight) for name, weight in weights.items()}
+
+
+def _weight(name: str, value: object) -> Scalar:
+    weight = scalar(f"extra.{name}", value)
+    number = known(weight)
+    if number is not None and not 0 <= number < inf:
+        raise ValueError(f"extra.{name}: got {number}, must be non-negative and finite")
+    return weight

@@ -1,0 +1,89 @@
+"""The fourth term in the Frobenius norm."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Generator, Tensor
+
+from phiopt._checks import count, number, one_of
+from phiopt._types import Params
+from phiopt.derivatives import Linearised, gauss_newton, linearise
+from phiopt.objective.curvature import Curvature
+from phiopt.objective.mean_loss import Task
+from phiopt.objective.probes import Distribution, draw_probes
+
+Matrix = Literal["hessian", "gauss-newton"]
+
+
+@dataclass(frozen=True)
+class Frobenius(Curvature):
+    """L_4 = ‖∂²L_f/∂w²‖_F², the sum of the squared entries of the Hessian (paper, section 4, term
+    3).
+
+        ‖H‖_F² = E_v ‖H v‖²,   E v vᵀ = I        (Hutchinson 1990)
+
+    Unbiased with any number of probes, for the Hessian H of the mean loss over the batch at hand.
+    As an estimate for all of D1 it is high on a mini-batch, by the variance of H. A step of a
+    stochastic solver takes instead of ‖H v‖²
+
+        ⟨H_A v, H_B v⟩,   A and B independent weighted samples of its batch, drawn by `influence`,
+
+    which has the same expectation, and differentiates 2 ⟨H_A v, b⟩ with b = H_B v held fixed: the
+    gradient's expectation is the same too, at a third of the price (docs/cost.md). A and B have 16
+    examples or more each; where that is half the batch, and wherever a value is judged or reported
+    or a sample frozen, it is ‖H v‖².
+
+    Args:
+        probes: Vectors v to a draw; default 1, whose relative standard deviation is below √2. They
+            are multiplied together, by ``torch.vmap``.
+        distribution: "rademacher" (default), independent signs; or "gaussian", of larger variance.
+        batch: How much of its batch a stochastic step spends on A and B together, a fraction in
+            (0, 1]; default 0.25. None: ‖H v‖² of the whole batch in every step.
+        every: A stochastic step in so many includes the term, that many times; default 1.
+        matrix: "hessian" (default). Or an approximation: "gauss-newton" is ‖Jᵀ (∂²l/∂z²) J‖², which
+            drops the second derivatives of the outputs z; near ‖H‖² where the loss is fitted well.
+
+    Raises:
+        ValueError: ``probes`` or ``every`` < 1, ``batch`` outside (0, 1], or another name for
+            ``distribution`` or ``matrix``.
+
+    Examples:
+        >>> Frobenius(probes=4).part(128), Frobenius().part(32)
+        (16, None)
+        >>> Frobenius(batch=None, every=4).every
+        4
+    """
+
+    probes: int = 1
+    distribution: Distribution = "rademacher"
+    batch: float | None = 0.25
+    every: int = 1
+    matrix: Matrix = "hessian"
+
+    def __post_init__(self) -> None:
+        count("probes", self.probes)
+        count("every", self.every)
+        one_of("distribution", self.distribution, get_args(Distribution))
+        one_of("matrix", self.matrix, get_args(Matrix))
+        if self.batch is not None and not 0 < number("batch", self.batch) <= 1:
+            raise ValueError(f"batch: got {self.batch}, must be a fraction in (0, 1], or None")
+
+    @property
+    def products(self) -> int:
+        return self.probes
+
+    def draw(self, params: Params, generator: Generator) -> Params:
+        return draw_probes(params, self.probes, generator, self.distribution)
+
+    def linearise(self, task: Callable[[Params], Tensor], params: Params) -> Linearised:
+        if self.matrix != "gauss-newton":
+            return linearise(task, params)
+        whole = _divisible(task)
+        return gauss_newton(whole.outputs, whole.of_outputs, params)
+
+
+def _divisible(task: Callable[[Params], Tensor]) -> Task:
+    if not isinstance(task, Task):
+        raise TypeError(f"task: got {task!r}, must be a Task: its batch or outputs are needed")
+    return task

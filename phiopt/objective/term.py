@@ -1,0 +1,223 @@
+"""What a term of φ's objective is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from torch import Generator, Tensor
+
+from phiopt._types import Params
+from phiopt.objective.mean_loss import Task
+from phiopt.objective.search import Search
+
+Draws: TypeAlias = Any
+"""The random numbers of one evaluation of a term: tensors, in tuples or dictionaries."""
+
+Terms: TypeAlias = dict[str, Tensor]
+
+Pass: TypeAlias = Callable[[Params], tuple[Tensor, Terms]]
+"""A share of the weighted sum to differentiate, and the same share of the raw terms."""
+
+
+class Work(NamedTuple):
+    """What one evaluation of a term costs.
+
+    Args:
+        task: Whether the student runs on the batch. The terms that need the run share it.
+        forward: Forward passes of the batch beside that run.
+        hvp: Products with the Hessian of the whole batch.
+    """
+
+    task: bool = False
+    forward: int = 0
+    hvp: float = 0.0
+
+    @classmethod
+    def of(cls, works: Iterable[Work]) -> Work:
+        """Of several terms together."""
+        each = list(works)
+        shared = any(work.task for work in each)
+        return cls(shared, sum(work.forward for work in each), sum(work.hvp for work in each))
+
+
+class Evaluation:
+    """The student at w on one batch. What several terms need is computed once.
+
+    Args:
+        params: w.
+        task: L_f on the batch; None without data.
+    """
+
+    def __init__(self, params: Params, task: Task | None) -> None:
+        self.params = params
+        self._task = task
+        self._outputs: Tensor | None = None
+        self._loss: Tensor | None = None
+
+    @property
+    def task(self) -> Task:
+        """L_f on the batch, as a function of w."""
+        assert self._task is not None, "this term needs data"
+        return self._task
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether `outputs` are known already."""
+        return self._outputs is not None
+
+    @property
+    def outputs(self) -> Tensor:
+        """f(ψ(x), w) on the batch."""
+        if self._outputs is None:
+            self._outputs = self.task.outputs(self.params)
+        return self._outputs
+
+    @property
+    def loss(self) -> Tensor:
+        """L_f(w) on the batch."""
+        if self._loss is None:
+            self._loss = self.task.of_outputs(self.outputs)
+        return self._loss
+
+    def provide(self, loss: Tensor) -> None:
+        """Take L_f(w) from a term that computes it on the way, so that no other computes it again."""
+        self._loss = loss
+
+
+class Term(ABC):
+    """One term of φ's objective L(w) = Σ λ_i L_i(w).
+
+    A term of your own needs a ``name`` and a `value`; whatever else has a default. Methods are pure
+    functions of their arguments and of the term's fields, made of operations that can be differentiated
+    as often as the solver and the adjoint need.
+    """
+
+    name: ClassVar[str]
+    """How the term is called in reports. Every term of an objective has another name."""
+
+    over: ClassVar[Literal["examples", "batch", "parameters"]] = "examples"
+    """What the term is taken over: the mean of a number for each example; the batch as a whole, of
+    which it is no mean; or the parameters alone, without data."""
+
+    first: ClassVar[bool] = False
+    """Whether the term is evaluated before others, because it computes what they can use
+    (`Evaluation.provide`)."""
+
+    @property
+    def first_order_only(self) -> str:
+        """Why derivatives beyond the gradient, which adjoints need, are wrong, and what to do; empty where
+        they are right.
+        """
+        return ""
+
+    @property
+    def interval(self) -> int:
+        """Steps of a stochastic solver to one that has the term, which then counts so many times."""
+        return 1
+
+    def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
+        """The random numbers of an evaluation on these inputs; by default none.
+
+        ``step`` says that they are for a step of a stochastic solver, of which only the gradient's
+        expectation counts. Their shapes depend on those of the parameters and inputs alone.
+        """
+        return ()
+
+    def part(self, draws: Draws, start: int, stop: int) -> Draws:
+        """Those for the examples from ``start`` to ``stop``; by default all."""
+        return draws
+
+    @abstractmethod
+    def value(self, at: Evaluation, draws: Draws) -> Tensor:
+        """The raw term, a scalar."""
+
+    def unit(self, start: Params, values: Callable[[], Tensor]) -> float:
+        """What the term is divided by on the relative scale, where that is positive and finite: by
+        default 1. ``values()`` are the term's values at w0 on reference draws.
+        """
+        return 1.0
+
+    def work(self, draws: Draws, examples: int) -> Work:
+        """What an evaluation costs."""
+        return Work(task=self.over != "parameters")
+
+    def tensors(self) -> Params:
+        """What the term holds that a solution can be differentiated in, by name."""
+        return {}
+
+    def with_tensors(self, values: Params) -> Term:
+        """The same term with other values for some of `tensors`."""
+        return self
+
+    def shared(self, start: Params) -> dict[str, Any]:
+        """What problems that are solved as one must have in common, by a name for messages: all but
+        `tensors`. By default the fields.
+        """
+        return {self.name: vars(self)}
+
+    def reporting(self, to: Callable[[Search], None]) -> Term:
+        """The same term, which calls ``to`` after every search that it makes; by default it makes none."""
+        return self
+
+    def cheaper(self, draws: Draws) -> bool:
+        """Whether `passes` gives the gradient of a stochastic step for less than `value` does."""
+        return False
+
+    def scores(self, at: Evaluation, draws: Draws) -> Tensor | None:
+        """A number for each example, ``(batch,)``, that `passes` is to have and that costs little where
+        the outputs are known; None if it needs none.
+        """
+        return None
+
+    def passes(
+        self,
+        weight: Tensor | float,
+        task: Task,
+        params: Params,
+        draws: Draws,
+        size: int | None,
+        scores: Tensor | None,
+    ) -> Iterator[Pass]:
+        """Passes through at most ``size`` examples whose gradients sum to that of ``weight`` times the term,
+        or to an unbiased estimate of that gradient. For a term over the batch.
+        """
+        raise NotImplementedError(self._needed("passes"))
+
+    def whole(self, task: Task, params: Params, draws: Draws, size: int | None) -> Tensor:
+        """`value`, through at most ``size`` examples at once. For a term over the batch."""
+        raise NotImplementedError(self._needed("whole"))
+
+    def hvp(
+        self,
+        weight: Tensor | float,
+        task: Task,
+        params: Params,
+        draws: Draws,
+        size: int | None,
+        vector: Params,
+    ) -> Params:
+        """The Hessian of ``weight`` times the term, times a vector. For a term over the batch."""
+        raise NotImplementedError(self._needed("hvp"))
+
+    def _needed(self, method: str) -> str:
+        return (
+            f"{self.name}: is a term over the batch, which goes through in parts of micro_batch "
+            f"examples only by its own {method}(); give micro_batch=None, or write that method"
+        )
+
+
+def evaluated(terms: Sequence[Term], at: Evaluation, draws: Mapping[str, Draws]) -> Terms:
+    """The raw terms by name, in their order.
+
+    Raises:
+        TypeError: A term is no scalar; the message names the term.
+    """
+    values: Terms = {}
+    for term in sorted(terms, key=lambda term: not term.first):
+        value = values[term.name] = term.value(at, draws[term.name])
+        if not isinstance(value, Tensor) or value.dim():
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{term.name}: its value is {shape}, must be a tensor without axes")
+    return {term.name: values[term.name] for term in terms}

@@ -1,0 +1,46 @@
+"""What a user's own code sees under mypy --strict."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import torch
+from torch import Tensor, nn
+
+import phiopt
+
+
+def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs[:, 0] - targets).square()
+
+
+def lift(x: Tensor) -> Tensor:
+    return torch.cat([x, x], 1)
+
+
+def student(teacher: nn.Module, larger: nn.Module, data: phiopt.Source) -> phiopt.Params:
+    own: phiopt.Loss = loss
+    psi: phiopt.Lift = lift
+    problem = phiopt.pose(teacher, larger, (0.5, 0.5, 0.0, 0.0), data, loss=own, lift=psi)
+    solution = problem.solve(solver=phiopt.TorchOpt(steps=3), adjoint=phiopt.Replay())
+    reveal_type(solution.objective)
+    return solution.params
+
+
+def wrong(teacher: nn.Module) -> phiopt.Solution:
+    return phiopt.initialize(teacher, 3, (0.5, 0.5, 0.0, 0.0))
+"""
+
+
+@pytest.mark.slow
+def test_strict_mypy_checks_calls_and_knows_results(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(CODE)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(str(file))]
+    assert len(lines) == 2, done.stdout + done.stderr
+    assert lines[0].endswith('float"')
+    assert 'incompatible type "int"; expected "Module"' in lines[1]
