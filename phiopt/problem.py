@@ -20,7 +20,7 @@ from phiopt.bilevel.adjoint import check_derivative, detached
 from phiopt.data import Source
 from phiopt.distributed import check_replicas, together
 from phiopt.growth import GrowthMap
-from phiopt.objective import Lambdas, NoiseTerm, Objective, delta_of
+from phiopt.objective import Lambdas, Objective
 from phiopt.objective.extra import check_weights
 from phiopt.solve import (
     Outcome,
@@ -169,12 +169,12 @@ class Problem:
 def _with_delta(objective: Objective, delta: Scalar) -> Objective:
     """L with this δ."""
     term = objective.term("noise")
-    if not isinstance(term, NoiseTerm) or delta_of(term.neighbourhood) is None:
-        around = term.neighbourhood if isinstance(term, NoiseTerm) else None
+    moved = term and term.with_delta(scalar("delta", delta))
+    if moved is None:
         raise ValueError(
-            f"delta: got {delta}, must be None: the problem's neighbourhood, {around}, has no δ"
+            f"delta: got {delta}, must be None: the problem's noise term, {term}, has no δ"
         )
-    return objective.with_term(term.at(scalar("delta", delta)))
+    return objective.with_term(moved)
 
 
 @global_lock()

@@ -49,10 +49,11 @@ class NoiseTerm(Term):
         return {"neighbourhood": self.neighbourhood}
 
     def with_tensors(self, values: Params) -> NoiseTerm:
-        return self.at(values[DELTA]) if DELTA in values else self
+        return (self.with_delta(values[DELTA]) if DELTA in values else None) or self
 
-    def at(self, delta: Scalar) -> NoiseTerm:
-        """With this δ, where the neighbourhood has one."""
+    def with_delta(self, delta: Scalar) -> NoiseTerm | None:
+        if delta_of(self.neighbourhood) is None:
+            return None
         changed = replace(cast(Any, self.neighbourhood), delta=delta)
         return replace(self, neighbourhood=changed)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from torch import Generator, Tensor
 
+from phiopt._checks import Scalar
 from phiopt._types import Params
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.search import Search
@@ -150,6 +151,10 @@ class Term(ABC):
     def with_tensors(self, values: Params) -> Term:
         """The same term with other values for some of `tensors`."""
         return self
+
+    def with_delta(self, delta: Scalar) -> Term | None:
+        """The same term at this δ of its neighbourhood; None, the default, if it has no δ."""
+        return None
 
     def shared(self, start: Params) -> dict[str, Any]:
         """What problems that are solved as one must have in common, by a name for messages: all but

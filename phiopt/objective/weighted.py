@@ -1,0 +1,133 @@
+"""The terms of φ's objective with their weights: a formula, before any number goes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from phiopt._checks import Scalar, count
+from phiopt._types import Loss, Model, Params
+from phiopt.data import Data
+from phiopt.objective.lambdas import Lambdas, weighed
+from phiopt.objective.sample import Sample
+from phiopt.objective.search import Search
+from phiopt.objective.term import Term
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedTerms:
+    """Terms L_i, their weights λ_i and their divisors.
+
+    Args:
+        model: f(ψ(x), w) as a function ``(params, inputs)``; see `pure_model`.
+        loss: ``l(outputs, targets)`` to per-example losses; see `student_loss`.
+        terms: The terms, in the order of reports.
+        lambdas: The weights of the paper's terms. One whose term is not among ``terms`` is not computed.
+        extra: The weights of other terms, by name: numbers or 0-dimensional tensors, not negative.
+        data: D1, or None: then only terms over the parameters can be computed.
+        divisors: What each term is divided by before it is weighted; 1 where not named. See
+            `relative`.
+        micro_batch: Examples that go through the model at once, in all but `value`, to bound the
+            memory of activations; the result is the same to rounding. None: all of the sample.
+        psi: ψ's own parameters by name, to differentiate in; empty (default): those that the model
+            holds.
+    """
+
+    model: Model
+    loss: Loss
+    terms: Sequence[Term]
+    lambdas: Lambdas
+    extra: Mapping[str, Scalar] = field(default_factory=dict)
+    data: Data | None = None
+    divisors: Mapping[str, float] = field(default_factory=dict)
+    micro_batch: int | None = None
+    psi: Params = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.micro_batch is not None:
+            count("micro_batch", self.micro_batch)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the terms, in their order."""
+        return [term.name for term in self.terms]
+
+    @property
+    def weights(self) -> dict[str, Scalar]:
+        """λ of every term, by name, in the order of the terms."""
+        every = {**dict(self.lambdas.items()), **self.extra}
+        return {name: every[name] for name in self.names}
+
+    @property
+    def active(self) -> list[str]:
+        """Names of the terms that count: all but those whose weight is the number 0."""
+        return weighed(self.weights)
+
+    @property
+    def interval(self) -> int:
+        """Steps of a stochastic solver to one that has all terms with weight."""
+        active = self.active
+        return max([1, *(term.interval for term in self.terms if term.name in active)])
+
+    def term(self, name: str) -> Term | None:
+        """The term of this name; None if there is none."""
+        return next((term for term in self.terms if term.name == name), None)
+
+    def with_term(self, term: Term) -> Self:
+        """With this term in place of the one of its name, or after the others."""
+        if term.name not in self.names:
+            return replace(self, terms=[*self.terms, term])
+        return replace(self, terms=[term if t.name == term.name else t for t in self.terms])
+
+    def without_term(self, name: str) -> Self:
+        """Without the term of this name, which has no weight."""
+        return replace(self, terms=[term for term in self.terms if term.name != name])
+
+    def reporting(self, to: Callable[[Search], None]) -> Self:
+        """With terms that call ``to`` after every search that they make."""
+        return replace(self, terms=[term.reporting(to) for term in self.terms])
+
+    def tensors(self) -> Params:
+        """The tensors that a solution can be differentiated in: ``lambdas.task``, ``extra.NAME``,
+        ``psi.NAME``, and those of the terms, such as ``teacher.NAME`` and ``neighbourhood.delta``.
+        """
+        every = {f"lambdas.{name}": weight for name, weight in self.lambdas.items()}
+        every |= {f"extra.{name}": weight for name, weight in self.extra.items()}
+        every |= {f"psi.{name}": value for name, value in self.psi.items()}
+        for term in self.terms:
+            every |= term.tensors()
+        return {name: value for name, value in every.items() if isinstance(value, Tensor)}
+
+    def with_tensors(self, values: Params) -> Self:
+        """With other values for some of `tensors`."""
+
+        def under(part: str) -> Params:
+            own = {n: v for n, v in values.items() if n.startswith(part)}
+            return {n.removeprefix(part): v for n, v in own.items()}
+
+        return replace(
+            self,
+            lambdas=replace(self.lambdas, **own) if (own := under("lambdas.")) else self.lambdas,
+            extra={**self.extra, **under("extra.")},
+            psi=self.psi | under("psi."),
+            terms=[term.with_tensors(values) for term in self.terms],
+        )
+
+    def weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Σ λ_i L_i / divisor_i over the terms that have weight."""
+        return torch.stack([self._weight(n) * terms[n] for n in self.active]).sum()
+
+    def _weight(self, name: str, sample: Sample | None = None) -> Tensor | float:
+        """λ_i / divisor_i, as many times as the term counts on this sample."""
+        term = self.term(name)
+        times = term.interval if term is not None and sample is not None and sample.step else 1
+        return self.weights[name] * times / self.divisors.get(name, 1.0)
+
+    def _share(self, name: str, share: float) -> float:
+        """What a part of the batch, a share of it, has of the term's value."""
+        term = self.term(name)
+        return 1.0 if term is None or term.over == "parameters" else share
