@@ -1,12 +1,11 @@
 """ψ: how an input of the teacher becomes an input of the student (paper, section 4, D1*).
 
-A lift is any callable on a batch. The lifts of this module also say *where* the teacher's coordinates
-sit in the larger input, which the growth map needs for the columns of a linear layer behind ``flatten``;
-of a plain callable it is found by applying it to probes. Where a callable mixes coordinates, they are taken to sit
-first on each axis, and the map's remarks say so.
+A lift is any callable on a batch. The lifts of this module also say *where* they put the teacher's coordinates. The
+growth map needs this for the columns of a linear layer behind ``flatten``. Any other callable is applied to probes. If
+it mixes coordinates, the teacher's are taken to be the first on each axis, and the map's ``inexact_reasons`` say so.
 
-A lift with parameters to learn is an ``nn.Module``; with methods ``shape`` and ``index_maps`` it says where it puts
-the teacher's coordinates, and can be part of a `Compose`. It runs in evaluation mode.
+A lift with parameters to learn is an ``nn.Module``. With methods ``shape`` and ``index_maps`` it says where it puts the
+teacher's coordinates, and can be part of a `Compose`. It runs in evaluation mode.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Shape = tuple[int, ...]
 
 @runtime_checkable
 class PlacedLift(Protocol):
-    """A lift that knows its places; shapes are those of one example, without the batch axis."""
+    """A lift that says where it puts the teacher's coordinates. Shapes are of one example, without the batch axis."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
@@ -37,7 +36,7 @@ class PlacedLift(Protocol):
         ...
 
     def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
-        """For each axis, the student's coordinate of each of the teacher's."""
+        """For each axis, the student's coordinate of each of the teacher's, for an example of this ``shape``."""
         ...
 
 
@@ -61,9 +60,9 @@ class Pad:
 
     Args:
         size: New sizes of the last axes: ``(n,)`` features, ``(height, width)`` pixels.
-        align: ``"start"`` puts the input first on each axis, which keeps strided feature grids aligned;
+        align: ``"start"`` puts the input first on each axis, which keeps strided feature grids aligned.
             ``"center"`` puts it in the middle.
-        value: What the new coordinates hold.
+        value: The value of the new coordinates.
 
     Examples:
         >>> Pad((4,))(torch.ones(1, 3))
@@ -115,8 +114,8 @@ class Channels:
 
     Args:
         channels: Number of channels afterwards.
-        mode: ``"repeat"``: ψ(x) = (x, x, ...), the teacher's channels repeated in turn; ``"place"``: the teacher's
-            channels first from ``at`` on, zeros in the others.
+        mode: ``"repeat"``: ψ(x) = (x, x, ...), the teacher's channels in turn. ``"place"``: the teacher's channels
+            from ``at`` on, zeros in the others.
         at: First channel of the input in mode ``"place"``.
 
     Examples:
@@ -161,11 +160,11 @@ class Channels:
 
 @dataclass(frozen=True)
 class Resize:
-    """Interpolate the last axes to a larger ``size``; a coordinate's place is the nearest one on the new grid.
+    """Interpolate the last axes to a larger ``size``. The nearest point of the new grid stands for the teacher's.
 
     Args:
         size: New sizes of the last one, two or three axes.
-        mode: Of `torch.nn.functional.interpolate`; ``"linear"`` picks the (bi-, tri-)linear one.
+        mode: The mode of `torch.nn.functional.interpolate`. ``"linear"`` is its linear, bilinear or trilinear one.
     """
 
     size: tuple[int, ...]
@@ -239,7 +238,7 @@ class Compose(nn.Module):
 
 
 def infer(teacher: Shape, student: Shape) -> PlacedLift:
-    """The lift between examples of these shapes, where they leave one natural choice.
+    """The lift between examples of these shapes, if they leave a single natural choice.
 
     Equal shapes: the identity. Feature vectors: padded with zeros. One channel to several: repeated.
 
@@ -248,7 +247,7 @@ def infer(teacher: Shape, student: Shape) -> PlacedLift:
         student: The student's.
 
     Raises:
-        ValueError: There are several choices; the message lists them.
+        ValueError: There is no choice, or there are several; the message lists them.
     """
     teacher, student = _shape("teacher", teacher), _shape("student", student)
     if teacher == student:
@@ -287,12 +286,12 @@ def _shape(name: str, shape: object) -> Shape:
 
 
 def nearest_indices(old: int, new: int) -> NDArray[np.int64]:
-    """Coordinate on a grid of ``new`` points nearest to each of ``old <= new`` points over the same interval."""
+    """The nearest of ``new`` grid points to each of ``old <= new`` points over the same interval, shape ``(old,)``."""
     return np.floor((np.arange(old) + 0.5) * new / old).astype(np.int64)
 
 
 def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Whole numbers of at least 1."""
+    """Check that sizes are whole numbers of at least 1."""
     if not isinstance(sizes, tuple | list) or not sizes:
         kind = ValueError if isinstance(sizes, tuple | list | int) else TypeError
         raise kind(

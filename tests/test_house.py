@@ -6,14 +6,13 @@ The lists name what is still too long or circular. They only get shorter: an ent
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 FILE_LINES, FUNCTION_LINES = 300, 60
 
 CIRCLES: set[tuple[str, ...]] = set()
-LONG_FILES = {
-    "phiopt/lift.py",
-}
+LONG_FILES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 
 
@@ -73,11 +72,17 @@ def long_functions(file: Path) -> Iterator[str]:
             yield f"{file.relative_to(ROOT).as_posix()}: {node.name}"
 
 
+def check(found: set[Any], listed: set[Any]) -> None:
+    assert not found - listed, f"circular or too long: {sorted(found - listed)}"
+    done = listed - found
+    assert not done, f"mended: take {sorted(done)} off the list above"
+
+
 def test_no_import_circles() -> None:
     known = modules()
     graph = {name: imports(ast.parse(f.read_text()), known) for name, f in known.items()}
     graph = {name: found - {name} for name, found in graph.items()}
-    assert circles(graph) == CIRCLES
+    check(circles(graph), CIRCLES)
 
 
 def test_a_circle_is_found() -> None:
@@ -90,9 +95,9 @@ def test_a_circle_is_found() -> None:
 def test_no_long_files() -> None:
     lengths = {f: len(f.read_text().splitlines()) for f in modules().values()}
     found = {f.relative_to(ROOT).as_posix() for f, n in lengths.items() if n > FILE_LINES}
-    assert found == LONG_FILES
+    check(found, LONG_FILES)
 
 
 def test_no_long_functions() -> None:
     found = {line for file in modules().values() for line in long_functions(file)}
-    assert found == LONG_FUNCTIONS
+    check(found, LONG_FUNCTIONS)

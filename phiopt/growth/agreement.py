@@ -1,4 +1,4 @@
-"""Whether a teacher and a grown student make the same outputs, and whether a difference of them is rounding."""
+"""Compare the outputs of a teacher and a grown student, and tell a difference from rounding."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from phiopt.growth.map import GrowthMap
 from phiopt.growth.options import SAME
 
 CLOSE = 10 * SAME
-"""Relative difference that is none in float64: options that count as the same make no larger one. What is larger is
-asked about."""
+"""Relative difference of float64 outputs up to which nothing is asked. Options that count as the same make no larger
+one."""
 ROUNDINGS = 32.0
-"""Difference that counts as none, in units of what one rounding of every parameter does to the teacher's outputs."""
+"""Difference up to which outputs are the same, in units of what one rounding of every parameter changes."""
 CHANCE = (
-    "a forward pass draws random numbers or keeps a state in evaluation mode, so that two passes of one "
-    "model differ; make it deterministic there, or compare the outputs yourself"
+    "a forward pass draws random numbers or keeps a state in evaluation mode, so that two passes of the "
+    "same model differ; make it deterministic there, or compare the outputs yourself"
 )
 
 
 class Agreement:
-    """A teacher's outputs on several batches, held against those of students.
+    """A teacher's outputs on several batches, to be compared with those of students.
 
     Args:
         map: Where the teacher's coordinates sit.
-        teacher: The teacher; students come in its precision and on its device.
-        student: A student of the shapes that the map was made for, for its inputs' dtype and device.
+        teacher: The teacher. Students have its precision and its device.
+        student: A student of the map's shapes. It gives the dtype and device of the inputs.
         lift: ψ, in that precision.
-        batches: Of the teacher's inputs. One that ψ or a forward pass refuses proves nothing.
-        seed: Of what a forward pass draws.
+        batches: Batches of the teacher's inputs. A batch that ψ or a forward pass refuses proves nothing.
+        seed: Seed of the forward passes' random numbers.
 
     Attributes:
-        refused: The first refusal of a batch.
+        refused: The error of the first batch that was refused.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Agreement:
         self._note(self._old)
 
     def differing(self, student: Forward) -> list[int]:
-        """The batches on which this student's outputs are not plainly the teacher's."""
+        """The numbers of the batches on which this student's outputs are not clearly the teacher's."""
         self._new = on_each(student, [z for _, z in self._inputs], self._seed) if self._old else []
         self._note(self._new)
         close = _close(self._teacher, student)
@@ -83,7 +83,7 @@ class Agreement:
         ]
 
     def varies(self) -> bool:
-        """Whether the last student was compared on outputs that are not the same for all inputs."""
+        """Whether the outputs on which the last student was compared differ from input to input."""
         compared = zip(self._old, self._new, strict=True)
         return _varies(
             [
@@ -94,7 +94,11 @@ class Agreement:
         )
 
     def judge(self, student: Forward, i: int) -> Difference | str | None:
-        """On one batch by itself: None if the difference is rounding, why it tells nothing, or where it starts."""
+        """Judge the difference on batch ``i``.
+
+        Returns:
+            ``None`` if it is rounding; a text if the batch tells nothing; else where the difference starts.
+        """
         x, z = self._inputs[i]
         teacher, seed = self._teacher, self._seed
         try:
@@ -135,9 +139,9 @@ class Agreement:
         return Difference(largest, comparison.first())
 
     def _worst(self, gaps: Sequence[Gap], x: Tensor, old: Outputs, level: float) -> float:
-        """The largest relative difference that is more than rounding; 0.0 if none is.
+        """The largest relative difference that is more than rounding; 0.0 if all are rounding.
 
-        Rounding is measured: the change of the teacher's outputs when its parameters and input are moved by ``level``.
+        Rounding is measured: it is what the teacher's outputs change when its parameters and input move by ``level``.
         """
         noise = [0.0] * len(gaps)
         floor = level * float(x.abs().max()) if x.is_floating_point() else level
@@ -149,7 +153,9 @@ class Agreement:
             worst = 0.0
             for gap, change in zip(gaps, noise, strict=True):
                 allowed = ROUNDINGS * max(change, level * gap.size)
-                if gap.size <= ROUNDINGS * floor:  # the teacher's output is rounding itself
+                if (
+                    gap.size <= ROUNDINGS * floor
+                ):  # the teacher's output is itself no more than rounding
                     allowed = max(allowed, ROUNDINGS * floor)
                 if gap.change > allowed:
                     worst = max(worst, gap.relative)
@@ -160,7 +166,7 @@ class Agreement:
     def _changes(
         self, x: Tensor, old: Outputs, level: float, generator: torch.Generator
     ) -> list[float]:
-        """Largest change of each output when the parameters, and the input where it may, move by ``level``."""
+        """Largest change of each output when the parameters and, if the model takes it, the input move by ``level``."""
         u = {n: moved(v, level, generator) for n, v in self._teacher.tensors.items()}
         teacher = self._teacher.holding(u)
         try:
@@ -170,7 +176,7 @@ class Agreement:
         return [Gap.between(a, b).change for a, b in zip(old, new, strict=True)]
 
     def _gaps(self, old: Outputs, new: Outputs) -> list[Gap]:
-        """Of each output, the student's on the teacher's coordinates; nothing where nobody knows which these are."""
+        """The gap of each output at the teacher's coordinates; no gap if these coordinates are unknown."""
         nodes = zip(self._state.teacher.outputs, self._state.student.outputs, strict=False)
         pairs = [self._state.pairs.get((t.id, s.id)) for t, s in nodes]
         return [
@@ -179,7 +185,7 @@ class Agreement:
         ]
 
     def _lifted(self, x: Tensor, student: Forward) -> Tensor:
-        """ψ(x), the teacher's inputs at their places."""
+        """ψ(x), with the teacher's inputs exactly at the coordinates that the map gives them."""
         try:
             z = steady("lift", lambda: self._lift(x))
         except REFUSALS:
@@ -199,7 +205,7 @@ class Agreement:
 
 
 def moved(x: Tensor, relative: float, generator: torch.Generator, absolute: float = 0.0) -> Tensor:
-    """Every coordinate moved at random; whole numbers are left."""
+    """A copy with every coordinate moved at random. Whole numbers stay."""
     if not x.is_floating_point():
         return x
     a, b = torch.randn(2, *x.shape, generator=generator, dtype=torch.float64, device="cpu").to(x)
@@ -207,7 +213,7 @@ def moved(x: Tensor, relative: float, generator: torch.Generator, absolute: floa
 
 
 def _close(teacher: Forward, student: Forward) -> float:
-    """Relative difference that is rounding in the precision of both."""
+    """Relative difference up to which outputs are the same in the precision of both."""
     return max(CLOSE, *(ROUNDINGS * torch.finfo(model.dtype).eps for model in (teacher, student)))
 
 
@@ -218,17 +224,17 @@ def _drawing(model: Forward, x: Tensor, seed: int) -> bool:
 
 
 def _coarsest(run: Trace, kept: dict[int, Tensor]) -> float:
-    """Rounding of the coarsest dtype that data takes."""
+    """Rounding of the coarsest dtype of any result."""
     values = [kept[v.id] for node in run.nodes for v in node.outputs]
     return max((torch.finfo(x.dtype).eps for x in values if x.is_floating_point()), default=0.0)
 
 
 def _varies(outputs: Sequence[Outputs]) -> bool:
-    """Whether some output of a batch, or of several batches, is finite and not the same for all inputs."""
+    """Whether some finite output differs between inputs of a batch or between batches."""
     for column in zip(*outputs, strict=False):
         first = column[0]
         rows = [y[i : i + 1] for y in column for i in range(len(y))] if first.ndim else list(column)
-        if len(rows) == 1:  # nothing to compare it with
+        if len(rows) == 1:  # there is nothing else to compare it with
             rows = [torch.zeros_like(rows[0]), *rows]
         if any(
             bool((a.isfinite() & (a != rows[0])).any()) for a in rows if a.shape == rows[0].shape

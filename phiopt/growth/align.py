@@ -14,15 +14,17 @@ from phiopt.growth.subsequence import Step, subsequence
 def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
     """Ways to pair the two computations, the most literal first.
 
-    Networks of equal depth record the same operations. Where the student is deeper, the operations of modules that the
-    teacher does not have are its own; failing that, the longest common subsequence decides.
+    Networks of equal depth record the same operations. If the student is deeper, the operations of modules that the
+    teacher lacks are new. If this does not pair all of the teacher's, the longest common subsequence decides.
 
     Args:
-        named: Modules that belong together, where names alone mislead. Student modules beside a named one that are not
-            named themselves are new, unless the teacher has others that must sit there.
+        teacher: The teacher's computation.
+        student: The student's.
+        named: Modules that belong together, if names alone mislead. A student's module beside a named one is new if it
+            has no name itself, unless the teacher has others that must sit there.
 
     Raises:
-        AlignmentError: An operation of the teacher has no counterpart, or what is said cannot be.
+        AlignmentError: An operation of the teacher has no counterpart, or ``named`` contradicts the computations.
     """
     named.check_order(teacher, student)
     ways = 0
@@ -64,7 +66,7 @@ def _names(nodes: list[Node]) -> list[str]:
 
 
 def _shared_nodes(teacher: Trace, student: Trace, named: Named) -> list[Node]:
-    """The student's nodes that run in modules which the teacher has too."""
+    """The student's nodes in modules that the teacher has too."""
     known = {
         "",
         *(_above(n.module, i) for n in teacher.nodes for i in range(n.module.count(".") + 1)),
@@ -75,7 +77,7 @@ def _shared_nodes(teacher: Trace, student: Trace, named: Named) -> list[Node]:
         if not module:
             return True
         original = named.original(module)
-        if original is not None:  # below a named module the teacher's own names count
+        if original is not None:  # below a named module, the teacher's own names count
             return original in known
         parts = module.split(".")
         return module in known and not any(".".join(parts[:i]) in beside for i in range(len(parts)))
@@ -89,7 +91,7 @@ def _above(module: str, levels: int) -> str:
 
 
 def _refusal(teacher: list[Node], student: list[Node], named: Named) -> AlignmentError:
-    """Where the two computations first differ."""
+    """The error of two computations that cannot be paired: it names the first operation that differs."""
     under = f", and under {named} they cannot be paired" if named else ""
     remedy = "Name other pairs with correspondence=" if named else ""
     for i, (t, s) in enumerate(zip(teacher, student, strict=False)):

@@ -29,8 +29,7 @@ class Call:
 
     def pair(self, name: str) -> Pair:
         """The teacher's and the student's tensor ``name``, as a pair of axes."""
-        t, s = self.t.arguments[name], self.s.arguments[name]
-        return self.state.pair(t, s)
+        return self.state.pair(*self._arguments(name))
 
     def has(self, name: str) -> bool:
         """Whether both operations are given the optional tensor ``name``."""
@@ -38,7 +37,7 @@ class Call:
 
     def listed(self, name: str) -> list[Pair]:
         """The pairs of the list of tensors ``name``. Teacher and student must have equally many."""
-        ts, ss = self.t.arguments[name], self.s.arguments[name]
+        ts, ss = self._arguments(name)
         if len(ts) != len(ss):
             raise Mismatch(
                 f"{len(ts)} tensors in the teacher but {len(ss)} in the student. Where a list of layers, "
@@ -49,15 +48,15 @@ class Call:
 
     def const(self, name: str) -> Any:
         """An argument that is no tensor. It must mean the same in teacher and student."""
-        self._read.add(name)
+        value, _ = self.both(name)
         if not same_option(self.t, self.s, name):
             raise difference(self.t, self.s, name).mismatch()
-        return self.t.arguments[name]
+        return value
 
     def both(self, name: str) -> tuple[Any, Any]:
         """An argument that is no tensor: (teacher's, student's). They may differ."""
         self._read.add(name)
-        return self.t.arguments[name], self.s.arguments[name]
+        return self._arguments(name)
 
     def dim(self, name: str, rank: int) -> int:
         """The number of an axis, counted from the front."""
@@ -74,6 +73,20 @@ class Call:
             else given
         )
         return [d % max(rank, 1) for d in listed]
+
+    def _arguments(self, name: str) -> tuple[Any, Any]:
+        """(teacher's, student's) argument.
+
+        Raises:
+            ValueError: The operation has no argument of this name.
+        """
+        for node in (self.t, self.s):
+            if name not in node.arguments:
+                listed = ", ".join(node.arguments)
+                raise ValueError(
+                    f"the rule of {node.name!r} asks for {name!r}, must be one of its arguments: {listed}"
+                )
+        return self.t.arguments[name], self.s.arguments[name]
 
     def out(self, i: int = 0) -> list[Size]:
         """(teacher's, student's) size of each axis of output ``i``."""

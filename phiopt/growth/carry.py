@@ -1,4 +1,4 @@
-"""The state of the teacher's optimiser, moved into one for the grown student."""
+"""Move the state of the teacher's optimiser into an optimiser for the grown student."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from phiopt._checks import instance
 from phiopt.growth.map import GrowthMap
 
 _FRESH = {"sum": "initial_accumulator_value", "step_size": "lr"}
-"""State that does not start at zero (Adagrad, Rprop), and the option that it starts at."""
+"""The option that gives the starting value, for state that does not start at zero (Adagrad, Rprop)."""
 
 
 def carry_optimizer(
@@ -23,34 +23,34 @@ def carry_optimizer(
 ) -> Optimizer:
     """An optimiser for the grown student that goes on from the teacher's state.
 
-    A state tensor of its parameter's shape (momentum, Adam's moments) is embedded by the map as the parameter is: the
-    teacher's value at the old coordinates, fresh, which is zero for most, at the new ones. Numbers such as ``step``
-    are carried as they are. With equal gradients the old coordinates then move exactly as the teacher's would.
+    A state tensor of its parameter's shape (momentum, Adam's moments) is embedded as the parameter is: old coordinates
+    have the teacher's state, new ones start fresh, for most state at zero. Numbers such as ``step`` are carried as they
+    are. With equal gradients the old coordinates then move exactly as the teacher's would.
 
     Args:
-        optimizer: Of the teacher's parameters, or of some of them; never modified. Its class, parameter groups and
-            hyperparameters are kept. A parameter that only the student has goes, with no state, where the parameter
-            most like it is: of its name's last part and rank (``bias``, 1 axis), in the nearest module. A frozen
-            one stays out, unless ``optimizer`` holds all that the teacher has. What the teacher has and
-            ``optimizer`` does not stays out.
-        map: From ``teacher`` to ``student``.
+        optimizer: An optimiser of the teacher's parameters, or of some of them; never modified. Its class, parameter
+            groups and hyperparameters are kept. A parameter that only the student has joins, without state, the group
+            of the parameter most like it: with the same last part of the name and the same rank (``bias``, 1 axis), in
+            the nearest module. A frozen parameter joins only if ``optimizer`` has all of the teacher's. Parameters of
+            the teacher that ``optimizer`` lacks stay out.
+        map: The map from ``teacher`` to ``student``.
         teacher: The module whose parameters ``optimizer`` holds.
         student: The grown module, as [`grow`][phiopt.growth.grow] returns it.
 
     Returns:
         A new optimiser of the same class over the student's parameters. Each group is in the order of
-        ``student.parameters()``, with ``param_names`` if the teacher's has them. So its ``state_dict()`` fits an
-        optimiser that is made from ``student.parameters()``, or from the same groups of them.
+        ``student.parameters()``, with ``param_names`` if the teacher's has them. So the ``state_dict()`` fits an
+        optimiser that is made from ``student.parameters()``, or from the same groups.
 
     Raises:
-        TypeError: The optimiser's state is not of its parameter's shape (L-BFGS, Adafactor), or its class cannot be
-            made from parameter groups and its own defaults.
-        ValueError: The optimiser holds a tensor that is no parameter of the teacher's, or the student lacks one of
-            the map's.
+        TypeError: A state tensor has not the shape of its parameter (L-BFGS, Adafactor), or the class cannot be made
+            from parameter groups and its own defaults.
+        ValueError: The optimiser holds a tensor that is no parameter of the teacher's, or the student lacks a
+            parameter of the map.
 
-    Adam's ``step`` belongs to a whole tensor, so the new coordinates' moments, which start at zero, are no longer
-    corrected for it: their first step is up to √(1 − β₂)⁻¹ (1 − β₁) ≈ 3 learning rates long. Warm the rate up, or
-    clear the state of tensors that should start over.
+    Adam's ``step`` belongs to a whole tensor. The moments of new coordinates start at zero and are not corrected for
+    it: their first step is up to √(1 − β₂)⁻¹ (1 − β₁) ≈ 3 learning rates long. Warm the rate up, or clear the state of
+    tensors that should start over.
 
     Examples:
         >>> from phiopt.growth import GrowthMap, grow
@@ -111,7 +111,7 @@ def _names(optimizer: Optimizer, teacher: nn.Module) -> dict[Tensor, str]:
 
 
 def _target(name: str, map: GrowthMap, owners: dict[str, nn.Parameter]) -> str | None:
-    """The student's name of a parameter; None if it has no place, as a head that only training uses."""
+    """The student's name of a parameter; ``None`` if the map does not place it, as a head that only training uses."""
     place = map.placements.get(name)
     if place is None:
         return None
@@ -154,7 +154,7 @@ def _groups(
 def _place_fresh(
     groups: list[dict[str, Any]], map: GrowthMap, teacher: nn.Module, student: nn.Module
 ) -> None:
-    """Add what only the student has to the group of the parameter most like it."""
+    """Add each parameter that only the student has to the group of the parameter most like it."""
     owners = dict(student.named_parameters(remove_duplicate=False))
     group_of = {target: group for group in groups for target in group["params"]}
     placed = {
@@ -174,7 +174,7 @@ def _place_fresh(
 
 
 def _likeness(name: str, p: Tensor, other: str, q: Tensor) -> tuple[bool, int, float]:
-    """Whether two parameters are of one kind, and how near their modules are."""
+    """Whether two parameters are of the same kind, and how near their modules are."""
     *path, last = name.split(".")
     *way, end = other.split(".")
     shared = next((i for i, (a, b) in enumerate(zip(path, way, strict=False)) if a != b), None)
@@ -187,7 +187,7 @@ def _likeness(name: str, p: Tensor, other: str, q: Tensor) -> tuple[bool, int, f
 
 
 def _prefix(optimizer: Optimizer, names: dict[Tensor, str]) -> str | None:
-    """What the optimiser's own names of parameters, if it has such, put before the teacher's."""
+    """The prefix of the optimiser's own names of parameters before the teacher's; ``None`` if it has no names."""
     if "param_names" not in optimizer.param_groups[0]:
         return None
     given = {

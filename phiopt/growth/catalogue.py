@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
+from phiopt._checks import instance, one_of, within
 from phiopt.growth.graph import Node
 
 Rule = Callable[[Any], None]
@@ -69,6 +71,10 @@ class Facts:
         copies: It is its first tensor again, and is not recorded.
         creates: It reads no more than the shape of its tensors.
         overwrites: It writes its result over ``self``, which it does not read.
+
+    Raises:
+        TypeError, ValueError: ``inserted`` is none of these words, or a value of ``neutral`` or ``optional`` is no
+            number.
     """
 
     product: bool = False
@@ -89,6 +95,14 @@ class Facts:
     copies: bool = False
     creates: bool = False
     overwrites: bool = False
+
+    def __post_init__(self) -> None:
+        if self.inserted is not None:
+            one_of("inserted", self.inserted, ("identity", "statistics", "nothing", "idempotent"))
+        for name, values in (("neutral", self.neutral), ("optional", self.optional)):
+            instance(name, values, Mapping, "a mapping of argument names to numbers")
+            for argument, value in values.items():
+                within(f"{name}[{argument!r}]", value, -inf, inf)
 
 
 @dataclass(frozen=True)

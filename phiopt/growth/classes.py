@@ -1,4 +1,4 @@
-"""The axis of the outputs that holds the classes, and the student's output of each of the teacher's classes."""
+"""Find the axis of the classes, and the student's output of each of the teacher's classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from phiopt.growth.unify import find, unify
 def match_classes(
     state: Correspondence, classes: Sequence[int] | Tensor | None
 ) -> tuple[Tensor, int]:
-    """Pin the axis of the classes, and return their places and the axis."""
+    """Decide the axis of the classes. Returns the student's output of each teacher class, and the axis' number."""
     t, s = state.teacher.outputs[0], state.student.outputs[0]
     if len(t.shape) != len(s.shape):
         raise AlignmentError(
@@ -61,8 +61,8 @@ def match_classes(
 
 
 def _class_axis(state: Correspondence, axes: Sequence[Axis]) -> int:
-    """The axis of the output that the last parameter makes, whether it grew or not: time or pixels come from the
-    input. Where parameters make none, the first that grew."""
+    """The number of the output's axis that the last parameter makes, grown or not. Time and pixels come from the input.
+    If parameters make no axis, it is the first one that grows."""
     for place in reversed(state.places.values()):
         made = {id(find(axis.term)) for axis in place.axes}
         for d, axis in enumerate(axes):

@@ -1,4 +1,4 @@
-"""What a growth map is made of: derived from two models or read from a file, shown as a table or a figure."""
+"""The contents of a growth map, which are derived from two models or read from a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from phiopt.growth.placement import Placement
 
 
 class MapContents:
-    """The attributes of a [`GrowthMap`][phiopt.growth.GrowthMap], which says what they are."""
+    """The attributes of a [`GrowthMap`][phiopt.growth.GrowthMap], which documents them."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where a student's values depart from its teacher's: mapped values compared along the graph, from the outputs back."""
+"""Find where a student's values first differ from its teacher's, along the graph from the outputs back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Gap:
 
     @classmethod
     def between(cls, old: Tensor, new: Tensor) -> Gap:
-        """Where the teacher's value is no finite number, nothing is compared."""
+        """The gap of two values, at the coordinates where the teacher's value is finite."""
         old, new = (_real(x) for x in (old, new))
         known = old.isfinite()
         if not known.any():
@@ -41,7 +41,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Departure:
-    """Two operations that read the same and make something else."""
+    """Two operations that read the same values and make different ones."""
 
     teacher: Node
     student: Node
@@ -57,7 +57,7 @@ class Departure:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the outputs are off, and where that starts, if it could be found."""
+    """How far the outputs are off, and where the difference starts, if that could be found."""
 
     gap: Gap
     departure: Departure | None
@@ -70,8 +70,8 @@ class Difference:
         )
         first = self.departure
         return AlignmentError(
-            f"fill={fill!r} does not keep the function, although the map has no remark: the student's outputs at ψ(x) "
-            f"are off by {self.gap.change:.3g}, the teacher's being up to {self.gap.size:.3g}. {where}",
+            f"fill={fill!r} does not keep the function, although the map gives no reason: the student's outputs at "
+            f"ψ(x) are off by {self.gap.change:.3g}, the teacher's being up to {self.gap.size:.3g}. {where}",
             "Give both modules the same options, take another fill (zero-out asks the least of the models), or teach "
             "the map the operation with phiopt.growth.register_rule; verify=False takes the student as it is",
             teacher=Side.of(first.teacher if first else None),
@@ -84,7 +84,7 @@ def on_teacher(value: Tensor, pair: Pair) -> Tensor:
     for dim, axis in enumerate(pair.axes):
         index = torch.from_numpy(index_map(axis.term))
         moved = not torch.equal(index, torch.arange(len(index), device="cpu"))
-        if axis.grown or moved:  # an axis of equal size may change its order
+        if axis.grown or moved:  # an axis of equal sizes may change its order
             value = value.index_select(dim, index.to(value.device))
     return value
 
@@ -92,7 +92,7 @@ def on_teacher(value: Tensor, pair: Pair) -> Tensor:
 def matched(
     planned: Trace, ran: Trace, kept: dict[int, Tensor], inputs: Sequence[Tensor]
 ) -> dict[int, Tensor] | None:
-    """What the values of ``planned`` held when the model ran; None if it ran by other operations."""
+    """The results of a run by the ids of the ``planned`` trace; ``None`` if the run has other operations."""
     if [n.name for n in planned.nodes] != [n.name for n in ran.nodes]:
         return None
     out = {v.id: x for v, x in zip(planned.inputs, inputs, strict=True)}
@@ -107,8 +107,8 @@ class Comparison:
     Args:
         state: What is known of every pair of values.
         teacher: The teacher's values, by their ids in the correspondence.
-        student: The student's likewise.
-        tolerance: Relative difference that counts as none.
+        student: The student's values, likewise.
+        tolerance: Relative difference up to which two values are the same.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Comparison:
         self._inserted = {new for new, old in state.twins.items() if first[old.id] != new}
 
     def first(self) -> Departure | None:
-        """The first two operations that part, among those that the outputs' difference comes from."""
+        """The first two operations that differ, among those from which the difference of the outputs comes."""
         makers = self._producers[1]
         todo = [v for v in self._state.student.outputs if self._gap(v) is not None]
         seen: set[int] = set()
@@ -154,7 +154,7 @@ class Comparison:
         return Departure(teacher, student, causes[cause])
 
     def _read(self, node: Node, value: Value) -> list[Value]:
-        """The data that an operation reads; of an operation that only the student has, what it passes on."""
+        """The data that an operation reads. An operation that only the student has reads what it passes on."""
         known = [v for v in node.inputs if v.id in self._state.twins]
         if value.id not in self._inserted:
             return known
@@ -162,7 +162,7 @@ class Comparison:
         return sorted(stream, key=lambda v: v.id)[:1]
 
     def _gap(self, value: Value) -> Gap | None:
-        """How far the student's value is off; None if it agrees, or is none that data flows through."""
+        """How far the student's value is off; ``None`` if it agrees or depends on no data."""
         twin = self._state.twins.get(value.id)
         if twin is None:
             return None
@@ -180,7 +180,7 @@ class Comparison:
 
 
 def _factors(state: Correspondence) -> Iterator[float]:
-    """Factors by which the student's weights differ from the teacher's, to make up for another constant."""
+    """The factors by which the student's weights make up for other constants."""
     todo: list[Term] = [axis.term for place in state.places.values() for axis in place.axes]
     while todo:
         term = todo.pop()

@@ -1,13 +1,11 @@
-"""Derive a growth map: trace both models, pair their operations, follow the axes, read off the places."""
+"""Derive a growth map: trace both models, pair their operations, follow the axes, read the index maps."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-import torch
 from torch import Tensor, nn
 
 from phiopt._modules import state_of
@@ -18,20 +16,19 @@ from phiopt.growth.axes import Term, fixed
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError, Side
+from phiopt.growth.errors import AlignmentError
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import check_rescaled
 from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
-from phiopt.growth.index_map import index_map
 from phiopt.growth.insertion import Inserted, Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
 from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
-from phiopt.growth.pairs import Axis, Pair, TensorPlace
-from phiopt.growth.placement import Placement
+from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.placing import check_injective, match_unused, placement
 from phiopt.growth.subsequence import Step
 from phiopt.growth.trace import aliases_of, names_of
 from phiopt.growth.unit_plan import demands
@@ -67,14 +64,14 @@ def derive(
     check_gone(state.gone, state_of(teacher))
     inserted = _settle_norms(state, inserted)
     check_rescaled(state)
-    placements = {name: _placement(place, large.used) for name, place in state.places.items()}
-    placements |= _match_unused(state, small.used, large.used, names)
+    placements = {name: placement(place, large.used) for name, place in state.places.items()}
+    placements |= match_unused(state, small.used, large.used, names)
     names.check_places(
         {name: place.student for name, place in placements.items()},
         names_of(teacher),
         names_of(student),
     )
-    _check_injective(placements)
+    check_injective(placements)
     taken = {p.student for p in placements.values()}
     return MapContents(
         {name: placements[name] for name in small.used if name in placements},
@@ -91,8 +88,13 @@ def derive(
 
 
 def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentError) -> None:
-    """Say so where models part because a recurrent layer of one name has more layers or directions: they are
-    unrolled into operations whose names tell nobody."""
+    """Name a recurrent layer that has more layers or directions in one model, as the cause of ``error``.
+
+    Recurrent layers are unrolled into operations, whose names would not help the user.
+
+    Raises:
+        AlignmentError: There is such a layer.
+    """
     others = dict(student.named_modules())
     for name, old in teacher.named_modules():
         new = others.get(name)
@@ -121,9 +123,9 @@ def _matched_at_some_size(
     classes: Sequence[int] | Tensor | None,
     names: Named,
 ) -> tuple[Trace, tuple[Correspondence, list[Inserted], Tensor, int]]:
-    """Match at the student's own input size, else where axes that no parameter sees have the teacher's.
+    """Match at the student's own input size. If that fails, give some axes of its input the teacher's size.
 
-    A recurrent net repeats its operations for each step of the sequence, so that lengths must agree.
+    A recurrent net repeats its operations for each step of a sequence, so the lengths must agree.
     """
     large = recorded(student, made, "student")
     try:
@@ -138,16 +140,16 @@ def _matched_at_some_size(
             ]
             try:
                 large = recorded(student, made.new_zeros(shape), "student")
-                found = _matched(small, large, moves, classes, names)
+                match = _matched(small, large, moves, classes, names)
             except AlignmentError as error:
                 failures += [error, *error.alternatives]
                 continue
             except ValueError:
                 continue
-            found[0].inexact_reasons |= {
+            match[0].inexact_reasons |= {
                 f"the input: the student was followed at the teacher's size {shape[1:]}": None
             }
-            return large, found
+            return large, match
     raise _first_of(failures)
 
 
@@ -173,7 +175,7 @@ def _matched(
 
 
 def _first_of(failures: Sequence[AlignmentError]) -> AlignmentError:
-    """The first failure, with those of the other ways to pair the operations as its alternatives."""
+    """The first failure. The failures of the other ways to pair the operations become its alternatives."""
     first, *others = failures
     different = {str(error): error for error in others if str(error) != str(first)}
     first.alternatives = tuple(different.values())
@@ -183,7 +185,7 @@ def _first_of(failures: Sequence[AlignmentError]) -> AlignmentError:
 def _follow(
     small: Trace, large: Trace, steps: Sequence[Step], moves: Moves
 ) -> tuple[Correspondence, list[Inserted]]:
-    """Start from the input's axes and pass every pair of operations."""
+    """Follow the axes from the input through every pair of operations."""
     state = Correspondence(small, large, moves=moves)
     if moves.reason is not None:
         state.inexact_reasons[f"the input: {moves.reason}"] = None
@@ -216,7 +218,7 @@ def _follow(
 
 
 def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
-    """Let the weights of normalisations take up what their new units change, or say why that is impossible."""
+    """Let the weights of normalisations take up the change of scale by new units, or record why they cannot."""
     _, reasons, factors = demands(state.norms)
     state.inexact_reasons |= dict.fromkeys(reasons)
     for norm, factor in factors:
@@ -228,61 +230,3 @@ def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[I
             for x in inserted
         ]
     return list(inserted)
-
-
-def _placement(place: TensorPlace, used: Mapping[str, tuple[int, ...]]) -> Placement:
-    return Placement(
-        place.student,
-        used[place.student],
-        tuple(torch.from_numpy(index_map(a.term).copy()) for a in place.axes),
-        frozenset(place.input_axes),
-    )
-
-
-def _match_unused(
-    state: Correspondence,
-    small: Mapping[str, tuple[int, ...]],
-    large: Mapping[str, tuple[int, ...]],
-    names: Named,
-) -> dict[str, Placement]:
-    """Tensors outside the forward pass, such as step counters and auxiliary heads, follow the module that they belong
-    to, the teacher's coordinates first."""
-    modules = {t.rpartition(".")[0]: p.student.rpartition(".")[0] for t, p in state.places.items()}
-    taken = {p.student for p in state.places.values()}
-    out: dict[str, Placement] = {}
-    homeless = []
-    for name, shape in small.items():
-        if name in state.places or name in state.gone:
-            continue
-        module, _, leaf = name.rpartition(".")
-        image = names.renamed(module)
-        if image is None:
-            image = modules.get(module, module)
-        partner = f"{image}.{leaf}".lstrip(".")
-        there = large.get(partner, ())
-        fits = len(there) == len(shape) and all(s >= t for t, s in zip(shape, there, strict=True))
-        if partner not in large or not fits or partner in taken:
-            homeless.append(name)
-            continue
-        taken.add(partner)
-        out[name] = Placement(partner, there, tuple(torch.arange(n, device="cpu") for n in shape))
-    if homeless:
-        warnings.warn(
-            f"{', '.join(homeless)}: not used in evaluation mode and without a counterpart that holds it; left out of "
-            "the map",
-            stacklevel=3,
-        )
-    return out
-
-
-def _check_injective(placements: Mapping[str, Placement]) -> None:
-    seen: dict[str, str] = {}
-    for name, place in placements.items():
-        if place.student in seen:
-            raise AlignmentError(
-                f"{seen[place.student]} and {name} of the teacher both sit in {place.student}, which the student ties",
-                "Untie it in the student, or tie it in the teacher too",
-                teacher=Side.of_tensor(name, place.teacher_shape),
-                student=Side.of_tensor(place.student, place.shape),
-            )
-        seen[place.student] = name

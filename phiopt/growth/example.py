@@ -1,4 +1,4 @@
-"""Example inputs for the trace: the given batch's shape, or one that the module accepts."""
+"""Example inputs for the trace: of the given batch's shape, or of a shape that the module accepts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ REFUSALS = (
     AttributeError,
     ArithmeticError,
 )
-"""What a forward pass raises at an input that is not for it: PyTorch's errors, and checks of a module's own. Anything
-else, such as an ``OSError`` or a ``MemoryError``, is no answer to that question and goes through.
+"""What a forward pass raises at an input that does not fit: PyTorch's errors, and those of a module's own checks. Other
+errors, such as an ``OSError`` or a ``MemoryError``, say nothing about the input. They are not caught.
 """
 
 T = TypeVar("T")
 
 
 class UnsteadyError(Exception):
-    """A call of the user's code raised, and did not when it was made once more: the error, which is the cause of
-    this one, says nothing of what was given.
+    """A call of the user's code raised an error once, and none when it was repeated. So the error, which is the cause
+    of this one, says nothing about the input.
     """
 
 
@@ -40,7 +40,7 @@ def steady(name: str, call: Callable[[], T]) -> T:
     """The result of a call of the user's code that may raise one of `REFUSALS`.
 
     Raises:
-        UnsteadyError: The error did not come again. It goes through where a refusal is caught.
+        UnsteadyError: The error did not come again. It is no refusal, and is not caught as one.
     """
     try:
         return call()
@@ -57,7 +57,7 @@ def steady(name: str, call: Callable[[], T]) -> T:
 
 
 def recorded(module: nn.Module, example: Tensor, role: str) -> Trace:
-    """The trace of ``module`` on ``example``, on real values where shapes alone do not carry the forward pass."""
+    """The trace of ``module`` on ``example``; on real values if the forward pass needs more than shapes."""
     try:
         return trace(module, example)
     except REFUSALS:
@@ -73,12 +73,12 @@ def recorded(module: nn.Module, example: Tensor, role: str) -> Trace:
 
 
 def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
-    """An input that ``module`` accepts: of the shape of ``like`` where it does, else of one near it or guessed.
+    """An input that ``module`` accepts: of the shape of ``like``, of a shape near it, or of a guessed shape.
 
     Raises:
-        ValueError: No shape tried was accepted; ``inputs=`` settles it.
+        ValueError: The module accepts no shape that was tried; ``inputs=`` settles it.
 
-    What the forward pass raises that is none of `REFUSALS` goes through.
+    Errors of the forward pass that are none of `REFUSALS` are not caught.
     """
     refusal: Exception | None = None
     for example in _candidates(module, like):

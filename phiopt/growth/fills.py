@@ -1,7 +1,7 @@
-"""Fills: how the student's new coordinates start, the teacher's being at their places.
+"""Fills: how the student's new coordinates start, beside those that hold the teacher's values.
 
-One function a fill, in one registry; a rival is added by `register_fill`. Layers that only the student has start as
-the identity under every fill.
+Each fill is a function in one registry. `register_fill` adds another. Layers that only the student has start as the
+identity under every fill.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from phiopt.growth.map import GrowthMap
 from phiopt.growth.pairs import FRESH, MEAN, ZERO, TensorPlace
 from phiopt.growth.registry import FILLS, OWN, Start, register_fill
 from phiopt.growth.unify import find
-from phiopt.growth.unit_plan import Plan, Planner, Units, halves, marks, plain
+from phiopt.growth.unit_plan import Plan, Planner, UnitPlans, halves, marks, plain
 
 
 @register_fill("default")
@@ -31,8 +31,7 @@ def default(start: Start) -> Params:
 
 @register_fill("matched")
 def matched(start: Start) -> Params:
-    """As default, but new classes start at the scale of the old: their rows are rescaled to the root mean square of
-    the teacher's rows, as the student holds them."""
+    """As default, but the rows of new classes are rescaled to the root mean square of the old classes' rows."""
     state = _traced(start.map)
     output = state.pair(state.teacher.outputs[0], state.student.outputs[0])
     classes = find(output.axes[start.map.class_axis].term)
@@ -57,7 +56,7 @@ def _rescaled(weight: Tensor, dim: int, old: Tensor, new: NDArray[np.int64]) -> 
 
 @register_fill("zero")
 def zero(start: Start) -> Params:
-    """New parameters zero (paper, section 3, item 1); new buffers as constructed, since a variance of zero is none."""
+    """New parameters zero (paper, section 3, item 1). New buffers stay as constructed: a variance must not be zero."""
     return _drawn(start, lambda x: torch.zeros_like(x))
 
 
@@ -89,7 +88,7 @@ def _rand(like: Tensor, generator: torch.Generator) -> Tensor:
 
 @register_fill("zero-out")
 def zero_out(start: Start) -> Params:
-    """New units are made at random and read by no old one: the same function, and nothing is dead."""
+    """New units have random incoming weights, and no old unit reads them: the function stays, and no unit is dead."""
     return _kept(start, plain)
 
 
@@ -97,8 +96,9 @@ def zero_out(start: Start) -> Params:
 def net2wider(start: Start) -> Params:
     """New units copy random old ones, whose outgoing weights are split among the copies.
 
-    Net2Wider (Chen et al., 2015, section 3.2) with the unequal shares of LEMON (Wang et al., 2023), which sum to one
-    and let copies learn differently: ``W1'[j] = W1[g(j)]``, ``W2'[:, j] = a_j W2[:, g(j)]``, ``Σ_{g(j) = i} a_j = 1``.
+    Net2Wider (Chen et al., 2015, section 3.2) with the unequal shares of LEMON (Wang et al., 2023). The shares sum to
+    one, and let copies learn differently: ``W1'[j] = W1[g(j)]``, ``W2'[:, j] = a_j W2[:, g(j)]``,
+    ``Σ_{g(j) = i} a_j = 1``.
     """
     rng = np.random.default_rng(
         int(torch.randint(2**31, (1,), generator=start.generator, device="cpu"))
@@ -132,14 +132,14 @@ def vv_zz(start: Start) -> Params:
 
 
 def _kept(start: Start, planner: Planner) -> Params:
-    """The student that computes the teacher's function, its new units as ``planner`` makes them."""
+    """The tensors of a student that computes the teacher's function, with new units as ``planner`` says."""
     state = _traced(start.map)
-    units = Units(state, planner)
+    plans = UnitPlans(state, planner)
     out = start.map.embed(start.teacher, into=start.student)
     for name, place in state.places.items():
         fresh = out[place.student]
         if fresh.is_floating_point():
-            out[place.student] = _grown(start.teacher[name].to(fresh), fresh, place, units)
+            out[place.student] = _grown(start.teacher[name].to(fresh), fresh, place, plans)
     return out
 
 
@@ -149,9 +149,9 @@ def _traced(map: GrowthMap) -> Correspondence:
     return map.correspondence
 
 
-def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, units: Units) -> Tensor:
-    """One tensor: copies and shares along every axis in turn, fresh rows as constructed."""
-    plans = [units.plan(axis.term) for axis in place.axes]
+def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, unit_plans: UnitPlans) -> Tensor:
+    """One tensor of the student. Copies and shares act along every axis in turn; fresh rows stay as constructed."""
+    plans = [unit_plans.plan(axis.term) for axis in place.axes]
     new_rows = torch.zeros(fresh.shape, dtype=torch.bool, device=fresh.device)
     value = old
     for dim, plan in enumerate(plans):
@@ -174,7 +174,7 @@ def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, units: Units) -> Tens
 
 
 def _read(value: Tensor, dim: int, plan: Plan) -> Tensor:
-    """Columns: the old one's, by the share of each copy."""
+    """Columns of the new units: those of the copied unit, times the share of the copy."""
     share = torch.from_numpy(np.where(plan.source >= 0, plan.share, 0.0))
     if value.shape[dim] == 0:
         return value.new_zeros([len(share) if d == dim else n for d, n in enumerate(value.shape)])
@@ -183,7 +183,7 @@ def _read(value: Tensor, dim: int, plan: Plan) -> Tensor:
 
 
 def _made(value: Tensor, dim: int, plan: Plan) -> Tensor:
-    """Rows: the old one's, or the mean of all."""
+    """Rows of the new units: those of the copied unit, the mean of all, or zero."""
     if value.shape[dim] == 0:
         return value.new_zeros(
             [len(plan.source) if d == dim else n for d, n in enumerate(value.shape)]
@@ -201,7 +201,7 @@ def _made(value: Tensor, dim: int, plan: Plan) -> Tensor:
 def _paired(
     value: Tensor, fresh: Tensor, new_rows: Tensor, dim: int, plan: Plan, reads: bool
 ) -> Tensor:
-    """(V, V) along rows, (Z, -Z) along the columns of rows that are not fresh."""
+    """(V, V) along rows; (Z, -Z) along columns, in rows that are not fresh."""
     twins = torch.from_numpy(plan.twin).to(value.device)
     if not reads:
         return value.index_select(dim, twins)

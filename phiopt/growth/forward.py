@@ -1,4 +1,4 @@
-"""The forward pass of a model as a function of its tensors: on copies, in evaluation mode, unseen by hooks."""
+"""The forward pass of a model as a function of its tensors: on copies, in evaluation mode, without hooks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Forward:
     """A model as a function of its tensors.
 
     Attributes:
-        module: A copy without its owner's hooks, in evaluation mode.
-        tensors: Parameters and buffers that it runs with, by name; a pass works on copies.
+        module: A copy of the model without its owner's hooks, in evaluation mode.
+        tensors: Parameters and buffers that it runs with, by name. A forward pass works on copies of them.
     """
 
     module: nn.Module
@@ -36,14 +36,14 @@ class Forward:
 
     @classmethod
     def of(cls, module: nn.Module, double: bool) -> Forward:
-        """Of the module's own tensors; ``double``: in float64 on the processor's memory."""
+        """A module with its own tensors; with ``double`` in float64 on the CPU."""
         copy = copied(module).eval()
         for part in copy.modules():
             _unhook(part)
         return cls(copy, {n: _copy(x, double) for n, x in state_of(copy).items()})
 
     def holding(self, tensors: Params) -> Forward:
-        """The same model with other tensors, in the dtypes of its own."""
+        """The same model with other tensors, in the dtypes of its own tensors."""
         return Forward(self.module, {n: x.to(self.tensors[n]) for n, x in tensors.items()})
 
     @property
@@ -58,7 +58,7 @@ class Forward:
         return x.to(self.device, self.dtype if x.is_floating_point() else x.dtype)
 
     def __call__(self, x: Tensor, seed: int) -> Outputs:
-        """The tensors among the outputs; the global generators start from ``seed``."""
+        """The tensors among the outputs. The global generators start from ``seed``."""
 
         def run() -> object:
             _seed(seed)
@@ -69,7 +69,7 @@ class Forward:
         return [y for y in tree_leaves(result) if isinstance(y, Tensor)]
 
     def values(self, x: Tensor, seed: int) -> tuple[Trace, dict[int, Tensor]]:
-        """The operations of the pass, and what each makes, by the ids of the trace."""
+        """The trace of a forward pass, and the results of its operations by the ids of the trace."""
         _seed(seed)
         keep: dict[int, Tensor] = {}
         with without_process_wide_hooks():
@@ -81,10 +81,10 @@ class Forward:
 
 
 def on_each(model: Forward, batches: Sequence[Tensor], seed: int) -> list[Outputs | Exception]:
-    """The outputs on each batch, or why the model refuses it.
+    """The outputs on each batch, or the error with which the model refuses it.
 
-    The first batch has a pass of its own. The others share one where the model takes its examples one by one, which
-    the first example, once more behind them, shows.
+    The first batch has a forward pass of its own. The others share a pass if the model treats examples one by one. To
+    see whether it does, the first example is put behind them once more.
     """
     first = _attempt(model, batches[0], seed)
     others = batches[1:]
@@ -98,7 +98,7 @@ def on_each(model: Forward, batches: Sequence[Tensor], seed: int) -> list[Output
 def _together(
     model: Forward, batches: Sequence[Tensor], again: Tensor, before: Outputs, seed: int
 ) -> list[Outputs] | None:
-    """The outputs on each batch, from one pass over all; None where examples see each other."""
+    """The outputs on each batch, from one forward pass over all; ``None`` if examples influence each other."""
     outputs = _attempt(model, torch.cat([*batches, again]), seed)
     sizes = [len(x) for x in (*batches, again)]
     if isinstance(outputs, Exception) or len(outputs) != len(before):
@@ -120,7 +120,7 @@ def _attempt(model: Forward, x: Tensor, seed: int) -> Outputs | Exception:
 
 
 def _unhook(part: nn.Module) -> None:
-    """Leave out the hooks of the module's owner, not those by which PyTorch computes weights."""
+    """Remove the hooks of the module's owner. The hooks by which PyTorch computes weights stay."""
     for name, hooks in vars(part).items():
         if name.endswith("_hooks") and isinstance(hooks, dict):
             for key, hook in list(hooks.items()):

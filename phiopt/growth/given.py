@@ -1,4 +1,4 @@
-"""What a user gives a map by hand, checked by name: tensors, their shapes, models, ψ and classes."""
+"""Checks of the arguments that a user gives a map: tensors, shapes, models, ψ and classes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from phiopt._modules import state_of
 from phiopt._types import Lift, Params
 
 _MOST = 8
-"""Most differences that a message lists."""
+"""Largest number of differences that a message lists."""
 
 
 def check_tensors(argument: str, tensors: Params) -> None:
-    """``tensors`` is a dictionary of tensors.
+    """Check that ``tensors`` is a dictionary of tensors.
 
     Raises:
-        TypeError: It is not; the message names the argument.
+        TypeError: It is none; the message names the argument.
     """
     if not isinstance(tensors, Mapping):
         raise TypeError(f"{argument}={tensors!r} must be a dictionary of tensors by name")
@@ -38,10 +38,10 @@ def check_shape(argument: str, name: str, value: Tensor, shape: tuple[int, ...])
 
 
 def check_traceable(teacher: nn.Module, student: nn.Module) -> None:
-    """Both models can be traced: plain modules with parameters, whose forward passes take one tensor.
+    """Check that both models can be traced: plain modules with parameters, whose forward passes take one tensor.
 
     Raises:
-        TypeError, ValueError: One cannot; the message says which and why.
+        TypeError, ValueError: A model cannot be traced; the message says which and why.
     """
     for role, module in (("teacher", teacher), ("student", student)):
         if isinstance(module, torch.jit.ScriptModule):
@@ -64,7 +64,7 @@ def check_traceable(teacher: nn.Module, student: nn.Module) -> None:
 
 
 def _check_inputs(role: str, module: nn.Module) -> None:
-    """The forward pass takes one tensor; other arguments have defaults."""
+    """Check that the forward pass takes one tensor, and that its other arguments have defaults."""
     given = signature(module.forward).parameters.values()
     kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     needed = [p.name for p in given if p.default is Parameter.empty and p.kind in kinds]
@@ -81,14 +81,14 @@ def check_models(
     teacher: nn.Module,
     student: nn.Module,
 ) -> None:
-    """The models have the tensors that a map was made for.
+    """Check that the models have the tensors that a map was made for.
 
     Args:
-        placed: Shape of each of the teacher's tensors that the map places.
-        there: Shape of each of the student's.
+        placed: Shapes of the teacher's tensors that the map places, by name.
+        there: Shapes of all the student's tensors, by name.
 
     Raises:
-        ValueError: They do not; the message says what differs.
+        ValueError: They have others; the message says what differs.
     """
     small, large = (
         {name: tuple(value.shape) for name, value in state_of(module).items()}
@@ -127,13 +127,15 @@ def check_beside_map(
     classes: Sequence[int] | Tensor | None,
     of_map: tuple[Lift, Tensor],
 ) -> None:
-    """What is given beside a map says the same.
+    """Check that arguments beside a map do not contradict the map.
 
     Args:
+        lift: ψ, if given.
+        classes: The student's output of each teacher class, if given.
         of_map: The map's own ψ and classes.
 
     Raises:
-        ValueError: It contradicts the map; the message has both.
+        ValueError: An argument contradicts the map; the message has both values.
     """
     if lift is not None and lift is not of_map[0] and lift != of_map[0]:
         raise ValueError(f"lift={lift!r} contradicts map=, whose lift is {of_map[0]!r}; pass one")

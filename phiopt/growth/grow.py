@@ -24,20 +24,20 @@ from phiopt.growth.verify import verify as verified
 
 _log = logging.getLogger("phiopt")
 EXACT = 1e-5
-"""Relative change of the logits up to which a function counts as kept in float32."""
+"""Relative change of the logits up to which the function counts as kept in float32."""
 ROUNDINGS = 8
-"""The same in units of rounding, where these are coarser: float16, bfloat16."""
+"""The same in units of the dtype's rounding, for coarser dtypes: float16, bfloat16."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the grown student's logits are from the teacher's on ψ(x), both in evaluation mode."""
+    """The change of the logits from the teacher at x to the grown student at ψ(x), both in evaluation mode."""
 
     max_abs: float
     max_rel: float
     examples: int
     tolerance: float = EXACT
-    """Largest ``max_rel`` that counts as none: 1e-5, or 8 roundings of the coarser of both models."""
+    """Largest ``max_rel`` of a kept function: 1e-5, or 8 roundings of the coarser dtype of both models."""
 
     @property
     def exact(self) -> bool:
@@ -61,32 +61,33 @@ def grow(
     seed: int = 0,
     verify: bool | None = None,
 ) -> nn.Module:
-    """A new student that holds the teacher's values at their places and ``fill`` elsewhere.
+    """A new student with the teacher's values where the map puts them, and ``fill`` elsewhere.
 
     Args:
         teacher: The trained model. Never modified; the result shares no storage with it.
-        student: The larger model. The same holds for it.
+        student: The larger model. Never modified either, and shares no storage with the result.
         fill: ``"zero"``, ``"uniform"`` (U[0, θ]), ``"uniform-symmetric"`` (U[-θ, θ]), ``"default"`` (as the student was
-            constructed), ``"matched"`` (the same, with the rows of new classes as large as the teacher's), and the
-            function-preserving ``"zero-out"`` (random incoming, zero outgoing), ``"net2wider"`` and ``"vv-zz"``; others
-            by `phiopt.growth.register_fill`. Zeros are faithful to the paper, but new units then stay dead for ever:
-            their incoming and outgoing gradients are both zero.
+            constructed), ``"matched"`` (default, with the rows of new classes as large as the teacher's), or one of the
+            function-preserving fills ``"zero-out"`` (random incoming, zero outgoing), ``"net2wider"`` and ``"vv-zz"``.
+            `phiopt.growth.register_fill` adds others. Zeros are the paper's, but leave new units dead for ever: their
+            incoming and outgoing gradients are both zero.
         theta: θ >= 0 of the uniform fills.
-        lift: ψ, as in `GrowthMap.between`; not needed with ``map``, nor are the next two.
-        classes: Student output of each teacher class, as there.
-        inputs: A batch of the teacher's inputs, as there.
-        map: A map made before for these two modules.
-        seed: Of the fill's own random numbers; the global generator is not used.
-        verify: ``None``: a function-preserving fill is checked on numbers where the map has no remark: both models
-            run on a few inputs (of ``inputs`` or random) of several sizes, in float64 where they are small enough.
-            What cannot be checked so, as a forward pass that draws random numbers, warns. ``True``: the same, and for
-            every fill the logits on 8 examples are compared, the largest change is logged and kept as the result's
-            attribute ``verification``; a function-preserving fill whose map has remarks warns if it moves the logits by
-            more than 1e-5 relative (in float16 and bfloat16 by more than 8 roundings). ``False``: nothing is run.
+        lift: ψ, as in `GrowthMap.between`. Not needed with ``map``.
+        classes: Student output of each teacher class, as in `GrowthMap.between`. Not needed with ``map``.
+        inputs: A batch of the teacher's inputs, as in `GrowthMap.between`. Not needed with ``map``.
+        map: A map that was made before for these two modules.
+        seed: Seed of the fill's random numbers. The global generator is not used.
+        verify: ``None``: a function-preserving fill is checked on numbers if the map gives no reason why the function
+            cannot be kept. Both models run on a few inputs of several sizes, taken from ``inputs`` or random, and in
+            float64 if they are small enough. A warning says so if this cannot be checked, as in a forward pass that
+            draws random numbers. ``True``: also compare the logits on 8 examples for every fill, log the largest change
+            and keep it as ``verification`` of the result. If the map gives reasons, warn about a function-preserving
+            fill that moves the logits by more than 1e-5 relative (8 roundings in float16 and bfloat16). ``False``:
+            nothing is run.
 
     Raises:
-        AlignmentError: A function-preserving fill does not keep the function, and no remark of the map says why; the
-            message names the first operations that part, with their modules.
+        AlignmentError: A function-preserving fill does not keep the function, and the map gives no reason for it. The
+            message names the first operations that differ, with their modules.
         ValueError: An unknown fill (the message lists them), negative θ, NaN in the weights, models that do not match.
 
     Examples:
@@ -153,15 +154,19 @@ def compare(
     """Largest change of the logits from the teacher at x to the student at ψ(x), on the teacher's classes.
 
     Args:
-        inputs: A batch of the teacher's inputs, of which 8 are used; ``None``: standard normal ones (token 0 and 1 for
-            an integer input) of the shape that the map was traced with.
+        teacher: The teacher.
+        student: The grown student.
+        map: The map between them.
+        inputs: A batch of the teacher's inputs, of which 8 are used. ``None``: standard normal inputs (tokens 0 and 1
+            for an integer input) of the shape that the map was traced with.
+        seed: Seed of the random inputs and of the forward passes.
     """
     x = map.example(seed) if inputs is None else inputs[:8]
     small, large = (Forward.of(model, double=False) for model in (teacher, student))
     x = small.placed(x)
     with preserved_randomness(map.lift, small.device, seed):
         a, b = small(x, seed)[0], large(map.lift(x), seed)[0]
-    if map.class_axis > 0:  # else one number per example: no classes
+    if map.class_axis > 0:  # else one number for each example, and no classes
         b = b.index_select(map.class_axis, map.classes.to(b.device))
     b = b[tuple(slice(0, n) for n in a.shape)]
     change = float((a - b.to(a.device)).abs().max())
@@ -172,7 +177,7 @@ def compare(
 
 
 def _check_values(role: str, module: nn.Module) -> None:
-    """All hold numbers. Parameters are finite; buffers are no NaN, but may be infinite, as attention masks are."""
+    """Check that all tensors hold numbers. Parameters must be finite; buffers, such as masks, may be infinite."""
     for name, value in state_of(module).items():
         if value.is_meta:
             raise ValueError(f"{role}'s {name} is on meta, must hold numbers")

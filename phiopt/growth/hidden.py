@@ -1,4 +1,4 @@
-"""Parameters that are zero and hide what they multiply: of a head, a residual branch's gate, a new layer's scale."""
+"""Parameters that are zero and hide what they multiply, such as a residual branch's gate or a new layer's scale."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ def hiding(trace: Trace, tensors: Params) -> list[str]:
     """Names of the parameters that are zero everywhere and by which some operation multiplies.
 
     Args:
-        trace: One forward pass.
-        tensors: Its parameters, by name.
+        trace: A forward pass.
+        tensors: The parameters, by name.
     """
     zero = {name for name, x in tensors.items() if x.is_floating_point() and not x.any()}
     if not zero:
         return []
-    found = {
+    factors = {
         parameter_of(trace, value)
         for node in trace.nodes
         if not facts(node.name).regroups
         for argument, value in node.arguments.items()
         if isinstance(value, Value) and not _adds(node, argument)
     }
-    return [name for name in tensors if name in zero & found]
+    return [name for name in tensors if name in zero & factors]
 
 
 def _adds(node: Node, argument: str) -> bool:

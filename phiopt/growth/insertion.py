@@ -1,4 +1,4 @@
-"""Depth growth: operations that only the student has, passed through as the identity."""
+"""Depth growth: operations that only the student has start as the identity."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ _EPS = ("eps", "epsilon")
 
 @dataclass(frozen=True)
 class Inserted:
-    """How the tensors of one inserted operation start so that it does nothing.
+    """How the parameters of one inserted operation start, so that it changes nothing.
 
-    ``identity``: a product passes its input on; ``zero``: a residual branch adds nothing;
-    ``constant``: a parameter that the teacher's layer lacks has the ``value`` with which it does nothing.
+    Attributes:
+        how: ``"identity"``: the operation passes its input on. ``"zero"``: a residual branch adds nothing.
+            ``"constant"``: a parameter that the teacher's layer lacks has the ``value`` with which it does nothing.
+        module: Path of the student's module.
+        weight: The student's name of the parameter that multiplies.
+        bias: The student's name of the parameter that is added.
+        eps: What a normalisation adds to its variance.
+        value: The value of a constant.
     """
 
     how: Literal["identity", "zero", "constant"]
@@ -34,10 +40,10 @@ class Inserted:
 
 @dataclass
 class Insertions:
-    """The student's own operations met so far, each with what makes it the identity or why nothing does."""
+    """The operations that only the student has, with what makes each the identity, or why nothing does."""
 
     state: Correspondence
-    found: dict[int, Inserted | str] = field(default_factory=dict)
+    starts: dict[int, Inserted | str] = field(default_factory=dict)
     source: dict[int, Value] = field(default_factory=dict)
     producers: Mapping[int, Node] = field(init=False)
 
@@ -45,7 +51,7 @@ class Insertions:
         self.producers = {o.id: n for n in self.state.student.nodes for o in n.outputs}
 
     def insert(self, node: Node) -> None:
-        """Let the output of the student's own operation stand for the teacher's value that flows into it."""
+        """Let the output of an operation that only the student has stand for the teacher's value that flows into it."""
         twins = self.state.twins
         through = [v for v in node.inputs if v.id in twins and v.shape == node.outputs[0].shape]
         if not through:
@@ -60,22 +66,22 @@ class Insertions:
         parameter = operand(self.state.student, node)
         if branch is not None:
             self._forget(branch, source)
-            self.found[id(node)] = self._silenced(branch, node)
+            self.starts[id(node)] = self._silenced(branch, node)
         elif parameter is not None:
             name, value = parameter
-            self.found[id(node)] = Inserted("constant", node.module, name, None, value=value)
-        elif id(node) in self.found:
-            pass  # a sum of two streams, remarked
+            self.starts[id(node)] = Inserted("constant", node.module, name, None, value=value)
+        elif id(node) in self.starts:
+            pass  # a sum of two streams, whose reason is noted
         elif known.inserted in ("identity", "statistics"):
             eps = next((node.arguments[k] for k in _EPS if k in node.arguments), 0.0)
-            self.found[id(node)] = Inserted(
+            self.starts[id(node)] = Inserted(
                 "identity", node.module, *self._weight_and_bias(node), float(eps)
             )
         elif known.inserted != "nothing" and not self._repeats(node, source):
-            self.found[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+            self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
 
     def check_written(self, node: Node) -> None:
-        """Remark a tensor that only the student writes into in passing, as a bound on the norm of rows does."""
+        """Note a parameter that only the student's forward pass changes, as a bound on the norm of rows does."""
         for argument in node.target._schema.arguments:
             value = node.arguments.get(argument.name)
             written = argument.alias_info is not None and argument.alias_info.is_write
@@ -86,7 +92,7 @@ class Insertions:
                 ] = None
 
     def omit(self, node: Node) -> None:
-        """Let a sum of the teacher that the student does not have stand for its later operand."""
+        """Let a sum that only the teacher has stand for its later operand."""
         images = {t.id: s for s_id, t in self.state.twins.items() if (s := self._value(s_id))}
         known = [v for v in node.inputs if v.id in images]
         if not known:
@@ -105,33 +111,33 @@ class Insertions:
         return None if node is None else next(o for o in node.outputs if o.id == id)
 
     def done(self) -> list[Inserted]:
-        """Everything found; operations without an identity become remarks."""
+        """All inserted operations. Those that nothing makes the identity are recorded as reasons."""
         self.state.inexact_reasons |= dict.fromkeys(
-            x for x in self.found.values() if isinstance(x, str)
+            x for x in self.starts.values() if isinstance(x, str)
         )
         constants = [
             Inserted("constant", name.rpartition(".")[0], name, None, value=value)
             for name, value in self.state.added.items()
         ]
-        return [*(x for x in self.found.values() if isinstance(x, Inserted)), *constants]
+        return [*(x for x in self.starts.values() if isinstance(x, Inserted)), *constants]
 
     def _residual(
         self, node: Node, through: list[Value], branches: tuple[str, str]
     ) -> tuple[Value, Value | None]:
-        """Which operand of an inserted sum is the stream, and which the branch that must add nothing."""
+        """The operand of an inserted sum that is the stream, and the branch that must add nothing."""
         a, b = (node.arguments[k] for k in branches)
         if not (isinstance(a, Value) and isinstance(b, Value)):
             return through[0], None
         twins = [self.state.twins[v.id] for v in through]
         for stream, branch in ((a, b), (b, a)):
-            alone = branch not in through or (
+            separate = branch not in through or (
                 twins[0] == twins[-1] and self._comes_from(branch, stream)
             )
-            if stream in through and alone:
+            if stream in through and separate:
                 return stream, branch
-        # A sum that the teacher does not have, as where a residual connection needs equal widths.
+        # The teacher has no such sum: a residual connection may exist only where widths are equal.
         later = max(through, key=lambda v: v.id)
-        self.found[id(node)] = f"{_where(node)}: a sum that the teacher does not have"
+        self.starts[id(node)] = f"{_where(node)}: a sum that the teacher does not have"
         return later, None
 
     def _comes_from(self, value: Value, source: Value) -> bool:
@@ -150,12 +156,12 @@ class Insertions:
         return nodes
 
     def _forget(self, branch: Value, stream: Value) -> None:
-        """Inside a branch that adds nothing, no operation need be the identity."""
+        """Forget the operations of a branch that adds nothing. They need not be the identity."""
         for node in self._between(branch, stream):
-            self.found.pop(id(node), None)
+            self.starts.pop(id(node), None)
 
     def _repeats(self, node: Node, source: Value) -> bool:
-        """An operation applied to its own result, as ReLU after ReLU, changes nothing."""
+        """Whether an operation is applied to its own result and changes nothing there, as ReLU after ReLU."""
         v = source
         while v.id in self.producers:
             before = self.producers[v.id]
@@ -170,7 +176,7 @@ class Insertions:
         return False
 
     def _silenced(self, value: Value, total: Node) -> Inserted:
-        """The last operation with parameters in the branch that the sum ``total`` adds: at zero, it adds nothing."""
+        """The last operation with parameters in the branch that ``total`` adds. At zero, the branch adds nothing."""
         while value.id in self.producers:
             node = self.producers[value.id]
             if self._parameters(node):
@@ -187,7 +193,7 @@ class Insertions:
         )
 
     def _parameters(self, node: Node) -> list[str]:
-        """Parameters among the arguments, seen through the transposes and views that bring them there."""
+        """The parameters among the arguments, and those of which the arguments are transposes or views."""
         names = []
         for value in node.inputs:
             v = value
@@ -198,7 +204,7 @@ class Insertions:
         return names
 
     def _weight_and_bias(self, node: Node) -> tuple[str | None, str | None]:
-        """The tensor that multiplies, and the one that is added."""
+        """The names of the parameter that multiplies and of the parameter that is added."""
         names = [
             n for n in self._parameters(node) if not n.endswith(("running_mean", "running_var"))
         ]

@@ -1,4 +1,4 @@
-"""Where ψ puts the teacher's coordinates and tokens. A lift that does not say so itself is applied to probes."""
+"""Where ψ puts the teacher's coordinates and tokens. A lift that does not say so is applied to probes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from itertools import product
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from phiopt import lift as lifts
 from phiopt._types import Lift
 from phiopt.growth.axes import Indices, Size
-from phiopt.growth.example import REFUSALS, accepted, steady
+from phiopt.growth.example import REFUSALS, accepted
 from phiopt.growth.graph import Trace, Value
+from phiopt.growth.probed import applied, separate, sources_of
+from phiopt.growth.replay import replayed
 
 _CHUNK = 2**20
-"""Most tokens that one call of ψ is probed with."""
+"""Largest number of tokens in one call of ψ."""
 _REFUSED = (LookupError, RuntimeError)
 """What a lift raises at a token that it does not know."""
 _COLUMNS, _TOKENS = 64, 256
-"""Most columns, and most tokens that only some columns take, that are probed one by one."""
+"""Largest numbers of columns, and of tokens that only some columns take, that are probed one by one."""
 
 
 def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor]:
-    """ψ, inferred where it is not given, and what it makes of the example."""
+    """ψ, inferred if it is not given, and the lifted example."""
     if lift is None:
         made = accepted(student, example, "student")
         return lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:])), made
@@ -49,14 +49,14 @@ def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift
 
 @dataclass(frozen=True)
 class Moves:
-    """What ψ does with the inputs of the teacher.
+    """Where ψ puts the teacher's inputs.
 
     Attributes:
         lift: ψ.
         example: A batch of the teacher's inputs.
         index_maps: For each axis but the batch, the student's coordinate of each of the teacher's.
         size: Shape of one lifted example.
-        reason: Why no map can follow ψ, so that the teacher is taken to sit first on each axis.
+        reason: Why ψ cannot be followed. The teacher's coordinates are then taken to be the first on each axis.
     """
 
     lift: Lift
@@ -67,16 +67,16 @@ class Moves:
 
     @classmethod
     def of(cls, lift: Lift, example: Tensor, made: Tensor) -> Moves:
-        """Ask a lift of `phiopt.lift` for its places, and probe any other callable."""
+        """Ask a lift that has index maps for them, and probe any other callable."""
         shape, size = tuple(example.shape[1:]), tuple(made.shape[1:])
         first = tuple(np.arange(n) for n in shape)
         if isinstance(lift, lifts.PlacedLift):
             return cls(lift, example, lift.index_maps(shape), size)
         try:
-            sources, kept = _sources(lift, example)
+            sources, kept = sources_of(lift, example)
         except REFUSALS:
             return cls(lift, example, first, size, "lift fails on other inputs of the same shape")
-        index_maps, reason = _separate(sources, shape, size)
+        index_maps, reason = separate(sources, shape, size)
         if index_maps is None:
             return cls(lift, example, first, size, reason)
         changed = None if kept else "lift changes the values of the coordinates that it places"
@@ -84,14 +84,20 @@ class Moves:
 
     @property
     def keeps_tokens(self) -> bool:
-        """Whether ψ is one of `phiopt.lift`, which change no value."""
+        """Whether ψ is a lift of `phiopt.lift`. These change no value."""
         parts = self.lift.lifts if isinstance(self.lift, lifts.Compose) else (self.lift,)
         return all(
             isinstance(p, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize) for p in parts
         )
 
     def rows(self, traces: tuple[Trace, Trace], at: tuple[Value, Value], size: Size) -> Rows:
-        """The student's row of each row of a table of this size that the models look up at the values ``at``."""
+        """The student's row of each of the teacher's rows of a table.
+
+        Args:
+            traces: Both computations.
+            at: The values with which they look up the table.
+            size: Numbers of rows.
+        """
         rows = np.full(size[0], -1, dtype=np.int64)
         try:
             for old, new in self._looked_up(traces, at, size[0], rows):
@@ -116,8 +122,10 @@ class Moves:
     def _looked_up(
         self, traces: tuple[Trace, Trace], at: tuple[Value, Value], count: int, rows: Indices
     ) -> Iterator[tuple[Indices, Indices]]:
-        """What both models look up where the teacher reads each token: all over an example, and for those that ψ takes
-        in some columns only (``rows`` has none of them), in one column beside zeros.
+        """The rows that both models look up when the teacher reads each token.
+
+        A token fills a whole example. If ψ takes it in some columns only, so that ``rows`` lacks it, it stands in one
+        column beside zeros.
         """
         whole = at == (traces[0].inputs[0], traces[1].inputs[0])
         shape = self.example.shape[1:]
@@ -142,7 +150,7 @@ class Moves:
     def _both(
         self, x: Tensor, traces: tuple[Trace, Trace], at: tuple[Value, Value]
     ) -> tuple[Indices, Indices]:
-        y = _applied(self.lift, x)
+        y = applied(self.lift, x)
         if at == (traces[0].inputs[0], traces[1].inputs[0]):
             for dim, index_map in enumerate(self.index_maps, start=1):
                 y = y.index_select(dim, torch.from_numpy(index_map))
@@ -158,13 +166,13 @@ class Moves:
 
 @dataclass(frozen=True)
 class Rows:
-    """The student's row of each of the teacher's, -1 where no input leads to it; or why that is not known."""
+    """The student's row of each of the teacher's rows, -1 if no input leads to it; or the reason why it is unknown."""
 
     index_map: Indices
     reason: str | None = None
 
     def settled(self, size: int) -> Indices:
-        """The same with rows that no input leads to put where there is room, their own number first."""
+        """The index map with all rows placed. A row to which no input leads keeps its number if that is free."""
         index_map = self.index_map.copy()
         free = set(range(size)) - set(index_map.tolist())
         missing = np.flatnonzero(index_map < 0).tolist()
@@ -174,102 +182,3 @@ class Rows:
         rest = np.flatnonzero(index_map < 0)
         index_map[rest] = sorted(free)[: len(rest)]
         return index_map
-
-
-def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
-    """``value`` of a trace whose only input is ``given``.
-
-    Raises:
-        ValueError: It depends on more than the input.
-    """
-    producers = {o.id: n for n in trace.nodes for o in n.outputs}
-    known: dict[int, Tensor] = {trace.inputs[0].id: given}
-
-    def computed(wanted: Value) -> Tensor:
-        if wanted.id not in known:
-            if wanted.id not in producers:
-                raise ValueError(f"a value of shape {wanted.shape} is no function of the input")
-            node = producers[wanted.id]
-            arguments = tree_map(
-                lambda x: computed(x) if isinstance(x, Value) else x, node.arguments
-            )
-            made = node.target(**{k: _here(v) for k, v in arguments.items()})
-            listed = made if isinstance(made, tuple | list) else (made,)
-            known.update({o.id: x for o, x in zip(node.outputs, listed, strict=False)})
-        return known[wanted.id]
-
-    return computed(value)
-
-
-def _here(argument: object) -> object:
-    return torch.device("cpu") if argument == torch.device("meta") else argument
-
-
-@torch.no_grad()
-def _applied(lift: Lift, x: Tensor) -> Tensor:
-    """ψ of ``x``, with the same random numbers in every call and none taken from anybody."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        return steady("lift", lambda: lift(x)).detach().cpu()
-
-
-def _sources(lift: Lift, example: Tensor) -> tuple[NDArray[np.int64], bool]:
-    """The teacher's coordinate that each of the student's depends on, -1 for none and -2 for several; and whether
-    the first of every coordinate's holds its value.
-
-    Coordinates are changed by the bits of their number, and by the bits' complements, which tells one from several.
-    """
-    shape = example.shape[1:]
-    n = max(int(np.prod(shape)), 1)
-    bits = np.arange(max(int(np.ceil(np.log2(n))), 1))
-    coordinates = np.arange(n)
-    ones = (coordinates[None] >> bits[:, None]) & 1
-    changes = torch.from_numpy(np.concatenate([ones[:1] * 0, ones, 1 - ones]).astype(bool))
-    generator = torch.Generator().manual_seed(0)
-    if example.dtype.is_floating_point:
-        base = 0.25 + 0.25 * torch.rand(n, generator=generator)
-        probes = torch.where(changes, base + 0.25, base)
-    else:
-        probes = changes.long()
-    probes = probes.to(example.dtype).reshape(-1, *shape)
-    out = torch.cat(
-        [
-            _applied(lift, torch.cat([part, part.new_zeros(len(example) - len(part), *shape)]))[
-                : len(part)
-            ]
-            for part in probes.split(len(example))
-        ]
-    ).flatten(1)
-    changed = (out[1:] != out[:1]).numpy().reshape(2, len(bits), -1)
-    sources = (changed[0] << bits[:, None]).sum(0)
-    sources[(changed[0] == changed[1]).any(0) | (sources >= n)] = -2
-    sources[~changed.any((0, 1))] = -1
-    at = np.flatnonzero(sources >= 0)
-    same = bool((out[:, at].double() == probes.flatten(1)[:, sources[at]].double()).all())
-    return sources, same or not example.dtype.is_floating_point
-
-
-def _separate(
-    sources: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, ...]
-) -> tuple[tuple[Indices, ...] | None, str | None]:
-    """The places axis by axis, or why there are none."""
-    n = int(np.prod(shape))
-    at = np.full(n, -1, dtype=np.int64)
-    for j in np.flatnonzero(sources >= 0)[::-1]:
-        at[sources[j]] = j
-    if (at < 0).any():
-        how = "mixes" if (sources == -2).any() else "drops"
-        return (
-            None,
-            f"lift {how} coordinates of the input, so that none can be said to sit anywhere",
-        )
-    grid = np.stack(np.unravel_index(at, size), -1).reshape(*shape, len(size))
-    index_maps = []
-    for axis in range(len(shape)):
-        line = grid[(0,) * axis + (slice(None),) + (0,) * (len(shape) - axis - 1)][:, axis]
-        lined = line.reshape([-1 if d == axis else 1 for d in range(len(shape))])
-        if not (grid[..., axis] == lined).all():
-            return None, "lift moves coordinates along several axes at once"
-        index_maps.append(line)
-    return tuple(index_maps), None

@@ -1,4 +1,4 @@
-"""w[u]: where every coordinate of the teacher sits in the student (paper, section 4, the second term)."""
+"""w[u]: which coordinates of the student hold the teacher's (paper, section 4, the second term)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 class GrowthMap(MapContents):
     """The injective map of the teacher's parameters and buffers into the student's.
 
-    Built by `between`, which follows the computation of both models. All its methods take and return dictionaries
-    of tensors by qualified name and modify none of them.
+    `between` builds it by following the computation of both models. The methods take and return dictionaries of tensors
+    by qualified name, and modify none of them.
 
     Attributes:
         lift: ψ, as given or inferred (`phiopt.lift`).
         classes: Student output of each teacher class, shape ``(c1,)``, int64.
         class_axis: Axis of the model's output that holds the classes.
-        placements: By the teacher's name of each tensor, where it sits.
-        fresh: Shape of each student tensor that holds nothing of the teacher's, by name.
+        placements: Where each tensor of the teacher sits, by the teacher's name.
+        fresh: Shapes of the student's tensors that hold nothing of the teacher's, by name.
         traced: Shape and dtype of the example batch; ``None`` if unknown.
-        inexact_reasons: Layers where no growth keeps the function exactly, and why; empty when one does.
+        inexact_reasons: Why no growth keeps the function exactly, with the layers; empty if some growth does.
         inserted: Operations that only the student has, and how their tensors start so that they change nothing.
         aliases: First names of the tied tensors of the teacher and of the student, by their other names.
         correspondence: What is known of both traces; ``None`` for a loaded map.
@@ -60,19 +60,22 @@ class GrowthMap(MapContents):
         """Derive the map from the traced computation of both models.
 
         Args:
-            teacher: The trained model. Run once on tensors without storage, in evaluation mode; never modified.
-            student: The larger model. Run and left likewise.
-            lift: ψ, a callable from a batch of the teacher's inputs to one of the student's. ``None``: inferred from
-                the input shapes. Where a plain callable puts the teacher's coordinates and, for an embedding's rows,
-                its tokens, is found by applying it to probes; a `phiopt.lift` object says it.
+            teacher: The trained model. It runs once in evaluation mode on tensors without storage, and is never
+                modified.
+            student: The larger model. The same holds for it.
+            lift: ψ, a callable from a batch of the teacher's inputs to a batch of the student's. ``None``: inferred
+                from the input shapes. A `phiopt.lift` object says where it puts the teacher's coordinates. Any other
+                callable is applied to probes, which show where it puts the coordinates and, for an embedding's rows,
+                the tokens.
             classes: Student output index of each teacher class. ``None``: the first ``c1``.
-            inputs: A batch of the teacher's inputs, for its shape and dtype. ``None``: a shape is found that the
-                teacher accepts.
-            correspondence: Teacher's module names to student's, where the graphs alone do not settle it, as
-                ``{"layer1.0": "layer1.0"}``. What it says holds, or is refused by name.
+            inputs: A batch of the teacher's inputs; only its shape and dtype are used. ``None``: a shape is found that
+                the teacher accepts.
+            correspondence: Which modules belong together, teacher's names to student's, as
+                ``{"layer1.0": "layer1.0"}``. It is needed if the computations alone do not settle it. It holds, or is
+                refused by name.
 
         Raises:
-            AlignmentError: The models cannot be matched, or a student's layer is smaller than its teacher's.
+            AlignmentError: The models cannot be matched, or a layer of the student is smaller than the teacher's.
             ValueError: A bad argument, named.
 
         Examples:
@@ -94,18 +97,18 @@ class GrowthMap(MapContents):
             return cls(**vars(derive(teacher, student, lift, classes, inputs, correspondence)))
 
     def embed(self, u: Params, into: Params) -> Params:
-        """The teacher's values at their places in a copy of ``into``.
+        """Write the teacher's values into a copy of ``into``, where the map puts them.
 
         Args:
-            u: Teacher tensors by name; parameters, buffers or both. A tied tensor may come under any of its names.
-            into: Student tensors by name, likewise. Those that ``u`` has no part in are copied unchanged.
+            u: The teacher's parameters, buffers or both, by name. A tied tensor may come under any of its names.
+            into: The student's tensors by name, likewise. Tensors that hold nothing of ``u`` are copied unchanged.
 
         Returns:
-            New tensors of the shapes, dtypes and devices of ``into``; differentiable in both.
+            New tensors of the shapes, dtypes and devices of ``into``. They are differentiable in ``u`` and ``into``.
 
         Raises:
-            ValueError: A name or a shape that the map does not know, or tied names of ``u`` with other values each.
-            TypeError: A value that is no tensor.
+            ValueError: The map does not know a name or a shape, or tied names of ``u`` have different values.
+            TypeError: A value is no tensor.
         """
         check_tensors("u", u)
         check_tensors("into", into)
@@ -125,13 +128,14 @@ class GrowthMap(MapContents):
         return out
 
     def extract(self, w: Params) -> Params:
-        """w[u]: the student's values at the teacher's places, by the teacher's names; differentiable in ``w``.
+        """w[u]: the student's values where the map puts the teacher's, by the teacher's names.
 
-        Teacher tensors whose student tensor is not in ``w`` are left out; ``extract(embed(u, w0)) == u`` exactly.
+        The result is differentiable in ``w``, and ``extract(embed(u, w0)) == u`` exactly. Tensors of the teacher whose
+        tensor of the student is not in ``w`` are left out.
 
         Raises:
-            ValueError: A name or a shape that is not the student's.
-            TypeError: A value that is no tensor.
+            ValueError: A name or a shape is not the student's.
+            TypeError: A value is no tensor.
         """
         check_tensors("w", w)
         known = {p.student for p in self.placements.values()} | {*self.fresh, *self.aliases[1]}
@@ -142,14 +146,14 @@ class GrowthMap(MapContents):
             )
         out = {}
         for name, place in self.placements.items():
-            for held in self._student_names(place, w)[:1]:
-                value = w[held]
-                check_shape("w", held, value, place.shape)
+            for present in self._student_names(place, w)[:1]:
+                value = w[present]
+                check_shape("w", present, value, place.shape)
                 out[name] = value[place.index(value.device)] if place.shape else value
         return out
 
     def mask(self) -> dict[str, Tensor]:
-        """By the student's names, boolean tensors that are True where a coordinate comes from the teacher."""
+        """Boolean tensors by the student's names, ``True`` at the coordinates that come from the teacher."""
         out = {
             p.student: torch.zeros(p.shape, dtype=torch.bool, device="cpu")
             for p in self.placements.values()
@@ -161,7 +165,7 @@ class GrowthMap(MapContents):
         return out
 
     def example(self, seed: int = 0) -> Tensor:
-        """A random batch of 8 inputs of the teacher's, of the shape that the map was traced with."""
+        """A random batch of 8 inputs of the teacher, of the shape with which the map was traced."""
         seed = seed_of(seed)
         if self.traced is None:
             raise ValueError("this map was not traced here; pass inputs=")
@@ -172,13 +176,13 @@ class GrowthMap(MapContents):
         return torch.randint(2, (8, *shape[1:]), generator=generator, device="cpu").to(dtype)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """A figure of each matrix's blocks: the teacher's, new rows and new columns, readable in grey.
+        """A figure of the blocks of each matrix: the teacher's, new rows and new columns, in four greys.
 
         Args:
-            path: Where to save it, whole or not at all; the suffix gives the format, PNG where there is none.
+            path: The file to save it in, whole or not at all. The suffix gives the format; without one it is PNG.
 
         Raises:
-            ValueError, OSError: No picture can be written there.
+            ValueError, OSError: No picture can be written at ``path``.
             ImportError: matplotlib is not installed.
         """
         if path is not None:
@@ -186,7 +190,7 @@ class GrowthMap(MapContents):
         return plot(self, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the map to a safetensors file with a JSON header, in one step; no pickle."""
+        """Write the map to a safetensors file with a JSON header and no pickle, whole or not at all."""
         new_file("path", path)
         save(self, path)
 
@@ -198,17 +202,17 @@ class GrowthMap(MapContents):
         *,
         lift: Lift | None = None,
     ) -> GrowthMap:
-        """Read what :meth:`save` wrote. The loaded map embeds, extracts and masks; fills that keep the function need
-        the traced models, hence :meth:`between`.
+        """Read what :meth:`save` wrote. The loaded map embeds, extracts and masks. Fills that keep the function need
+        the traced models, and so a map of :meth:`between`.
 
         Args:
             path: The file.
-            teacher: Of the names and shapes that the map was made for; checked.
-            student: The same.
-            lift: ψ, needed where the saved map had a plain callable, which no file can hold.
+            teacher: A module of the names and shapes for which the map was made; this is checked.
+            student: The same of the student.
+            lift: ψ. It is needed if the saved map had a plain callable, which no file can hold.
 
         Raises:
-            ValueError: The file is no map, belongs to other models (the message says what differs), or ``lift`` is
+            ValueError: The file is no map, or belongs to other models (the message says what differs), or ``lift`` is
                 missing or superfluous.
         """
         check_path("path", path)
@@ -225,7 +229,7 @@ class GrowthMap(MapContents):
         return f"<GrowthMap of {len(self.placements)} tensors, lift={self.lift}>"
 
     def check_models(self, teacher: nn.Module, student: nn.Module) -> None:
-        """The map is of these models.
+        """Check that the map is of these models.
 
         Raises:
             ValueError: It was made for others; the message says what differs.
@@ -235,19 +239,19 @@ class GrowthMap(MapContents):
         check_models(placed, there, teacher, student)
 
     def _by_first_name(self, u: Params) -> Params:
-        """The teacher's tensors, each once: tied ones under their first name."""
+        """The teacher's tensors, each once. A tied tensor has its first name."""
         out: dict[str, Tensor] = {}
         for name, value in u.items():
             first = self.aliases[0].get(name, name)
             if first in out and out[first] is not value and not torch.equal(out[first], value):
                 raise ValueError(
-                    f"u[{name!r}] differs from u[{first!r}], which the teacher ties: it is one tensor"
+                    f"u[{name!r}] differs from u[{first!r}], which the teacher ties: they are the same tensor"
                 )
             out.setdefault(first, value)
         return out
 
     def _student_names(self, place: Placement, w: Params) -> list[str]:
-        """The names under which ``w`` has the tensor that ``place`` is in; a tied one has several."""
+        """The names in ``w`` of the student's tensor of ``place``. A tied tensor has several."""
         others = [name for name, first in self.aliases[1].items() if first == place.student]
         return [name for name in (place.student, *others) if name in w]
 

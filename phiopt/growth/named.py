@@ -1,4 +1,4 @@
-"""The modules that a user says belong together: checked by name, and what they allow when operations are paired."""
+"""Modules that a user says belong together: they are checked, and limit which operations are paired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from phiopt.growth.graph import Node, Trace
 
 @dataclass(frozen=True)
 class Named:
-    """Teacher's module names to student's, as ``correspondence=`` says; falsy where it says nothing."""
+    """The argument ``correspondence=``: teacher's module names to student's. It is falsy if it names none."""
 
     pairs: Mapping[str, str] = field(default_factory=dict)
 
@@ -26,16 +26,17 @@ class Named:
         return f"correspondence={dict(self.pairs)!r}"
 
     def renamed(self, module: str) -> str | None:
-        """The student's module that belongs to the teacher's ``module``; ``None`` where it is free."""
+        """The student's module that belongs to the teacher's ``module``; ``None`` if none is named."""
         return _moved(module, self.pairs)
 
     def original(self, module: str) -> str | None:
-        """The teacher's module that belongs to the student's ``module``; ``None`` where it is free."""
+        """The teacher's module that belongs to the student's ``module``; ``None`` if none is named."""
         return _moved(module, {new: old for old, new in self.pairs.items()})
 
     def likely(self, module: str) -> str:
-        """The student's module that the teacher's ``module`` should rather be than another: as said, or where the
-        modules around a named one are to be expected, else the one of its name.
+        """The best guess of the student's module for the teacher's ``module``.
+
+        It is the named one, else the one beside a named module, else the one of the same name.
         """
         around = {}
         for old, new in self.pairs.items():
@@ -46,23 +47,23 @@ class Named:
         return _moved(module, around | dict(self.pairs)) or module
 
     def allows(self, teacher: Node, student: Node) -> bool:
-        """Whether these operations may be paired: each in the module that belongs to the other's, or both free."""
+        """Whether these operations may be paired: their modules belong together, or neither is named."""
         new, old = self.renamed(teacher.module), self.original(student.module)
         return new in (None, student.module) and old in (None, teacher.module)
 
     def check_order(self, teacher: Trace, student: Trace) -> None:
-        """Of two named modules the same one runs first in both models, and a module runs in both or in neither.
+        """Check that named modules run in the same order in both models, and that each pair runs in both or in neither.
 
         Raises:
-            AlignmentError: It does not; the pairs are named.
+            AlignmentError: They do not; the message names the pairs.
         """
         runs: dict[str, tuple[int, int]] = {}
         for old, new in self.pairs.items():
             t, s = _first(teacher, old), _first(student, new)
             if (t is None) != (s is None):
-                idle, whose = (old, "teacher") if t is None else (new, "student")
+                idle, role = (old, "teacher") if t is None else (new, "student")
                 raise AlignmentError(
-                    f"correspondence: {old!r} cannot be {new!r}: the {whose}'s {idle!r} computes nothing in the "
+                    f"correspondence: {old!r} cannot be {new!r}: the {role}'s {idle!r} computes nothing in the "
                     "forward pass, the other does",
                     "Name modules that both run, or leave the pair out",
                     teacher=Side(old),
@@ -90,27 +91,27 @@ class Named:
         teacher: Mapping[str, Sequence[str]],
         student: Mapping[str, Sequence[str]],
     ) -> None:
-        """The tensors of a named module sit in the module that it is said to be.
+        """Check that the tensors of a named module sit in the module that belongs to it.
 
         Args:
             placed: Student's name of each of the teacher's tensors.
-            teacher: All names of each of the teacher's tensors, for tied ones have several.
-            student: The same of the student's.
+            teacher: All names of each of the teacher's tensors. Tied tensors have several.
+            student: The same of the student's tensors.
 
         Raises:
-            AlignmentError: One of them sits elsewhere.
+            AlignmentError: A tensor sits elsewhere.
         """
         for old, new in placed.items():
             modules = [
                 {n.rpartition(".")[0] for n in names} for names in (teacher[old], student[new])
             ]
-            said = [
+            belonging = [
                 {self.renamed(m) for m in modules[0]} - {None},
                 {self.original(m) for m in modules[1]} - {None},
             ]
-            if any(s and not s & m for s, m in zip(said, modules[::-1], strict=True)):
+            if any(s and not s & m for s, m in zip(belonging, modules[::-1], strict=True)):
                 raise AlignmentError(
-                    f"correspondence: the teacher's {old!r} would sit in the student's {new!r}, against what is said",
+                    f"correspondence: the teacher's {old!r} would sit in the student's {new!r}, against what it says",
                     "Name the modules whose operations do the same, or leave the pair out",
                     teacher=Side.of_tensor(old),
                     student=Side.of_tensor(new),
@@ -118,11 +119,11 @@ class Named:
 
 
 def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Named:
-    """The checked argument.
+    """Check the argument ``correspondence=``.
 
     Raises:
         TypeError: It is no mapping of names to names.
-        ValueError: A module that does not exist, or names that contradict each other.
+        ValueError: A module does not exist, or names contradict each other.
     """
     if correspondence is None:
         return Named()
@@ -142,7 +143,7 @@ def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Nam
     for (a, x), (b, y) in combinations(pairs.items(), 2):
         if x == y:
             raise ValueError(
-                f"correspondence: {a!r} and {b!r} are both said to be {x!r}, which can be one of them only"
+                f"correspondence: {a!r} and {b!r} are both said to be {x!r}, which can be only one of them"
             )
         for (outer, image), (inner, other) in (((a, x), (b, y)), ((b, y), (a, x))):
             if _inside(inner, outer) != _inside(other, image):
@@ -154,7 +155,7 @@ def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Nam
 
 
 def _known(role: str, module: nn.Module, name: str) -> str:
-    """The first name of the module called ``name``, for a shared one has several."""
+    """The first name of the module called ``name``. A shared module has several."""
     everything = dict(module.named_modules(remove_duplicate=False))
     if name in everything:
         return next(first for first, part in module.named_modules() if part is everything[name])
@@ -174,7 +175,7 @@ def _inside(module: str, outer: str) -> bool:
 
 
 def _moved(module: str, pairs: Mapping[str, str]) -> str | None:
-    """``module`` with the longest of the names above it that ``pairs`` has replaced."""
+    """``module`` with the nearest name above it in ``pairs`` replaced; ``None`` if there is none."""
     above = [name for name in pairs if _inside(module, name)]
     if not above:
         return None

@@ -106,9 +106,9 @@ def check_operands(teacher: Node, student: Node) -> None:
             continue
         for a, b in zip(_listed(t), _listed(s), strict=False):
             if isinstance(a, Value) != isinstance(b, Value):
-                found = difference(teacher, student, name)
-                remedy = f"{found.remedy}, or register the tensor in both models"
-                raise replace(found, remedy=remedy).mismatch()
+                option = difference(teacher, student, name)
+                remedy = f"{option.remedy}, or register the tensor in both models"
+                raise replace(option, remedy=remedy).mismatch()
 
 
 def pair_operands(state: Correspondence, teacher: Node, student: Node) -> None:

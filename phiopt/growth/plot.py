@@ -1,4 +1,4 @@
-"""The growth map as a picture: each matrix's blocks."""
+"""The growth map as a figure: the blocks of each matrix."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BLOCKS = {
     "input": "new columns, which read new units",
     "both": "new rows at new columns",
 }
-"""Where a coordinate lies: on the teacher's rows and columns, on new rows, on new columns, or on both."""
+"""The block of a coordinate: in the teacher's rows and columns, in new rows, in new columns, or in both."""
 _GREY = (0.25, 0.8, 0.55, 1.0)
-"""Of the blocks in this order; told apart in print and by every reader."""
+"""Greys of the blocks in this order. They differ in print and for every reader."""
 
 
 def plot(growth: MapContents, path: str | os.PathLike[str] | None = None) -> Figure:
-    """One panel a matrix or kernel, rows downwards; see [`GrowthMap.plot`][phiopt.growth.GrowthMap.plot]."""
+    """One panel for each matrix or kernel, rows downwards; see [`GrowthMap.plot`][phiopt.growth.GrowthMap.plot]."""
     try:
         from matplotlib.colors import ListedColormap
         from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def plot(growth: MapContents, path: str | os.PathLike[str] | None = None) -> Fig
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Whole or not at all."""
+    """Save the figure, whole or not at all."""
     path = path if path.suffix else path.with_suffix(".png")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
@@ -76,14 +76,14 @@ def _save(figure: Figure, path: Path) -> None:
 def blocks(place: Placement) -> NDArray[np.int64]:
     """The block of every coordinate of a tensor's first two axes, shape ``(rows, columns)``, as indices into `BLOCKS`.
 
-    An axis that reads units counts as columns, one that makes them as rows, whichever comes first.
+    Input axes, which read units, count as columns. Output axes, which make units, count as rows.
     """
     new = []
     for size, index_map in zip(place.shape[:2], place.index_maps[:2], strict=True):
         fresh = np.ones(size, dtype=np.int64)
         fresh[index_map.numpy()] = 0
         new.append(fresh)
-    # New units of an axis that is summed over are read by old rows; of any other they are made.
+    # Old rows read new units along an input axis. New units are made along an output axis.
     weights = [2 if d in place.input_axes else 1 for d in range(2)]
     if weights[0] == weights[1]:
         weights = [1, 2]

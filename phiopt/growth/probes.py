@@ -1,4 +1,4 @@
-"""Inputs on which a grown student is held against its teacher."""
+"""Inputs on which a grown student is compared with its teacher."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.map import GrowthMap
 
 SCALES = (1e-3, 30.0)
-"""An eps shows at small inputs, a clamp at large ones."""
+"""Factors of the inputs. Another eps shows at small inputs, another clamp at large ones."""
 
 
 def probes(map: GrowthMap, inputs: Tensor | None, seed: int) -> Iterator[Tensor]:
-    """Batches of the shape that the map was traced with, on the processor's memory; the first is the plainest.
+    """Batches of the shape with which the map was traced, on the CPU. The first is the plainest.
 
     Args:
-        inputs: A batch of the teacher's inputs, or None. Values that are all equal tell a shape and nothing more.
+        map: The growth map.
+        inputs: A batch of the teacher's inputs, or ``None``. If its values are all equal, only its shape is used.
+        seed: Seed of the random inputs.
     """
     assert map.traced is not None
     assert map.correspondence is not None
@@ -44,7 +46,7 @@ def probes(map: GrowthMap, inputs: Tensor | None, seed: int) -> Iterator[Tensor]
 
 
 def _given(inputs: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """The first of the user's examples, as many as were traced; None where they have another shape."""
+    """As many of the user's examples as were traced; ``None`` if they have another shape."""
     if inputs.ndim != len(shape) or tuple(inputs.shape[1:]) != shape[1:] or not inputs.numel():
         return None
     rows = torch.arange(shape[0], device="cpu") % inputs.shape[0]
@@ -52,7 +54,7 @@ def _given(inputs: Tensor, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _rows(trace: Trace) -> int | None:
-    """Rows of the smallest table that the input is an index into."""
+    """The number of rows of the smallest table that the input is an index of; ``None`` if it is no index."""
     indices = {v.id for v in trace.inputs}
     sizes: list[int] = []
     for node in trace.nodes:
@@ -65,7 +67,7 @@ def _rows(trace: Trace) -> int | None:
 
 
 def _table_sizes(node: Node, indices: set[int]) -> Iterator[int]:
-    """The sizes of the axes that an operation looks up at these values."""
+    """The sizes of the axes that an operation indexes by one of the values ``indices``."""
     lookup = facts(node.name).lookup
     if lookup is None:
         return

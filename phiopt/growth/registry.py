@@ -1,4 +1,4 @@
-"""The registry of fills, and how one is applied; the fills themselves are in `phiopt.growth.fills`."""
+"""The registry of fills, and how a fill is applied. The fills are in `phiopt.growth.fills`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from phiopt.growth.map import GrowthMap
 
 @dataclass(frozen=True)
 class Start:
-    """What a fill works from.
+    """What a fill is given.
 
     Attributes:
-        map: Where the teacher's coordinates sit.
-        teacher: The teacher's parameters and buffers that have a place in the student.
-        student: The student's, as constructed.
+        map: Which coordinates of the student hold the teacher's.
+        teacher: The teacher's parameters and buffers that the map places, by name.
+        student: The student's parameters and buffers as constructed, by name.
         buffers: Names of the student's buffers.
         theta: Width of the uniform fills.
-        generator: The fill's own randomness.
+        generator: A generator for the fill's random numbers.
     """
 
     map: GrowthMap
@@ -37,14 +37,14 @@ class Start:
 Fill = Callable[[Start], Params]
 FILLS: dict[str, Fill] = {}
 OWN: set[str] = set()
-"""Names of the library's own."""
+"""Names of the library's own fills."""
 
 
 def register_fill(name: str) -> Callable[[Fill], Fill]:
     """Add a fill to `phiopt.grow`: a function from `Start` to all the student's tensors.
 
     Raises:
-        TypeError, ValueError: The name is no text, or that of a fill of the library; or no function is added.
+        TypeError, ValueError: The name is no text, or the library has a fill of that name, or no function is decorated.
 
     Examples:
         >>> @register_fill("ones")
@@ -68,10 +68,10 @@ def register_fill(name: str) -> Callable[[Fill], Fill]:
 
 
 def filled(name: str, start: Start) -> Params:
-    """All the student's tensors as a fill makes them.
+    """All tensors of the student, made by the fill ``name``.
 
     Raises:
-        TypeError, ValueError: A fill that was registered makes something else; the message names it.
+        TypeError, ValueError: A fill from outside makes something else; the message names it.
     """
     out = FILLS[name](start)
     if name in OWN:
@@ -91,7 +91,7 @@ def filled(name: str, start: Start) -> Params:
 
 
 def identities(start: Start, out: Params) -> Params:
-    """The layers that only the student has, set to change nothing."""
+    """Set the layers that only the student has to the identity."""
     out = dict(out)
     for layer in start.map.inserted:
         if layer.bias is not None:

@@ -1,4 +1,7 @@
-"""A growth map as a file: the places as tensors, the rest as JSON."""
+"""A growth map as a file: the index maps as tensors, the rest as JSON.
+
+The names in the file belong to its format and stay when attributes are renamed.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ from phiopt.growth.trace import aliases_of
 _KIND = "growth map"
 _FIELDS = ("lift", "class_axis", "remarks", "inserted", "fresh", "example", "placements")
 _NESTED = 20
-"""Lifts composed of lifts."""
+"""Largest depth of lifts composed of lifts."""
 _LIFTS: dict[str, Any] = {
     kind.__name__: kind for kind in (lifts.Identity, lifts.Pad, lifts.Channels, lifts.Resize)
 }
 
 
 def save(growth: MapContents, path: str | os.PathLike[str]) -> None:
-    """Write ``growth``; axes whose coordinates keep their order need no tensor."""
+    """Write ``growth``. An axis that puts the teacher first needs no tensor."""
     tensors = {"classes": growth.classes}
     for name, place in growth.placements.items():
         for axis, at in enumerate(place.index_maps):
@@ -61,7 +64,11 @@ def load(
     student: nn.Module,
     lift: Lift | None,
 ) -> MapContents:
-    """What `save` wrote, checked against the models."""
+    """Read what `save` wrote, and check it against the models.
+
+    Raises:
+        ValueError: The file is no map, or belongs to other models, or ``lift`` is missing or superfluous.
+    """
     tensors, header = _files.read(path, _KIND)
     about = header.members(_FIELDS)
     placed = {name: _Placed.of(place) for name, place in about["placements"].members().items()}
@@ -85,7 +92,7 @@ def load(
         lift=_lift(path, about["lift"], lift),
         classes=_indices(tensors.pop("classes", None), header.where, "classes"),
         class_axis=about["class_axis"].whole(-8, 8),
-        inexact_reasons=[remark.text() for remark in about["remarks"].items()],
+        inexact_reasons=[reason.text() for reason in about["remarks"].items()],
         inserted=[_inserted(layer) for layer in about["inserted"].items()],
         fresh=fresh,
         aliases=(aliases_of(teacher), aliases_of(student)),
@@ -98,7 +105,7 @@ def load(
 
 @dataclass(frozen=True)
 class _Placed:
-    """What the header says of a placement."""
+    """A placement as the header describes it, without its index maps."""
 
     field: Field
     student: str
@@ -116,34 +123,34 @@ class _Placed:
         return _Placed(field, parts["student"].text(), shape, teacher_shape, frozenset(axes))
 
     def filled(self, index_maps: list[Tensor | None], name: str) -> Placement:
-        """With the coordinates of each axis; those that keep their order have no tensor."""
-        found = []
+        """The placement with its index maps. ``None`` stands for an axis that puts the teacher first."""
+        checked = []
         for axis, (at, size, most) in enumerate(
             zip(index_maps, self.teacher_shape, self.shape, strict=True)
         ):
             at = torch.arange(size, device="cpu") if at is None else at
-            found.append(_indices(at, self.field.where, f"{name}/{axis}", size, most))
-        return Placement(self.student, self.shape, tuple(found), self.input_axes)
+            checked.append(_indices(at, self.field.where, f"{name}/{axis}", size, most))
+        return Placement(self.student, self.shape, tuple(checked), self.input_axes)
 
 
 def _indices(
     at: Tensor | None, where: str, name: str, size: int | None = None, most: int = WHOLE
 ) -> Tensor:
-    """Checked: ``size`` different coordinates of an axis of ``most``."""
+    """Check that ``at`` has ``size`` different coordinates of an axis of size ``most``."""
     if at is None:
         raise ValueError(f"{where}: its tensor {name!r} is missing")
-    said = f"{where}: its tensor {name!r}"
+    what = f"{where}: its tensor {name!r}"
     if at.dtype != torch.int64 or at.ndim != 1 or len(at) != (len(at) if size is None else size):
         many = "" if size is None else f"{size} "
         raise ValueError(
-            f"{said} is {at.dtype} of shape {tuple(at.shape)}, must be {many}whole numbers (int64)"
+            f"{what} is {at.dtype} of shape {tuple(at.shape)}, must be {many}whole numbers (int64)"
         )
     if len(at) and (int(at.min()) < 0 or int(at.max()) >= most):
         raise ValueError(
-            f"{said} runs from {int(at.min())} to {int(at.max())}, must lie in 0 ... {most - 1}"
+            f"{what} runs from {int(at.min())} to {int(at.max())}, must lie in 0 ... {most - 1}"
         )
     if len(at.unique()) < len(at):
-        raise ValueError(f"{said} gives a coordinate twice, each may be given once")
+        raise ValueError(f"{what} gives a coordinate twice, each may be given once")
     return at
 
 
@@ -180,7 +187,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _described(lift: Lift) -> dict[str, Any] | None:
-    """A lift of `phiopt.lift` by its name and arguments; None for any other callable."""
+    """A lift of `phiopt.lift` by its name and arguments; ``None`` for any other callable."""
     if isinstance(lift, lifts.Compose):
         parts = [_described(part) for part in lift.lifts]
         return None if None in parts else {"kind": "Compose", "lifts": parts}

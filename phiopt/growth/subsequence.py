@@ -1,4 +1,4 @@
-"""The longest common subsequence of two computations, for students whose extra layers no module name tells apart."""
+"""The longest common subsequence of two computations, for students whose extra layers have no telling names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from phiopt.growth.graph import Node, Trace
 from phiopt.growth.optional import acts, canonical, kind, paired
 
 Step = tuple[Node | None, Node | None]
-"""(the teacher's node, the student's); None where one of them does more."""
+"""(the teacher's node, the student's node). ``None`` stands for an operation that one model lacks."""
 
 _NEVER = float("-inf")
 
@@ -23,17 +23,19 @@ def subsequence(
 ) -> list[Step] | None:
     """Pair as many operations in order as possible.
 
-    Operations of one name match, where ``allowed`` has them, and the last operation of one model only the last of the
-    other. Operations on parameters alone follow
-    the operation that uses them. Of the teacher's operations only sums may go unmatched, since a residual connection
-    may exist only where widths agree, and what a parameter adds or multiplies.
+    Operations match if they have the same name and ``allowed`` agrees. The last operation of one model matches only the
+    last of the other. Operations on parameters alone follow the operation that uses them. Two kinds of the teacher's
+    operations may stay unmatched: sums, since a residual connection may exist only where widths are equal, and
+    operations by which a parameter adds or multiplies.
 
     Args:
-        allowed: Whether a node of the teacher's may be paired with one of the student's.
-        likely: The student's module that a module of the teacher's should rather be than another.
+        teacher: The teacher's computation.
+        student: The student's.
+        allowed: Whether a node of the teacher may be paired with a node of the student.
+        likely: The best guess of the student's module for a module of the teacher.
 
     Returns:
-        The steps, or None where an operation of the teacher has no counterpart.
+        The steps, or ``None`` if an operation of the teacher has no counterpart.
     """
     likeness = _Likeness(teacher, student, allowed, likely)
     sides = _Side.of(teacher), _Side.of(student)
@@ -62,13 +64,13 @@ def subsequence(
 
 
 def _omission(node: Node, side: _Side) -> float:
-    """What leaving out an operation of the teacher costs: a sum, or what a parameter does to each coordinate."""
+    """The cost of leaving out an operation of the teacher: finite for a sum, and where a parameter acts."""
     by_parameter = acts(node) and any(v.id not in side.data for v in node.inputs)
     return 0.5 if facts(node.name).branches or by_parameter else -_NEVER
 
 
 class _Likeness:
-    """How well two operations match; likely modules, no shrinking, and parameters in the same places break ties."""
+    """How well two operations match. Likely modules, no shrinking, and parameters as the same arguments break ties."""
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class _Likeness:
 
 @dataclass(frozen=True)
 class _Side:
-    """One computation: the operations that read more than parameters, what they make, and who makes what."""
+    """A computation: its operations on data, the ids of the data, and the operation that makes each value."""
 
     nodes: list[Node]
     data: set[int]
@@ -121,7 +123,7 @@ class _Side:
 
 
 def _parameters(teacher: _Side, student: _Side, t: Node, s: Node) -> Iterator[Step]:
-    """The operations that bring the parameters of two matched operations, in order."""
+    """The pairs of operations that lead from parameters to two matched operations, in order."""
     for a, b in paired(canonical(t), canonical(s)):
         if a.id in teacher.data or b.id in student.data:
             continue

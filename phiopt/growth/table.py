@@ -1,4 +1,4 @@
-"""The growth map as a table that a person can check."""
+"""The growth map as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from phiopt.growth.placement import Placement
 
 
 def table(growth: MapContents) -> str:
-    """One row a tensor: names, shapes, where the teacher's block sits, the share of coordinates carried."""
+    """One row for each tensor: names, shapes, the teacher's block, the input axes, the share of coordinates carried."""
     rows = [("teacher", "student", "teacher shape", "student shape", "at", "input axes", "carried")]
     carried = total = 0
     for name, place in growth.placements.items():
@@ -50,7 +50,7 @@ def table(growth: MapContents) -> str:
 
 
 def _moved(index_map: Tensor, most: int = 16) -> str:
-    """Where coordinates that change their order go; empty where they keep it."""
+    """The index map of an axis whose coordinates change their order; empty if they keep it."""
     listed = index_map.tolist()
     if listed == sorted(listed):
         return ""
@@ -61,7 +61,7 @@ def _moved(index_map: Tensor, most: int = 16) -> str:
 
 
 def where(place: Placement) -> str:
-    """The teacher's places on each axis, as ranges."""
+    """The student's coordinates of the teacher's on each axis, as ranges."""
     return "[" + ", ".join(_ranges(p) for p in place.index_maps) + "]"
 
 

@@ -1,8 +1,8 @@
-"""What the new coordinates of every axis are made of, so that the function is kept.
+"""Plans of new units that keep the function.
 
-Each leaf axis (a layer's units) has a plan: which old unit a new one copies when it is *made*, and
-with which share of the old one's weight it is *read*. Plans of leaves compose to plans of the axes of
-tensors, as the axes themselves compose.
+Each leaf axis, the units of a layer, has a plan: which old unit a new unit copies along output axes, and with which
+share of the old unit's weight it is read along input axes. Plans of leaves compose to plans of tensors' axes as the
+axes do.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from phiopt.growth.unify import find
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one axis, arrays over the student's coordinates.
+    """The plan of an axis: arrays over the student's coordinates.
 
-    ``source``: the teacher's coordinate, its copy, or FRESH, MEAN or ZERO. ``share``: the factor with which a copy
-    is read; 0 reads nothing. ``twin``: for paired fresh units, the first of the pair; ``sign``: how each is read.
+    Attributes:
+        source: The teacher's coordinate that each is or copies; or FRESH, MEAN or ZERO.
+        share: The factor with which each is read; 0 if it is not read.
+        twin: Of paired fresh units, the first of the pair; else the unit itself.
+        sign: The sign with which each of a pair is read; 0 for others.
     """
 
     source: Indices
@@ -36,12 +39,12 @@ class Plan:
 
 
 Planner = Callable[[Term, int], Plan]
-"""``(leaf, demand) -> Plan``; the demand is what a normalisation over the leaf needs: FRESH (nothing),
-MEAN, ZERO, or 0 (copies)."""
+"""``(leaf, demand) -> Plan``. The demand is what a normalisation over the leaf needs of new units: MEAN, ZERO, 0 for
+copies, or FRESH for nothing."""
 
 
 def plain(leaf: Term, demand: int = FRESH) -> Plan:
-    """Old units where they are, new ones made as the demand says and not read by old ones."""
+    """Old units stay. New units are what the demand says, and no old unit reads them."""
     source = np.full(leaf.s, FRESH, dtype=np.int64)
     source[index_map(leaf)] = np.arange(leaf.t)
     share = (source >= 0).astype(float)
@@ -54,7 +57,7 @@ def plain(leaf: Term, demand: int = FRESH) -> Plan:
 
 
 def halves(new: Indices, plan: Plan) -> Plan:
-    """Pair the units ``new``: twins are made alike and read with opposite signs; an odd one is not read."""
+    """Pair the units ``new``: twins are equal and are read with opposite signs. A unit left over is not read."""
     pairs = len(new) // 2
     twin, sign = plan.twin.copy(), plan.sign.copy()
     twin[new[pairs : 2 * pairs]] = new[:pairs]
@@ -62,8 +65,8 @@ def halves(new: Indices, plan: Plan) -> Plan:
     return Plan(plan.source, plan.share, twin, sign)
 
 
-class Units:
-    """The plans of all axes of a correspondence under one planner."""
+class UnitPlans:
+    """The plans of all axes of a correspondence, by a planner for the leaves."""
 
     def __init__(self, state: Correspondence, planner: Planner) -> None:
         self._planner = planner
@@ -71,7 +74,7 @@ class Units:
         self._leaves: dict[int, Plan] = {}
 
     def plan(self, term: Term) -> Plan:
-        """The plan of any axis."""
+        """The plan of an axis."""
         node = find(term)
         if not node.parts:
             if id(node) not in self._leaves:
@@ -109,7 +112,11 @@ Marks: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.float64]]
 
 
 def marks(term: Term, axis: ParameterAxis) -> Marks:
-    """Of the tensor axis ``axis``: coordinates that must be zero, and factors of the others; shape ``(s,)`` each."""
+    """How the rows of a parameter along ``axis`` keep the function.
+
+    Returns:
+        Which new rows must be zero, and the factors of the others; shape ``(s,)`` each.
+    """
     zero_new, rescale = _own_marks(term, axis)
     s, g = _part_marks(term, axis)
     return zero_new | s, rescale * g
@@ -124,7 +131,7 @@ def _own_marks(term: Term, axis: ParameterAxis) -> Marks:
 
 
 def _part_marks(term: Term, axis: ParameterAxis) -> Marks:
-    """The marks of the blocks of an axis: their own, not those of the blocks of other axes that they equal."""
+    """The marks of the blocks of an axis. Blocks of other axes that equal them have their own marks."""
     node = find(term)
     zero_new, rescale = np.zeros(term.s, dtype=bool), np.ones(term.s)
     if not node.parts:
@@ -145,14 +152,14 @@ def _part_marks(term: Term, axis: ParameterAxis) -> Marks:
 
 
 def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tuple[Norm, float]]]:
-    """What the normalisations over growing axes need of new units.
+    """What statistics over growing axes need of new units.
 
-    Copies of the old units, equally many of each, leave every mean and variance as they are. Where
-    their number does not divide: for LayerNorm, the mean of the old units keeps the mean, and the
-    variance up to the factor t/s, which its weight takes up; for RMSNorm zeros do the same.
+    Equally many copies of every old unit leave means and variances as they are. The new size may be no multiple of the
+    old. Then, for LayerNorm, the mean of the old units keeps the mean, and the variance up to the factor t/s, which the
+    layer's weight takes up. For RMSNorm, zeros do the same.
 
     Returns:
-        The demand by the leaf's id; reasons why some cannot be met; weights to multiply.
+        The demand by the leaf's id; reasons why some demands cannot be met; weights to multiply, with their factors.
     """
     wanted: dict[int, int] = {}
     reasons: list[str] = []
@@ -188,7 +195,7 @@ def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tupl
 
 
 def _demand(norm: Norm, grown: Sequence[Term]) -> int | None:
-    """What new units of the ``grown`` leaves have to be for one statistic; 0 for copies, None where nothing helps."""
+    """What new units of the ``grown`` leaves have to be for a statistic; 0 for copies, ``None`` if nothing keeps it."""
     if not norm.copies:
         return norm.otherwise
     if all(leaf.t and leaf.s % leaf.t == 0 for leaf in grown):

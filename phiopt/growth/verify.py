@@ -1,4 +1,4 @@
-"""A student grown by a function-preserving fill, verified against its teacher on numbers."""
+"""Verify on numbers that a function-preserving fill keeps the function."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from phiopt.growth.map import GrowthMap
 from phiopt.growth.probes import probes
 
 CHEAP = 2**26
-"""Coordinates of both models together up to which they are compared in float64."""
+"""Number of coordinates of both models together up to which they are compared in float64."""
 
 Make = Callable[[Params, Params], Params]
-"""The grown student's tensors from the teacher's and those of the student as constructed."""
+"""Makes the grown student's tensors from the teacher's, and those of the student as constructed."""
 _TELLS_NOTHING = (
     "the teacher's outputs are zero, not finite or the same at every input tried; pass inputs= on which they "
     "vary, or compare the outputs on data"
@@ -45,25 +45,31 @@ def verify(
 ) -> str | None:
     """Compare the student at ψ(x) with its teacher at x, both in evaluation mode.
 
-    Each runs once on two examples of the plainest inputs and once on small and large ones together; where examples see
-    each other, once a size. That is done in float64, where rounding hides little; growth is done again there if it
-    rounds. Where a parameter of the teacher is zero and hides what it multiplies, both run once more with another
-    value there. Only a difference costs more: what is judged as rounding is measured as the change of the teacher's
-    outputs when every parameter is moved by one rounding of the coarsest dtype in either forward pass, and the values
-    of all operations are compared to name the first that departs. Large models, and those that run in their own dtype
-    and on their own device alone, are compared as they are.
+    Each model runs once on two examples of the plainest inputs, and once on small and large inputs together, or once
+    for each size if examples influence each other. This is done in float64, where rounding hides little. Growth that
+    rounds is done again in float64. If a parameter of the teacher is zero and hides what it multiplies, both models run
+    once more with another value of it.
+
+    Only a difference costs more. Rounding is measured: it is the change of the teacher's outputs when every parameter
+    moves by one rounding of the coarsest dtype in either forward pass. The values of all operations are compared to
+    name the first that differs. Large models are compared in their own dtype and on their own device, and so are models
+    that run nowhere else.
 
     Args:
-        make: Makes the grown student's tensors; called with copies in float64 too.
-        grown: What it made of the models as they are.
-        fill: Its name.
-        inputs: A batch of the teacher's inputs; ``None``: random ones.
+        teacher: The teacher.
+        student: The student as constructed.
+        map: The map between them.
+        make: Makes the grown student's tensors. It is called with copies in float64 too.
+        grown: The tensors that it made of the models as they are.
+        fill: The name of the fill.
+        inputs: A batch of the teacher's inputs. ``None``: random inputs.
+        seed: Seed of the random numbers.
 
     Returns:
-        Why nothing could be verified, or None.
+        Why nothing could be verified, or ``None``.
 
     Raises:
-        AlignmentError: They differ; the message names the first operations that part, with their modules.
+        AlignmentError: They differ. The message names the first operations that differ, with their modules.
     """
     if map.correspondence is None or map.traced is None:
         return "the map was loaded from a file"
@@ -100,12 +106,12 @@ class _Overflow:
 
 
 Verdict = Difference | _Overflow | Exception | str | None
-"""Where a difference starts; what refuses every example; why nothing could be verified; or that all is well."""
+"""Where a difference starts, the error that refuses every example, why nothing could be verified, or ``None``."""
 
 
 @dataclass(frozen=True)
 class _Check:
-    """One comparison in one precision: the teacher, and the student with its tensors as constructed."""
+    """A comparison in one precision: of the teacher, and the student with its tensors as constructed."""
 
     map: GrowthMap
     teacher: Forward
@@ -117,7 +123,7 @@ class _Check:
     def run(self, grown: Params, double: bool) -> Verdict:
         agreement = self._agreement(self.teacher, self.batches)
         student = self.student.holding(grown)
-        # Growth that copies values alone is the same in float64; else it is done again there.
+        # Growth that only copies values is the same in float64. Other growth is done again there.
         differing = agreement.differing(student) if not double or self._copies(grown) else None
         if double and differing != []:
             large = self.make(self.teacher.tensors, self.student.tensors)
@@ -133,7 +139,7 @@ class _Check:
         return self._unhidden() if agreement.varies() else self._otherwise(agreement.refused)
 
     def _copies(self, grown: Params) -> bool:
-        """Whether the grown student has the teacher's values as they are."""
+        """Whether the grown student has the teacher's values unchanged."""
         values = self.map.extract(grown)
         return all(
             torch.equal(x.to(self.teacher.tensors[n]), self.teacher.tensors[n])
@@ -141,7 +147,7 @@ class _Check:
         )
 
     def _unhidden(self) -> Verdict:
-        """The same of a teacher with other values where zeros hide what they multiply."""
+        """Compare once more, with other values in parameters that are zero and hide what they multiply."""
         generator = torch.Generator().manual_seed(self.seed)
         state = self.map.correspondence
         assert state is not None
@@ -153,7 +159,7 @@ class _Check:
         return verdict
 
     def _otherwise(self, refused: Exception | None) -> Verdict:
-        """Where no batch told anything: positive inputs below one, then other weights in the teacher."""
+        """Compare on what may tell more than the batches: positive inputs below one, other weights in the teacher."""
         x = self.batches[0]
         generator = torch.Generator().manual_seed(self.seed)
         gentle = x
@@ -169,7 +175,7 @@ class _Check:
         return refused or _TELLS_NOTHING
 
     def _of(self, u: Params, batch: Tensor) -> tuple[Verdict, Agreement]:
-        """The same, on one batch, of a teacher with other weights."""
+        """Compare on one batch, with other weights in the teacher."""
         student = self.student.holding(self.make(u, self.student.tensors))
         agreement = self._agreement(self.teacher.holding(u), [batch])
         verdict = [agreement.judge(student, i) for i in agreement.differing(student)]
@@ -182,7 +188,7 @@ class _Check:
         return Agreement(self.map, teacher, self.student, lift, batches, self.seed)
 
     def _placed(self) -> Params:
-        """The teacher's parameters that the student has too."""
+        """The teacher's parameters that the map places."""
         names = dict(self.teacher.module.named_parameters())
         return {
             n: x for n, x in self.teacher.tensors.items() if n in names and n in self.map.placements
@@ -190,7 +196,7 @@ class _Check:
 
 
 def _overflow(grown: Params, large: Params) -> _Overflow | None:
-    """The first tensor that is not what it is in float64, rounded."""
+    """The first tensor that differs from the rounded float64 tensor."""
     for name, value in grown.items():
         if value.is_floating_point():
             gap = Gap.between(large[name], value)

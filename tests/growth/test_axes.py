@@ -2,16 +2,18 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phiopt.growth.axes import Mismatch, Term, cat, fixed, prod
 from phiopt.growth.index_map import index_map, leaves
 from phiopt.growth.unify import split_cat, split_prod, unify
 
+UNTIMED = settings(deadline=None)  # a busy machine fails no test
 sizes = st.tuples(st.integers(1, 4), st.integers(0, 3)).map(lambda x: (x[0], x[0] + x[1]))
 
 
+@UNTIMED
 @given(st.lists(sizes, min_size=1, max_size=4))
 def test_a_concatenation_puts_each_part_behind_the_one_before(parts):
     starts = np.cumsum([0, *(s for _, s in parts)])
@@ -19,6 +21,7 @@ def test_a_concatenation_puts_each_part_behind_the_one_before(parts):
     assert np.array_equal(index_map(cat([Term(*p) for p in parts])), expected)
 
 
+@UNTIMED
 @given(st.lists(sizes, min_size=1, max_size=3))
 def test_a_product_is_row_major(factors):
     grid = np.arange(np.prod([s for _, s in factors])).reshape([s for _, s in factors])
@@ -26,6 +29,7 @@ def test_a_product_is_row_major(factors):
     assert np.array_equal(index_map(prod([Term(*f) for f in factors])), expected)
 
 
+@UNTIMED
 @given(st.lists(sizes, min_size=1, max_size=4))
 def test_cutting_a_free_axis_makes_it_the_concatenation_of_its_pieces(parts):
     whole = Term(sum(t for t, _ in parts), sum(s for _, s in parts))
@@ -34,6 +38,7 @@ def test_cutting_a_free_axis_makes_it_the_concatenation_of_its_pieces(parts):
     assert np.array_equal(index_map(whole), index_map(cat([Term(*p) for p in parts])))
 
 
+@UNTIMED
 @given(st.lists(sizes, min_size=1, max_size=3))
 def test_factoring_a_free_axis_makes_it_the_product_of_its_factors(factors):
     t, s = np.prod([f[0] for f in factors]), np.prod([f[1] for f in factors])
@@ -42,6 +47,7 @@ def test_factoring_a_free_axis_makes_it_the_product_of_its_factors(factors):
     assert np.array_equal(index_map(whole), index_map(prod([Term(*f) for f in factors])))
 
 
+@UNTIMED
 @given(st.data(), st.integers(1, 5), st.integers(1, 5))
 def test_two_ways_to_cut_one_axis_agree_on_places_that_respect_both(data, t, extra):
     s = t + extra

@@ -164,6 +164,27 @@ def test_what_is_no_rule_is_refused(names, options, rule, kind, words):
     assert "mine" not in OPERATIONS
 
 
+@pytest.mark.parametrize(
+    ("wrong", "kind", "words"),
+    [
+        ({"inserted": "identiy"}, ValueError, "inserted: got 'identiy'.* did you mean 'identity'"),
+        ({"inserted": True}, TypeError, "inserted: got True"),
+        ({"neutral": {"other": "0"}}, TypeError, "neutral.'other'.: got '0'"),
+        ({"optional": {"bias"}}, TypeError, "optional: got .* mapping of argument names"),
+    ],
+)
+def test_what_is_no_fact_is_refused(wrong, kind, words):
+    with pytest.raises(kind, match=words):
+        Facts(**wrong)
+
+
+@pytest.mark.usefixtures("entries")
+def test_a_rule_that_asks_for_an_unknown_argument_is_told_which_there_are():
+    register_rule("fused_linear", facts=PRODUCT)(lambda call: call.pair("input"))
+    with pytest.raises(ValueError, match=r"rule of 'fused_linear' asks for 'input'.* x, weight"):
+        GrowthMap.between(net(5), net(8), inputs=torch.zeros(2, 4))
+
+
 def names_compared(tree: ast.AST) -> set[str]:
     """The texts that the name of a node is compared with."""
     found = set()

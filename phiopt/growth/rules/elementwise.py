@@ -1,4 +1,4 @@
-"""Operations that act on each coordinate: operands are broadcast against each other, their axes equated."""
+"""Operations that act on each coordinate. Operands are broadcast, and their axes equated."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ from phiopt.growth.pairs import Axis, Pair
 
 
 def broadcast(call: Call, operands: list[Pair]) -> list[Axis]:
-    """Axes of a broadcast result; an axis of size one on both sides stretches."""
+    """The axes of a broadcast result. An axis of size one in both models stretches."""
     axes: list[Axis] = []
     for i, size in enumerate(reversed(call.out()), start=1):
         meeting = [p.axes[-i] for p in operands if len(p.axes) >= i and p.axes[-i].size == size]
@@ -76,13 +76,13 @@ def pointwise(call: Call) -> None:
         and any(p.scales for p in operands)
     )
     call.set(axes, scales=made[-1] if sums and made else None)
-    for i in range(1, len(call.t.outputs)):  # kept for the backward pass
+    for i in range(1, len(call.t.outputs)):  # results for the backward pass
         call.set([Axis(Term(*size)) for size in call.out(i)], i)
 
 
 @register_rule("_prelu_kernel")
 def prelu(call: Call) -> None:
-    """A slope for each channel, or one: it belongs to units, and makes none."""
+    """One slope, or one for each channel. Slopes belong to units, and make none."""
     x = call.pair("self")
     axes = broadcast(call, [x, call.pair("weight")])
     call.set(
@@ -91,7 +91,7 @@ def prelu(call: Call) -> None:
 
 
 def made_by_factors(axes: list[Axis], operands: list[Pair]) -> list[Axis]:
-    """Of a product with a parameter, its coordinates are the parameter's to make."""
+    """The axes of a product with parameters. The parameters make its coordinates."""
     weights = [p for p in operands if p.weight]
     if len(weights) == len(operands):
         return axes
@@ -112,7 +112,7 @@ def power(call: Call) -> None:
 @register_rule("mul", facts=Facts(neutral={"other": 1.0, "self": 1.0}, reverse="mul"))
 @register_rule("div", facts=Facts(neutral={"other": 1.0}))
 def multiply(call: Call) -> None:
-    """A product; a constant factor that differs between the models is made up for where the value is linear."""
+    """A product. The student's weights make up for another constant factor if the value is linear in them."""
     operands = tensors(call)
     axes = made_by_factors(broadcast(call, operands), operands)
     t, s = call.both("other")
@@ -120,17 +120,17 @@ def multiply(call: Call) -> None:
     scales = None if rounded else operands[0].scales
     if not isinstance(t, Value) and not same_option(call.t, call.s, "other"):
         reason = f"a constant factor is {t} in the teacher but {s} in the student; give the student the teacher's"
-        remark = f"{call.s.module or 'the root module'}: {reason}"
+        where_and_why = f"{call.s.module or 'the root module'}: {reason}"
         ratio = _ratio(call.t.name, t, s)
         value = call.s.arguments["self"]
-        if ratio is None or not rescale(call.state, value, scales, ratio, remark):
+        if ratio is None or not rescale(call.state, value, scales, ratio, where_and_why):
             call.inexact(reason)
     squared = call.t.name == "mul" and call.t.arguments["self"] == call.t.arguments["other"]
     call.set(axes, scales=scales, squared=squared)
 
 
 def _ratio(name: str, t: Any, s: Any) -> float | None:
-    """The factor that makes the student's constant the teacher's, or None where no number is."""
+    """The factor that makes the student's constant the teacher's; ``None`` if there is none."""
     if isinstance(t, complex) or isinstance(s, complex) or not t or not s:
         return None
     ratio = t / s if name == "mul" else s / t

@@ -1,4 +1,4 @@
-"""Operations that pick coordinates by index: rows of a table, tokens, the largest of a list."""
+"""Operations that pick coordinates by index: rows of a table, or the largest values."""
 
 from collections.abc import Iterable
 
@@ -14,23 +14,24 @@ from phiopt.growth.unify import unify
 
 
 def inexact_if_moved(call: Call, x: Pair, dims: Iterable[int]) -> None:
-    """Which units an index picks is a value, which no trace holds; rows of a table are picked as those of an
-    embedding are.
+    """Record a pick of units that grow or change their order. A trace holds no values, and so not which units.
+
+    Rows of a table are no units: they are picked as those of an embedding are.
     """
     if not x.weight and any(x.axes[d].moved for d in dims):
         call.inexact(f"{call.t.name} over a widened axis")
 
 
 def place_rows(call: Call, rows: Axis, at: tuple[Value, Value]) -> None:
-    """Rows of a table that the input's tokens pick go where ψ sends the tokens."""
+    """Put the rows of a table that the input's tokens pick where ψ sends the tokens."""
     moves = call.state.moves
     if moves is None or moves.keeps_tokens or not rows.source_parameters:
         return
-    found = moves.rows((call.state.teacher, call.state.student), at, rows.size)
-    if found.reason is not None:
-        call.inexact(f"which rows the lift's inputs look up cannot be followed: {found.reason}")
-    elif not np.array_equal(found.settled(rows.size[1]), np.arange(rows.size[0])):
-        unify(rows.term, fixed(found.settled(rows.size[1]), rows.size[1], external=True))
+    lookup = moves.rows((call.state.teacher, call.state.student), at, rows.size)
+    if lookup.reason is not None:
+        call.inexact(f"which rows the lift's inputs look up cannot be followed: {lookup.reason}")
+    elif not np.array_equal(lookup.settled(rows.size[1]), np.arange(rows.size[0])):
+        unify(rows.term, fixed(lookup.settled(rows.size[1]), rows.size[1], external=True))
 
 
 TABLE = Lookup("indices", "weight", 0)
@@ -52,7 +53,7 @@ def embedding(call: Call) -> None:
 
 @register_rule("embedding_renorm")
 def bounded_embedding(call: Call) -> None:
-    """``max_norm``: rows that are too long are shortened, as a whole."""
+    """``max_norm``: rows that are too long are scaled down as a whole."""
     weight = call.pair("self")
     if weight.axes[1].grown:
         call.inexact(
@@ -63,7 +64,7 @@ def bounded_embedding(call: Call) -> None:
 
 @register_rule("_embedding_bag", "_embedding_bag_forward_only", facts=Facts(lookup=TABLE))
 def embedding_bag(call: Call) -> None:
-    """Sum, mean or maximum of each bag of rows; what is kept for the backward pass has no places."""
+    """Sum, mean or maximum of each bag of rows. Results for the backward pass have free axes."""
     call.const("mode")
     rows = call.pair("weight").axes[0]
     place_rows(call, rows, (call.t.arguments["indices"], call.s.arguments["indices"]))
@@ -85,7 +86,7 @@ def index_select(call: Call) -> None:
 
 @register_rule("index", facts=Facts(lookup=Lookup("indices", dim=None)))
 def index(call: Call) -> None:
-    """``x[i, j]``: indexed axes, when adjacent, are replaced in place by the axes of the indices."""
+    """``x[i, j]``: the axes of the indices take the place of indexed axes that are adjacent, or else come first."""
     x = call.pair("self")
     given = [d for d, i in enumerate(call.t.arguments["indices"]) if isinstance(i, Value)]
     inexact_if_moved(call, x, given)
@@ -109,7 +110,7 @@ def gather(call: Call) -> None:
     call.set(axes)
 
 
-# How many are picked of an order changes no coordinate: the first of them are the same.
+# Another k changes no coordinate: the first values of an order are the same.
 @register_rule("topk", facts=Facts(measured=frozenset({"k"})))
 @register_rule("sort")
 def sort(call: Call) -> None:

@@ -17,7 +17,7 @@ from phiopt.growth.unify import split_cat, split_prod
 @register_rule("cat", facts=Facts(linear=True))
 @register_rule("concatenate")
 def concatenate(call: Call) -> None:
-    """Tensors that only the student concatenates, as a deeper dense block does, are new coordinates."""
+    """Tensors that only the student has, as in a deeper dense block, are new coordinates."""
     pairs = _listed(call)
     known = [p for p in pairs if isinstance(p, Pair)]
     dim = call.dim("dim", len(known[0].axes))
@@ -31,7 +31,7 @@ def concatenate(call: Call) -> None:
 
 
 def _listed(call: Call) -> list[Pair | Value]:
-    """The concatenated pairs, and the student's own values where it has more."""
+    """The concatenated pairs, and the values that only the student concatenates."""
     ts, ss = call.both("tensors")
     if len(ts) == len(ss):
         return list(call.listed("tensors"))
@@ -105,7 +105,7 @@ def select(call: Call) -> None:
     if not x.axes[dim].moved and old != new:
         raise difference(call.t, call.s, "index").mismatch()
     if x.axes[dim].moved:
-        try:  # the teacher's coordinate sits at the student's
+        try:  # whether the student's coordinate holds the teacher's
             rest = size[0] - old - 1, size[1] - new - 1
             split_cat(x.axes[dim].term, [(old, new), (1, 1), rest])
         except Mismatch:
@@ -114,7 +114,7 @@ def select(call: Call) -> None:
 
 
 def pick(call: Call, x: Pair, dim: int, index: int, output: int = 0) -> None:
-    """Drop axis ``dim`` by taking its coordinate ``index``."""
+    """Take coordinate ``index`` of axis ``dim``, which is dropped."""
     lead = x.axes[dim].term
     rest = [
         Axis(picked(a.term, lead, index), a.source_parameters)
@@ -150,7 +150,7 @@ def replace_axis(call: Call, x: Pair, dim: int, axis: Axis, i: int = 0) -> None:
 def part_of_table(whole: Pair, node: Node) -> Pair:
     """The teacher's whole tensor against a part of the student's.
 
-    So the table of a longer context is read on the teacher's input, for PyTorch records no slice that takes everything.
+    This is how the table of a longer context is read on the teacher's input. PyTorch records no slice that takes all.
     """
     dim, step = node.arguments["dim"] % len(whole.axes), node.arguments["step"]
     old, new = whole.axes[dim].size

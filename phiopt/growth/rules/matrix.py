@@ -11,7 +11,7 @@ from phiopt.growth.pairs import Axis, Pair
 
 
 def linear_in(axes: list[Axis], *operands: Pair) -> Axis | None:
-    """An axis of parameters in which a product is linear: the rows of the weight, or an activation's own."""
+    """An axis of parameters in which a product is linear: the rows of its weight, or those in which an operand is."""
     if any(p.weight for p in operands):
         return next((a for a in reversed(axes) if a.source_parameters), None)
     return next((p.scales for p in reversed(operands) if p.scales), None)
@@ -62,7 +62,7 @@ def addmm(call: Call) -> None:
     for i in range(1, len(bias.axes) + 1 if bias else 1):
         if bias and bias.axes[-i].size != (1, 1):
             axes[-i] = call.join(axes[-i], bias.axes[-i])
-    # A product with its bias is linear in the rows of both; with a constant, it is not.
+    # The sum of a product and a bias is linear in the rows of both. That of a product and a constant is not.
     summed = bias is None or (bias.weight and any(axis.source_parameters for axis in bias.axes))
     call.set(axes, scales=linear_in(axes, a, b) if summed else None)
 

@@ -1,4 +1,4 @@
-"""Operations that make memory or copy it: growth follows none of them, it only knows what they are."""
+"""Operations that make or copy memory. They have no rule: copies are not recorded, and new memory is a constant."""
 
 from phiopt.growth.catalogue import Facts, declare
 

@@ -1,4 +1,4 @@
-"""Normalisation layers. Those whose statistics run over an axis that grows cannot be kept by zeros alone."""
+"""Normalisation layers. Statistics over an axis that grows demand something of new units."""
 
 from phiopt.growth.axes import Term, prod
 from phiopt.growth.call import Call
@@ -9,7 +9,7 @@ from phiopt.growth.unify import split_prod
 
 
 def parameters(call: Call, axis: Axis, *names: str) -> Axis:
-    """Equate the per-channel tensors of a norm with the axis they belong to."""
+    """Equate the per-channel tensors of a normalisation with the axis of the channels."""
     for name in names:
         if call.has(name):
             axis = call.join(axis, call.pair(name).axes[-1])
@@ -23,7 +23,7 @@ def parameters(call: Call, axis: Axis, *names: str) -> Axis:
 def batch_norm(call: Call) -> None:
     x = call.pair("input")
     channel = parameters(call, x.axes[1], "running_mean", "running_var")
-    if call.has("weight"):  # the layer's own tensors make its output
+    if call.has("weight"):  # its own parameters make the output
         channel = parameters(call, Axis(channel.term), "weight", "bias")
     call.set([x.axes[0], channel, *x.axes[2:]])
     for i in range(1, len(call.t.outputs)):
@@ -35,7 +35,7 @@ def layer_norm(call: Call) -> None:
     x = call.pair("input")
     rank = len(call.t.arguments["normalized_shape"])
     lead, trail = x.axes[: len(x.axes) - rank], list(x.axes[len(x.axes) - rank :])
-    if call.has("weight"):  # the layer's own tensors make its output
+    if call.has("weight"):  # its own parameters make the output
         trail = [Axis(a.term) for a in trail]
     for name in ("weight", "bias"):
         if call.has(name):

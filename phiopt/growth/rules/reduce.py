@@ -1,4 +1,4 @@
-"""Reductions over axes."""
+"""Reductions: sums, means, variances and the like over axes."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ VARIANCES = ("var", "std", "var_mean", "std_mean")
 
 
 def correction(node: Node) -> Any:
-    """What is subtracted from the number of values; 1 where nothing is said."""
+    """The meaning of ``correction``, which is subtracted from the number of values: 1 if it is not given."""
     given = node.arguments.get("correction")
     return 1 if given is None else given
 
@@ -48,14 +48,14 @@ def reduce(call: Call) -> None:
 
 
 def _unbiased(call: Call) -> bool:
-    """A variance divided by n - 1, which no copies keep."""
+    """Whether it is a variance divided by n - 1, which copies do not keep."""
     return call.t.name in VARIANCES and call.t.arguments.get("correction", 1) != 0
 
 
 def _statistic(call: Call, x: Pair, axis: Axis) -> Norm:
     """What a statistic over a widened axis needs of new units: zeros for a sum, copies for a mean.
 
-    A mean of squares is that of RMSNorm; its weight is the one vector of its size in the same module.
+    A mean of squares belongs to an RMSNorm. Its weight is the only vector of that size in the module.
     """
     if call.t.name in SUMS:
         return Norm(call.s.module, "norm", axis.term, ZERO, copies=False)

@@ -15,7 +15,7 @@ from phiopt.growth.rules.views import factored, in_order, joined
 @register_rule("roll", facts=Facts(linear=True, meanings={"dims": in_order("dims")}))
 @register_rule("flip")
 def reorder(call: Call) -> None:
-    """Only axes that neither grow nor are reordered may change their order."""
+    """A shift or a flip of an axis that neither grows nor has another order."""
     x = call.pair("self")
     for dim in call.dims("dims", len(x.axes)):
         if x.axes[dim].moved:
@@ -25,7 +25,7 @@ def reorder(call: Call) -> None:
 
 
 def _check_shifts(call: Call, x: Pair) -> None:
-    """A shift once around is none; without axes it is one of all coordinates in their order."""
+    """Check that shifts are the same. A shift once around is none. Without axes, all coordinates shift as one axis."""
     if call.t.name != "roll":
         return
     shifts = call.both("shifts")

@@ -1,4 +1,4 @@
-"""Operations that slide over space: convolutions, pooling, interpolation, patches."""
+"""Operations over positions: convolutions, pooling, interpolation, patches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ _BEYOND = "positions beyond the teacher's input reach its own through padding, p
 
 
 def slide(call: Call, axis: Axis, out: Size, scale: float, shift: float = 0.0) -> Axis:
-    """The axis of output positions, when the input at position p is output at ``scale p + shift``."""
+    """The axis of output positions, if input position p becomes output position ``scale p + shift``."""
     if out[0] == out[1]:
         if axis.grown:
             call.inexact(_BEYOND)
@@ -59,11 +59,11 @@ def convolution(call: Call) -> None:
 
 
 def _channels(call: Call, channel: Axis, weight: Pair, transposed: bool) -> Axis:
-    """Equate input channels, group by group, and return the axis of the output channels."""
+    """Equate the input channels, group by group. Returns the axis of the output channels."""
     groups = call.both("groups")
     rows, columns = weight.axes[0], weight.axes[1]
     per_group = rows.size[0] // groups[0], rows.size[1] // groups[1]
-    # The teacher's groups are the student's groups; a transposed kernel has its input channels first.
+    # The groups correspond one by one. A transposed kernel has its input channels first.
     outer, _ = split_prod(rows.term, [groups, per_group])
     if transposed:
         unify(channel.term, rows.term)
@@ -77,7 +77,7 @@ def _channels(call: Call, channel: Axis, weight: Pair, transposed: bool) -> Axis
 
 
 def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: bool) -> list[Axis]:
-    """Centre the teacher's kernel in the student's, and return the axes of the output positions."""
+    """Centre the teacher's kernel in the student's. Returns the axes of the output positions."""
     n = len(axes)
     stride, dilation = _listed(call.const("stride"), n), _listed(call.const("dilation"), n)
     pads = [_listed(p, n) for p in call.both("padding")]
@@ -124,7 +124,7 @@ def pool(call: Call) -> None:
 
 
 def scale_along(option: str, dim: int) -> Callable[[Node], Any]:
-    """The meaning of a factor of resampling along axis ``dim``: where none is read, the sizes give it."""
+    """The meaning of a resampling factor along axis ``dim``. If the operation does not read it, the sizes give it."""
 
     def meaning(node: Node) -> Any:
         given = node.arguments.get(option)
@@ -151,7 +151,7 @@ SCALES = {
     "adaptive_avg_pool1d", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
 )  # fmt: skip
 def resample(call: Call) -> None:
-    """The positions of the output lie on a new grid; the nearest points correspond."""
+    """The positions of the output lie on a new grid. The nearest points correspond."""
     x = call.pair("self" if "self" in call.t.arguments else "input")
     n = next(d for d in (1, 2, 3) if f"{d}d" in call.t.name)
     lead = len(x.axes) - n
@@ -179,7 +179,7 @@ def im2col(call: Call) -> None:
 
 
 def own_size(node: Node) -> Any:
-    """The length of a window, which the shapes of the outputs alone do not say."""
+    """The meaning of ``size``, the length of a window, which does not follow from the shapes."""
     return node.arguments["size"]
 
 

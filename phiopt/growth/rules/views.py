@@ -14,7 +14,7 @@ from phiopt.growth.unify import split_prod
 
 
 def source_parameters(axes: Sequence[Axis]) -> frozenset[ParameterAxis]:
-    """The tensors that make any of these axes."""
+    """The axes of parameters that make any of these axes."""
     return frozenset[ParameterAxis]().union(*(a.source_parameters for a in axes))
 
 
@@ -29,7 +29,7 @@ def factored(axis: Axis, sizes: Sequence[Size]) -> list[Axis]:
 
 
 def strides(node: Node) -> Any:
-    """The meaning of ``stride``: the strides of an ordinary tensor follow from its shape, others are their own."""
+    """The meaning of ``stride``: ``None`` for the strides of a contiguous tensor, which follow from its shape."""
     below = 1
     pairs = zip(node.arguments["size"], node.arguments["stride"], strict=True)
     for n, step in reversed([(n, step) for n, step in pairs if n != 1]):
@@ -63,13 +63,13 @@ def view(call: Call) -> None:
 
 
 def scaling(x: Pair, axes: Sequence[Axis]) -> Axis | None:
-    """Which of the regrouped ``axes`` takes the place of the one that ``x`` is linear in; it may lie further back."""
+    """The one of the regrouped ``axes`` in which the value is linear, if ``x`` is linear in an axis."""
     made = [a for a in axes if a.source_parameters and a.grown]
     return made[-1] if x.scales is not None and made else x.scales
 
 
 def reshape(axes: Sequence[Axis], sizes: Sequence[Size]) -> list[Axis]:
-    """Regroup axes row-major: the smallest runs whose sizes multiply to the same on both sides correspond."""
+    """Regroup axes row-major. The smallest runs of axes and of sizes with equal products correspond."""
     out: list[Axis] = []
     i = j = 0
     while i < len(axes) or j < len(sizes):
@@ -84,7 +84,7 @@ def reshape(axes: Sequence[Axis], sizes: Sequence[Size]) -> list[Axis]:
 
 
 def _run(axes: Sequence[Axis], sizes: Sequence[Size], i: int, j: int) -> tuple[int, int]:
-    """How many axes from ``i`` and sizes from ``j`` on hold equally many coordinates."""
+    """The numbers of axes from ``i`` and of sizes from ``j`` whose products are equal."""
     have, want, m, n = (1, 1), (1, 1), 0, 0
     while True:
         if have == want and (m or n) and ((m and n) or _only_ones(axes, sizes, i + m, j + n)):
