@@ -124,7 +124,7 @@ def initialize(
         >>> teacher = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
         >>> student = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 5))
         >>> x, y = torch.randn(64, 4), torch.randint(3, (64,))
-        >>> solution = initialize(teacher, student, (0.4, 0.2, 0.2, 0.2), (x, y))
+        >>> solution = initialize(teacher, student, (0.4, 0.2, 0.2, 0.2), (x, y), solver=TorchOpt(steps=20))
         >>> solution.objective < solution.start_objective
         True
     """

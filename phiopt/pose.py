@@ -87,11 +87,14 @@ def pose(
         ValueError, TypeError: An argument breaks its rule; see `initialize`.
 
     Examples:
+        >>> from phiopt import TorchOpt
         >>> teacher = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
         >>> student = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 5))
         >>> x, y = torch.randn(64, 4), torch.randint(3, (64,))
         >>> problem = pose(teacher, student, (0.4, 0.2, 0.2, 0.2), (x, y))
-        >>> first, second = problem.solve(), problem.solve((0.2, 0.4, 0.2, 0.2), delta=0.2)
+        >>> few = TorchOpt(steps=5)
+        >>> first = problem.solve(solver=few)
+        >>> second = problem.solve((0.2, 0.4, 0.2, 0.2), delta=0.2, solver=few)
         >>> first.map is second.map
         True
     """

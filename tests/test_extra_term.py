@@ -82,7 +82,13 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize(("solver", "lambdas", "micro_batch"), SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize(
+    ("solver", "lambdas", "micro_batch"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in ("LBFGS", "NewtonCG")))
+        for name, case in SOLVERS.items()
+    ],
+)
 def test_every_solver_minimises_the_sum_with_it(solver, lambdas, micro_batch):
     small, large = models()
     extra = [(2.0, consolidation(small, large)), (0.1, Entropy())]

@@ -25,7 +25,7 @@ from phiopt.objective.microbatched import MicrobatchedCurvature, mean_dot, opera
 from phiopt.objective.passes import chunks
 from phiopt.objective.probes import each
 from phiopt.objective.search import Search
-from phiopt.objective.term import Draws, Evaluation, Pass, Term, Work
+from phiopt.objective.term import Draws, Evaluation, Partition, Pass, Term, Work
 
 SMALLEST = 16
 """Examples in a part: fewer cost hardly less."""
@@ -183,56 +183,32 @@ class CurvatureTerm(Term):
         return None if draws.offsets is None else influence(at.task, at.outputs)
 
     def passes(
-        self,
-        weight: Tensor | float,
-        task: Task,
-        params: Params,
-        draws: Draws,
-        size: int | None,
-        scores: Tensor | None,
+        self, weight: Tensor | float, on: Partition, scores: Tensor | None
     ) -> Iterator[Pass]:
-        tasks = self._halves(task, params, draws, size, scores)
-        return self._parts(tasks, params, draws, size).passes(weight)
+        return self._parts(on, self._halves(on, scores)).passes(weight)
 
-    def whole(self, task: Task, params: Params, draws: Draws, size: int | None) -> Tensor:
-        return self._parts((task, task), params, draws, size).value()
+    def whole(self, on: Partition) -> Tensor:
+        return self._parts(on, (on.task, on.task)).value()
 
-    def hvp(
-        self,
-        weight: Tensor | float,
-        task: Task,
-        params: Params,
-        draws: Draws,
-        size: int | None,
-        vector: Params,
-    ) -> Params:
-        return self._parts((task, task), params, draws, size).hvp(weight, vector)
+    def hvp(self, weight: Tensor | float, on: Partition, vector: Params) -> Params:
+        return self._parts(on, (on.task, on.task)).hvp(weight, vector)
 
-    def _parts(
-        self, tasks: tuple[Task, Task], params: Params, draws: Draws, size: int | None
-    ) -> MicrobatchedCurvature:
+    def _parts(self, on: Partition, tasks: tuple[Task, Task]) -> MicrobatchedCurvature:
         linearise = self.estimator.linearise
         probes = self.estimator.aim(
-            lambda: operator(linearise, tasks[0], params, size), draws.probes
+            lambda: operator(linearise, tasks[0], on.params, on.size), on.draws.probes
         )
-        return MicrobatchedCurvature(linearise, tasks, params, probes, size)
+        return MicrobatchedCurvature(linearise, tasks, on.params, probes, on.size)
 
-    def _halves(
-        self,
-        task: Task,
-        params: Params,
-        draws: Draws,
-        size: int | None,
-        scores: Tensor | None,
-    ) -> tuple[Task, Task]:
+    def _halves(self, on: Partition, scores: Tensor | None) -> tuple[Task, Task]:
         """A and B."""
-        part = self.estimator.part(len(task))
-        if draws.offsets is None or part is None:
+        task, part = on.task, self.estimator.part(len(on.task))
+        if on.draws.offsets is None or part is None:
             return task, task
         if scores is None:
-            pieces = chunks(task, size)
-            scores = torch.cat([share * influence(p, p.outputs(params)) for p, share in pieces])
-        first, second = draws.offsets.unbind()
+            pieces = chunks(task, on.size)
+            scores = torch.cat([share * influence(p, p.outputs(on.params)) for p, share in pieces])
+        first, second = on.draws.offsets.unbind()
         return chosen(task, scores, part, first), chosen(task, scores, part, second)
 
 

@@ -17,7 +17,7 @@ from phiopt.objective.mean_loss import Task
 from phiopt.objective.model import LIFT
 from phiopt.objective.passes import added, gradient_of, gradient_of_sum, hvp_of
 from phiopt.objective.sample import Sample, Stream, drawn, parts
-from phiopt.objective.term import Evaluation, Pass, Term, Terms, Work, evaluated
+from phiopt.objective.term import Evaluation, Partition, Pass, Term, Terms, Work, evaluated
 from phiopt.objective.weighted import WeightedTerms
 
 
@@ -67,9 +67,7 @@ class Objective(WeightedTerms):
                 total = added(total, {name: self._share(name, share) * value})
         for term in wanted:
             if term.over == "batch":
-                draws = sample.draws[term.name]
-                value = term.whole(self._task(sample), params, draws, self.micro_batch)
-                total[term.name] = value
+                total[term.name] = term.whole(self._partition(term, params, sample))
         return {name: total[name] for name in self.names if name in total}
 
     def value(self, params: Params, sample: Sample) -> Tensor:
@@ -93,14 +91,8 @@ class Objective(WeightedTerms):
         terms, gradient = gradient_of_sum(self._passes(sample, scored), params)
         scores = {term.name: terms.pop(_scores(term), None) for term in apart}
         for term in apart:
-            passes = term.passes(
-                self._weight(term.name, sample),
-                self._task(sample),
-                params,
-                sample.draws[term.name],
-                self.micro_batch,
-                scores[term.name],
-            )
+            on, weight = self._partition(term, params, sample), self._weight(term.name, sample)
+            passes = term.passes(weight, on, scores[term.name])
             more, rest = gradient_of_sum(passes, params)
             terms, gradient = terms | more, added(gradient, rest)
         terms = {name: terms[name] for name in self.names if name in terms}
@@ -119,8 +111,8 @@ class Objective(WeightedTerms):
                 total = added(total, hvp_of(each_pass, params, vector))
             for term in self._counted(sample):
                 if self._apart(term, sample):
-                    at = (self._task(sample), params, sample.draws[term.name], self.micro_batch)
-                    total = added(total, term.hvp(self._weight(term.name, sample), *at, vector))
+                    on = self._partition(term, params, sample)
+                    total = added(total, term.hvp(self._weight(term.name, sample), on, vector))
             return total
 
         return product
@@ -189,6 +181,9 @@ class Objective(WeightedTerms):
         assert sample.inputs is not None, "this term needs data"
         assert sample.targets is not None
         return Task(self._outputs, self.loss, sample.inputs, sample.targets)
+
+    def _partition(self, term: Term, params: Params, sample: Sample) -> Partition:
+        return Partition(self._task(sample), params, sample.draws[term.name], self.micro_batch)
 
     def _values(
         self, params: Params, sample: Sample, terms: Sequence[Term]

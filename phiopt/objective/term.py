@@ -87,6 +87,22 @@ class Evaluation:
         self._loss = loss
 
 
+class Partition(NamedTuple):
+    """What a term over the batch is evaluated on, where the batch goes through in parts.
+
+    Args:
+        task: L_f on the whole batch.
+        params: w.
+        draws: The term's random numbers.
+        size: Examples to a pass, at most; None: all.
+    """
+
+    task: Task
+    params: Params
+    draws: Draws
+    size: int | None
+
+
 class Term(ABC):
     """One term of φ's objective L(w) = Σ λ_i L_i(w).
 
@@ -177,32 +193,18 @@ class Term(ABC):
         return None
 
     def passes(
-        self,
-        weight: Tensor | float,
-        task: Task,
-        params: Params,
-        draws: Draws,
-        size: int | None,
-        scores: Tensor | None,
+        self, weight: Tensor | float, on: Partition, scores: Tensor | None
     ) -> Iterator[Pass]:
-        """Passes through at most ``size`` examples whose gradients sum to that of ``weight`` times the term,
-        or to an unbiased estimate of that gradient. For a term over the batch.
+        """Passes whose gradients sum to that of ``weight`` times the term, or to an unbiased estimate of
+        that gradient. For a term over the batch.
         """
         raise NotImplementedError(self._needed("passes"))
 
-    def whole(self, task: Task, params: Params, draws: Draws, size: int | None) -> Tensor:
-        """`value`, through at most ``size`` examples at once. For a term over the batch."""
+    def whole(self, on: Partition) -> Tensor:
+        """`value`, part by part. For a term over the batch."""
         raise NotImplementedError(self._needed("whole"))
 
-    def hvp(
-        self,
-        weight: Tensor | float,
-        task: Task,
-        params: Params,
-        draws: Draws,
-        size: int | None,
-        vector: Params,
-    ) -> Params:
+    def hvp(self, weight: Tensor | float, on: Partition, vector: Params) -> Params:
         """The Hessian of ``weight`` times the term, times a vector. For a term over the batch."""
         raise NotImplementedError(self._needed("hvp"))
 
