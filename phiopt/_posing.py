@@ -46,6 +46,18 @@ REFERENCE_DRAWS = 8
 alone, with one probe, is off by more than half, and λ4's effect with it."""
 
 
+def derived_map(
+    teacher: nn.Module,
+    student: nn.Module,
+    lift: Lift | None,
+    classes: Sequence[int] | Tensor | None,
+    inputs: Tensor | None,
+) -> GrowthMap:
+    """Where the teacher sits in the student. The map holds a copy of ψ in evaluation mode."""
+    still = copied(lift).eval() if isinstance(lift, nn.Module) else lift
+    return GrowthMap.between(teacher, student, lift=still, classes=classes, inputs=inputs)
+
+
 @dataclass(frozen=True)
 class Posing:
     """The arguments of `pose`, and what is made of them."""
@@ -153,15 +165,12 @@ class Posing:
         return Problem(objective, params, w0, *about)
 
     def growth(self, inputs: Tensor | None) -> GrowthMap:
-        """The map that is given, checked, or a new one, which holds a copy of ψ in evaluation mode."""
+        """The map that is given, checked, or a new one."""
         if self.map is not None:
             self.map.check_models(self.teacher, self.student)
             check_beside_map(self.lift, self.classes, (self.map.lift, self.map.classes))
             return self.map
-        still = copied(self.lift).eval() if isinstance(self.lift, nn.Module) else self.lift
-        return GrowthMap.between(
-            self.teacher, self.student, lift=still, classes=self.classes, inputs=inputs
-        )
+        return derived_map(self.teacher, self.student, self.lift, self.classes, inputs)
 
     def relabelled(self, growth: GrowthMap, data: Data) -> bool:
         """Whether the student's loss sees other targets than the data's: the targets are class indices

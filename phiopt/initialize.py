@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import check_solve, without_data
+from phiopt._arguments import check_solve
 from phiopt._checks import Scalar
 from phiopt._modules import global_lock
 from phiopt._types import Lift, Loss, Params
@@ -128,7 +128,7 @@ def initialize(
         >>> solution.objective < solution.start_objective
         True
     """
-    weights = Lambdas.of(lambdas) if data is not None else without_data(Lambdas.of(lambdas))
+    weights = Lambdas.of(lambdas)
     check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
     given = given_tensors(weights, neighbourhood, start)
     check_derivative(given, adjoint)

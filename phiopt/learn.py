@@ -17,6 +17,7 @@ from phiopt._checks import Scalar, flag, one_of, part, seed_of
 from phiopt._described import described
 from phiopt._files import check_path
 from phiopt._modules import copied
+from phiopt._posing import derived_map
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
@@ -141,11 +142,9 @@ def learn(
         "restrict_classes": restrict_classes,
         "seed": seed_of(seed),
     }
-    _check(search, directory, progress, solver, options)
+    _check(search, outer, directory, progress, solver, options)
     space = space_from(lambdas, parameters, options["neighbourhood"], start, theta, floor)
     check_source("data", data)
-    if not isinstance(outer, OuterLoss):
-        raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     like = check_modules(teacher, student)
     check_steps(solver, search.adjoint)
     value = _outer(outer, student, like, search, test, options["seed"])
@@ -215,18 +214,12 @@ def _map(
     like = next(student.parameters())
     with preserved_randomness(data, like.device, options["seed"]):
         inputs = Data(data, like.device, like.dtype).example[0][:2]
-    still = (
-        copied(options["lift"]).eval()
-        if isinstance(options["lift"], nn.Module)
-        else options["lift"]
-    )
-    return GrowthMap.between(
-        teacher, student, lift=still, classes=options["classes"], inputs=inputs
-    )
+    return derived_map(teacher, student, options["lift"], options["classes"], inputs)
 
 
 def _check(
     search: object,
+    outer: object,
     directory: object,
     progress: object,
     solver: object,
@@ -234,6 +227,8 @@ def _check(
 ) -> None:
     """What can be said of the arguments before the models and the data are looked at."""
     part("search", search, "run")
+    if not isinstance(outer, OuterLoss):
+        raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     for name, value in (
         ("restrict_classes", options["restrict_classes"]),
         ("progress", progress),

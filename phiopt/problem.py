@@ -242,7 +242,7 @@ def _solve(
 
 def _check_weights(weights: Lambdas, posed: Lambdas) -> None:
     """Weight goes only to terms that the problem was posed with."""
-    for name in set(weights.active) - set(posed.active):
+    for name in [name for name in weights.active if name not in posed.active]:
         raise ValueError(
             f"lambdas.{name}: got {getattr(weights, name)}, must be the number 0: the problem was posed without "
             f"a weight for {name}, and what the term needs was not checked. Pose the problem with "
