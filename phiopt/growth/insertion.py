@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from phiopt.growth.carried import Carried, moved
 from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError
@@ -45,6 +46,8 @@ class Insertions:
     state: Correspondence
     starts: dict[int, Inserted | str] = field(default_factory=dict)
     source: dict[int, Value] = field(default_factory=dict)
+    carried: dict[int, Carried] = field(default_factory=dict)
+    """The values that hold the coordinates of another in other places, by id."""
     producers: Mapping[int, Node] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,17 +55,21 @@ class Insertions:
 
     def insert(self, node: Node) -> None:
         """Let the output of an operation that only the student has stand for the teacher's value that flows into it."""
-        twins = self.state.twins
-        through = [v for v in node.inputs if v.id in twins and v.shape == node.outputs[0].shape]
+        known = facts(node.name)
+        if known.moves:
+            self._move(node)
+            return
+        through = [
+            v
+            for v in node.inputs
+            if v.shape == node.outputs[0].shape and self._carried(v) is not None
+        ]
         if not through:
             return
         source, branch = through[0], None
-        known = facts(node.name)
         if known.branches is not None:
             source, branch = self._residual(node, through, known.branches)
-        self.source[id(node)] = source
-        twin = twins[source.id]
-        self.state.start(twin, node.outputs[0], self.state.pair(twin, source))
+        self._carry(node, source, node.outputs[0], self._carried(source))
         parameter = operand(self.state.student, node)
         if branch is not None:
             self._forget(branch, source)
@@ -79,6 +86,33 @@ class Insertions:
             )
         elif known.inserted != "nothing" and not self._repeats(node, source):
             self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+
+    def _move(self, node: Node) -> None:
+        """Follow an operation that moves coordinates. It need not be the identity if another one moves them back."""
+        for output, now in zip(
+            node.outputs, moved(node, self._carried, self.state.student.constants), strict=False
+        ):
+            before = next(v for v in node.inputs if self._carried(v) is not None)
+            self._carry(node, before, output, now)
+            if now.numbers is None:
+                self._forget(output, now.source)
+            elif now.shape == now.source.shape:
+                self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+
+    def _carry(self, node: Node, before: Value, output: Value, now: Carried | None) -> None:
+        """Note that ``output`` carries what ``before`` does. It stands for the same value of the teacher."""
+        assert now is not None
+        self.source[id(node)] = before
+        if now.numbers is not None:
+            self.carried[output.id] = now
+        if output.shape == now.source.shape:
+            twin = self.state.twins[now.source.id]
+            self.state.start(twin, output, self.state.pair(twin, now.source))
+
+    def _carried(self, value: Value) -> Carried | None:
+        """What the student's ``value`` carries; ``None`` if it carries nothing of the teacher's."""
+        whole = Carried(value) if value.id in self.state.twins else None
+        return self.carried.get(value.id, whole)
 
     def check_written(self, node: Node) -> None:
         """Note a parameter that only the student's forward pass changes, as a bound on the norm of rows does."""
@@ -128,7 +162,7 @@ class Insertions:
         a, b = (node.arguments[k] for k in branches)
         if not (isinstance(a, Value) and isinstance(b, Value)):
             return through[0], None
-        twins = [self.state.twins[v.id] for v in through]
+        twins = [self.state.twins[c.source.id] for v in through if (c := self._carried(v))]
         for stream, branch in ((a, b), (b, a)):
             separate = branch not in through or (
                 twins[0] == twins[-1] and self._comes_from(branch, stream)
@@ -159,6 +193,8 @@ class Insertions:
         """Forget the operations of a branch that adds nothing. They need not be the identity."""
         for node in self._between(branch, stream):
             self.starts.pop(id(node), None)
+            for value in node.outputs:
+                self.carried.pop(value.id, None)
 
     def _repeats(self, node: Node, source: Value) -> bool:
         """Whether an operation is applied to its own result and changes nothing there, as ReLU after ReLU."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phiopt.growth.graph import Trace, Value
+from phiopt.growth.graph import Node, Trace, Value
 
 
 def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
@@ -23,15 +25,18 @@ def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
             if wanted.id not in producers:
                 raise ValueError(f"a value of shape {wanted.shape} is no function of the input")
             node = producers[wanted.id]
-            arguments = tree_map(
-                lambda x: computed(x) if isinstance(x, Value) else x, node.arguments
-            )
-            made = node.target(**{k: _here(v) for k, v in arguments.items()})
-            listed = made if isinstance(made, tuple | list) else (made,)
-            known.update({o.id: x for o, x in zip(node.outputs, listed, strict=False)})
+            made = run(node, computed)
+            known.update({o.id: x for o, x in zip(node.outputs, made, strict=False)})
         return known[wanted.id]
 
     return computed(value)
+
+
+def run(node: Node, value_of: Callable[[Value], Tensor]) -> Sequence[Tensor]:
+    """What a recorded operation makes of other tensors, on the CPU."""
+    arguments = tree_map(lambda x: value_of(x) if isinstance(x, Value) else x, node.arguments)
+    made = node.target(**{k: _here(v) for k, v in arguments.items()})
+    return made if isinstance(made, tuple | list) else (made,)
 
 
 def _here(argument: object) -> object:
