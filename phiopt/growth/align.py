@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from phiopt.growth.errors import AlignmentError
 from phiopt.growth.graph import Node, Trace
 from phiopt.growth.likeness import Likeness
 from phiopt.growth.named import Named
 from phiopt.growth.optional import canonical, kind, paired
 from phiopt.growth.runs import Computation, Item, Leaf, tree
+from phiopt.growth.unpaired import refusal
 
 Step = tuple[Node | None, Node | None]
 """(the teacher's node, the student's node). ``None`` stands for an operation that one model lacks."""
+Labels = tuple[Callable[[str], str] | None, Callable[[str], str] | None]
+"""What makes labels of the teacher's modules and of the student's; see `tree`."""
 
 
 def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
@@ -32,31 +34,35 @@ def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
         AlignmentError: An operation of the teacher has no counterpart, or ``named`` contradicts the computations.
     """
     named.check_order(teacher, student)
-    ways = 0
-    for steps in _ways(teacher, student, named):
-        ways += 1
-        yield steps
-    if not ways:
-        raise _refusal(teacher.nodes, student.nodes, named)
-
-
-def _ways(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
-    if [kind(n) for n in teacher.nodes] == [kind(n) for n in student.nodes]:
-        literal = list(zip(teacher.nodes, student.nodes, strict=True))
+    sides = Computation.of(teacher), Computation.of(student)
+    every = teacher.nodes, student.nodes
+    if [kind(n) for n in every[0]] == [kind(n) for n in every[1]]:
+        literal = list(zip(*every, strict=True))
         if all(named.allows(t, s) for t, s in literal):
             yield [*literal]
             if not named:
                 return
-    sides = Computation.of(teacher), Computation.of(student)
-    for labels in ((None, None), (named.likely, str)):
-        numbers: dict[object, int] = {}
-        trees = [
-            tree(side, scope, numbers, label)
-            for side, scope, label in zip(sides, named.scopes, labels, strict=True)
-        ]
-        likeness = Likeness()
-        if likeness.match(trees[0], trees[1]).possible:
-            yield list(_steps(likeness, sides, trees[0], trees[1]))
+    by_modules = _paired(sides, named, (None, None))
+    if by_modules is not None:
+        yield by_modules
+    by_operations = _paired(sides, named, (named.likely, str))
+    if by_operations is not None:
+        yield by_operations
+    if by_modules is None:
+        raise refusal(*sides, named)
+
+
+def _paired(
+    sides: tuple[Computation, Computation], named: Named, labels: Labels
+) -> list[Step] | None:
+    """The best way to pair two computations; with ``labels`` without regard to modules. ``None`` if there is none."""
+    numbers: dict[object, int] = {}
+    t, s = (
+        tree(side, scope, numbers, label)
+        for side, scope, label in zip(sides, named.scopes, labels, strict=True)
+    )
+    likeness = Likeness()
+    return list(_steps(likeness, sides, t, s)) if likeness.match(t, s).possible else None
 
 
 def _steps(likeness: Likeness, sides: Sequence[Computation], t: Item, s: Item) -> Iterator[Step]:
@@ -83,28 +89,3 @@ def _parameters(teacher: Computation, student: Computation, t: Node, s: Node) ->
         if old is not None and new is not None and old.name == new.name:
             yield from _parameters(teacher, student, old, new)
             yield old, new
-
-
-def _refusal(teacher: list[Node], student: list[Node], named: Named) -> AlignmentError:
-    """The error of two computations that cannot be paired: it names the first operation that differs."""
-    under = f", and under {named} they cannot be paired" if named else ""
-    remedy = "Name other pairs with correspondence=" if named else ""
-    for i, (t, s) in enumerate(zip(teacher, student, strict=False)):
-        if kind(t) != kind(s):
-            problem = f"operation {i} is {t.name} in the teacher but {s.name} in the student{under}"
-            return AlignmentError.at(t, s, problem, remedy)
-    if len(teacher) > len(student):
-        node = teacher[len(student)]
-        last = student[-1] if student else None
-        problem = f"the teacher alone goes on, with {node.name}{under}"
-        return AlignmentError.at(node, last, problem, remedy)
-    if len(student) > len(teacher):
-        node = student[len(teacher)]
-        last = teacher[-1] if teacher else None
-        problem = f"the student alone goes on, with {node.name}{under}"
-        return AlignmentError.at(last, node, problem, remedy)
-    forbidden = [(t, s) for t, s in zip(teacher, student, strict=True) if not named.allows(t, s)]
-    first, second = forbidden[0] if forbidden else (None, None)
-    return AlignmentError.at(
-        first, second, f"the models compute the same operations{under}", remedy
-    )

@@ -169,7 +169,7 @@ def _matched(
             except AlignmentError as error:
                 failures.append(error)
     except AlignmentError as error:
-        failures.append(error)
+        failures.insert(0, error)
     raise _first_of(failures)
 
 

@@ -95,7 +95,9 @@ class Insertions:
             before = next(v for v in node.inputs if self._carried(v) is not None)
             self._carry(node, before, output, now)
             if now.numbers is None:
-                self._forget(output, now.source)
+                for other in self._between(output, now.source):
+                    if facts(other.name).moves:
+                        self.starts.pop(id(other), None)
             elif now.shape == now.source.shape:
                 self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phiopt.growth.runs import Form, Item, Leaf
+from phiopt.growth.runs import Form, Item, Leaf, Run
 from phiopt.growth.subsequence import NEVER, in_order
 
 MATCH = 1000
@@ -23,8 +23,14 @@ CHANGES = -100
 """One of the operations keeps the size of an axis that the other changes."""
 INSERTION = -20
 """An operation, or a run of a module, that only the student has in a module that both have."""
+_LACKING = -(10**7)
+"""An item of the teacher that the student lacks, where it must not. The fewest are to be named."""
 NAME, NUMBER = 50, 1
 """Two modules of the same name. A name with a number tells less."""
+
+
+Pairs = Sequence[tuple[Item | None, Item | None]]
+"""Pairs of the teacher's items and the student's, in order. ``None`` stands for an item that one model lacks."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,11 @@ class Match:
 
     Attributes:
         score: How well; below ``NEVER / 2`` if they do not.
-        pairs: The pairs of what is inside, in order: the teacher's item and the student's. ``None`` stands for an item
-            that one model lacks.
+        pairs: The pairs of what is inside.
     """
 
     score: int
-    pairs: Sequence[tuple[Item | None, Item | None]] = ()
+    pairs: Pairs = ()
 
     @property
     def possible(self) -> bool:
@@ -69,12 +74,16 @@ class Likeness:
         wrapped = self._in_order([t], s.items), self._in_order(t.items, [s])
         return max(wrapped, key=lambda match: match.score)
 
-    def _in_order(self, ts: Sequence[Item], ss: Sequence[Item]) -> Match:
+    def nearly(self, t: Run, s: Run) -> Pairs:
+        """The pairs of what is inside two modules if the student may lack anything."""
+        return self._in_order(t.items, s.items, _LACKING).pairs
+
+    def _in_order(self, ts: Sequence[Item], ss: Sequence[Item], lacking: int = NEVER) -> Match:
         if not ts or not ss:
             return _NO_MATCH
         scores = _table(ts, ss, lambda item: item.number, self._score)
         scores += _table(ts, ss, lambda item: item.name, _same_name)
-        omissions = np.array([_omission(t) for t in ts], dtype=np.int64)
+        omissions = np.array([max(_omission(t), lacking) for t in ts], dtype=np.int64)
         score, pairs = in_order(scores, omissions, INSERTION)
         chosen = [(None if i is None else ts[i], None if j is None else ss[j]) for i, j in pairs]
         return Match(score, chosen)

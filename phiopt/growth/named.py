@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import combinations
@@ -124,7 +125,7 @@ class Named:
 
 
 def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Named:
-    """Check the argument ``correspondence=``.
+    """Check the argument ``correspondence=``: module names, or patterns in which a star stands for a part of a name.
 
     Raises:
         TypeError: It is no mapping of names to names.
@@ -139,7 +140,7 @@ def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Nam
             f"correspondence={correspondence!r} must be a mapping of the teacher's module names to the student's"
         )
     pairs: dict[str, str] = {}
-    for old, new in correspondence.items():
+    for old, new in _spelt_out(teacher, correspondence):
         key, value = _known("teacher", teacher, old), _known("student", student, new)
         if pairs.setdefault(key, value) != value:
             raise ValueError(
@@ -157,6 +158,34 @@ def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Nam
                     "of them lies inside the other in only one of the models"
                 )
     return Named(pairs)
+
+
+def _spelt_out(teacher: nn.Module, correspondence: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The names, and for each pattern those that it stands for. A name that is written out goes before patterns.
+
+    Raises:
+        ValueError: A pattern fits no module of the teacher, or the two patterns have different numbers of stars.
+    """
+    written = {old: new for old, new in correspondence.items() if "*" not in old + new}
+    yield from written.items()
+    for old, new in correspondence.items():
+        if old in written:
+            continue
+        if old.count("*") != new.count("*"):
+            raise ValueError(
+                f"correspondence: {old!r} has {old.count('*')} stars and {new!r} has {new.count('*')}, must be as many"
+            )
+        pattern = re.compile(re.escape(old).replace(r"\*", r"([^.]+)"))
+        fitting = [m for name, _ in teacher.named_modules() if (m := pattern.fullmatch(name))]
+        if not fitting:
+            names = [name for name, _ in teacher.named_modules()]
+            raise ValueError(
+                f"correspondence: {old!r} fits no module of the teacher{_listing(names)}"
+            )
+        for match in fitting:
+            if match[0] not in written:
+                parts = iter(match.groups())
+                yield match[0], re.sub(r"\*", lambda _: next(parts), new)  # noqa: B023
 
 
 def _known(role: str, module: nn.Module, name: str) -> str:

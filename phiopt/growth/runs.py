@@ -122,6 +122,8 @@ def tree(
     scope: Callable[[str], str | None],
     numbers: dict[object, int],
     label: Callable[[str], str] | None = None,
+    *,
+    ends: bool = True,
 ) -> Run:
     """The run of the root module.
 
@@ -130,12 +132,13 @@ def tree(
         scope: The scope of a module; see `Form`.
         numbers: The numbers of all forms met so far. Trees that are compared share it.
         label: Makes a tree without runs inside: the label of a module, seen from the root.
+        ends: Whether an output of the model is unlike other values.
     """
     modules = {""}
     for name in side.trace.used if label is None else ():
         parts = name.split(".")[:-1]
         modules.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-    ends = {o.id for o in side.trace.outputs}
+    last = {o.id for o in side.trace.outputs if ends}
     open_runs = [Run("", "")]
     for node in side.nodes:
         owner = node.module
@@ -149,7 +152,7 @@ def tree(
                 open_runs[-1].items.append(run)
                 open_runs.append(run)
         own = below(node.module, owner) if label is None else label(node.module)
-        form = _form(node, side.data, ends, scope(node.module))
+        form = _form(node, side.data, last, scope(node.module))
         leaf = Leaf(node, own, form, numbers.setdefault(form, len(numbers)))
         open_runs[-1].items.append(leaf)
     while open_runs:
