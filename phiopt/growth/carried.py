@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from phiopt.growth.graph import Node, Value
-from phiopt.growth.replay import run
+from phiopt.growth.replay import called
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,11 @@ def moved(
         source is None or not same or node.arguments.get("value")
     ):  # padding with another number than 0
         return []
-    made = run(
-        node, lambda v: known[v.id].numbered() if v.id in known else constants[v.id].to("cpu")
+    values = {
+        v.id: known[v.id].numbered() if v.id in known else constants[v.id] for v in node.inputs
+    }
+    made = called(
+        node, tree_map(lambda x: values[x.id] if isinstance(x, Value) else x, node.arguments)
     )
     return [
         Carried(source, None if _is_in_order(numbers, source.shape) else numbers)

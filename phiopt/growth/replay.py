@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,16 +26,19 @@ def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
             if wanted.id not in producers:
                 raise ValueError(f"a value of shape {wanted.shape} is no function of the input")
             node = producers[wanted.id]
-            made = run(node, computed)
-            known.update({o.id: x for o, x in zip(node.outputs, made, strict=False)})
+            arguments = tree_map(
+                lambda x: computed(x) if isinstance(x, Value) else x, node.arguments
+            )
+            known.update(
+                {o.id: x for o, x in zip(node.outputs, called(node, arguments), strict=False)}
+            )
         return known[wanted.id]
 
     return computed(value)
 
 
-def run(node: Node, value_of: Callable[[Value], Tensor]) -> Sequence[Tensor]:
-    """What a recorded operation makes of other tensors, on the CPU."""
-    arguments = tree_map(lambda x: value_of(x) if isinstance(x, Value) else x, node.arguments)
+def called(node: Node, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
+    """The results of an operation on real tensors, on the CPU."""
     made = node.target(**{k: _here(v) for k, v in arguments.items()})
     return made if isinstance(made, tuple | list) else (made,)
 
