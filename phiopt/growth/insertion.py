@@ -190,12 +190,15 @@ class Insertions:
     def _comes_from(self, value: Value, source: Value) -> bool:
         return source.id in {v.id for n in self._between(value, source) for v in n.inputs}
 
-    def _between(self, value: Value, source: Value) -> list[Node]:
-        """The operations that lead from ``source`` to ``value``."""
-        nodes, todo, seen = [], [value], {source.id}
+    def _between(self, value: Value, stream: Value) -> list[Node]:
+        """The operations that lead to ``value`` from ``stream``, or from what the stream comes from."""
+        passed = [stream]
+        while (maker := self.producers.get(passed[-1].id)) and id(maker) in self.source:
+            passed.append(self.source[id(maker)])
+        nodes, todo, seen = [], [value], {v.id for v in passed}
         while todo:
             v = todo.pop()
-            if v.id in seen or v.id not in self.producers or v.id < source.id:
+            if v.id in seen or v.id not in self.producers or v.id < passed[-1].id:
                 continue
             seen.add(v.id)
             nodes.append(self.producers[v.id])
