@@ -1,12 +1,15 @@
 """The package as a whole: its metadata, what its import loads, which way its imports point."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
+
+import pytest
 
 import phiopt
 
@@ -48,6 +51,11 @@ TORCH_ONLY = {
     "criteria",
     "data",
 }
+
+
+# What no public name needs before it is called.
+HEAVY = ("torchvision", "matplotlib", "sklearn", "pandas", "rich", "typer", "experiments")
+HEAVY += ("scipy.stats", "scipy.optimize", "scipy.linalg", "optuna")
 
 
 @cache
@@ -96,12 +104,70 @@ def test_the_library_knows_no_experiment_no_data_set_and_no_plot() -> None:
             assert tops <= allowed, file
 
 
-def test_importing_phiopt_loads_nothing_heavy_beside_torch() -> None:
-    heavy = ("torchvision", "matplotlib", "sklearn", "pandas", "rich", "typer", "experiments")
-    heavy += ("scipy.stats", "scipy.optimize", "scipy.linalg", "optuna")
-    code = f"import sys, phiopt; print([m for m in {heavy!r} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+def in_a_fresh_process(code: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_importing_phiopt_loads_nothing_but_its_own_table_of_names() -> None:
+    code = (
+        "import sys, torch\nbefore = set(sys.modules)\nimport phiopt\n"
+        "print(sorted(set(sys.modules) - before))\n"
+        "phiopt.grow, phiopt.GrowthMap, phiopt.lift\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new & {'torchopt', 'optree', 'functorch', 'scipy', 'tqdm'}))\n"
+        "phiopt.learn\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert in_a_fresh_process(code).splitlines() == ["['phiopt']", "[]", "[]"]
+
+
+def test_a_verb_is_a_function_whichever_file_is_imported_first() -> None:
+    verbs = sorted(set(phiopt.__all__) & {file.stem for file in (ROOT / "phiopt").glob("*.py")})
+    verbs = [name for name in verbs if name not in ("criteria", "lift")]
+    assert verbs == ["check", "initialize", "learn", "pose"]
+    code = (
+        "import pickle, types\nimport phiopt.pose, phiopt.check\nfrom phiopt.learn import learn\n"
+        "import phiopt\nassert phiopt.learn is learn\n"
+        f"for name in {verbs!r}:\n"
+        "    assert isinstance(getattr(phiopt, name), types.FunctionType), name\n"
+        "    assert pickle.loads(pickle.dumps(getattr(phiopt, name))) is getattr(phiopt, name)\n"
+        "from phiopt import *\nassert initialize is phiopt.initialize"
+    )
+    in_a_fresh_process(code)
+
+
+def test_type_checkers_see_the_public_names_and_no_others() -> None:
+    tree = ast.parse((ROOT / "phiopt" / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            assert alias.name == alias.asname, "re-exported: `import X as X`"
+            seen[alias.name] = node.module
+    assert sorted(seen) == phiopt.__all__
+    assert set(phiopt.__all__) <= set(dir(phiopt))
+    for name, home in seen.items():
+        defined = getattr(importlib.import_module(str(home)), name)
+        assert getattr(phiopt, name) is defined, name
+
+
+def test_an_unknown_name_is_an_error_that_names_it() -> None:
+    with pytest.raises(AttributeError, match="module 'phiopt' has no attribute 'initialise'"):
+        _ = phiopt.initialise
+    with pytest.raises(ImportError, match="initialise"):
+        from phiopt import initialise  # noqa: F401
+
+
+def test_an_error_at_the_first_use_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(vars(phiopt), "masked", raising=False)
+    monkeypatch.setitem(sys.modules, "phiopt.optimizers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"phiopt\.optimizers"):
+        _ = phiopt.masked
 
 
 def test_version_is_the_installed_one_and_has_a_changelog_entry() -> None:
