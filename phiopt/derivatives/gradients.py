@@ -52,8 +52,9 @@ def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | No
 
     ``params`` are float64, or float32, which shows less. A right gradient costs one gradient and five to
     seven values. Where the function has kinks or jumps, its gradient need be right only almost everywhere.
-    A difference across a kink proves nothing: the gradient is called wrong if the differences of two
-    widths depart from it alike, at two points. A random function is not examined.
+    A difference across a kink proves nothing, nor does one across many waves. The gradient is called wrong
+    if the differences of two widths are alike and depart from it alike, at two points. A random function
+    is not examined.
     """
     wrong = None
     for number in range(POINTS):
@@ -139,7 +140,7 @@ def _along(
     dtype = next(iter(point.values())).dtype
     slope = float(dot(gradient, direction))
     spread = float(sum(((gradient[n] * direction[n]) ** 2).sum() for n in direction)) ** 0.5
-    apart: list[tuple[float, float]] = []
+    apart: list[tuple[float, float, float]] = []
     for step in STEPS[dtype]:
         up = _accepted(function, _moved(point, direction, step))
         down = _accepted(function, _moved(point, direction, -step))
@@ -155,9 +156,10 @@ def _along(
             if noise <= 0.01 * scale or error == 0:
                 return None
         elif error > 3 * sides + noise:
-            apart.append((difference, error))
-    for (wide, first), (narrow, second) in pairwise(apart):
-        if abs(wide - narrow) <= 0.1 * min(first, second):
+            apart.append((difference, error, noise))
+    for (wide, first, rough), (narrow, second, rougher) in pairwise(apart):
+        alike = 0.5 * max(abs(wide), abs(narrow)) + rough + rougher
+        if abs(wide - narrow) <= min(0.1 * min(first, second), alike):
             return Mismatch(slope, narrow)
     return None
 
