@@ -12,10 +12,13 @@ from torch.distributed import ProcessGroup
 from phiopt._checks import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt._modules import state_of
 from phiopt._transforms import wrapped
-from phiopt._types import DeclaresPrecision, Params
+from phiopt._types import Params, float32_reason_of
+from phiopt.bilevel import Adjoint
 from phiopt.data import Source, check_source
 from phiopt.growth.registry import FILLS
 from phiopt.objective import Lambdas
+from phiopt.objective.paper import PAPER_TERMS
+from phiopt.solve import Solver
 
 SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -62,11 +65,11 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
     return like
 
 
-def check_parts(parts: Mapping[str, tuple[object, str]]) -> None:
-    """Refuse objects, by name, that lack the attribute which makes them a plug-in. None is left out."""
-    for name, (value, attribute) in parts.items():
+def check_parts(parts: Mapping[str, tuple[object, type]]) -> None:
+    """Refuse objects, by name, that are not of their kind. None is left out."""
+    for name, (value, kind) in parts.items():
         if value is not None:
-            part(name, value, attribute)
+            part(name, value, kind)
 
 
 def check_options(
@@ -76,10 +79,10 @@ def check_options(
     seed: int,
     micro_batch: int | None,
     process_group: object,
-    parts: Mapping[str, tuple[object, str]],
+    parts: Mapping[str, tuple[object, type]],
     flags: Mapping[str, object],
 ) -> None:
-    """Refuse arguments of `pose`. ``parts`` are plug-ins by name, each with the attribute that it must have."""
+    """Refuse arguments of `pose`. ``parts`` are plug-ins by name, each with its protocol."""
     check_parts(parts)
     for name, value in flags.items():
         flag(name, value)
@@ -92,12 +95,12 @@ def check_options(
             f"process_group: got {process_group!r}, must be a group of torch.distributed that this "
             "process is in, such as torch.distributed.group.WORLD"
         )
-    needy = [name for name in lambdas.active if name != "proximity"]
+    on_data = [t.name for t in PAPER_TERMS if t.over != "parameters" and t.name in lambdas.active]
     if data is not None:
         check_source("data", data)
-    if data is None and needy:
+    if data is None and on_data:
         raise ValueError(
-            f"data: None, but the weight of {', '.join(needy)} is not 0; these terms need D1"
+            f"data: None, but the weight of {', '.join(on_data)} is not 0; these terms need D1"
         )
 
 
@@ -105,7 +108,7 @@ def check_solve(
     solver: object, adjoint: object, seed: object, restarts: object, flags: Mapping[str, object]
 ) -> None:
     """What a solve is given."""
-    check_parts({"solver": (solver, "solve"), "adjoint": (adjoint, "solve")})
+    check_parts({"solver": (solver, Solver), "adjoint": (adjoint, Adjoint)})
     for name, value in flags.items():
         flag(name, value)
     seed_of(seed)
@@ -118,13 +121,10 @@ def without_data(lambdas: Lambdas) -> Lambdas:
     return replace(lambdas, **{n: 0.0 for n in idle if known(getattr(lambdas, n)) == 0})
 
 
-def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object) -> None:
-    """Refuse parts that need more digits than bfloat16 has."""
-    if dtype != torch.bfloat16:
-        return
-    for name, value in (("curvature", curvature), ("neighbourhood", neighbourhood)):
-        reason = value.float32_reason if isinstance(value, DeclaresPrecision) else ""
-        if reason:
+def check_precision(dtype: torch.dtype, parts: Mapping[str, object]) -> None:
+    """Refuse parts, by name, that need more digits than bfloat16 has."""
+    for name, value in parts.items() if dtype == torch.bfloat16 else ():
+        if reason := float32_reason_of(value):
             raise TypeError(f"{name}: {reason} models, got bfloat16")
 
 

@@ -129,13 +129,33 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     raise kind(f"{name}: got {shown(value)}, must be one of {', '.join(allowed)}{meant}")
 
 
-def part(name: str, value: object, method: str) -> None:
-    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method. A class is refused."""
+def part(name: str, value: object, kind: type) -> None:
+    """A ``TypeError`` by ``name`` unless ``value`` is of this kind, which is a protocol or an abstract class. The
+    error says what the value lacks. A class is refused.
+    """
     if isinstance(value, type):
         raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
-    if not hasattr(value, method):
-        what = "a callable" if method == "__call__" else f"an object with {method}()"
-        raise TypeError(f"{name}: got {shown(value)}, which has no {method}(); must be {what}")
+    if isinstance(value, kind):
+        return
+    members = _members(kind)
+    lacking = [text for member, text in members.items() if not hasattr(value, member)]
+    what = f"which has no {' and no '.join(lacking)}" if lacking else "which is none"
+    if "__call__" in members:
+        rule = "a callable"
+    elif lacking:
+        rule = f"a {kind.__name__}, an object with {' and '.join(members.values())}"
+    else:
+        rule = f"a subclass of {kind.__name__}"
+    raise TypeError(f"{name}: got {shown(value)}, {what}; must be {rule}")
+
+
+def _members(kind: type) -> dict[str, str]:
+    """What a protocol, or an abstract class, asks for: names, and how an error writes them, methods first."""
+    asked = sorted(getattr(kind, "__abstractmethods__", ())) or [
+        name for name in vars(kind) if not name.startswith("_") or name == "__call__"
+    ]
+    texts = {name: f"{name}()" if callable(vars(kind)[name]) else name for name in asked}
+    return dict(sorted(texts.items(), key=lambda item: not item[1].endswith("()")))
 
 
 def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], rule: str) -> None:

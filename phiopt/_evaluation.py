@@ -25,7 +25,7 @@ def means(
     """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples."""
     seed = seed_of(seed)
     if neighbourhood is not None:
-        part("neighbourhood", neighbourhood, "perturb")
+        part("neighbourhood", neighbourhood, Neighbourhood)
     totals, losses = [0.0 for _ in measures], 0
     generator: Generator | None = None
     with evaluating(model, data, seed):

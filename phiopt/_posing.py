@@ -19,8 +19,8 @@ from phiopt._arguments import (
 from phiopt._checks import Scalar, count, instance, known
 from phiopt._modules import copied, copies, state_of, with_tensors
 from phiopt._task_checks import check_task
-from phiopt._transforms import plain
-from phiopt._types import Lift, Loss, Params
+from phiopt._transforms import has_tangent, plain, wrapped
+from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel.adjoint import changed, given_tensors
 from phiopt.data import Data, Source
 from phiopt.distributed import check_replicas, data_parallel, failing_together, replicated
@@ -39,6 +39,7 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
+from phiopt.objective.neighbourhood import at_delta
 from phiopt.problem import Problem
 
 REFERENCE_DRAWS = 8
@@ -82,13 +83,13 @@ class Posing:
     seed: int
 
     @property
-    def plug_ins(self) -> dict[str, tuple[object, str]]:
-        """Pluggable objects by name, each with the attribute that makes the object one."""
+    def plug_ins(self) -> dict[str, tuple[object, type]]:
+        """Pluggable objects by name, each with its protocol."""
         return {
-            "lift": (self.lift, "__call__"),
-            "loss": (self.loss, "__call__"),
-            "neighbourhood": (self.neighbourhood, "perturb"),
-            "curvature": (self.curvature, "products"),
+            "lift": (self.lift, Function),
+            "loss": (self.loss, Function),
+            "neighbourhood": (self.neighbourhood, Neighbourhood),
+            "curvature": (self.curvature, Curvature),
         }
 
     def check(self) -> torch.device:
@@ -120,14 +121,17 @@ class Posing:
         return replace(
             self,
             lambdas=changed(self.lambdas, "lambdas.", numbers),
-            extra=[
-                (plain(f"extra.{t.name}", w) if isinstance(w, Tensor) else w, t)
-                for w, t in self.extra
-            ],
-            neighbourhood=changed(self.neighbourhood, "neighbourhood.", numbers),
+            extra=[_off_the_graph(weight, term) for weight, term in self.extra],
+            neighbourhood=self.neighbourhood_at(numbers.get("neighbourhood.delta")),
             start=changed(self.start, "start.", numbers),
             seed=int(self.seed),
         )
+
+    def neighbourhood_at(self, delta: Tensor | None) -> Neighbourhood | None:
+        """The neighbourhood at this δ; None: as it is."""
+        if self.neighbourhood is None or delta is None:
+            return self.neighbourhood
+        return at_delta(self.neighbourhood, delta)
 
     def problem(self, device: torch.device) -> Problem:
         """All that costs work. Where processes solve together, what fails here fails in all of them."""
@@ -140,7 +144,8 @@ class Posing:
         with failing_together(self.group, device):
             check_start(self.start, self.student)
             dtype = next(self.student.parameters()).dtype
-            check_precision(dtype, self.neighbourhood, self.curvature)
+            parts = {"curvature": self.curvature, "neighbourhood": self.neighbourhood}
+            check_precision(dtype, parts | {f"extra.{t.name}": t for _, t in self.extra})
             data = None if self.source is None else Data(self.source, device, dtype)
             inputs = None if data is None else data.example[0]
             growth = self.growth(inputs)
@@ -148,21 +153,30 @@ class Posing:
             w0 = self.module(growth, inputs)
             params = {n: p.detach().clone() for n, p in w0.named_parameters() if p.requires_grad}
             objective = self.objective(w0, growth, data, device)
-            if data is not None and objective.active != ["proximity"]:
-                class_axis = growth.class_axis if self.loss is None else None
-                apart = {"micro_batch": self.micro_batch, "process_group": self.group}
-                if not check_task(w0, growth.lift, objective, params, class_axis, apart):
-                    objective = objective.without_term("curvature")
+            third_derivatives = self.third_derivatives(w0, growth, objective, params)
             if data is not None and relabelled and self.loss is not None:
                 outputs = objective.model({}, data.example[0][:2])
                 data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
-            objective = _without_neighbours(objective)
+            left_out = _left_out(objective, third_derivatives)
+            objective = objective.without_terms(left_out)
             if self.group is not None:
                 objective = _shared(objective, params, self.group, self.seed)
         if self.scale == "relative":
             objective = _relative(objective, params, self.batch_size, self.seed)
         about = (growth, self.scale, self.seed, self.source, self.group)
-        return Problem(objective, params, w0, *about)
+        return Problem(objective, params, w0, *about, left_out, third_derivatives)
+
+    def third_derivatives(
+        self, w0: nn.Module, growth: GrowthMap, objective: Objective, params: Params
+    ) -> bool:
+        """Whether the student and the loss have them, as far as is known. The checks need a term over the data."""
+        counted = {*objective.active, *objective.extra}  # a solve may give an extra term its weight
+        on_data = [t for t in objective.terms if t.over != "parameters" and t.name in counted]
+        if objective.data is None or not on_data:
+            return True
+        class_axis = growth.class_axis if self.loss is None else None
+        apart = {"micro_batch": self.micro_batch, "process_group": self.group}
+        return check_task(w0, growth.lift, objective, params, class_axis, apart)
 
     def growth(self, inputs: Tensor | None) -> GrowthMap:
         """The map that is given, checked, or a new one."""
@@ -223,17 +237,31 @@ class Posing:
         )
 
 
-def _without_neighbours(objective: Objective) -> Objective:
-    """The objective without the noise term where inputs have no neighbours: tokens."""
+def _off_the_graph(weight: Scalar, term: Term) -> tuple[Scalar, Term]:
+    """The same with a plain number as weight, and off the transforms of `torch.func`."""
+    inside = {n: v for n, v in term.tensors().items() if wrapped(v) or has_tangent(v)}
+    number = plain(f"extra.{term.name}", weight) if isinstance(weight, Tensor) else weight
+    return number, term.with_tensors({name: plain(name, v) for name, v in inside.items()})
+
+
+def _left_out(objective: Objective, third_derivatives: bool) -> dict[str, str]:
+    """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
+    reasons: dict[str, str] = {}
+    if not third_derivatives:
+        reasons = dict.fromkeys(objective.beyond_gradient, "has no derivatives to trust")
     data = objective.data
     if data is None or data.example[0].is_floating_point():
-        return objective
-    if "noise" in objective.active:
-        raise TypeError(
-            f"data: inputs are {data.example[0].dtype}, but lambdas.noise is not 0; "
-            "neighbours x' need floating inputs"
-        )
-    return objective.without_term("noise")
+        return reasons
+    for term in objective.terms:
+        if not term.floating_reason:
+            continue
+        if term.name in objective.active:
+            raise TypeError(
+                f"data: inputs are {data.example[0].dtype}, but {objective.weight_name(term.name)} is not 0; "
+                f"{term.floating_reason}"
+            )
+        reasons[term.name] = term.floating_reason
+    return reasons
 
 
 _OWNERS = {"teacher": "the teacher's", "psi": "the lift's"}

@@ -81,8 +81,8 @@ def revived_fields(kind: Any, field: Field, apart: Collection[str] = ()) -> dict
     default.
     """
     hints = {name: hint for name, hint in _hints(kind).items() if name not in apart}
-    needed = [f.name for f in fields(kind) if f.name in hints and f.default is MISSING]
-    parts = field.members(needed)
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    parts = field.members([name for name in needed if name in hints])
     for name in parts.keys() - hints.keys():
         raise parts[name].wrong(f"left out: a {kind.__name__} has no such field")
     return {name: revived(hints[name], part) for name, part in parts.items()}

@@ -34,12 +34,13 @@ def check_task(
         apart: Arguments, by name, that ask to take a batch apart, each None or set.
 
     Returns:
-        Whether the curvature can be reported. Where the curvature has weight, it can, or this raises.
+        Whether the student and the loss have third derivatives. If a term with weight takes them they do, or this
+        raises.
 
     Raises:
         ValueError, TypeError: Something is missing or wrong; the message names the argument.
     """
-    data, active = objective.data, objective.active
+    data = objective.data
     assert data is not None, "a term with weight needs data"
     task = Task(objective.model, objective.loss, *(part[:2] for part in data.example))
     x, y = data.spread()
@@ -49,12 +50,14 @@ def check_task(
     for name, value in apart.items():
         if value is not None:
             _check_apart(task, params, name)
-    curved = "curvature" in active
-    if not curved:
+    weighted = [term for term in objective.terms if term.name in objective.active]
+    weights = [objective.weight_name(t.name) for t in weighted if t.over != "parameters"]
+    third = [objective.weight_name(t.name) for t in weighted if t.third_derivatives]
+    if not third:
         require_gradient(student, lift, task, params)
-    verify_gradient(student, lift, telling, params, active)
-    if curved:
-        require_derivatives(student, lift(task.inputs), task, params)
+    verify_gradient(student, lift, telling, params, weights, checked_further=bool(third))
+    if third:
+        require_derivatives(student, lift(task.inputs), task, params, third[0])
         return True
     return _has_derivatives(student, lift(task.inputs), task, params)
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from phiopt._checks import count, instance, part, seed_of
 from phiopt._modules import evaluating
 from phiopt._randomness import preserved_randomness
-from phiopt._types import Lift, Loss
+from phiopt._types import Function, Lift, Loss
 from phiopt._vector import to_params, to_vector
 from phiopt.data import Data, Source, check_source
 from phiopt.derivatives import differentiable
@@ -73,7 +73,7 @@ def check(
     check_source("data", data)
     for name, value in (("lift", lift), ("loss", loss)):
         if value is not None:
-            part(name, value, "__call__")
+            part(name, value, Function)
     examples, seed = count("examples", examples), seed_of(seed)
     with torch.inference_mode(False), preserved_randomness(data, torch.device("cpu"), seed):
         model = evaluating(student).to("cpu", torch.float64).requires_grad_(True)

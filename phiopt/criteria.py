@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from phiopt._checks import instance, number, part, shown
 from phiopt._evaluation import batches, evaluating, finite, means
-from phiopt._types import Loss
+from phiopt._types import Function, Loss
 from phiopt.data import Source
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
@@ -140,9 +140,9 @@ def robustness(
         >>> robustness(model, data, Uniform(0.0)) == cross_entropy(model, data)
         True
     """
-    part("neighbourhood", neighbourhood, "perturb")
+    part("neighbourhood", neighbourhood, Neighbourhood)
     if loss is not None:
-        part("loss", loss, "__call__")
+        part("loss", loss, Function)
     measures = (_log_loss if loss is None else loss,)
     return means(model, data, measures, batch_size, neighbourhood, seed)[0]
 

@@ -18,6 +18,7 @@ from phiopt.data import Source
 from phiopt.distributed import together
 from phiopt.growth import GrowthMap
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Term
+from phiopt.objective.extra import check_extra
 from phiopt.pose import pose
 from phiopt.solve import Solution, Solver, TorchOpt
 
@@ -130,7 +131,7 @@ def initialize(
     """
     weights = Lambdas.of(lambdas)
     check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
-    given = given_tensors(weights, neighbourhood, start)
+    given = given_tensors(weights, neighbourhood, start, check_extra(extra))
     check_derivative(given, adjoint)
     problem = pose(
         teacher,
@@ -152,10 +153,10 @@ def initialize(
         batch_size=(TorchOpt() if solver is None else solver).batch_size,
         seed=seed,
     )
-    return problem.solve(
+    # A problem is posed with numbers. The tensors come back for the solve, on their graph.
+    return problem.with_tensors(given).solve(
         weights,
         extra={term.name: weight for weight, term in extra},
-        delta=given.get("neighbourhood.delta") if problem.objective.term("noise") else None,
         start=start if isinstance(start, dict) else None,
         solver=solver,
         adjoint=adjoint,

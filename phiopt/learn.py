@@ -19,7 +19,7 @@ from phiopt._files import check_path
 from phiopt._modules import copied
 from phiopt._posing import derived_map
 from phiopt._randomness import preserved_randomness
-from phiopt._types import Lift, Loss, Params
+from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import check_steps
 from phiopt.bilevel.outer import OuterLoss, Value, check_disjoint
@@ -226,7 +226,7 @@ def _check(
     options: Mapping[str, Any],
 ) -> None:
     """What can be said of the arguments before the models and the data are looked at."""
-    part("search", search, "run")
+    part("search", search, Search)
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     for name, value in (
@@ -239,10 +239,10 @@ def _check(
         if os.path.isfile(directory):  # type: ignore[arg-type]
             raise ValueError(f"directory: got {directory}, which is a file; must be a directory")
     one_of("scale", options["scale"], SCALES)
-    asked = {"lift": "__call__", "loss": "__call__", "curvature": "products"}
-    check_parts({name: (options[name], method) for name, method in asked.items()})
-    part("solver", solver, "solve")
-    part("neighbourhood", options["neighbourhood"], "perturb")
+    kinds = {"lift": Function, "loss": Function, "curvature": Curvature}
+    check_parts({name: (options[name], kind) for name, kind in kinds.items()})
+    part("solver", solver, Solver)
+    part("neighbourhood", options["neighbourhood"], Neighbourhood)
 
 
 def _outer(

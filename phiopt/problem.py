@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from phiopt._randomness import preserved_randomness
 from phiopt._transforms import inside_transforms, outside_transforms, plain
 from phiopt._types import Params
 from phiopt.bilevel import Adjoint
-from phiopt.bilevel.adjoint import check_derivative, detached
+from phiopt.bilevel.adjoint import check_derivative
 from phiopt.data import Source
 from phiopt.distributed import check_replicas, together
 from phiopt.growth import GrowthMap
@@ -35,7 +35,7 @@ from phiopt.solve import (
     solve_many,
     verdict,
 )
-from phiopt.solve.solver import needs_hessian
+from phiopt.solve.solver import SolvesMany, needs_hessian
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,8 @@ class Problem:
         seed: Of every random draw of a solve that is given no other.
         source: D1 as it was given, or None.
         process_group: The processes that solve the problem together, or None.
+        left_out: Terms that cannot be computed, and so are not in the objective, with the reason.
+        third_derivatives: Whether the student and the loss have them, as far as is known.
     """
 
     objective: Objective
@@ -61,6 +63,8 @@ class Problem:
     seed: int
     source: Source | None = None
     process_group: ProcessGroup | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    third_derivatives: bool = True
 
     @property
     def constants(self) -> Params:
@@ -87,7 +91,8 @@ class Problem:
         Args:
             lambdas: λ; None: that of the problem. A term without weight in the problem has to be
                 without weight here.
-            delta: δ of the neighbourhood; None: that of the problem.
+            delta: δ of the neighbourhood, and of extra terms that follow it (`Term.with_delta`); None: that of
+                the problem.
             extra: Weights of extra terms by name; None, and where not named: those of the problem.
             start: The student's parameters by name, and buffers if any; None: that of the problem.
             solver: As in `initialize`, and so are ``adjoint``, ``restarts``, ``throw`` and
@@ -116,17 +121,22 @@ class Problem:
             process_group=self.process_group,
         )
 
-    def solve_many(self, lambdas: Tensor, *, solver: TorchOpt | None = None) -> list[Outcome]:
+    def solve_many(self, lambdas: Tensor, *, solver: SolvesMany | None = None) -> list[Outcome]:
         """The argmin at many points λ, all at once on stacked parameters: see `phiopt.solve.solve_many`,
         which takes several problems too.
 
         Args:
             lambdas: Points of the simplex, ``(N, 4)``.
-            solver: With fresh draws and no ``tol``; None: ``TorchOpt()``.
+            solver: `TorchOpt` with fresh draws and no ``tol``, or another solver that is `SolvesMany`; None:
+                ``TorchOpt()``.
         """
         device = next(iter(self.start.values())).device
         with global_lock(), preserved_randomness(self.source, device, self.seed):
             return solve_many(TorchOpt() if solver is None else solver, [self], lambdas)[0]
+
+    def with_tensors(self, values: Params) -> Problem:
+        """The same problem with these tensors, by the names of `Objective.tensors`."""
+        return replace(self, objective=self.objective.with_tensors(values))
 
     def _moved(
         self,
@@ -135,15 +145,14 @@ class Problem:
         extra: Mapping[str, Scalar] | None,
         start: Params | None,
     ) -> tuple[Problem, Params]:
-        """The problem at these weights and this δ and from this start, all of them numbers off the graph;
-        and the tensors among them, by the names of `Objective.tensors` and ``start.NAME``.
+        """The problem at these weights and this δ and from this start, all of its tensors off the graph; and
+        these tensors as they were, by the names of `Objective.tensors` and ``start.NAME``.
         """
-        more = check_weights(extra or {}, self.objective.extra)
+        more = check_weights(extra or {}, self.objective.extra, self.left_out)
         objective = replace(self.objective, lambdas=weights, extra={**self.objective.extra, **more})
         if delta is not None:
-            objective = _with_delta(objective, delta)
-        parts = ("lambdas", "extra", "neighbourhood")
-        given = {n: v for n, v in objective.tensors().items() if n.split(".")[0] in parts}
+            objective = objective.with_delta(scalar("delta", delta))
+        given = objective.tensors()
         tensors = {n: v for n, v in (start or {}).items() if isinstance(v, Tensor)}
         given |= {f"start.{name}": value for name, value in tensors.items()}
         numbers = {name: plain(name, value) for name, value in given.items()}
@@ -164,17 +173,6 @@ class Problem:
         objective = replace(self.objective, model=lambda w, x: model(beside | w, x))
         student = with_tensors(self.student, beside)
         return replace(self, objective=objective, start=w0, student=student)
-
-
-def _with_delta(objective: Objective, delta: Scalar) -> Objective:
-    """L with this δ."""
-    term = objective.term("noise")
-    moved = term and term.with_delta(scalar("delta", delta))
-    if moved is None:
-        raise ValueError(
-            f"delta: got {delta}, must be None: the problem's noise term, {term}, has no δ"
-        )
-    return objective.with_term(moved)
 
 
 @global_lock()
@@ -204,14 +202,13 @@ def _solve(
         raise TypeError(f"start: got {shown(start)}, must be Params; a fill's name is for pose()")
     problem, given = problem._moved(weights, delta, extra, start)
     check_derivative(given, adjoint)
-    if problem.objective.term("curvature") is None and needs_hessian(solver):
+    if not problem.third_derivatives and needs_hessian(solver):
         raise TypeError(
             f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
             "(see phiopt.check); take LBFGS or TorchOpt"
         )
-    if adjoint is None:  # off the graph of the teacher's and the lift's parameters
-        objective = problem.objective.with_tensors(detached(problem.objective.tensors()))
-        problem = replace(problem, objective=replace(objective, psi={}))
+    if adjoint is None:  # the model holds ψ's parameters itself
+        problem = replace(problem, objective=replace(problem.objective, psi={}))
     device = next(iter(problem.start.values())).device
     with (
         outside_transforms() as transforms,  # they see the adjoint's solve alone
@@ -265,7 +262,7 @@ def _solution(
     outcome = solve(objective, start)
     params = {name: plain(name, value) for name, value in outcome.params.items()}
     # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
-    asked = outcome.status is Status.SOLVED and objective.term("curvature") is not None
+    asked = outcome.status is Status.SOLVED and problem.third_derivatives
     curved_on = (outcome.saa_samples or fresh) if asked else None
     others, error = restarted(solver, objective, start, restarts, seed, progress)
     if error is not None:
@@ -290,4 +287,5 @@ def _solution(
         stats=outcome.stats,
         error=outcome.error,
         map=problem.map,
+        left_out=dict(problem.left_out),
     )

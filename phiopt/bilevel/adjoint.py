@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
@@ -12,7 +12,7 @@ from torchopt import pytree
 
 from phiopt._transforms import batched, differentiated, has_tangent, plain, wrapped
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective, delta_of
+from phiopt.objective import Lambdas, Objective, Term, delta_of
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.solver import takes_steps
 
@@ -26,6 +26,7 @@ class AdjointError(RuntimeError):
     """The solution has no derivative that can be trusted; the message says why and what to do."""
 
 
+@runtime_checkable
 class Adjoint(Protocol):
     """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. An adjoint that goes back by the
     solver's steps declares that: see `NeedsSteps`.
@@ -70,12 +71,18 @@ def differentiable_inputs(objective: Objective, start: Params) -> Params:
     return {name: value for name, value in tensors.items() if differentiated(value)}
 
 
-def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
-    """The tensors among λ, δ and the start, by the names of `differentiable_inputs`."""
+def given_tensors(
+    lambdas: Lambdas, neighbourhood: Any, start: Any, extra: Sequence[tuple[Any, Term]] = ()
+) -> Params:
+    """The tensors among λ, δ, the start and those that extra terms hold, by the names of
+    `differentiable_inputs`.
+    """
     values: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
     values["neighbourhood.delta"] = delta_of(neighbourhood)
     if isinstance(start, dict):
         values |= {f"start.{n}": value for n, value in start.items()}
+    for _, term in extra:
+        values |= term.tensors()
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
@@ -95,7 +102,7 @@ def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
 def changed(part: Part, prefix: str, inputs: Params) -> Part:
     """A dictionary, or a dataclass, in which the ``inputs`` under this prefix replace the old values."""
     own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
-    if not own or part is None:  # tokens have no neighbourhood
+    if not own:
         return part
     whole: Any = part
     return cast(Part, whole | own if isinstance(whole, dict) else replace(whole, **own))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phiopt._checks import flag, fraction, part, positive
 from phiopt._transforms import outside_transforms
-from phiopt._types import Params
+from phiopt._types import Function, Params
 from phiopt._vector import to_vector
 from phiopt.bilevel.adjoint import (
     AdjointError,
@@ -95,13 +95,13 @@ class Implicit:
     report: Callable[[ImplicitReport], object] | None = None
 
     def __post_init__(self) -> None:
-        part("linear_solver", self.linear_solver, "__call__")
+        part("linear_solver", self.linear_solver, Function)
         fraction("tol", self.tol)
         flag("check", self.check)
         positive("max_error", self.max_error)
         fraction("damping", self.damping)
         if self.report is not None:
-            part("report", self.report, "__call__")
+            part("report", self.report, Function)
 
     def solve(
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool

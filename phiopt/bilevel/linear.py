@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from phiopt._checks import count, fraction, part, positive
+from phiopt._types import Function
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
 """v ↦ A v for a symmetric A; vectors of shape ``(n,)``."""
@@ -239,7 +240,7 @@ class Damped:
 
     def __post_init__(self) -> None:
         positive("damping", self.damping)
-        part("solver", self.solver, "__call__")
+        part("solver", self.solver, Function)
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
         return self.solver(lambda v: operator(v) + self.damping * v, b)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.func import grad
 
 from phiopt._checks import count, part, within
-from phiopt._types import Loss, Model, Params
+from phiopt._types import Function, Loss, Model, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source, check_source
 from phiopt.objective import Neighbourhood, Uniform, pure_model
@@ -103,9 +103,9 @@ class OuterLoss:
         check_source("data", self.data)
         within("robust", self.robust, 0, 1)
         if self.neighbourhood is not None:
-            part("neighbourhood", self.neighbourhood, "perturb")
+            part("neighbourhood", self.neighbourhood, Neighbourhood)
         if self.loss is not None:
-            part("loss", self.loss, "__call__")
+            part("loss", self.loss, Function)
         if self.training is not None and not isinstance(self.training, Training):
             raise TypeError(f"training: got {type(self.training).__name__}, must be a Training")
         if self.batch_size is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import isfinite
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Generator
 
@@ -57,6 +57,7 @@ class Evaluation(NamedTuple):
 Evaluate: TypeAlias = Callable[[Params], Evaluation]
 
 
+@runtime_checkable
 class Search(Protocol):
     """A way to solve the outer problem."""
 
@@ -111,7 +112,7 @@ class Mirror:
         for name in ("budget", "restarts", "patience"):
             count(name, getattr(self, name))
         positive("rate", self.rate)
-        part("adjoint", self.adjoint, "solve")
+        part("adjoint", self.adjoint, Adjoint)
 
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
         generator = Generator().manual_seed(seed)

@@ -40,7 +40,13 @@ class Composed(Protocol):
     def of_outputs(self, outputs: Tensor) -> Tensor: ...
 
 
-def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, params: Params) -> None:
+def require_derivatives(
+    module: nn.Module,
+    inputs: Tensor,
+    loss: Composed,
+    params: Params,
+    weight: str = "lambdas.curvature",
+) -> None:
     """Raise unless ∇‖H v‖² of ``loss`` can be computed at ``params`` and is right, as far as is known.
 
     Args:
@@ -48,6 +54,7 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
         inputs: A small batch of its inputs, to find the layer by.
         loss: Its loss on such a batch, under `differentiable`: a `phiopt.objective.Task`.
         params: The point.
+        weight: The name, in errors, of the weight that asks for these derivatives.
 
     Raises:
         TypeError: A layer or the loss is compiled or scripted, runs kernels that cannot be replaced, is
@@ -57,7 +64,7 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
     Costs one third derivative on a small batch. Only derivatives written by hand are compared with finite
     differences. `phiopt.check` compares every layer.
     """
-    advice = "with lambdas.curvature > 0 the solver needs third derivatives of every layer"
+    advice = f"with {weight} > 0 the solver needs third derivatives of every layer"
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
             kind = type(part).__name__

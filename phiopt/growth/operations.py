@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from phiopt._checks import instance, part
+from phiopt._types import Function
 from phiopt.growth import catalogue
 from phiopt.growth.axes import Mismatch
 from phiopt.growth.call import Call
@@ -60,7 +61,7 @@ def register_rule(*names: str, facts: Facts | None = None) -> Callable[[Rule], R
         instance("facts", facts, Facts, "a phiopt.growth.Facts")
 
     def add(rule: Rule) -> Rule:
-        part("rule", rule, "__call__")
+        part("rule", rule, Function)
         for name in map(catalogue.recorded_name, names):
             known = replace(catalogue.facts(name), general=None) if facts is None else facts
             catalogue.declare(name, rule=rule, facts=known)

@@ -128,8 +128,13 @@ class CurvatureTerm(Term):
     name: ClassVar[str] = "curvature"
     over: ClassVar[Literal["examples", "batch", "parameters"]] = "batch"
     first: ClassVar[bool] = True
+    third_derivatives: ClassVar[bool] = True
 
     estimator: Curvature
+
+    @property
+    def float32_reason(self) -> str:
+        return self.estimator.float32_reason
 
     @property
     def first_order_only(self) -> str:
@@ -198,7 +203,7 @@ class CurvatureTerm(Term):
         probes = self.estimator.aim(
             lambda: operator(linearise, tasks[0], on.params, on.size), on.draws.probes
         )
-        return MicrobatchedCurvature(linearise, tasks, on.params, probes, on.size)
+        return MicrobatchedCurvature(self.name, linearise, tasks, on.params, probes, on.size)
 
     def _halves(self, on: Partition, scores: Tensor | None) -> tuple[Task, Task]:
         """A and B."""

@@ -34,6 +34,7 @@ class MicrobatchedCurvature:
     right in expectation where they are exchangeable.
 
     Args:
+        name: The term's name.
         linearise: L_f on a batch, with the products of its matrix.
         tasks: L_f on A and on B.
         params: w.
@@ -41,6 +42,7 @@ class MicrobatchedCurvature:
         size: Examples to a pass at most; None: all.
     """
 
+    name: str
     linearise: Linearise
     tasks: tuple[Task, Task]
     params: Params
@@ -76,7 +78,7 @@ class MicrobatchedCurvature:
             ) -> tuple[Tensor, Terms]:
                 product = self.linearise(chunk, w).hvp
                 estimate = share * mean_dot(each(product, self.probes), fixed)
-                return 2 * weight * estimate, {"curvature": estimate}
+                return 2 * weight * estimate, {self.name: estimate}
 
             yield of_chunk
 

@@ -122,6 +122,20 @@ class Term(ABC):
     """Whether the term is evaluated before others, because it computes what they can use
     (`Evaluation.provide`)."""
 
+    third_derivatives: ClassVar[bool] = False
+    """Whether the term's gradient takes third derivatives of the student's loss, as that of ‖H v‖² does. They
+    are checked before a solve in which the term has weight. Where they are lacking, a term without weight is
+    not reported."""
+
+    floating_reason: ClassVar[str] = ""
+    """Why the data's inputs must be floating, such as "neighbours x' need floating inputs"; empty if they need
+    not be."""
+
+    @property
+    def float32_reason(self) -> str:
+        """See `DeclaresPrecision`."""
+        return ""
+
     @property
     def first_order_only(self) -> str:
         """Why derivatives beyond the gradient, which adjoints need, are wrong, and what to do; empty where
@@ -161,7 +175,9 @@ class Term(ABC):
         return Work(task=self.over != "parameters")
 
     def tensors(self) -> Params:
-        """What the term holds that a solution can be differentiated in, by name."""
+        """What the term holds that a solution can be differentiated in, by name. Two terms may share a name only
+        if they share the tensor.
+        """
         return {}
 
     def with_tensors(self, values: Params) -> Term:
@@ -169,7 +185,9 @@ class Term(ABC):
         return self
 
     def with_delta(self, delta: Scalar) -> Term | None:
-        """The same term at this δ of its neighbourhood; None, the default, if it has no δ."""
+        """The same term at this δ of the problem's neighbourhood; None, the default, if the term does not depend
+        on that δ.
+        """
         return None
 
     def shared(self, start: Params) -> dict[str, Any]:

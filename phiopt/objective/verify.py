@@ -143,7 +143,13 @@ class Checked:
 
 
 def verify_gradient(
-    module: nn.Module, lift: Lift, task: Task, params: Params, names: Sequence[str]
+    module: nn.Module,
+    lift: Lift,
+    task: Task,
+    params: Params,
+    weights: Sequence[str],
+    *,
+    checked_further: bool = False,
 ) -> None:
     """Raise unless the gradient of ``task`` is that of its values.
 
@@ -152,7 +158,8 @@ def verify_gradient(
         lift: ψ.
         task: Its loss, on some examples: more are slower, and a gradient may be wrong on some alone.
         params: Where; points near it are looked at.
-        names: The terms with weight.
+        weights: Names of the weights that count, for errors: ``lambdas.task``.
+        checked_further: Whether `require_derivatives` follows, which names a layer that fails.
 
     Raises:
         TypeError: Names the layer or the loss, and what cuts the gradient.
@@ -174,11 +181,11 @@ def verify_gradient(
                 raise
             if dtype != last:
                 continue
-            if dtype != own or "curvature" in names:
-                return  # `require_derivatives` names the layer
+            if dtype != own or checked_further:
+                return
             raise
         if wrong is not None:
-            raise TypeError(_message(wrong, checked.guilty(), checked.affected(), names))
+            raise TypeError(_message(wrong, checked.guilty(), checked.affected(), weights))
         if other is not None:
             raise TypeError(other)
         return
@@ -223,7 +230,7 @@ def _kind(module: nn.Module, name: str) -> str:
 
 
 def _message(
-    wrong: Mismatch, guilty: list[Guilty], affected: list[str], names: Sequence[str]
+    wrong: Mismatch, guilty: list[Guilty], affected: list[str], weights: Sequence[str]
 ) -> str:
     place = guilty[0] if guilty else Guilty("", "", (), ())
     head = "loss: its gradient" if place.name is None else "student: the gradient"
@@ -249,12 +256,11 @@ def _message(
             "compute that part with its derivative, or set requires_grad=False on the parameters "
             "that are to stay as they are"
         )
-    terms = ", ".join(f"lambdas.{name}" for name in names if name != "proximity")
     return (
         f"{head} is not that of its values: {reason}. On the first examples the mean loss changes by "
         f"{wrong.difference:.6g} along a direction in which its gradient says {wrong.slope:.6g}"
         + (f", in {', '.join(affected)} among others" if affected else "")
-        + f"; {terms} would be minimised wrongly. Remedy: {remedy}"
+        + f"; {', '.join(weights)} would be minimised wrongly. Remedy: {remedy}"
     )
 
 

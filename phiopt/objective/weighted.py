@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -68,6 +68,15 @@ class WeightedTerms:
         return weighed(self.weights)
 
     @property
+    def beyond_gradient(self) -> list[str]:
+        """Names of the terms that take derivatives of the student's loss beyond the gradient."""
+        return [term.name for term in self.terms if term.third_derivatives]
+
+    def weight_name(self, name: str) -> str:
+        """What an error calls the weight of the term of this name."""
+        return f"extra.{name}" if name in self.extra else f"lambdas.{name}"
+
+    @property
     def interval(self) -> int:
         """Steps of a stochastic solver to one that has all terms with weight."""
         active = self.active
@@ -83,9 +92,19 @@ class WeightedTerms:
             return replace(self, terms=[*self.terms, term])
         return replace(self, terms=[term if t.name == term.name else t for t in self.terms])
 
-    def without_term(self, name: str) -> Self:
-        """Without the term of this name, which has no weight."""
-        return replace(self, terms=[term for term in self.terms if term.name != name])
+    def without_terms(self, names: Collection[str]) -> Self:
+        """Without the terms of these names, which have no weight."""
+        return replace(self, terms=[term for term in self.terms if term.name not in names])
+
+    def with_delta(self, delta: Scalar) -> Self:
+        """With this δ in the terms that depend on it. An error if there are none."""
+        moved = [term.with_delta(delta) for term in self.terms]
+        if all(term is None for term in moved):
+            raise ValueError(
+                f"delta: got {delta}, must be None: none of the problem's terms, {', '.join(self.names)}, has a δ"
+            )
+        pairs = zip(self.terms, moved, strict=True)
+        return replace(self, terms=[term if other is None else other for term, other in pairs])
 
     def reporting(self, to: Callable[[Search], None]) -> Self:
         """With terms that call ``to`` after every search that they make."""

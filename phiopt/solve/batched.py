@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from phiopt.objective import Lambdas
 from phiopt.solve.outcome import Outcome, Status
-from phiopt.solve.stacked import StackableProblem, StackedSolves
-from phiopt.solve.torchopt_loop import TorchOpt
+from phiopt.solve.solver import SolvesMany
+from phiopt.solve.stacked import LAMBDAS, StackableProblem, StackedSolves
 
 FIELDS = ("micro_batch", "psi", "extra")
 EXAMPLES = 256
@@ -25,19 +25,19 @@ EXAMPLES = 256
 
 
 def solve_many(
-    solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor
+    solver: SolvesMany, problems: Sequence[StackableProblem], lambdas: Tensor
 ) -> list[list[Outcome]]:
     """φ at every point of ``lambdas`` for every problem, all at once.
 
     Each outcome is, to rounding, that of ``solver.solve`` on the problem with those weights: the
     draws of a problem are the same at every point, each point has an optimiser of its own, and what
     goes wrong at one (NaN, a roll-back) concerns that one alone. Points whose λ4 is 0 are solved
-    apart, without the curvature; any other term is computed if one of the points weighs it, and has
+    apart, without the curvature. Any other term is computed if one of the points weighs it, and has
     to be finite at all of them. Memory is that of one gradient times the number of problems and
     points. An exception while data are read goes through.
 
     Args:
-        solver: With fresh draws and no ``tol``.
+        solver: `TorchOpt` with fresh draws and no ``tol``, or another solver that is `SolvesMany`.
         problems: From ``S`` seeds or teachers.
         lambdas: Points of the simplex, ``(N, 4)``.
 
@@ -48,13 +48,14 @@ def solve_many(
         ValueError: ``solver`` has a ``tol`` or frozen draws, ``problems`` is empty, has batches of
             different sizes, or differs in what is not stacked (δ, the loss, classes), ``lambdas``
             is not ``(N, 4)`` or has a point off the simplex.
-        TypeError: ``solver`` is no `TorchOpt`, its optimiser cannot be batched, or ``lambdas`` is no
+        TypeError: ``solver`` is not `SolvesMany`, its optimiser cannot be batched, or ``lambdas`` is no
             tensor.
     """
     _check(solver, problems, lambdas)
     check_compatible(problems)
     solved: list[dict[int, Outcome]] = [{} for _ in problems]
-    curved = lambdas[:, 3] != 0
+    beyond = problems[0].objective.beyond_gradient
+    curved = (lambdas[:, [name in beyond for name in LAMBDAS]] != 0).any(1)
     for group in (curved, ~curved):
         points = group.nonzero().flatten().tolist()
         if points:
@@ -65,11 +66,14 @@ def solve_many(
     return [[by_point[point] for point in range(len(lambdas))] for by_point in solved]
 
 
-def _check(solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor) -> None:
-    if not isinstance(solver, TorchOpt):
-        raise TypeError(f"solver: got {type(solver).__name__}, must be a TorchOpt to be batched")
-    if solver.tol is not None or not solver.fresh:
-        raise ValueError(f"solver: got {solver}, must have fresh draws and no tol to be batched")
+def _check(solver: object, problems: Sequence[StackableProblem], lambdas: Tensor) -> None:
+    if not isinstance(solver, SolvesMany):
+        raise TypeError(
+            f"solver: got {type(solver).__name__}, must be one that takes the steps of many solves together, "
+            "such as TorchOpt; or solve one at a time"
+        )
+    if solver.apart_reason:
+        raise ValueError(f"solver: got {solver}, {solver.apart_reason} to be batched")
     if not problems:
         raise ValueError("problems: got none, at least one is needed")
     if not isinstance(lambdas, Tensor):
@@ -82,15 +86,13 @@ def _check(solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tens
 
 @torch.no_grad()
 def _solve(
-    solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor
+    solver: SolvesMany, problems: Sequence[StackableProblem], lambdas: Tensor
 ) -> list[Outcome]:
     began = perf_counter()
     optimizer = solver.transformation(problems[0].objective.interval)
     with _fallbacks_unmentioned():
         solves = StackedSolves(problems, lambdas, optimizer, batch_size=solver.batch_size)
-        loop = solver.loop(solves)
-        loop.run(tqdm(disable=True))
-        outcomes = loop.outcomes(perf_counter() - began)
+        outcomes = solver.drive(solves, began, tqdm(disable=True))
     for outcome in outcomes:
         if outcome.status is Status.DATA_FAILED:
             assert outcome.error is not None, "what the data raised"

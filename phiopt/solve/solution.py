@@ -36,8 +36,7 @@ class Solution:
             tensors).
         status: What happened and what to do about it.
         terms: Raw values of the four terms at w1 (those that the arguments allow), unweighted,
-            whatever their weights. Where λ4 is 0 and the student or the loss lacks a derivative
-            that can be trusted, the curvature is not among them.
+            whatever their weights; those that ``left_out`` names are not among them.
         start_terms: The same at w0.
         objective: The weighted sum at w1.
         start_objective: The weighted sum at w0; never below ``objective``.
@@ -52,6 +51,7 @@ class Solution:
             number of the report raised, where it is ``REPORT_FAILED``.
         map: Where the teacher sits in the student; None in a solution read from a file.
         extra: The weights of terms beside the paper's four, by name.
+        left_out: Terms that could not be computed, by name, with the reason.
 
     ``print(solution)`` shows a report.
     """
@@ -72,6 +72,7 @@ class Solution:
     error: Exception | None = None
     map: GrowthMap | None = field(default=None, repr=False, compare=False)
     extra: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -130,10 +131,8 @@ class Solution:
         ]
         for name, weight in [*self.lambdas.items(), *self.extra.items()]:
             if not (name in self.terms and name in self.start_terms):
-                if name == "curvature" and "task" in self.terms:
-                    lines.append(
-                        f"{name:<12}{0.0:>9.4g}  not reported, has no derivatives to trust"
-                    )
+                if name in self.left_out:
+                    lines.append(f"{name:<12}{0.0:>9.4g}  not reported, {self.left_out[name]}")
                 continue
             row = f"{name:<12}{known(weight):>9.4g}{self.divisors.get(name, 1.0):>13.4g}"
             row += f"{self.start_terms[name]:>14.4g}{self.terms[name]:>14.4g}"
@@ -196,8 +195,11 @@ def _said(solution: Solution) -> str:
     if solution.lost:
         lines.append(f"not finite: {', '.join(solution.lost)}")
     if solution.error is not None:
-        unreported = solution.status is Status.REPORT_FAILED and "curvature" not in solution.terms
-        place = "computing the curvature for the report raised " if unreported else ""
+        place = ""
+        if solution.status is Status.REPORT_FAILED:
+            weights = {**dict(solution.lambdas.items()), **solution.extra}
+            lost = [n for n in weights if n not in solution.terms and n not in solution.left_out]
+            place = f"computing the {' and '.join(lost)} for the report raised " if lost else ""
         lines.append(f"{place}{type(solution.error).__name__}: {solution.error}")
     return "\n".join(lines)
 

@@ -104,9 +104,10 @@ class StackedSolves:
         return Judged(torch.stack(parts).sum(0).flatten().tolist(), terms)
 
     def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        found, error = reported(self.names, terms, lambda names: self._mean_terms(params, names))
+        objective = self.problems[0].objective
+        complete, error = reported(objective, terms, lambda names: self._mean_terms(params, names))
         self.raised = error or self.raised
-        columns = {name: values.tolist() for name, values in found.items()}
+        columns = {name: values.tolist() for name, values in complete.items()}
         return [{name: column[i] for name, column in columns.items()} for i in range(len(self))]
 
     def init(self, params: Params) -> Any:

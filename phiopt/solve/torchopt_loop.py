@@ -78,31 +78,36 @@ class TorchOpt:
         """See `Solver`. Runs without recording a graph: the result does not require grad."""
         began = perf_counter()
         with torch.no_grad():
-            loop = self.loop(
-                OneSolve(
-                    objective,
-                    start,
-                    seed,
-                    self.transformation(objective.interval),
-                    batch_size=self.batch_size,
-                    fresh=self.fresh,
-                )
+            solve = OneSolve(
+                objective,
+                start,
+                seed,
+                self.transformation(objective.interval),
+                batch_size=self.batch_size,
+                fresh=self.fresh,
             )
-            with tqdm(total=self.steps, desc="φ", disable=None if progress else True) as bar:
-                loop.run(bar)
-            (outcome,) = loop.outcomes(perf_counter() - began)
+        with tqdm(total=self.steps, desc="φ", disable=None if progress else True) as bar:
+            (outcome,) = self.drive(solve, began, bar)
         return outcome
 
+    @property
+    def apart_reason(self) -> str:
+        """See `SolvesMany`."""
+        return "must have fresh draws and no tol" if self.tol is not None or not self.fresh else ""
+
     def transformation(self, every: int) -> Any:
-        """The gradient transformation of a solve that has a curvature in one of ``every`` steps."""
+        """See `SolvesMany`."""
         return self.optimizer or default_optimizer(self.steps, every=every)
 
-    def loop(self, solves: Solves) -> Loop:
-        """The loop over these solves, before its first step."""
-        return Loop(
+    @torch.no_grad()
+    def drive(self, solves: Solves, began: float, bar: Any) -> list[Outcome]:
+        """See `SolvesMany`."""
+        loop = Loop(
             solves,
             steps=self.steps,
             check_every=self.check_every,
             tol=self.tol or 0.0,
             fresh=self.fresh,
         )
+        loop.run(bar)
+        return loop.outcomes(perf_counter() - began)
