@@ -1,4 +1,4 @@
-"""Terms beside the paper's four, with their weights beside the simplex."""
+"""Terms beside the paper's four. Their weights are no part of the simplex."""
 
 from __future__ import annotations
 

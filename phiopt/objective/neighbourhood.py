@@ -1,8 +1,8 @@
 """U_δ(x): where the noisy inputs x' of the noise term come from (paper, section 4, L3; section 5.2,
 corruption).
 
-A draw is made of standardised noise ε that does not depend on δ, and x' = x + δ ε: the same draw
-serves different δ (common random numbers) and x' is differentiable in δ (reparameterisation).
+A draw is standardised noise ε that does not depend on δ, and x' = x + δ ε. So the same draw serves different δ
+(common random numbers), and x' is differentiable in δ (reparameterisation).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Uniform:
         return _clip(inputs + self.delta * draw[0], self.clip)
 
     def _radii(self, lengths: Tensor, dimension: int, generator: Generator) -> Tensor:
-        """U^(1/n); both of an antithetic pair at one distance, on opposite sides."""
+        """U^(1/n). The two of an antithetic pair have the same distance, on opposite sides."""
         if self.sampling == "antithetic":
             half = uniforms(self.samples // 2, lengths[0], generator, "independent")
             return torch.cat([half, half]) ** (1 / dimension)
@@ -213,15 +213,14 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Corruption:
-    """Each pixel is replaced by U[low, high] with probability δ (the paper's image corruption,
-    section 5.2).
+    """Each pixel is replaced by U[low, high] with probability δ (the paper's image corruption, section 5.2).
 
-    A pixel is all channels of a position for images ``(batch, channels, height, width)``, a single
-    coordinate for inputs of other dimensions.
+    In images ``(batch, channels, height, width)`` a pixel is all channels of a position. In inputs of another
+    number of axes it is a single coordinate.
 
     Args:
-        delta: δ ∈ [0, 1], the expected fraction of pixels replaced. A number: x' jumps in δ, there
-            is no derivative.
+        delta: δ ∈ [0, 1], the expected fraction of pixels replaced; a number. x' jumps in δ, so there is no
+            derivative in δ.
         samples: Draws of x' to an x; default 1.
         low: Least replacement value; default 0.
         high: Largest; default 1.

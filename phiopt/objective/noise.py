@@ -84,9 +84,8 @@ def noise(model: Model, loss: Loss, params: Params, noisy: Tensor, targets: Tens
 
         1/m Σ_{(x, y) ∈ D1} E_{x' ∈ U_δ(x)} l(y, f(ψ(x'), w))        (paper, section 4, term 3)
 
-    The expectation is the average over the samples of ``noisy``, x' of shape ``(samples, batch,
-    ...)`` drawn in the teacher's space; all go through the model as one batch. As with `task`, the
-    paper's sum over D1 is a mean.
+    ``noisy`` holds x', ``(samples, batch, ...)``, drawn in the teacher's space. The expectation is the average over
+    the samples. All go through the model as one batch. As in `Task`, the paper's sum over D1 is a mean.
     """
     samples = len(noisy)
     repeated = targets.expand(samples, *targets.shape).flatten(0, 1)

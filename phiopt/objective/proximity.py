@@ -56,9 +56,9 @@ class ProximityTerm(Term):
 def proximity(params: Params, teacher: Params, extract: Callable[[Params], Params]) -> Tensor:
     """L_2(w, u) = ‖u − w[u]‖²        (paper, section 4, term 2)
 
-    ``extract`` gives w[u], the student's values at the places of the teacher's coordinates, by the
-    teacher's names; ``teacher`` is u. Only coordinates that ``params`` holds count: fixed ones and
-    buffers would add a constant.
+    ``teacher`` is u. ``extract`` gives w[u], the student's values where the teacher's coordinates sit, by the
+    teacher's names. Only coordinates that ``params`` holds count. Fixed parameters and buffers would add a
+    constant.
     """
     carried = extract(params)
     return square_norm({name: teacher[name] - value for name, value in carried.items()})
