@@ -1,4 +1,4 @@
-"""An objective that counts its own evaluations, and searches, for the report of a solve."""
+"""An objective that counts its evaluations and searches, for the report of a solve."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -16,8 +16,8 @@ from phiopt.solve.outcome import Stats
 class Counted:
     """An objective that counts its evaluations.
 
-    ``unsettled`` counts the searches for the curvature's probes that did not reach their tolerance;
-    ``search_error`` is the largest error of a search, None without searches.
+    ``unsettled`` counts the terms' searches that did not reach their tolerance. ``search_error`` is the largest
+    error of a search; None without searches.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -47,7 +47,7 @@ class Counted:
     def mean_terms(
         self, params: Params, samples: list[Sample], names: Collection[str] | None = None
     ) -> dict[str, Tensor]:
-        """The raw terms of these names (None: all that there are), the mean over the samples."""
+        """Means over the samples of the raw terms of these names (None: of all terms)."""
         records = [self.objective.evaluate(params, sample, names) for sample in samples]
         for record, sample in zip(records, samples, strict=True):
             self._count(record, sample)

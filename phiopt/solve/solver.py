@@ -16,7 +16,7 @@ RETRIES = 3
 class Solver(Protocol):
     """A way to find argmin_w L(w).
 
-    That is all that a solver must have. What else it can do or needs it declares by having the members of
+    These two members are all that a solver must have. What else it can do or needs it declares by the members of
     `StepSolver`, `SolvesMany`, `DrawsAfresh` or `NeedsHessian`. A solver without them takes no steps that an
     adjoint can go back by, solves one problem at a time, minimises one function, and does with first
     derivatives.
@@ -28,7 +28,7 @@ class Solver(Protocol):
         ...
 
     def solve(self, objective: Objective, start: Params, *, seed: int, progress: bool) -> Outcome:
-        """Minimise from ``start``, which is not modified. Never worse than the start; failure is a
+        """Minimise from ``start``, which is not modified. The result is never worse than the start. A failure is a
         status.
         """
         ...
