@@ -1,4 +1,4 @@
-"""Adaptive sample average approximation: the kept sample grows until its minimiser is good on other draws too."""
+"""Adaptive sample average approximation: the frozen sample grows until its minimiser is good on other draws too."""
 
 from collections.abc import Callable
 from dataclasses import replace

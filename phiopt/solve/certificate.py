@@ -40,7 +40,7 @@ class Certificate:
         draws: Number of draws.
         dead_units: By weight, the number of its units whose incoming and outgoing weights have gradients of
             exactly zero. No gradient method can ever move them; see `dead_units`.
-        spectrum: The ends of the spectrum of ∇²L(w1), on the kept sample if there was one; None
+        spectrum: The ends of the spectrum of ∇²L(w1), on the frozen sample if there was one; None
             unless the gradient norm had fallen to the tolerance. NaN where a product was not finite.
         restarts: L of the solutions from other starts, on the same draws and in the order of the starts.
         curvature_error: The error of `Spectral`'s eigenvector at w1, the largest over the draws: the sine of an
@@ -177,7 +177,7 @@ def certify(
 def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     """The solver's status, unless the certificate contradicts a success.
 
-    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the kept sample. A
+    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the frozen sample. A
     large ``decrease_error`` does not change that. It shows too that the draws are too small.
     """
     outcome = outcome.vouched(certificate)
@@ -196,7 +196,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
 
 
 def holds(outcome: Outcome, decrease: float) -> bool:
-    """Whether a decrease on other draws is at least half of the decrease on the kept sample."""
+    """Whether a decrease on other draws is at least half of the decrease on the frozen sample."""
     return decrease >= (outcome.start_objective - outcome.objective) / 2
 
 

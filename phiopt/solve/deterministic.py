@@ -1,4 +1,4 @@
-"""SciPy's solvers on a kept sample, for small gradient norms in problems of small and middle size."""
+"""SciPy's solvers on a frozen sample, for small gradient norms in problems of small and middle size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHODS = {
 
 
 class _SaaSolver(ABC):
-    """A solver that minimises the mean over a kept sample by a method of SciPy."""
+    """A solver that minimises the mean over a frozen sample by a method of SciPy."""
 
     steps: int
     batch_size: int | None
@@ -62,7 +62,7 @@ class _SaaSolver(ABC):
 
 @dataclass(frozen=True)
 class LBFGS(_SaaSolver):
-    """Minimise φ's objective on a kept sample with SciPy's L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995).
+    """Minimise φ's objective on a frozen sample with SciPy's L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995).
 
         min_w 1/draws Σ_i L(w; draw i)
 
@@ -75,7 +75,7 @@ class LBFGS(_SaaSolver):
     Args:
         steps: Iterations at most; default 500.
         batch_size: Examples of D1 in a draw; default 1024. None, or a number not below that of D1: all of D1.
-        draws: Draws in the kept sample. None (default): 8 at first. They are doubled while held-out draws show
+        draws: Draws in the frozen sample. None (default): 8 at first. They are doubled while held-out draws show
             less than half of the decrease, to 64 at most, and the solve goes on from the minimiser so far.
             Draws are evaluated one after the other, so the memory for activations is that of one draw. Without
             data there is one draw.
@@ -119,8 +119,8 @@ class LBFGS(_SaaSolver):
 
 @dataclass(frozen=True)
 class NewtonCG(_SaaSolver):
-    """Minimise φ's objective on a kept sample by Newton's method with conjugate gradients, from products with the
-    Hessian of the whole objective. The kept sample is that of `LBFGS`.
+    """Minimise φ's objective on a frozen sample by Newton's method with conjugate gradients, from products with the
+    Hessian of the whole objective. The frozen sample is that of `LBFGS`.
 
     Where the curvature term has weight the products contain fourth derivatives of the loss. They are exact for
     ``Frobenius``. For ``Spectral`` they leave out the motion of the eigenvector: the steps are less good, but the

@@ -21,7 +21,7 @@ class Status(Enum):
         "Read the certificate to see how far from stationary the result is, or give the solver a tol."
     )
     SAMPLE_TOO_SMALL = (
-        "The objective was minimised on the kept sample, but fresh draws show less than half of that "
+        "The frozen sample was minimised, but fresh draws show less than half of that "
         "decrease. Enlarge the sample: more draws, a larger batch_size, more noise samples or probes."
     )
     STEP_LIMIT = (

@@ -1,4 +1,4 @@
-"""Sample average approximation (SAA): SciPy minimises a function of one vector on a kept sample.
+"""Sample average approximation (SAA): SciPy minimises a function of one vector on a frozen sample.
 
 The expectation in L is replaced by the mean over draws that are kept for the whole solve (Shapiro,
 Dentcheva and Ruszczyński, Lectures on Stochastic Programming, chapter 5). This mean is a deterministic

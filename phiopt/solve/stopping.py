@@ -22,7 +22,7 @@ class Stationarity:
 
     The norm of a single gradient stays at the level of its noise, so the norm of a moving average of gradients is
     used. Gradients of alternating sign average to zero far from any stationary point. So a small average is
-    confirmed by the mean gradient at the iterate itself, on the draws ``confirm``. A kept sample has no noise: with
+    confirmed by the mean gradient at the iterate itself, on the draws ``confirm``. A frozen sample has no noise: with
     ``smooth=False`` each gradient is used alone.
 
     A ``tol`` of 0 stops at a gradient that is exactly zero.
