@@ -310,7 +310,10 @@ DAMAGES = {
     "status": (changed(status="FINE"), "status is 'FINE', must be one of SOLVED"),
     "gradients": (changed(gradients=-1), r"gradients is -1, must be in 0 \.\.\. "),
     "again": (changed(again=0), "again is 0, must be true or false"),
-    "slopes": (changed(slopes={"lambdas": 1.0}), "slopes is .*, must be numbers for lambdas"),
+    "slopes": (
+        changed(derivative={"lambdas": 1.0}),
+        "derivative is .*, must be numbers for lambdas",
+    ),
     "more": (changed(more=1), "more is 1, must be left out"),
     "list": (lambda text: "[]", r"its JSON is \[\], must be an object"),
     "point": (changed(lambdas=[0.3, 0.4, 0.3, 0]), "is of λ = .*, but the search now asks for λ ="),

@@ -1,4 +1,4 @@
-"""Parts that all adjoints share: inputs of a derivative, and solutions that carry one."""
+"""What all adjoints share: the inputs of a derivative, and solutions that have one."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class AdjointError(RuntimeError):
 
 @runtime_checkable
 class Adjoint(Protocol):
-    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. An adjoint that goes back by the
-    solver's steps declares that: see `NeedsSteps`.
+    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. An adjoint that goes back by the solver's
+    steps declares it: see `NeedsSteps`.
     """
 
     def solve(
@@ -55,17 +55,17 @@ def needs_steps(adjoint: object) -> bool:
 
 
 def check_steps(solver: Solver, adjoint: Adjoint | None) -> None:
-    """Refuse a solver that takes no steps of an optimiser for a search's adjoint that goes back by them."""
+    """Refuse a solver without steps of an optimiser if the search's adjoint goes back by such steps."""
     if needs_steps(adjoint) and not takes_steps(solver):
         raise TypeError(
-            f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
-            f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
+            f"solver: {type(solver).__name__} takes no steps of an optimiser, but {type(adjoint).__name__} goes "
+            "back by such steps; give search=Mirror(adjoint=Implicit()), or Optuna()"
         )
 
 
 def differentiable_inputs(objective: Objective, start: Params) -> Params:
-    """The tensors that require grad or have a tangent, by their places: ``lambdas.task``,
-    ``neighbourhood.delta``, ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
+    """The tensors that require grad or have a tangent, by name: ``lambdas.task``, ``neighbourhood.delta``,
+    ``teacher.NAME``, ``psi.NAME``, ``start.NAME`` and the names of extra terms' tensors.
     """
     tensors = objective.tensors() | {f"start.{n}": value for n, value in start.items()}
     return {name: value for name, value in tensors.items() if differentiated(value)}
@@ -87,9 +87,9 @@ def given_tensors(
 
 
 def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
-    """Without an adjoint nothing that is given is being differentiated in by `torch.func` or in forward
-    mode. They take what does not depend on an input for a derivative of 0; reverse mode of
-    `torch.autograd` says so itself.
+    """Refuse, without an adjoint, tensors that `torch.func` or forward mode is differentiating in. Both would give a
+    derivative of 0, because the result does not depend on the tensors. Reverse mode of `torch.autograd` raises an
+    error by itself.
     """
     for name, value in given.items() if adjoint is None else ():
         if has_tangent(value) or (wrapped(value) and value.requires_grad):
@@ -100,7 +100,7 @@ def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
 
 
 def changed(part: Part, prefix: str, inputs: Params) -> Part:
-    """A dictionary, or a dataclass, in which the ``inputs`` under this prefix replace the old values."""
+    """The same dictionary or dataclass, with the ``inputs`` under this prefix in place of the old values."""
     own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
     if not own:
         return part
@@ -109,7 +109,7 @@ def changed(part: Part, prefix: str, inputs: Params) -> Part:
 
 
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
-    """Objective and start with plain tensors, for a solver, which must not be recorded."""
+    """Objective and start with plain tensors, for a solve that autograd must not record."""
     inputs = differentiable_inputs(objective, start)
     return objective.with_tensors(_plain(inputs)), _plain(start)
 
@@ -125,12 +125,12 @@ def detached(values: Params) -> Params:
 
 @torch.enable_grad()
 def guarded(inputs: Params) -> Params:
-    """The same tensors. A derivative in one of them that is not finite is refused."""
+    """The same tensors. A derivative in them that is not finite raises an error."""
     return {name: _Guarded.apply(name, value) for name, value in inputs.items()}
 
 
 def check_smooth(objective: Objective) -> None:
-    """Refuse estimators whose gradient is right but whose gradient's derivative is not."""
+    """Refuse terms whose gradient is right but whose gradient's derivative is wrong."""
     for term in objective.terms:
         if term.first_order_only and term.name in objective.active:
             raise ValueError(f"adjoint: {term.first_order_only}")
@@ -186,7 +186,7 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: Any, *given: Any) -> Any:
-        """Forward mode for several tangents at once comes here first."""
+        """Forward mode with several tangents at once calls this first."""
         return _Attached.jvp(None)
 
     @staticmethod
@@ -223,7 +223,7 @@ class _PulledBack(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], flat: Any, *tensors: Tensor) -> Any:
-        """Cotangents are pulled back one after the other: solves and their samples cannot be batched."""
+        """Several cotangents are pulled back one after the other. Solves and their samples cannot be batched."""
         rows = [
             [t if d is None else t.select(d, i) for t, d in zip(tensors, dims[1:], strict=True)]
             for i in range(info.batch_size)
