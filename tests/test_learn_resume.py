@@ -333,9 +333,9 @@ def test_a_damaged_record_is_refused_by_file_and_field(damage, message, copied, 
     ("text", "message"),
     [
         ("", "is not valid JSON"),
-        ('{"format": 1}', "arguments is missing"),
-        ('{"format": 2, "arguments": {}}', "format is 2, must be 1"),
-        ('{"format": 1, "arguments": {"seed": 0}}', "arguments.seed is 0, must be a string"),
+        ('{"format": 2}', "arguments is missing"),
+        ('{"format": 1, "arguments": {}}', "format is 1, must be 2"),
+        ('{"format": 2, "arguments": {"seed": 0}}', "arguments.seed is 0, must be a string"),
         (None, r"holds trials but no search\.json"),
     ],
 )
