@@ -1,4 +1,4 @@
-"""How a problem is posed: the map, the start, the checks and the objective, from the arguments of `pose`."""
+"""From the arguments of `pose` to the problem: the checks, the map, the start and the objective."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from phiopt.objective.neighbourhood import at_delta
 from phiopt.problem import Problem
 
 REFERENCE_DRAWS = 8
-"""Draws that L_4's value at the start, its unit on the relative scale, is the mean of. One draw
-alone, with one probe, is off by more than half, and λ4's effect with it."""
+"""Draws over which the terms' values at the start are averaged, for the relative scale. With a single draw and a
+single probe L_4's value, and so the effect of λ4, would be off by more than half."""
 
 
 def derived_map(
@@ -61,7 +61,7 @@ def derived_map(
 
 @dataclass(frozen=True)
 class Posing:
-    """The arguments of `pose`, and what is made of them."""
+    """The arguments of `pose`."""
 
     teacher: nn.Module
     student: nn.Module
@@ -93,7 +93,7 @@ class Posing:
         }
 
     def check(self) -> torch.device:
-        """What can be said before any work; gives the device of the models."""
+        """Refuse arguments before any work. Returns the device of the models."""
         flags = {"restrict_classes": self.restrict_classes}
         check_options(
             self.lambdas,
@@ -134,7 +134,7 @@ class Posing:
         return at_delta(self.neighbourhood, delta)
 
     def problem(self, device: torch.device) -> Problem:
-        """All that costs work. Where processes solve together, what fails here fails in all of them."""
+        """Do all work. Where processes solve together, an error in one is an error in all."""
         if self.group is not None:
             settings: dict[str, object] = {n: value for n, (value, _) in self.plug_ins.items()}
             settings["extra"] = [(known(weight), term) for weight, term in self.extra]
@@ -187,8 +187,8 @@ class Posing:
         return derived_map(self.teacher, self.student, self.lift, self.classes, inputs)
 
     def relabelled(self, growth: GrowthMap, data: Data) -> bool:
-        """Whether the student's loss sees other targets than the data's: the targets are class indices
-        then. Targets that do not fit the loss are refused.
+        """Whether the student's loss gets other targets than those of the data. They are class indices then. Targets
+        that do not fit the loss are refused.
         """
         in_order = growth.classes.tolist() == list(range(len(growth.classes)))
         floating = data.example[1].is_floating_point()
@@ -204,7 +204,7 @@ class Posing:
         return relabelled
 
     def module(self, growth: GrowthMap, inputs: Tensor | None) -> nn.Module:
-        """A new module at w0, in the student's modes. A start that is to keep the function is verified."""
+        """A new module at w0, in the student's modes. Whether a start keeps the function is verified, if it should."""
         if isinstance(self.start, dict):
             return with_tensors(self.student, self.start)
         fill = "default" if self.start is None else self.start
@@ -268,7 +268,7 @@ _OWNERS = {"teacher": "the teacher's", "psi": "the lift's"}
 
 
 def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int) -> Objective:
-    """The objective, whose batches are shared out among processes that all have the same problem."""
+    """The objective with batches that are shared out among the processes. All must have the same problem."""
     device = next(iter(start.values())).device
     values: dict[str, object] = {f"the start's {name}": value for name, value in start.items()}
     for name, value in objective.tensors().items():
@@ -288,7 +288,7 @@ def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int)
 
 
 def _relative(objective: Objective, start: Params, batch_size: int | None, seed: int) -> Objective:
-    """In dimensionless terms; see `Objective.relative`."""
+    """The objective in dimensionless terms; see `Objective.relative`."""
     draws = range(REFERENCE_DRAWS if objective.data is not None else 0)
     with torch.no_grad():
         samples = [objective.sample(start, batch_size, seed, Stream.REFERENCE, i) for i in draws]

@@ -1,4 +1,4 @@
-"""φ's problem, solved as often as wanted: at other λ and δ, from other starts, by other solvers."""
+"""φ's problem, to be solved many times: at other λ and δ, from other starts, by other solvers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Problem:
         student: A module that holds w0, and beside it the buffers and the parameters that stay.
         map: Where the teacher sits in the student.
         scale: "relative" or "paper".
-        seed: Of every random draw of a solve that is given no other.
+        seed: Seed of every random draw, in a solve without a seed of its own.
         source: D1 as it was given, or None.
         process_group: The processes that solve the problem together, or None.
         left_out: Terms that cannot be computed, and so are not in the objective, with the reason.
@@ -89,8 +89,7 @@ class Problem:
         """w1 = argmin_w L(w; λ, δ), from w0. The same arguments give the same bits, as in `initialize`.
 
         Args:
-            lambdas: λ; None: that of the problem. A term without weight in the problem has to be
-                without weight here.
+            lambdas: λ; None: that of the problem. A term without weight in the problem can get none here.
             delta: δ of the neighbourhood, and of extra terms that follow it (`Term.with_delta`); None: that of
                 the problem.
             extra: Weights of extra terms by name; None, and where not named: those of the problem.
@@ -99,7 +98,7 @@ class Problem:
                 ``progress``.
             adjoint: How to differentiate.
             restarts: Solves from perturbed starts.
-            seed: Of every random draw; None: that of the problem.
+            seed: Seed of every random draw; None: that of the problem.
             throw: Whether a failed solve raises.
             progress: Whether to show a progress bar, on a terminal.
 
@@ -135,8 +134,9 @@ class Problem:
             return solve_many(TorchOpt() if solver is None else solver, [self], lambdas)[0]
 
     def with_tensors(self, values: Params) -> Problem:
-        """The same problem with these tensors, by the names of `Objective.tensors`."""
-        return replace(self, objective=self.objective.with_tensors(values))
+        """The same problem with these tensors, by the names of `Objective.tensors` and ``start.NAME``."""
+        start = {name: values.get(f"start.{name}", value) for name, value in self.start.items()}
+        return replace(self, objective=self.objective.with_tensors(values), start=start)
 
     def _moved(
         self,
@@ -145,18 +145,18 @@ class Problem:
         extra: Mapping[str, Scalar] | None,
         start: Params | None,
     ) -> tuple[Problem, Params]:
-        """The problem at these weights and this δ and from this start, all of its tensors off the graph; and
-        these tensors as they were, by the names of `Objective.tensors` and ``start.NAME``.
+        """The problem at these weights, this δ and this start, with all of its tensors off the graph; and the tensors
+        as they were, by the names of `Objective.tensors` and ``start.NAME``.
         """
         more = check_weights(extra or {}, self.objective.extra, self.left_out)
         objective = replace(self.objective, lambdas=weights, extra={**self.objective.extra, **more})
         if delta is not None:
             objective = objective.with_delta(scalar("delta", delta))
+        begin = self.start if start is None else start
         given = objective.tensors()
-        tensors = {n: v for n, v in (start or {}).items() if isinstance(v, Tensor)}
-        given |= {f"start.{name}": value for name, value in tensors.items()}
+        given |= {f"start.{n}": value for n, value in begin.items() if isinstance(value, Tensor)}
         numbers = {name: plain(name, value) for name, value in given.items()}
-        problem = replace(self, objective=objective.with_tensors(numbers))
+        problem = replace(self, objective=objective).with_tensors(numbers)
         if start is None:
             return problem, given
         start = {name: numbers.get(f"start.{name}", value) for name, value in start.items()}
@@ -230,25 +230,25 @@ def _solve(
             with inside_transforms(transforms):
                 return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
 
-        solution = _solution(problem, solver, solve, restarts, seed, progress)
-        solution = replace(solution, lambdas=weights)
+        solution = _solution(problem, weights, solver, solve, restarts, seed, progress)
     if throw and solution.status.failed:
         raise SolveError(solution) from solution.error
     return solution
 
 
 def _check_weights(weights: Lambdas, posed: Lambdas) -> None:
-    """Weight goes only to terms that the problem was posed with."""
+    """Refuse weight for terms that had none when the problem was posed."""
     for name in [name for name in weights.active if name not in posed.active]:
         raise ValueError(
-            f"lambdas.{name}: got {getattr(weights, name)}, must be the number 0: the problem was posed without "
-            f"a weight for {name}, and what the term needs was not checked. Pose the problem with "
-            "all terms that are to have weight"
+            f"lambdas.{name}: got {dict(weights.items())[name]}, must be the number 0: the problem was posed without "
+            f"a weight for {name}, and what the term needs was not checked. Pose the problem with weights for all "
+            "terms that are to have one"
         )
 
 
 def _solution(
     problem: Problem,
+    weights: Lambdas,
     solver: Solver,
     solve: Callable[[Objective, Params], Outcome],
     restarts: int,
@@ -257,13 +257,13 @@ def _solution(
 ) -> Solution:
     """The outcome of ``solve``, with restarts and a certificate."""
     objective, start = problem.objective, problem.start
-    # Now, while the data can be read.
+    # Drawn now, because later the data may fail.
     fresh = fresh_draws(objective, start, solver.batch_size, seed)
     outcome = solve(objective, start)
     params = {name: plain(name, value) for name, value in outcome.params.items()}
-    # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
-    asked = outcome.status is Status.SOLVED and problem.third_derivatives
-    curved_on = (outcome.saa_samples or fresh) if asked else None
+    # The spectrum shows whether a stationary point is a minimum. It can only be one of the frozen sample.
+    stationary = outcome.status is Status.SOLVED and problem.third_derivatives
+    curved_on = (outcome.saa_samples or fresh) if stationary else None
     others, error = restarted(solver, objective, start, restarts, seed, progress)
     if error is not None:
         outcome = replace(outcome, status=Status.DATA_FAILED, error=error)
@@ -280,7 +280,7 @@ def _solution(
         start_objective=outcome.start_objective,
         scale=problem.scale,
         divisors=dict(objective.divisors),
-        lambdas=objective.lambdas,
+        lambdas=weights,
         extra={name: float(weight) for name, weight in objective.extra.items()},
         certificate=certificate,
         history=outcome.history,

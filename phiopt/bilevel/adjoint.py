@@ -74,15 +74,15 @@ def differentiable_inputs(objective: Objective, start: Params) -> Params:
 def given_tensors(
     lambdas: Lambdas, neighbourhood: Any, start: Any, extra: Sequence[tuple[Any, Term]] = ()
 ) -> Params:
-    """The tensors among λ, δ, the start and those that extra terms hold, by the names of
+    """The tensors among λ, δ, the start, the weights of extra terms and what these terms hold, by the names of
     `differentiable_inputs`.
     """
     values: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
     values["neighbourhood.delta"] = delta_of(neighbourhood)
     if isinstance(start, dict):
         values |= {f"start.{n}": value for n, value in start.items()}
-    for _, term in extra:
-        values |= term.tensors()
+    for weight, term in extra:
+        values |= {f"extra.{term.name}": weight, **term.tensors()}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
