@@ -26,7 +26,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
-    """Refuse models that cannot be used. Gives a parameter, which has the device and dtype of both."""
+    """Refuse models that cannot be used. Returns a parameter, which has the device and dtype of both."""
     two_models(teacher, student)
     for name, module in (("teacher", teacher), ("student", student)):
         for key, value in (*module.named_parameters(), *module.named_buffers()):
@@ -36,9 +36,8 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
                 )
             if wrapped(value):
                 raise ValueError(
-                    f"{name}: {key} is a tensor of torch.func, must be a plain one: in a module's "
-                    "own parameters torch.autograd differentiates, torch.func only in lambdas, δ and "
-                    "start"
+                    f"{name}: {key} is a tensor of torch.func, must be a plain tensor; torch.func can differentiate "
+                    "in lambdas, δ and start, and only torch.autograd in a module's own parameters"
                 )
             if value.is_meta:
                 raise ValueError(f"{name}: {key} is on meta, must hold numbers")
@@ -107,7 +106,7 @@ def check_options(
 def check_solve(
     solver: object, adjoint: object, seed: object, restarts: object, flags: Mapping[str, object]
 ) -> None:
-    """What a solve is given."""
+    """Refuse arguments of a solve."""
     check_parts({"solver": (solver, Solver), "adjoint": (adjoint, Adjoint)})
     for name, value in flags.items():
         flag(name, value)
@@ -116,9 +115,9 @@ def check_solve(
 
 
 def without_data(lambdas: Lambdas) -> Lambdas:
-    """λ with constant tensors that are 0 as numbers: the terms of such weights need no data."""
-    idle = [n for n, v in lambdas.items() if isinstance(v, Tensor) and not v.requires_grad]
-    return replace(lambdas, **{n: 0.0 for n in idle if known(getattr(lambdas, n)) == 0})
+    """λ with the number 0 in place of constant tensors that are 0. Terms with such weights need no data."""
+    constant = {n: v for n, v in lambdas.items() if isinstance(v, Tensor) and not v.requires_grad}
+    return replace(lambdas, **{n: 0.0 for n, v in constant.items() if known(v) == 0})
 
 
 def check_precision(dtype: torch.dtype, parts: Mapping[str, object]) -> None:
@@ -129,8 +128,8 @@ def check_precision(dtype: torch.dtype, parts: Mapping[str, object]) -> None:
 
 
 def check_start(start: str | Params | None, student: nn.Module) -> None:
-    """Refuse a start that is neither a fill's name nor the student's parameters by name, buffers if any, in
-    the student's shapes and dtypes.
+    """Refuse a start that is neither a fill's name nor the student's parameters by name, perhaps with buffers, in the
+    student's shapes and dtypes.
     """
     if start is None:
         return

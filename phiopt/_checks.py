@@ -29,9 +29,7 @@ def shown(value: object) -> str:
 
 
 def scalar(name: str, value: object) -> Scalar:
-    """``value`` as a float; a 0-dimensional floating tensor is returned as it is. Anything else is refused
-    by ``name``.
-    """
+    """``value`` as a float. A 0-dimensional floating tensor is returned as it is. Anything else is refused by ``name``."""
     if isinstance(value, Tensor):
         if value.dim() or not value.is_floating_point():
             raise TypeError(
@@ -57,9 +55,7 @@ def known(value: Scalar) -> float | None:
 
 
 def count(name: str, value: object, least: int = 1) -> int:
-    """``value`` as an int if it is a whole number, NumPy's too, of at least ``least``; else an error by
-    ``name``.
-    """
+    """``value`` as an int if it is a whole number of at least ``least``, NumPy's too; else an error by ``name``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: got {shown(value)}, must be a whole number")
     if value < least:
@@ -76,8 +72,8 @@ def seed_of(value: object) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """``value`` if it is True or False, NumPy's too; else an error by ``name``. Text such as "no" would be
-    taken for True.
+    """``value`` if it is True or False, NumPy's too; else an error by ``name``. Python would take text such as "no" for
+    True.
     """
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {shown(value)}, must be True or False")
@@ -118,9 +114,7 @@ def within(name: str, value: object, low: float, high: float) -> float:
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
-    """An error by ``name`` unless ``value`` is one of the words ``allowed``. The error proposes a similar
-    word.
-    """
+    """An error by ``name`` unless ``value`` is one of the words ``allowed``. The error proposes a similar word."""
     if isinstance(value, str) and value in allowed:
         return
     close = get_close_matches(value, allowed, n=1) if isinstance(value, str) else []

@@ -1,4 +1,4 @@
-"""Run a trained model over data, for the measures of `phiopt.criteria`."""
+"""Run a trained model on data, for the measures of `phiopt.criteria`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,7 +61,7 @@ def _neighbours(
 
 @contextmanager
 def evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
-    """Inside this context the model is in evaluation mode, without gradients. At the end each submodule's
+    """Inside this context the model is in evaluation mode, and no gradients are recorded. At the end each submodule's
     mode is restored, and so are embeddings with ``max_norm``, to which a forward pass writes.
     """
     instance("model", model, nn.Module, "an nn.Module")
