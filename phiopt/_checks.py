@@ -29,7 +29,7 @@ def shown(value: object) -> str:
 
 
 def scalar(name: str, value: object) -> Scalar:
-    """``value`` as a float. A 0-dimensional floating tensor is returned as it is. Anything else is refused by ``name``."""
+    """``value`` as a float. A 0-dimensional floating tensor stays as it is. Anything else is refused by ``name``."""
     if isinstance(value, Tensor):
         if value.dim() or not value.is_floating_point():
             raise TypeError(
