@@ -421,6 +421,9 @@ def at_once(folder, place, log):
         return real(self, *args)
 
     Run._solved = noted
+    torch.set_num_threads(
+        1
+    )  # a fork has none of its parent's OpenMP threads, and would wait for them
     found = content(again(folder))
     place.write_text(json.dumps([found["text"], found["params"]]))
 

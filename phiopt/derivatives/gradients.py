@@ -52,8 +52,9 @@ def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | No
 
     ``params`` are float64, or float32, where fewer errors are seen. If the gradient is right, the check costs a
     gradient and five to seven values. Where the function has kinks or jumps, its gradient need only be right almost
-    everywhere. A difference across a kink proves nothing. So the gradient is called wrong only if at two points
-    the differences of two widths agree with each other and not with the gradient. A random function is not examined.
+    everywhere. A difference across a kink proves nothing, nor does one across many waves. So the gradient is called
+    wrong only if at two points the differences of two widths agree with each other and not with the gradient. A
+    random function is not examined.
     """
     wrong = None
     for number in range(POINTS):
@@ -139,7 +140,7 @@ def _along(
     dtype = next(iter(point.values())).dtype
     slope = float(dot(gradient, direction))
     spread = float(sum(((gradient[n] * direction[n]) ** 2).sum() for n in direction)) ** 0.5
-    departures: list[tuple[float, float]] = []
+    departures: list[tuple[float, float, float]] = []
     for step in STEPS[dtype]:
         up = _accepted(function, _moved(point, direction, step))
         down = _accepted(function, _moved(point, direction, -step))
@@ -155,9 +156,10 @@ def _along(
             if noise <= 0.01 * scale or error == 0:
                 return None
         elif error > 3 * sides + noise:
-            departures.append((difference, error))
-    for (wide, first), (narrow, second) in pairwise(departures):
-        if abs(wide - narrow) <= 0.1 * min(first, second):
+            departures.append((difference, error, noise))
+    for (wide, first, rough), (narrow, second, rougher) in pairwise(departures):
+        alike = 0.5 * max(abs(wide), abs(narrow)) + rough + rougher
+        if abs(wide - narrow) <= min(0.1 * min(first, second), alike):
             return Mismatch(slope, narrow)
     return None
 
