@@ -82,9 +82,9 @@ def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> Gra
     def update(
         updates: Params, state: Any, *, params: Params | None = None, inplace: bool = True
     ) -> tuple[Params, Any]:
-        moved, state = optimizer.update(updates, state, params=params, inplace=inplace)
-        kept = {n: value.where(mask[n].to(value.device), 0.0) for n, value in moved.items()}
-        return kept, state
+        updates, state = optimizer.update(updates, state, params=params, inplace=inplace)
+        inside = {n: value.where(mask[n].to(value.device), 0.0) for n, value in updates.items()}
+        return inside, state
 
     return GradientTransformation(init, update)
 

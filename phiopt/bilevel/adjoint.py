@@ -12,6 +12,7 @@ from torchopt import pytree
 
 from phiopt._transforms import batched, differentiated, has_tangent, plain, wrapped
 from phiopt._types import Params
+from phiopt._vector import under
 from phiopt.objective import Lambdas, Objective, Term, delta_of
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.solver import takes_steps
@@ -101,7 +102,7 @@ def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
 
 def changed(part: Part, prefix: str, inputs: Params) -> Part:
     """The same dictionary or dataclass, with the ``inputs`` under this prefix in place of the old values."""
-    own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
+    own: Any = under(prefix, inputs)
     if not own:
         return part
     whole: Any = part

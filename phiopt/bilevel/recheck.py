@@ -37,7 +37,7 @@ def recheck(
     precision = torch.finfo(cotangent.dtype).eps
     step = precision**0.25
     generator = Generator().manual_seed(0)
-    origin, _, left = _minimised(point, theta, params, largest)
+    origin, _, norm = _minimised(point, theta, params, largest)
     floor = precision**0.5 * step * float(cotangent.norm() * to_vector(params).norm())
     errors = {}
     for group, names in _groups(theta).items():
@@ -46,8 +46,8 @@ def recheck(
         if length == 0:
             continue
         nearby = theta | {n: theta[n] + step * direction[n] for n in names}
-        moved, made, rest = _minimised(point, nearby, origin, largest)
-        if not max(left, rest) <= max(REDUCTION * made, precision * largest):
+        moved, caused, norm_nearby = _minimised(point, nearby, origin, largest)
+        if not max(norm, norm_nearby) <= max(REDUCTION * caused, precision * largest):
             errors[group] = nan
             continue
         difference = float(cotangent @ (to_vector(moved) - to_vector(origin)))

@@ -60,7 +60,7 @@ def register_rule(*names: str, facts: Facts | None = None) -> Callable[[Rule], R
         raise ValueError("names: got none, must be at least one operation's name")
     for name in names:
         instance("names", name, str, 'the name of an operation, as in @register_rule("roll")')
-        if "::" not in name and not hasattr(torch.ops.aten, name):
+        if "::" not in name and name != POINTWISE and not hasattr(torch.ops.aten, name):
             raise ValueError(
                 f"names: got {name!r}, which ATen has not; must be an operation of ATen, or the full name of a custom "
                 f"operator, such as 'mylib::{name}'"

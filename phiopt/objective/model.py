@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from phiopt._modules import evaluating, unchanged
 from phiopt._types import Lift, Model, Params
+from phiopt._vector import under
 
 LIFT = ".lift."
 """Prefix of the names of ψ's own parameters, where these travel beside w. No parameter of a module has such a
@@ -26,7 +27,7 @@ def pure_model(student: nn.Module, lift: Lift) -> Model:
     lifted = _function(lift) if isinstance(lift, nn.Module) else None
 
     def outputs(params: Params, inputs: Tensor) -> Tensor:
-        psi = {n.removeprefix(LIFT): p for n, p in params.items() if n.startswith(LIFT)}
+        psi = under(LIFT, params)
         w = {name: p for name, p in params.items() if not name.startswith(LIFT)}
         inputs = inputs.clone()  # a forward that works in place must not reach the data
         result = model(w, lifted(psi, inputs) if lifted else lift(inputs))

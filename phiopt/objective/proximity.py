@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from phiopt._types import Params
+from phiopt._vector import under
 from phiopt.derivatives import square_norm
 from phiopt.objective.term import Draws, Evaluation, Term, Work
 
@@ -49,8 +50,7 @@ class ProximityTerm(Term):
         return {"extract": self.extract(start)}
 
     def with_tensors(self, values: Params) -> ProximityTerm:
-        own = {n.removeprefix(PREFIX): v for n, v in values.items() if n.startswith(PREFIX)}
-        return replace(self, teacher=self.teacher | own)
+        return replace(self, teacher=self.teacher | under(PREFIX, values))
 
 
 def proximity(params: Params, teacher: Params, extract: Callable[[Params], Params]) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from phiopt._checks import Scalar, count
 from phiopt._types import Loss, Model, Params
+from phiopt._vector import under
 from phiopt.data import Data
 from phiopt.objective.lambdas import Lambdas, weighed
 from phiopt.objective.sample import Sample
@@ -122,16 +123,12 @@ class WeightedTerms:
 
     def with_tensors(self, values: Params) -> Self:
         """With other values for some of `tensors`."""
-
-        def under(part: str) -> Params:
-            own = {n: v for n, v in values.items() if n.startswith(part)}
-            return {n.removeprefix(part): v for n, v in own.items()}
-
+        weights: dict[str, Any] = {**under("lambdas.", values)}
         return replace(
             self,
-            lambdas=replace(self.lambdas, **own) if (own := under("lambdas.")) else self.lambdas,
-            extra={**self.extra, **under("extra.")},
-            psi=self.psi | under("psi."),
+            lambdas=replace(self.lambdas, **weights) if weights else self.lambdas,
+            extra={**self.extra, **under("extra.", values)},
+            psi=self.psi | under("psi.", values),
             terms=[term.with_tensors(values) for term in self.terms],
         )
 

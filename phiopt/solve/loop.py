@@ -209,8 +209,8 @@ class Loop:
         if not self.tol:
             return Status.BUDGET_SPENT
         solve = self.solves.solve(index)
-        left = moments(solve.objective, self.solves.only(index, self.best), solve.validation)
-        noisy = left.gradient_norm <= left.gradient_error
+        at_best = moments(solve.objective, self.solves.only(index, self.best), solve.validation)
+        noisy = at_best.gradient_norm <= at_best.gradient_error
         return Status.NOISE_FLOOR if noisy else Status.STEP_LIMIT
 
     def _stop(self, index: int, status: Status) -> None:

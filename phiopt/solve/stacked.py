@@ -13,6 +13,7 @@ from torch.func import vmap
 from torchopt import pytree
 
 from phiopt._types import Params
+from phiopt._vector import under
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
 from phiopt.solve.counted import Counted, reported
@@ -98,7 +99,7 @@ class StackedSolves:
         weights = dict(zip(LAMBDAS, self.lambdas.unbind(1), strict=True))
         for name, weight in self.problems[0].objective.extra.items():
             weights[name] = torch.full_like(self.lambdas[:, 0], float(weight))
-        divisors = _under("divisors", self.shared)
+        divisors = under("divisors.", self.shared)
         grouped = self._by_problem(terms)
         parts = [weights[n] / divisors[n][:, None] * grouped[n] for n in self.active]
         return Validated(torch.stack(parts).sum(0).flatten().tolist(), terms)
@@ -178,12 +179,12 @@ class StackedSolves:
 
     def _objective(self, shared: Params) -> Objective:
         """L of a problem under ``vmap``. Its weights are not set."""
-        plain, constants = self.problems[0].objective, _under("constants", shared)
+        plain, constants = self.problems[0].objective, under("constants.", shared)
         return replace(
             plain,
             model=lambda w, inputs: plain.model(constants | w, inputs),
-            divisors=cast(Any, _under("divisors", shared)),
-        ).with_tensors(_under("tensors", shared))
+            divisors=cast(Any, under("divisors.", shared)),
+        ).with_tensors(under("tensors.", shared))
 
     def _weights(self, point: Tensor) -> Lambdas:
         named = dict(zip(LAMBDAS, point.unbind(), strict=True))
@@ -253,11 +254,6 @@ def _constants(problem: StackableProblem) -> Params:
         },
     }
     return {f"{part}.{name}": v for part, values in parts.items() for name, v in values.items()}
-
-
-def _under(part: str, shared: Params) -> Params:
-    prefix = f"{part}."
-    return {n.removeprefix(prefix): v for n, v in shared.items() if n.startswith(prefix)}
 
 
 def _mapped(function: Callable[..., Tensor], *trees: Any) -> Any:
