@@ -235,7 +235,7 @@ def test_what_is_no_fact_is_refused(wrong, kind, words):
 @pytest.mark.usefixtures("entries")
 def test_a_rule_that_asks_for_an_unknown_argument_is_told_which_there_are():
     register_rule(NAME, facts=PRODUCT)(lambda call: call.pair("input"))
-    with pytest.raises(ValueError, match=r"rule of 'fused_linear' asks for 'input'.* x, weight"):
+    with pytest.raises(ValueError, match=rf"rule of '{NAME}' asks for 'input'.* x, weight"):
         GrowthMap.between(net(5), net(8), inputs=torch.zeros(2, 4))
 
 
