@@ -3,7 +3,7 @@ parameters as one vector. The default optimiser is made of them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torchopt
@@ -17,6 +17,19 @@ from phiopt.derivatives import square_norm
 
 ALL = "all"
 """The name of the one vector that an optimiser sees in place of all parameters."""
+
+
+@runtime_checkable
+class Transformation(Protocol):
+    """A functional optimiser, as TorchOpt makes them."""
+
+    def init(self, params: Any) -> Any:
+        """The state before the first step."""
+        ...
+
+    def update(self, updates: Any, state: Any, **options: Any) -> Any:
+        """The step for a gradient, and the next state."""
+        ...
 
 
 def default_optimizer(
@@ -214,8 +227,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 def check_transformation(optimizer: Any) -> None:
     """Refuse an object that is no functional optimiser of TorchOpt. A class is refused too."""
-    methods = (getattr(optimizer, name, None) for name in ("init", "update"))
-    if isinstance(optimizer, type) or not all(map(callable, methods)):
+    if isinstance(optimizer, type) or not isinstance(optimizer, Transformation):
         raise TypeError(
             f"optimizer: got {shown(optimizer)}, must be a TorchOpt gradient transformation "
             "such as torchopt.adam(1e-3)"

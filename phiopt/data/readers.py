@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
@@ -72,7 +72,7 @@ class DatasetReader:
     def __init__(self, name: str, dataset: Any, checked: Checked) -> None:
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"{name}: got an IterableDataset, wrap it in a DataLoader")
-        if not hasattr(dataset, "__len__"):
+        if not isinstance(dataset, Sized):
             raise TypeError(f"{name}: {type(dataset).__name__} has no len(), must have one")
         if len(dataset) == 0:
             raise ValueError(f"{name}: empty, at least one example is needed")
