@@ -76,7 +76,8 @@ class DatasetReader:
             raise TypeError(f"{name}: {type(dataset).__name__} has no len(), must have one")
         if len(dataset) == 0:
             raise ValueError(f"{name}: empty, at least one example is needed")
-        self.name, self.dataset, self.checked = name, dataset, checked
+        self.name, self.checked = name, checked
+        self.dataset: Any = dataset
         self.length: int | None = len(dataset)
         self.example = self._load(range(min(len(dataset), 2)))
 
