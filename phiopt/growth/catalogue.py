@@ -60,6 +60,7 @@ class Facts:
         branches: The two operands of a sum. Where only the student has the sum, one of them is the stream, and the
             other a residual branch that starts at zero. Where only the teacher has it, the later operand stands for it.
         regroups: It changes nothing but the shape of its first tensor, whose values keep their order or repeat.
+        moves: It computes nothing: each coordinate of its result is one of its tensors', or padding.
         part: The arguments that say which part of its tensor it takes.
         against_whole: ``(pair of the whole tensors, the student's node) -> pair``, where the teacher takes a tensor
             whole and the student a part of it.
@@ -87,6 +88,7 @@ class Facts:
     inserted: Literal["identity", "statistics", "nothing", "idempotent"] | None = None
     branches: tuple[str, str] | None = None
     regroups: bool = False
+    moves: bool = False
     part: tuple[str, ...] = ()
     against_whole: Callable[[Any, Node], Any] | None = None
     lookup: Lookup | None = None

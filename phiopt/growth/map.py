@@ -72,8 +72,9 @@ class GrowthMap(MapContents):
             inputs: A batch of the teacher's inputs; only its shape and dtype are used. ``None``: a shape is found that
                 the teacher accepts.
             correspondence: Which modules belong together, teacher's names to student's, as
-                ``{"layer1.0": "layer1.0"}``. It is needed if the computations alone do not settle it. It holds, or is
-                refused by name.
+                ``{"layer1.0": "layer1.0"}``. A star stands for a part of a name, as in
+                ``{"layers.2.*": "layers.2.*"}``. What is inside a named module is paired inside its counterpart. It is
+                needed if the computations alone do not settle it. It holds, or is refused by name.
 
         Raises:
             AlignmentError: The models cannot be matched, or a layer of the student is smaller than the teacher's.
