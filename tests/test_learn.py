@@ -43,7 +43,8 @@ def test_a_search_poses_its_problem_once(options, monkeypatch):
     counted(growth_map, "derive")
     counted(_task_checks, "verify_gradient")
     counted(_task_checks, "require_derivatives")
-    found = learned(search=Optuna(trials=10), **options)
+    solver = replace(QUICK, steps=1)
+    found = learned(search=Optuna(trials=10), solver=solver, **options)
     assert len(found.path) == 10
     assert counts == {"derive": 1, "verify_gradient": 1, "require_derivatives": 1}
 
