@@ -5,7 +5,7 @@ The files of `phiopt.growth.rules` fill it, one for each kind of operation. Nobo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
@@ -69,6 +69,7 @@ class Facts:
         reverse: The operation that is the same with its operands exchanged, for numbers that come first.
         general: ``(name, arguments -> arguments)`` of the operation that this one is a special case of.
         copies: It is its first tensor again, and is not recorded.
+        joins: It joins a list of tensors and skips those of shape ``(0,)``. What it makes of one tensor is a copy.
         creates: It reads no more than the shape of its tensors.
         overwrites: It writes its result over ``self``, which it does not read.
 
@@ -93,6 +94,7 @@ class Facts:
     reverse: str | None = None
     general: tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]] | None = None
     copies: bool = False
+    joins: bool = False
     creates: bool = False
     overwrites: bool = False
 
@@ -143,3 +145,11 @@ def facts(name: str) -> Facts:
 def rule(name: str) -> Rule | None:
     """How axes pass the operation ``name``, if anybody has said."""
     return OPERATIONS.get(name, _UNKNOWN).rule
+
+
+def skipped(shape: Sequence[int], joined: Sequence[int]) -> bool:
+    """Whether ``torch.cat`` skips a tensor of this ``shape`` in making one of the shape ``joined``.
+
+    A tensor of shape ``(0,)`` joins others of any rank and adds nothing. An empty key/value cache is one.
+    """
+    return tuple(shape) == (0,) and len(joined) != 1

@@ -61,3 +61,5 @@ class Trace:
     """Values that depend on no input, parameter or buffer, as a mask does, by id."""
     used: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of all parameters and buffers, by name. A tied one appears once."""
+    buffers: frozenset[str] = frozenset()
+    """Names of the buffers."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from phiopt.growth.catalogue import facts
+from phiopt.growth.closing import Closing, Settings
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.errors import AlignmentError
+from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.optional import operand
 
@@ -22,7 +23,8 @@ class Inserted:
 
     Attributes:
         how: ``"identity"``: the operation passes its input on. ``"zero"``: a residual branch adds nothing.
-            ``"constant"``: a parameter that the teacher's layer lacks has the ``value`` with which it does nothing.
+            ``"constant"``: a parameter that the teacher's layer lacks, or that closes a branch, has the ``value`` with
+            which it does nothing.
         module: Path of the student's module.
         weight: The student's name of the parameter that multiplies.
         bias: The student's name of the parameter that is added.
@@ -44,6 +46,8 @@ class Insertions:
 
     state: Correspondence
     starts: dict[int, Inserted | str] = field(default_factory=dict)
+    closed: dict[int, Settings] = field(default_factory=dict)
+    """What closes each inserted branch, by the operation that adds it."""
     source: dict[int, Value] = field(default_factory=dict)
     producers: Mapping[int, Node] = field(init=False)
 
@@ -65,8 +69,7 @@ class Insertions:
         self.state.start(twin, node.outputs[0], self.state.pair(twin, source))
         parameter = operand(self.state.student, node)
         if branch is not None:
-            self._forget(branch, source)
-            self.starts[id(node)] = self._silenced(branch, node)
+            self._close(branch, source, node)
         elif parameter is not None:
             name, value = parameter
             self.starts[id(node)] = Inserted("constant", node.module, name, None, value=value)
@@ -115,11 +118,19 @@ class Insertions:
         self.state.inexact_reasons |= dict.fromkeys(
             x for x in self.starts.values() if isinstance(x, str)
         )
-        constants = [
-            Inserted("constant", name.rpartition(".")[0], name, None, value=value)
-            for name, value in self.state.added.items()
-        ]
-        return [*(x for x in self.starts.values() if isinstance(x, Inserted)), *constants]
+        settings = {k: x for closed in self.closed.values() for k, x in closed.items()}
+        shared = sorted(settings.keys() & self.state.by_student().keys())
+        if shared:
+            raise AlignmentError(
+                f"an inserted residual branch cannot start at zero: its last parameter {shared[0]!r} holds the "
+                "teacher's values, for the student uses it in several layers",
+                "Give both models as many uses of a shared layer, or give the student layers of their own",
+                student=Side.of_tensor(shared[0], self.state.student.used[shared[0]]),
+            )
+        starts = [x for x in self.starts.values() if isinstance(x, Inserted)]
+        for name, value in settings.items():
+            starts.append(_constant(name, value, "constant" if value else "zero"))
+        return [*starts, *(_constant(name, value) for name, value in self.state.added.items())]
 
     def _residual(
         self, node: Node, through: list[Value], branches: tuple[str, str]
@@ -155,11 +166,6 @@ class Insertions:
             todo.extend(nodes[-1].inputs)
         return nodes
 
-    def _forget(self, branch: Value, stream: Value) -> None:
-        """Forget the operations of a branch that adds nothing. They need not be the identity."""
-        for node in self._between(branch, stream):
-            self.starts.pop(id(node), None)
-
     def _repeats(self, node: Node, source: Value) -> bool:
         """Whether an operation is applied to its own result and changes nothing there, as ReLU after ReLU."""
         v = source
@@ -175,22 +181,21 @@ class Insertions:
             v = self.source[id(before)]
         return False
 
-    def _silenced(self, value: Value, total: Node) -> Inserted:
-        """The last operation with parameters in the branch that ``total`` adds. At zero, the branch adds nothing."""
-        while value.id in self.producers:
-            node = self.producers[value.id]
-            if self._parameters(node):
-                return Inserted("zero", node.module, *self._weight_and_bias(node))
-            value = node.inputs[0]
-        if value.id in self.state.student.tensors:
-            return Inserted("zero", "", self.state.student.tensors[value.id], None)
-        raise AlignmentError.at(
-            None,
-            total,
-            "an inserted residual branch has no parameter that could silence it. The student adds what the teacher "
-            "does not have, as a mask or another constant",
-            "Give both models the same",
-        )
+    def _close(self, branch: Value, stream: Value, total: Node) -> None:
+        """Let the last parameters of the branch that ``total`` adds take values with which it adds nothing."""
+        inside = self._between(branch, stream)
+        for node in inside:  # operations of a branch that adds nothing need not be the identity
+            self.starts.pop(id(node), None)
+        settings = Closing(self.state.student, inside).settings(branch)
+        if settings is None:
+            raise AlignmentError.at(
+                None,
+                total,
+                "an inserted residual branch has no parameter that could silence it. The student adds what the "
+                "teacher does not have, as a mask or another constant",
+                "Give both models the same",
+            )
+        self.closed[id(total)] = settings
 
     def _parameters(self, node: Node) -> list[str]:
         """The parameters among the arguments, and those of which the arguments are transposes or views."""
@@ -212,6 +217,10 @@ class Insertions:
             names.sort(key=lambda n: -len(self.state.student.used[n]))
         weight, bias, *_ = [*names, None, None]
         return weight, bias
+
+
+def _constant(name: str, value: float, how: Literal["constant", "zero"] = "constant") -> Inserted:
+    return Inserted(how, name.rpartition(".")[0], name, None, value=value)
 
 
 def _where(node: Node) -> str:

@@ -63,11 +63,12 @@ class GrowthMap(MapContents):
             teacher: The trained model. It runs once in evaluation mode on tensors without storage, and is never
                 modified.
             student: The larger model. The same holds for it.
-            lift: ψ, a callable from a batch of the teacher's inputs to a batch of the student's. ``None``: inferred
-                from the input shapes. A `phiopt.lift` object says where it puts the teacher's coordinates. Any other
-                callable is applied to probes, which show where it puts the coordinates and, for an embedding's rows,
-                the tokens.
-            classes: Student output index of each teacher class. ``None``: the first ``c1``.
+            lift: ψ, a callable from a batch of the teacher's inputs to a batch of the student's. ``None``: the default
+                between the shapes of the inputs (`phiopt.lift.infer`), which the map's text names. A `phiopt.lift`
+                object says where it puts the teacher's coordinates. Any other callable is applied to probes, which
+                show where it puts the coordinates and, for an embedding's rows, the tokens.
+            classes: Student output index of each teacher class. ``None``: the first ``c1``; for a `phiopt.lift.Tokens`
+                and as many classes as tokens, its tokens.
             inputs: A batch of the teacher's inputs; only its shape and dtype are used. ``None``: a shape is found that
                 the teacher accepts.
             correspondence: Which modules belong together, teacher's names to student's, as

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from phiopt.growth.catalogue import facts, recorded_name
+from phiopt.growth.catalogue import facts, recorded_name, skipped
 from phiopt.growth.constants import LARGEST, Constants, storage, with_numbers
 from phiopt.growth.graph import Node, Value
 
@@ -77,9 +77,10 @@ class Recorder(TorchDispatchMode):
         name = func.overloadpacket.__name__
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
-        if facts(name).copies and inputs and _keeps(inputs[0], outputs[0]):
+        original = _original(name, inputs, outputs)
+        if original is not None:
             self._alive.append(outputs[0])
-            self._ids[id(outputs[0])] = self.value(inputs[0])
+            self._ids[id(outputs[0])] = self.value(original)
             name = _UNRECORDED
         else:
             name = recorded_name(name)
@@ -152,6 +153,17 @@ def _whole_numbers(index: Any) -> bool:
         and bool(index)
         and all(isinstance(i, int) or _whole_numbers(i) for i in index)
     )
+
+
+def _original(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> Tensor | None:
+    """The tensor of which an operation makes a copy; ``None`` if it does more."""
+    known = facts(name)
+    if known.joins:
+        joined = [x for x in inputs if not skipped(x.shape, outputs[0].shape)]
+        inputs = joined if len(joined) == 1 else []
+    elif not known.copies:
+        return None
+    return inputs[0] if inputs and _keeps(inputs[0], outputs[0]) else None
 
 
 def _keeps(x: Tensor, y: Tensor) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phiopt.growth.graph import Trace, Value
+from phiopt.growth.graph import Node, Trace, Value
 
 
 def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
@@ -26,12 +29,18 @@ def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
             arguments = tree_map(
                 lambda x: computed(x) if isinstance(x, Value) else x, node.arguments
             )
-            made = node.target(**{k: _here(v) for k, v in arguments.items()})
-            listed = made if isinstance(made, tuple | list) else (made,)
-            known.update({o.id: x for o, x in zip(node.outputs, listed, strict=False)})
+            known.update(
+                {o.id: x for o, x in zip(node.outputs, called(node, arguments), strict=False)}
+            )
         return known[wanted.id]
 
     return computed(value)
+
+
+def called(node: Node, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
+    """The results of an operation on real tensors, on the CPU."""
+    made = node.target(**{k: _here(v) for k, v in arguments.items()})
+    return made if isinstance(made, tuple | list) else (made,)
 
 
 def _here(argument: object) -> object:

@@ -75,6 +75,7 @@ def trace(
         {recorder.value(v).id: k for k, v in state_in.items()},
         recorder.constants,
         {k: tuple(v.shape) for k, v in state.items()},
+        frozenset(dict(module.named_buffers())),
     )
 
 

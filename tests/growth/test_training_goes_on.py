@@ -99,7 +99,7 @@ BERT = dict(
 )  # fmt: skip
 GPT2 = dict(
     vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=16, resid_pdrop=0.0, embd_pdrop=0.0,
-    attn_pdrop=0.0, use_cache=False, bos_token_id=0, eos_token_id=0,
+    attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
 LANGUAGE = {
     "bert": ("BertForSequenceClassification", "BertConfig", BERT, {"intermediate_size": 64}),

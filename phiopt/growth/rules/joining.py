@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from phiopt.growth.axes import Mismatch, Term, cat, picked
 from phiopt.growth.call import Call
-from phiopt.growth.catalogue import Facts, alias
+from phiopt.growth.catalogue import Facts, alias, skipped
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
@@ -14,7 +14,7 @@ from phiopt.growth.rules.views import in_output, scaling, source_parameters
 from phiopt.growth.unify import split_cat, split_prod
 
 
-@register_rule("cat", facts=Facts(linear=True))
+@register_rule("cat", facts=Facts(linear=True, joins=True))
 @register_rule("concatenate")
 def concatenate(call: Call) -> None:
     """Tensors that only the student has, as in a deeper dense block, are new coordinates."""
@@ -32,9 +32,12 @@ def concatenate(call: Call) -> None:
 
 def _listed(call: Call) -> list[Pair | Value]:
     """The concatenated pairs, and the values that only the student concatenates."""
-    ts, ss = call.both("tensors")
+    ts, ss = (
+        [x for x in listed if not skipped(x.shape, node.outputs[0].shape)]
+        for listed, node in zip(call.both("tensors"), (call.t, call.s), strict=True)
+    )
     if len(ts) == len(ss):
-        return list(call.listed("tensors"))
+        return [call.state.pair(t, s) for t, s in zip(ts, ss, strict=True)]
     waiting, out = list(ts), list[Pair | Value]()
     for s in ss:
         twin = call.state.twins.get(s.id)

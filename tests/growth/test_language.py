@@ -1,0 +1,144 @@
+"""What language models do, each pattern in a few lines: caches, shared keys and values, rotary angles, scaled norms."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.growth.pairs import EXACT, check, said
+
+TOKENS = torch.randint(20, (3, 7), generator=torch.Generator().manual_seed(5))
+
+
+class Cached(nn.Module):
+    """Attention whose keys are joined to a cache. ``past``: what the cache holds at first."""
+
+    def __init__(self, width, past):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(width, 20)
+        self.query, self.key, self.value = (nn.Linear(8, width) for _ in range(3))
+        self.past = past
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        q, k, v = (self.split(part(x)) for part in (self.query, self.key, self.value))
+        if self.past is not None:
+            k, v = (torch.cat([*self.past(y), y], dim=-2) for y in (k, v))
+        return self.head(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def split(self, x):
+        return x.unflatten(-1, (-1, 4)).transpose(1, 2)
+
+
+def nothing(y):
+    return [torch.tensor([], dtype=y.dtype)]
+
+
+def twice_nothing(y):
+    return [torch.tensor([], dtype=y.dtype), y[..., :0, :]]
+
+
+def a_row(y):
+    return [torch.tensor([], dtype=y.dtype), torch.ones_like(y[..., :1, :])]
+
+
+@pytest.mark.parametrize("past", [nothing, twice_nothing, a_row, None])
+@pytest.mark.parametrize("fill", ["zero-out", "net2wider", "vv-zz"])
+def test_keys_are_joined_to_an_empty_cache(past, fill):
+    check(EXACT, Cached(8, past), Cached(16, past), TOKENS, fill)
+
+
+def test_a_cache_may_exist_in_one_of_the_models():
+    check(EXACT, Cached(8, None), Cached(16, nothing), TOKENS)
+    check(EXACT, Cached(8, nothing), Cached(16, None), TOKENS)
+
+
+class Layers(nn.Module):
+    """Layers of ``make`` on a stream of ``width``, between an embedding and a head."""
+
+    def __init__(self, make, depth, width=8):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, width), nn.Linear(width, 20)
+        self.layers = nn.ModuleList(make(width) for _ in range(depth))
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+class Two(nn.Module):
+    """Two branches on one stream; cases say how they are added."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Linear(width, width), nn.Linear(width, width)
+        self.scale = nn.Parameter(torch.zeros(width))
+
+
+class Parallel(Two):
+    def forward(self, x):
+        return self.a(x).tanh() @ self.b.weight + self.b(x).relu() + x
+
+
+class ShiftedNorm(Two):
+    """A norm behind the branch, whose weight is 1 plus a parameter."""
+
+    def forward(self, x):
+        y = self.a(x).tanh()
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return x + y * (1.0 + self.scale)
+
+
+class Gated(Two):
+    def forward(self, x):
+        return x + self.a(x).sigmoid() * self.b(x)
+
+
+class Halved(Two):
+    """A branch that is scaled by an affine function of a parameter."""
+
+    def forward(self, x):
+        return x + (2 * self.scale - 3) / 4 * self.a(x).exp()
+
+
+class Doubled(Two):
+    def forward(self, x):
+        return x + torch.cat(self.a(x).chunk(2, -1)[::-1], -1) + F.gelu(self.b(x))
+
+
+@pytest.mark.parametrize("layer", [Parallel, ShiftedNorm, Gated, Halved, Doubled])
+@pytest.mark.parametrize("width", [8, 16])
+def test_new_layers_are_closed_at_their_last_parameters(layer, width):
+    check(EXACT, Layers(layer, 2), Layers(layer, 4, width), TOKENS)
+
+
+class Softmax(Two):
+    def forward(self, x):
+        return x + self.a(x).softmax(-1)
+
+
+def test_a_branch_that_no_parameter_closes_is_refused():
+    answer = said(Layers(Softmax, 2), Layers(Softmax, 3), TOKENS)
+    assert answer.startswith("refused")
+    assert "no parameter that could silence" in answer
+
+
+class Again(nn.Module):
+    """A layer that is used once, or in a second branch too."""
+
+    def __init__(self, twice):
+        super().__init__()
+        self.embed, self.layer, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.twice = twice
+
+    def forward(self, tokens):
+        x = self.layer(self.embed(tokens)).tanh()
+        return self.head(x + self.layer(x) if self.twice else x)
+
+
+def test_a_layer_that_is_used_more_often_does_not_start_at_zero():
+    answer = said(Again(False), Again(True), TOKENS)
+    assert answer.startswith("refused")
+    assert "uses it in several layers" in answer
