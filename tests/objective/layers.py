@@ -29,8 +29,8 @@ def net(function):
     return nn.Sequential(first, nn.Sequential(nn.Tanh(), Calling(function)), last)
 
 
-def verify(module, x=X, loss=PLAIN, y=Y, names=("task", "proximity")):
+def verify(module, x=X, loss=PLAIN, y=Y, weights=("lambdas.task",), further=False):
     module = module.eval()
     params = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
     task = Task(pure_model(module, lambda x: x), loss, x, y)
-    verify_gradient(module, lambda x: x, task, params, names)
+    verify_gradient(module, lambda x: x, task, params, weights, checked_further=further)

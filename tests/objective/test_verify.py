@@ -78,7 +78,7 @@ def test_a_parameter_that_is_left_out_is_named_with_the_terms():
     with torch.random.fork_rng():
         module = nn.Sequential(nn.Linear(4, 5), Weighted(5, 5), nn.Linear(5, 3))
     with pytest.raises(TypeError, match=r"of 1 \(Weighted\)") as caught:
-        verify(module, names=("task", "proximity", "noise"), x=X.float())
+        verify(module, weights=("lambdas.task", "lambdas.noise"), x=X.float())
     assert "in 1.weight among others" in str(caught.value)
     assert "lambdas.task, lambdas.noise would be" in str(caught.value)
 

@@ -102,7 +102,7 @@ def test_nothing_is_touched():
     states = torch.get_rng_state(), random.getstate(), OWN.get_state()
     params = {n: p.detach().clone() for n, p in module.named_parameters()}
     task = Task(pure_model(module, lambda x: x), PLAIN, X.clone(), Y)
-    verify_gradient(module, lambda x: x, task, params, ["task"])
+    verify_gradient(module, lambda x: x, task, params, ["lambdas.task"])
     assert all(part.training for part in module.modules())
     assert all(p.grad is None and p.requires_grad for p in module.parameters())
     assert all(torch.equal(value, before[n]) for n, value in module.state_dict().items())
