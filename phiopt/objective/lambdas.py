@@ -58,8 +58,8 @@ class Lambdas:
 
     @classmethod
     def of(cls, value: object) -> Lambdas:
-        """``value`` as `Lambdas`. It may be `Lambdas`, four numbers, or a tensor of shape ``(4,)``, in which a derivative
-        may be taken if it is floating.
+        """``value`` as `Lambdas`. It may be `Lambdas`, four numbers, or a tensor of shape ``(4,)``. A derivative may be
+        taken in a floating tensor.
         """
         if isinstance(value, Lambdas):
             return value
