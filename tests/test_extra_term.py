@@ -5,17 +5,14 @@ from typing import ClassVar
 
 import pytest
 import torch
-import torchopt
 
 import phiopt
 from phiopt.bilevel import OuterLoss
-from phiopt.objective import Spectral, Term
-from tests.cases import flatten, generator, mlp, parameters, randn
+from phiopt.objective import Frobenius, Gaussian, Spectral, Term
+from tests.cases import flatten, generator, parameters, randn
+from tests.extra_terms import LAMBDAS, QUICK, Far, Sharpness, X, Y, models
 
-X, Y = randn(60, 4, seed=3), torch.randint(2, (60,), generator=generator(4))
 V = randn(50, 4, seed=5), torch.randint(3, (50,), generator=generator(6))
-LAMBDAS = (0.3, 0.3, 0.2, 0.2)
-QUICK = phiopt.TorchOpt(torchopt.adam(2e-2, eps_root=1e-12), steps=6, batch_size=16, check_every=3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +65,6 @@ def consolidation(small, large):
     return Consolidation(phiopt.GrowthMap.between(small, large), parameters(small), fisher)
 
 
-def models():
-    return mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
-
-
 THREE = (0.4, 0.4, 0.2, 0.0)
 SOLVERS = {
     "TorchOpt": (QUICK, LAMBDAS, None),
@@ -113,6 +106,7 @@ def test_every_solver_minimises_the_sum_with_it(solver, lambdas, micro_batch):
 def test_parts_of_the_batch_give_the_same_gradient():
     small, large = models()
     extra = [(2.0, consolidation(small, large)), (0.1, Entropy())]
+    extra += [(0.3, Sharpness(Frobenius(batch=None))), (0.2, Far(Gaussian(0.5)))]
     whole, parts = (
         phiopt.pose(small, large, LAMBDAS, (X, Y), extra=extra, micro_batch=size)
         for size in (None, 7)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
+import torch
+
 from phiopt._checks import instance, one_of, within
 from phiopt.growth.graph import Node
 
@@ -131,6 +133,12 @@ def declare(*names: str, rule: Rule | None = None, facts: Facts = _UNKNOWN.facts
 def alias(*others: str, of: str) -> None:
     """Record the operations ``others`` under the name ``of``."""
     ALIASES.update(dict.fromkeys(others, of))
+
+
+def operator_name(operator: torch._ops.OpOverload) -> str:
+    """The name of an operation of ATen; the full name, such as ``mylib::gate``, of any other."""
+    name = operator.overloadpacket.__name__
+    return name if operator.namespace == "aten" else f"{operator.namespace}::{name}"
 
 
 def recorded_name(name: str) -> str:

@@ -13,7 +13,7 @@ from phiopt._checks import instance, part, seed_of, two_models
 from phiopt._files import check_path, new_file
 from phiopt._modules import global_lock, state_of
 from phiopt._randomness import preserved_randomness
-from phiopt._types import Lift, Params
+from phiopt._types import Function, Lift, Params
 from phiopt.growth.contents import MapContents
 from phiopt.growth.derive import derive
 from phiopt.growth.given import check_models, check_shape, check_tensors
@@ -89,7 +89,7 @@ class GrowthMap(MapContents):
         """
         two_models(teacher, student)
         if lift is not None:
-            part("lift", lift, "__call__")
+            part("lift", lift, Function)
         if inputs is not None:
             instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
         if correspondence is not None:
@@ -221,7 +221,7 @@ class GrowthMap(MapContents):
         for role, module in (("teacher", teacher), ("student", student)):
             instance(role, module, nn.Module, "an nn.Module")
         if lift is not None:
-            part("lift", lift, "__call__")
+            part("lift", lift, Function)
         return GrowthMap(**vars(load(path, teacher, student, lift)))
 
     def __str__(self) -> str:
