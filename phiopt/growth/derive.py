@@ -18,7 +18,7 @@ from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.example import accepted, recorded
-from phiopt.growth.factors import check_rescaled
+from phiopt.growth.factors import settle_factors
 from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
 from phiopt.growth.insertion import Inserted, Insertions
@@ -29,6 +29,7 @@ from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.placing import check_injective, match_unused, placement
+from phiopt.growth.repeated import unrepeated
 from phiopt.growth.subsequence import Step
 from phiopt.growth.trace import aliases_of, names_of
 from phiopt.growth.unit_plan import demands
@@ -63,7 +64,7 @@ def derive(
     state.settle_products()
     check_gone(state.gone, state_of(teacher))
     inserted = _settle_norms(state, inserted)
-    check_rescaled(state)
+    settle_factors(state)
     placements = {name: placement(place, large.used) for name, place in state.places.items()}
     placements |= match_unused(state, small.used, large.used, names)
     names.check_places(
@@ -163,7 +164,8 @@ def _matched(
     """The first way to pair the two computations under which every axis agrees."""
     failures: list[AlignmentError] = []
     try:
-        for steps in align(small, large, names):
+        paired = (replace(trace, nodes=unrepeated(trace.nodes)) for trace in (small, large))
+        for steps in align(*paired, names):
             try:
                 state, inserted = _follow(small, large, steps, moves)
                 return state, inserted, *match_classes(state, classes)

@@ -21,6 +21,7 @@ from phiopt._modules import state_of, unchanged, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.graph import Trace
 from phiopt.growth.recorder import ListsAsTensors, Recorder
+from phiopt.growth.repeated import with_repeats
 
 
 @torch.inference_mode(False)  # inference tensors keep composite operations whole
@@ -69,7 +70,7 @@ def trace(
     if not outputs:
         raise ValueError(f"the forward pass of {type(module).__name__} returned no tensor")
     return Trace(
-        recorder.dependent(),
+        with_repeats(recorder.dependent()),
         tuple(recorder.value(x) for x in given),
         outputs,
         {recorder.value(v).id: k for k, v in state_in.items()},

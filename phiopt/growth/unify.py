@@ -188,6 +188,8 @@ def unify(a: Term, b: Term) -> None:
         return
     if b.kind == "free":
         a, b = b, a
+    if a.kind == b.kind == "free":
+        b.copied |= a.copied
     kinds = {a.kind, b.kind}
     if a.kind == "free":
         a.kind, a.parts = "link", (b,)

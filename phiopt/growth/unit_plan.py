@@ -49,7 +49,7 @@ def plain(leaf: Term, demand: int = FRESH) -> Plan:
     source[index_map(leaf)] = np.arange(leaf.t)
     share = (source >= 0).astype(float)
     new = np.flatnonzero(source < 0)
-    if demand == 0:  # every old unit equally often
+    if demand == 0 or leaf.copied:  # every old unit equally often
         source[new] = np.arange(len(new)) % leaf.t
     elif demand != FRESH:
         source[new] = demand

@@ -142,3 +142,49 @@ def test_a_layer_that_is_used_more_often_does_not_start_at_zero():
     answer = said(Again(False), Again(True), TOKENS)
     assert answer.startswith("refused")
     assert "uses it in several layers" in answer
+
+
+class Scaled(nn.Module):
+    """An embedding times a function of its width, a norm, and a head that may be the embedding again.
+
+    Args:
+        width: Of the stream.
+        tied: Whether the head is the embedding.
+        norm: ``"layer"``, ``"rms"`` or ``"shifted"``, whose weight is 1 plus a parameter.
+        power: The factors are the width to this power at the embedding, and to its negative at the head.
+    """
+
+    def __init__(self, width, tied=True, norm="rms", power=0.5):
+        super().__init__()
+        self.embed, self.mlp = nn.Embedding(20, width), nn.Linear(width, width)
+        self.head = None if tied else nn.Linear(width, 20, bias=False)
+        self.norm = nn.LayerNorm(width) if norm == "layer" else None
+        self.scale = nn.Parameter(torch.zeros(width)) if norm != "layer" else None
+        self.shift, self.factor = float(norm == "shifted"), width**power
+
+    def forward(self, tokens):
+        x = self.embed(tokens) * self.factor
+        x = self.normed(x + self.mlp(x).tanh()) / self.factor
+        return F.linear(x, self.embed.weight if self.head is None else self.head.weight)
+
+    def normed(self, x):
+        if self.scale is None:
+            return self.norm(x)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-12)
+        return x * (self.shift + self.scale) if self.shift else self.scale * x
+
+
+@pytest.mark.parametrize("fill", ["zero-out", "net2wider"])
+@pytest.mark.parametrize("norm", ["layer", "rms", "shifted"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_factors_of_the_width_are_taken_up_beside_a_tied_embedding(tied, norm, fill):
+    check(EXACT, Scaled(8, tied, norm), Scaled(16, tied, norm), TOKENS, fill)
+
+
+class Unnormed(Scaled):
+    def normed(self, x):
+        return x.tanh()
+
+
+def test_a_factor_at_a_tied_embedding_that_nothing_undoes_is_said():
+    check("remarked", Unnormed(8), Unnormed(16), TOKENS)

@@ -10,6 +10,7 @@ from phiopt.growth.graph import Node, Value
 from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
 from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.rules.elementwise import joint_scales
 from phiopt.growth.rules.views import in_output, scaling, source_parameters
 from phiopt.growth.unify import split_cat, split_prod
 
@@ -27,7 +28,8 @@ def concatenate(call: Call) -> None:
     axes[dim] = _concatenated(
         [p.axes[dim] if isinstance(p, Pair) else Axis(Term(0, p.shape[dim])) for p in pairs]
     )
-    call.set(axes)
+    scales = joint_scales([p.scales if isinstance(p, Pair) else None for p in pairs])
+    call.set(axes, scales=scales)
 
 
 def _listed(call: Call) -> list[Pair | Value]:
