@@ -117,6 +117,7 @@ class Call:
             zeroed = first if b.weight else second
             for term, origin in self.makers(zeroed):
                 term.zero_new.add(origin)
+                self.state.zeroed.append((term, origin))
             if not zeroed.source_parameters:
                 self.inexact("a contraction over a widened axis that no layer makes")
         self.join(first, second)

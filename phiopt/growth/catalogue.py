@@ -72,7 +72,7 @@ class Facts:
         joins: It joins a list of tensors and skips those of shape ``(0,)``. What it makes of one tensor is a copy.
         creates: It reads no more than the shape of its tensors.
         overwrites: It writes its result over ``self``, which it does not read.
-        repeats: It repeats each coordinate of the axis ``dim`` so often as ``repeats`` says. One of the models may lack it.
+        repeats: It repeats each coordinate of the axis ``dim`` as often as ``repeats`` says. One model may lack it.
 
     Raises:
         TypeError, ValueError: ``inserted`` is none of these words, or a value of ``neutral`` or ``optional`` is no

@@ -35,6 +35,8 @@ class Correspondence:
     """Axes of parameters that make units. A tied weight may read units along the same axis elsewhere."""
     products: list[tuple[Axis, Axis]] = field(default_factory=list)
     """Pairs of parameters' axes that are summed over against each other, as in weight @ vector."""
+    zeroed: list[tuple[Term, ParameterAxis]] = field(default_factory=list)
+    """Axes whose new coordinates must be zero, each with the axis of a parameter that makes them."""
     constants: list[ConstantPair] = field(default_factory=list)
     """Constants that paired operations read. They are compared when all axes are decided."""
     rounding: float = 0.0

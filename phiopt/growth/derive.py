@@ -8,7 +8,7 @@ from itertools import combinations
 
 from torch import Tensor, nn
 
-from phiopt._modules import state_of
+from phiopt._modules import state_of, unsaved
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import align
@@ -16,6 +16,7 @@ from phiopt.growth.axes import Term, fixed
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
+from phiopt.growth.decided import decide_by_constants
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import settle_factors
@@ -32,7 +33,7 @@ from phiopt.growth.placing import check_injective, match_unused, placement
 from phiopt.growth.repeated import unrepeated
 from phiopt.growth.subsequence import Step
 from phiopt.growth.trace import aliases_of, names_of
-from phiopt.growth.unit_plan import demands
+from phiopt.growth.unit_plan import demands, settle_zeros
 
 
 def derive(
@@ -60,10 +61,12 @@ def derive(
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
         raise
+    decide_by_constants(state)
     compare_constants(state)
     state.settle_products()
     check_gone(state.gone, state_of(teacher))
     inserted = _settle_norms(state, inserted)
+    settle_zeros(state)
     settle_factors(state)
     placements = {name: placement(place, large.used) for name, place in state.places.items()}
     placements |= match_unused(state, small.used, large.used, names)
@@ -82,8 +85,9 @@ def derive(
         inexact_reasons=tuple(state.inexact_reasons),
         correspondence=state,
         inserted=inserted,
-        fresh={name: shape for name, shape in large.used.items() if name not in taken},
+        fresh={n: tuple(x.shape) for n, x in state_of(student).items() if n not in taken},
         aliases=(aliases_of(teacher), aliases_of(student)),
+        unplaced=unsaved(teacher),
         traced=(tuple(example.shape), example.dtype),
     )
 
@@ -164,8 +168,8 @@ def _matched(
     """The first way to pair the two computations under which every axis agrees."""
     failures: list[AlignmentError] = []
     try:
-        paired = (replace(trace, nodes=unrepeated(trace.nodes)) for trace in (small, large))
-        for steps in align(*paired, names):
+        old, new = (replace(trace, nodes=unrepeated(trace.nodes)) for trace in (small, large))
+        for steps in align(old, new, names):
             try:
                 state, inserted = _follow(small, large, steps, moves)
                 return state, inserted, *match_classes(state, classes)

@@ -52,6 +52,8 @@ class _Makers:
     names: set[str]
     elsewhere: list[tuple[Node, Value]]
     """Operations that read one of the parameters, each with the parameter's value there."""
+    whole: bool
+    """Whether no other value is a part of the parameters' rows, as queries are of packed queries, keys and values."""
 
 
 class _Graph:
@@ -63,9 +65,14 @@ class _Graph:
         self._readers: dict[int, list[Node]] = defaultdict(list)
         self._producers: dict[int, Node] = {}
         self._data = {v.id for v in trace.inputs}
+        live = {o.id for o in trace.outputs}
+        for node in reversed(trace.nodes):
+            if any(o.id in live for o in node.outputs):
+                live |= {v.id for v in node.inputs}
         for node in trace.nodes:
             for v in dict.fromkeys(node.inputs):
-                self._readers[v.id].append(node)
+                if any(o.id in live for o in node.outputs):
+                    self._readers[v.id].append(node)
             self._producers |= {o.id: node for o in node.outputs}
             if any(v.id in self._data for v in node.inputs):
                 self._data |= {o.id for o in node.outputs}
@@ -76,7 +83,7 @@ class _Graph:
         made_by = None if factor.scales is None or depth == 0 else self._makers(factor.value)
         if factor.scales is None or made_by is None or not made_by.names:
             return None
-        out = self._own_rows(made_by.names, factor.scales, factor.ratio)
+        out = self._own_rows(made_by, factor.scales, factor.ratio)
         for node, weight in made_by.elsewhere:
             undone = self._undone(node, weight, factor, depth)
             if out is None or undone is None:
@@ -84,14 +91,14 @@ class _Graph:
             out += undone
         return out
 
-    def _own_rows(self, names: set[str], scales: Axis, ratio: float) -> list[Mark] | None:
-        sources = sorted(o for o in scales.source_parameters if o[0] in names)
-        if sorted(names) != [name for name, _ in sources]:
+    def _own_rows(self, made_by: _Makers, scales: Axis, ratio: float) -> list[Mark] | None:
+        sources = sorted(o for o in scales.source_parameters if o[0] in made_by.names)
+        if sorted(made_by.names) != [name for name, _ in sources]:
             return None  # a parameter has no row of this axis, or two
         rows: list[Mark] = []
         for source in sources:
             whole = self._state.by_student()[source[0]].axes[source[1]].term
-            if scales.size == whole.size:
+            if made_by.whole or scales.size == whole.size:
                 rows.append((whole, source, ratio))
             elif whole.same:  # an axis that does not grow has no terms for its blocks
                 return None
@@ -137,12 +144,17 @@ class _Graph:
             elif v.id in self._data:
                 return None
         elsewhere: list[tuple[Node, Value]] = []
+        whole = self._read_once(value) and len(self._readers[value.id]) == 1
         for v in cone.values():
+            whole &= v is value or all(
+                any(o.id in cone for o in n.outputs) or not facts(n.name).part
+                for n in self._readers[v.id]
+            )
             others = [] if v is value else self._outside(v, cone)
             if v.id in self._ends or (others and v.id not in self._state.student.tensors):
                 return None
             elsewhere += [(node, v) for node in others]
-        return _Makers(names, elsewhere) if self._read_once(value) else None
+        return _Makers(names, elsewhere, whole) if self._read_once(value) else None
 
     def _read_once(self, value: Value) -> bool:
         """Whether nothing reads a value, or nothing reads the same part of it, but the factor."""

@@ -106,7 +106,7 @@ def net2wider(start: Start) -> Params:
 
     def copied(leaf: Term, demand: int) -> Plan:
         plan = plain(leaf, demand)
-        if leaf.same or leaf.external or leaf.t == 0 or demand in (MEAN, ZERO):
+        if leaf.same or leaf.external or leaf.distinct or leaf.t == 0 or demand in (MEAN, ZERO):
             return plan
         source = plan.source.copy()
         new = np.flatnonzero(source == FRESH)
@@ -124,7 +124,7 @@ def vv_zz(start: Start) -> Params:
 
     def paired(leaf: Term, demand: int) -> Plan:
         plan = plain(leaf, demand)
-        if leaf.same or leaf.external or leaf.t == 0 or demand != FRESH:
+        if leaf.same or leaf.external or leaf.distinct or leaf.t == 0 or demand != FRESH:
             return plan
         return halves(np.flatnonzero(plan.source == FRESH), plan)
 

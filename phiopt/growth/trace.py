@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from phiopt._attention import plain_attention
-from phiopt._modules import state_of, unchanged, without_process_wide_hooks
+from phiopt._modules import state_of, unchanged, unsaved, without_process_wide_hooks
 from phiopt._types import Params
 from phiopt.growth.graph import Trace
 from phiopt.growth.recorder import ListsAsTensors, Recorder
@@ -55,7 +55,13 @@ def trace(
             {k: v.to("meta") for k, v in state.items()},
         )
     recorder = Recorder(meta=not values, keep=keep)
-    for x in (*given, *state_in.values()):
+    constant = unsaved(module)
+    for name, x in state_in.items():
+        if name in constant:
+            recorder.enter(x, state[name])
+        else:
+            recorder.taint(x)
+    for x in given:
         recorder.taint(x)
     with (
         _in_evaluation_mode(module),
@@ -73,9 +79,9 @@ def trace(
         with_repeats(recorder.dependent()),
         tuple(recorder.value(x) for x in given),
         outputs,
-        {recorder.value(v).id: k for k, v in state_in.items()},
+        {recorder.value(v).id: k for k, v in state_in.items() if k not in constant},
         recorder.constants,
-        {k: tuple(v.shape) for k, v in state.items()},
+        {k: tuple(v.shape) for k, v in state.items() if k not in constant},
         frozenset(dict(module.named_buffers())),
     )
 

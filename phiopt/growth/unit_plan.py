@@ -151,6 +151,33 @@ def _part_marks(term: Term, axis: ParameterAxis) -> Marks:
     return zero_new, rescale
 
 
+def settle_zeros(state: Correspondence) -> None:
+    """Mark the blocks of parameters' axes in place of axes that are put together of them, as turned heads are."""
+    for term, origin in state.zeroed:
+        whole = state.by_student()[origin[0]].axes[origin[1]].term
+        for block in blocks(whole, term):
+            block.zero_new.add(origin)
+
+
+def blocks(whole: Term, term: Term) -> list[Term]:
+    """The blocks of the axis ``whole`` that ``term`` is made of."""
+    if find(whole) is find(term):
+        return [whole]
+    inside, todo = {id(whole)}, [whole]
+    while todo:
+        parts = find(todo.pop()).parts
+        todo += parts
+        inside |= {id(part) for part in parts}
+    out, todo = [], [term]
+    while todo:
+        block = todo.pop()
+        if id(block) in inside:
+            out.append(block)
+        else:
+            todo += find(block).parts
+    return out
+
+
 def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tuple[Norm, float]]]:
     """What statistics over growing axes need of new units.
 

@@ -65,7 +65,7 @@ def stack(call: Call) -> None:
     for other in pairs[1:]:
         axes = [call.join(a, b) for a, b in zip(axes, other.axes, strict=True)]
     axes.insert(call.dim("dim", len(axes) + 1), Axis(Term(len(pairs), len(pairs))))
-    call.set(axes)
+    call.set(axes, scales=joint_scales([p.scales for p in pairs]))
 
 
 alias("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", of="split")
