@@ -92,7 +92,7 @@ def shared(axis: Axis, times: Size) -> Axis:
         raise Mismatch(
             f"each of {old} is used {times[0]} times in the teacher, and each of {new} is used {times[1]} times in the "
             "student, as heads of keys and values are by those of queries",
-            f"Use each {times[0]} times in the student too, or a number of times n that divides {times[0]}, and give the "
+            f"Use each {times[0]} times in the student too, or n times, where n divides {times[0]}, and give the "
             f"student {old} * {times[0]} / n of them or a multiple",
         )
     groups = Term(old, new // more)
