@@ -146,15 +146,19 @@ class _Graph:
         elsewhere: list[tuple[Node, Value]] = []
         whole = self._read_once(value) and len(self._readers[value.id]) == 1
         for v in cone.values():
-            whole &= v is value or all(
-                any(o.id in cone for o in n.outputs) or not facts(n.name).part
-                for n in self._readers[v.id]
-            )
+            whole &= v is value or all(self._reads_whole(n, cone) for n in self._readers[v.id])
             others = [] if v is value else self._outside(v, cone)
             if v.id in self._ends or (others and v.id not in self._state.student.tensors):
                 return None
             elsewhere += [(node, v) for node in others]
         return _Makers(names, elsewhere, whole) if self._read_once(value) else None
+
+    def _reads_whole(self, node: Node, cone: dict[int, Value]) -> bool:
+        """Whether all that an operation makes, if it takes parts of a tensor, leads to the value or nowhere."""
+        several = len(node.outputs) > 1
+        if not several and not facts(node.name).part:
+            return True
+        return all(o.id in cone or not self._readers[o.id] for o in node.outputs)
 
     def _read_once(self, value: Value) -> bool:
         """Whether nothing reads a value, or nothing reads the same part of it, but the factor."""
@@ -176,7 +180,10 @@ class _Graph:
         weights = [v for v in inputs if v.id not in self._data]
         product = known.product or 1.0 in known.neutral.values()
         if product and weights:
-            return weights
+            added = {k for k, x in known.optional.items() if x == 0.0}
+            biases = [v for k in added if (v := node.arguments.get(k)) in weights]
+            factors = [v for v in weights if v not in biases]
+            return [*factors, *biases] if len(factors) == 1 else None
         if isinstance(node.arguments.get("weight"), Value):  # of a normalisation
             return [v for k in ("weight", "bias") if isinstance(v := node.arguments.get(k), Value)]
         if not product:
