@@ -36,7 +36,7 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
-from phiopt.objective.importance import chosen, influence
+from phiopt.objective.importance import importance_sample, leverage_scores
 from phiopt.objective.microbatched import MicrobatchedCurvature
 from phiopt.objective.passes import gradient_of_sum
 from phiopt.objective.probes import Distribution, draw_probes
@@ -183,13 +183,13 @@ def noise_of_parts(net: Net, sizes: tuple[int, int], draws: int, seed: int) -> T
     found = []
     for number in range(draws // 10):
         batch, probe = net.batch(seed, number)
-        scores = influence(batch, batch.outputs(net.params))
+        scores = leverage_scores(batch, batch.outputs(net.params))
         _, exact = by_parts(net, batch, batch, probe)
         noise = []
         for _ in range(10):
             offsets = torch.rand(2, generator=generator, dtype=torch.float64)
             a, b = (
-                batch if size == BATCH else chosen(batch, scores, size, offset)
+                batch if size == BATCH else importance_sample(batch, scores, size, offset)
                 for size, offset in zip(sizes, offsets, strict=True)
             )
             noise.append((by_parts(net, a, b, probe)[1] - exact).square().sum())

@@ -9,28 +9,29 @@ place shows. Seconds are of one call on one thread; the figures of ResNet-50 and
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import platform
-import resource
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import torch
-import torchvision
 from torch import nn
-from torchvision import models as tv
 
-from benchmarks.conftest import interleaved
+from benchmarks.large_pairs import LARGE, apart, cost
+from benchmarks.libraries import TIMM, TIMM_KINDS, TRANSFORMERS, TRANSFORMERS_KINDS
 from benchmarks.zoo import HANDWRITTEN, TORCHVISION, Family
 from phiopt._modules import state_of
 from phiopt.growth import AlignmentError, GrowthMap, compare, grow
 
 FILLS = ("zero-out", "net2wider", "vv-zz")
 """The fills that keep the function where that is possible."""
+ROUNDING = 1e-5
+"""Relative change of the logits up to which a growth of a library's model counts as exact, in float64."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def measure(family: Family) -> Measured:
     began = perf_counter()
     try:
         growth = GrowthMap.between(teacher, student, inputs=x, **family.options)
-    except AlignmentError as error:
-        return Measured({}, 0.0, perf_counter() - began, (error.problem,))
+    except (ValueError, TypeError) as error:  # phiopt's refusals
+        why = error.problem if isinstance(error, AlignmentError) else str(error)
+        return Measured({}, 0.0, perf_counter() - began, (why,))
     seconds = perf_counter() - began
     changes = {}
     for fill in FILLS:
@@ -87,66 +89,47 @@ def row(family: Family, found: Measured) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds and bytes of one large pair.
-
-    Args:
-        trace: Seconds for the map.
-        embed, copy: Seconds to embed the teacher, and to copy the student's tensors and the teacher's.
-        memory: Peak bytes that map and embedding add, over the student's own.
-    """
-
-    trace: float
-    embed: float
-    copy: float
-    memory: float
-
-
-def cost(name: str) -> Cost:
-    """Time and memory of the map of a large pair and of embedding; in a fresh process, for its peak."""
-    torch.set_num_threads(1)
-    teacher, student = LARGE[name]()
-    x = torch.zeros(2, 3, 224, 224)
-    u, w = ({k: v.detach() for k, v in state_of(module).items()} for module in (teacher, student))
-    size = sum(v.numel() * v.element_size() for v in w.values())
-    before = peak()
-    began = perf_counter()
-    growth = GrowthMap.between(teacher, student, inputs=x)
-    trace = perf_counter() - began
-    calls = {
-        "embed": lambda: growth.embed(u, into=w),
-        "copy": lambda: [v.clone() for v in (*w.values(), *u.values())],
-    }
-    seconds = interleaved(calls, rounds=7)
-    return Cost(trace, seconds["embed"], seconds["copy"], (peak() - before) / size)
+def matrix(
+    families: Iterable[Family], kinds: Sequence[str], progress: Callable[[str], None]
+) -> str:
+    """A table, family by kind of change, and a line for each pair that is not exact."""
+    cells: dict[str, dict[str, str]] = {}
+    notes, seconds = [], []
+    for family in families:
+        found = measure(family)
+        seconds.append(found.seconds)
+        verdict = judged(found)
+        progress(f"{family.name}, {family.kind}: {verdict}, {found.seconds:.1f} s")
+        cells.setdefault(family.name, {})[family.kind] = verdict
+        if verdict != "exact":
+            more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
+            why = found.reasons[0] if found.reasons else "no reason is given"
+            notes.append(f"- {family.name}, {family.kind}: {verdict}: {why}{more}")
+    head = f"| family | {' | '.join(kinds)} |\n" + "| --- " * (len(kinds) + 1) + "|"
+    rows = [
+        "| " + " | ".join([name, *(row.get(kind, "") for kind in kinds)]) + " |"
+        for name, row in cells.items()
+    ]
+    verdicts = Counter(cell.partition(" ")[0] for row in cells.values() for cell in row.values())
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    times = f"A map takes {median(seconds):.1f} s in the median and at most {max(seconds):.1f} s."
+    return "\n".join([f"{counts}. {times}", "", head, *rows, "", *notes])
 
 
-def apart(call: Callable[[str], Cost], name: str) -> Cost:
-    """The result of ``call`` in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(call, name).result()
+def judged(found: Measured) -> str:
+    """``exact``, ``refused``, ``Δ`` and the change if the map gives a reason for it, else ``WRONG``."""
+    if not found.changes:
+        return "refused"
+    change = max(found.changes[fill] for fill in ("zero-out", "net2wider"))
+    if change <= ROUNDING:
+        return "exact"
+    return f"Δ {change:.0e}" if found.reasons else f"WRONG {change:.0e}"
 
-
-def peak() -> int:
-    """The process's largest resident size so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def vit_b_pair() -> tuple[nn.Module, nn.Module]:
-    """ViT-B/16's size as the student: twice the width, heads and hidden units of its teacher."""
-    teacher = tv.VisionTransformer(224, 16, 12, 6, 384, 1536)
-    return teacher, tv.VisionTransformer(224, 16, 12, 12, 768, 3072)
-
-
-LARGE: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
-    "ResNet-50 to Wide-ResNet-50-2": lambda: (tv.resnet50(), tv.wide_resnet50_2()),
-    "ViT, 12 layers, 384 to 768 (ViT-B/16)": vit_b_pair,
-}
 
 PAGE = """# Families
 
-Made by `python -m benchmarks.families` with torch {torch}, torchvision {vision}, on {machine}, one thread.
+Made by `python -m benchmarks.families` with torch {torch}, torchvision {torchvision}, timm {timm}, transformers
+{transformers}, on {machine}, one thread.
 
 For each pair of models, all tensors random and in float64: the largest change of the teacher's logits, relative to the
 largest logit, after growing by each function-preserving fill; the share of the student's coordinates that come from the
@@ -159,12 +142,25 @@ and why.
 ## torchvision
 
 {head}
-{torchvision}
+{torchvision_table}
 
 ## Written by hand
 
 {head}
-{handwritten}
+{handwritten_table}
+
+## timm
+
+A cell is *exact*, *Δ* with the change if the map says in advance that the function cannot be kept, or *refused*.
+The list below the table has the reasons.
+
+{timm_table}
+
+## transformers
+
+With the default cache, as the models are made.
+
+{transformers_table}
 
 ## Large pairs
 
@@ -173,7 +169,7 @@ the peak that map and embedding add to the process, in multiples of the student'
 
 | pair | map, s | embed, s | copy, s | embed / copy | memory |
 | --- | --- | --- | --- | --- | --- |
-{large}
+{large_table}
 """
 
 HEAD = f"| family | {' | '.join(FILLS)} | carried | map, s | not exact |\n" + "| --- " * 7 + "|"
@@ -194,14 +190,16 @@ def page(progress: Callable[[str], None] = print) -> str:
             progress(lines[-1])
         return "\n".join(lines)
 
+    libraries = ("torch", "torchvision", "timm", "transformers")
     return PAGE.format(
-        torch=torch.__version__.partition("+")[0],
-        vision=torchvision.__version__.partition("+")[0],
+        **{name: version(name).partition("+")[0] for name in libraries},
         machine=f"{platform.system()} {platform.machine()}",
         head=HEAD,
-        torchvision=rows(TORCHVISION),
-        handwritten=rows(HANDWRITTEN),
-        large="\n".join(large),
+        torchvision_table=rows(TORCHVISION),
+        handwritten_table=rows(HANDWRITTEN),
+        timm_table=matrix(TIMM, TIMM_KINDS, progress),
+        transformers_table=matrix(TRANSFORMERS, TRANSFORMERS_KINDS, progress),
+        large_table="\n".join(large),
     )
 
 

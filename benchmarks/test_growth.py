@@ -5,7 +5,7 @@ python -m pytest benchmarks/test_growth.py --benchmark-json=growth.json
 
 import pytest
 
-from benchmarks.families import LARGE, apart, cost
+from benchmarks.large_pairs import LARGE, apart, cost
 
 SECONDS = dict(zip(LARGE, (3.0, 5.0), strict=True))
 """Most for the map."""

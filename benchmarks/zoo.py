@@ -39,6 +39,7 @@ class Family:
         expected: ``"exact"``: a function-preserving growth exists and is found; ``"inexact"``: none exists, and the
             map says at which layer and why; ``"refused"``: the teacher computes what the student does not.
         slow: Takes more than a second.
+        kind: What grows, where a family has several growths.
         options: For ``GrowthMap.between``.
     """
 
@@ -48,6 +49,7 @@ class Family:
     shape: tuple[int, ...] = (3, 64, 64)
     expected: Literal["exact", "inexact", "refused"] = "exact"
     slow: bool = False
+    kind: str = ""
     vocabulary: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -12,10 +12,13 @@ from torch.distributed import ProcessGroup
 from phiopt._checks import count, flag, known, one_of, part, seed_of, shown, two_models
 from phiopt._modules import state_of
 from phiopt._transforms import wrapped
-from phiopt._types import DeclaresPrecision, Params
+from phiopt._types import Params, float32_reason_of
+from phiopt.bilevel import Adjoint
 from phiopt.data import Source, check_source
 from phiopt.growth.registry import FILLS
 from phiopt.objective import Lambdas
+from phiopt.objective.paper import PAPER_TERMS
+from phiopt.solve import Solver
 
 SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -23,7 +26,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
-    """Refuse models that cannot be used. Gives a parameter, which has the device and dtype of both."""
+    """Refuse models that cannot be used. Returns a parameter, which has the device and dtype of both."""
     two_models(teacher, student)
     for name, module in (("teacher", teacher), ("student", student)):
         for key, value in (*module.named_parameters(), *module.named_buffers()):
@@ -33,9 +36,8 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
                 )
             if wrapped(value):
                 raise ValueError(
-                    f"{name}: {key} is a tensor of torch.func, must be a plain one: in a module's "
-                    "own parameters torch.autograd differentiates, torch.func only in lambdas, δ and "
-                    "start"
+                    f"{name}: {key} is a tensor of torch.func, must be a plain tensor; torch.func can differentiate "
+                    "in lambdas, δ and start, and only torch.autograd in a module's own parameters"
                 )
             if value.is_meta:
                 raise ValueError(f"{name}: {key} is on meta, must hold numbers")
@@ -62,11 +64,11 @@ def check_modules(teacher: nn.Module, student: nn.Module) -> Tensor:
     return like
 
 
-def check_parts(parts: Mapping[str, tuple[object, str]]) -> None:
-    """Refuse objects, by name, that lack the attribute which makes them a plug-in. None is left out."""
-    for name, (value, attribute) in parts.items():
+def check_parts(parts: Mapping[str, tuple[object, type]]) -> None:
+    """Refuse objects, by name, that are not of their kind. None is left out."""
+    for name, (value, kind) in parts.items():
         if value is not None:
-            part(name, value, attribute)
+            part(name, value, kind)
 
 
 def check_options(
@@ -76,10 +78,10 @@ def check_options(
     seed: int,
     micro_batch: int | None,
     process_group: object,
-    parts: Mapping[str, tuple[object, str]],
+    parts: Mapping[str, tuple[object, type]],
     flags: Mapping[str, object],
 ) -> None:
-    """Refuse arguments of `pose`. ``parts`` are plug-ins by name, each with the attribute that it must have."""
+    """Refuse arguments of `pose`. ``parts`` are plug-ins by name, each with its protocol."""
     check_parts(parts)
     for name, value in flags.items():
         flag(name, value)
@@ -92,20 +94,20 @@ def check_options(
             f"process_group: got {process_group!r}, must be a group of torch.distributed that this "
             "process is in, such as torch.distributed.group.WORLD"
         )
-    needy = [name for name in lambdas.active if name != "proximity"]
+    on_data = [t.name for t in PAPER_TERMS if t.over != "parameters" and t.name in lambdas.active]
     if data is not None:
         check_source("data", data)
-    if data is None and needy:
+    if data is None and on_data:
         raise ValueError(
-            f"data: None, but the weight of {', '.join(needy)} is not 0; these terms need D1"
+            f"data: None, but the weight of {', '.join(on_data)} is not 0; these terms need D1"
         )
 
 
 def check_solve(
     solver: object, adjoint: object, seed: object, restarts: object, flags: Mapping[str, object]
 ) -> None:
-    """What a solve is given."""
-    check_parts({"solver": (solver, "solve"), "adjoint": (adjoint, "solve")})
+    """Refuse arguments of a solve."""
+    check_parts({"solver": (solver, Solver), "adjoint": (adjoint, Adjoint)})
     for name, value in flags.items():
         flag(name, value)
     seed_of(seed)
@@ -113,24 +115,21 @@ def check_solve(
 
 
 def without_data(lambdas: Lambdas) -> Lambdas:
-    """λ with constant tensors that are 0 as numbers: the terms of such weights need no data."""
-    idle = [n for n, v in lambdas.items() if isinstance(v, Tensor) and not v.requires_grad]
-    return replace(lambdas, **{n: 0.0 for n in idle if known(getattr(lambdas, n)) == 0})
+    """λ with the number 0 in place of constant tensors that are 0. Terms with such weights need no data."""
+    constant = {n: v for n, v in lambdas.items() if isinstance(v, Tensor) and not v.requires_grad}
+    return replace(lambdas, **{n: 0.0 for n, v in constant.items() if known(v) == 0})
 
 
-def check_precision(dtype: torch.dtype, neighbourhood: object, curvature: object) -> None:
-    """Refuse parts that need more digits than bfloat16 has."""
-    if dtype != torch.bfloat16:
-        return
-    for name, value in (("curvature", curvature), ("neighbourhood", neighbourhood)):
-        reason = value.float32_reason if isinstance(value, DeclaresPrecision) else ""
-        if reason:
+def check_precision(dtype: torch.dtype, parts: Mapping[str, object]) -> None:
+    """Refuse parts, by name, that need more digits than bfloat16 has."""
+    for name, value in parts.items() if dtype == torch.bfloat16 else ():
+        if reason := float32_reason_of(value):
             raise TypeError(f"{name}: {reason} models, got bfloat16")
 
 
 def check_start(start: str | Params | None, student: nn.Module) -> None:
-    """Refuse a start that is neither a fill's name nor the student's parameters by name, buffers if any, in
-    the student's shapes and dtypes.
+    """Refuse a start that is neither a fill's name nor the student's parameters by name, perhaps with buffers, in the
+    student's shapes and dtypes.
     """
     if start is None:
         return

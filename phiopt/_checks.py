@@ -29,9 +29,7 @@ def shown(value: object) -> str:
 
 
 def scalar(name: str, value: object) -> Scalar:
-    """``value`` as a float; a 0-dimensional floating tensor is returned as it is. Anything else is refused
-    by ``name``.
-    """
+    """``value`` as a float. A 0-dimensional floating tensor stays as it is. Anything else is refused by ``name``."""
     if isinstance(value, Tensor):
         if value.dim() or not value.is_floating_point():
             raise TypeError(
@@ -57,9 +55,7 @@ def known(value: Scalar) -> float | None:
 
 
 def count(name: str, value: object, least: int = 1) -> int:
-    """``value`` as an int if it is a whole number, NumPy's too, of at least ``least``; else an error by
-    ``name``.
-    """
+    """``value`` as an int if it is a whole number of at least ``least``, NumPy's too; else an error by ``name``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: got {shown(value)}, must be a whole number")
     if value < least:
@@ -76,8 +72,8 @@ def seed_of(value: object) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """``value`` if it is True or False, NumPy's too; else an error by ``name``. Text such as "no" would be
-    taken for True.
+    """``value`` if it is True or False, NumPy's too; else an error by ``name``. Python would take text such as "no" for
+    True.
     """
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {shown(value)}, must be True or False")
@@ -118,9 +114,7 @@ def within(name: str, value: object, low: float, high: float) -> float:
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
-    """An error by ``name`` unless ``value`` is one of the words ``allowed``. The error proposes a similar
-    word.
-    """
+    """An error by ``name`` unless ``value`` is one of the words ``allowed``. The error proposes a similar word."""
     if isinstance(value, str) and value in allowed:
         return
     close = get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
@@ -129,13 +123,33 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     raise kind(f"{name}: got {shown(value)}, must be one of {', '.join(allowed)}{meant}")
 
 
-def part(name: str, value: object, method: str) -> None:
-    """A ``TypeError`` by ``name`` unless ``value`` is an object with this method. A class is refused."""
+def part(name: str, value: object, kind: type) -> None:
+    """A ``TypeError`` by ``name`` unless ``value`` is of this kind, which is a protocol or an abstract class. The
+    error says what the value lacks. A class is refused.
+    """
     if isinstance(value, type):
         raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
-    if not hasattr(value, method):
-        what = "a callable" if method == "__call__" else f"an object with {method}()"
-        raise TypeError(f"{name}: got {shown(value)}, which has no {method}(); must be {what}")
+    if isinstance(value, kind):
+        return
+    members = _members(kind)
+    lacking = [text for member, text in members.items() if not hasattr(value, member)]
+    what = f"which has no {' and no '.join(lacking)}" if lacking else "which is none"
+    if "__call__" in members:
+        rule = "a callable"
+    elif lacking:
+        rule = f"a {kind.__name__}, an object with {' and '.join(members.values())}"
+    else:
+        rule = f"a subclass of {kind.__name__}"
+    raise TypeError(f"{name}: got {shown(value)}, {what}; must be {rule}")
+
+
+def _members(kind: type) -> dict[str, str]:
+    """What a protocol, or an abstract class, asks for: names, and how an error writes them, methods first."""
+    asked = sorted(getattr(kind, "__abstractmethods__", ())) or [
+        name for name in vars(kind) if not name.startswith("_") or name == "__call__"
+    ]
+    texts = {name: f"{name}()" if callable(vars(kind)[name]) else name for name in asked}
+    return dict(sorted(texts.items(), key=lambda item: not item[1].endswith("()")))
 
 
 def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], rule: str) -> None:

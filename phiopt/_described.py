@@ -1,6 +1,4 @@
-"""A canonical description of an object, in words and checksums: two calls are compared by what they were
-given.
-"""
+"""A canonical description of an object, in words and checksums, by which the arguments of two calls are compared."""
 
 from __future__ import annotations
 
@@ -24,13 +22,13 @@ SHORT = 80
 FEW = 4
 """Entries of a tensor that are shown; a larger one is its shape and a checksum."""
 LIBRARIES = ("builtins", "torch", "torchopt", "numpy", "phiopt", "typing", "abc")
-"""Whose classes are known by their names; of others the methods are looked at."""
+"""Libraries whose classes are described by their names. Other classes are described by their methods too."""
 MANY = 1000
 """Members of a collection that are described one by one; a larger collection becomes one checksum."""
 
 
 def described(name: str, value: object, *, attributes: bool = True) -> dict[str, str]:
-    """What ``value`` holds: texts by dotted names that begin with ``name``.
+    """A description of ``value``: texts by dotted names that begin with ``name``.
 
     Tensors, arrays and random generators are described by checksums, functions by their code, their
     defaults and the values they enclose. Any other object is described by its ``repr``, without memory
@@ -136,8 +134,8 @@ def _tensor(value: Tensor) -> str:
     if value.layout != torch.strided or value.is_meta or value.is_quantized:
         return f"{_shown(value)}{trained}"
     flat = value.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    holds = flat.tolist() if len(flat) <= FEW else checksum([_bytes(flat)])
-    return f"{value.dtype} {tuple(value.shape)} {holds}{trained}"
+    entries = flat.tolist() if len(flat) <= FEW else checksum([_bytes(flat)])
+    return f"{value.dtype} {tuple(value.shape)} {entries}{trained}"
 
 
 def _bytes(value: Tensor) -> bytes:

@@ -1,4 +1,4 @@
-"""Run a trained model over data, for the measures of `phiopt.criteria`."""
+"""Run a trained model on data, for the measures of `phiopt.criteria`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ def means(
     """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples."""
     seed = seed_of(seed)
     if neighbourhood is not None:
-        part("neighbourhood", neighbourhood, "perturb")
+        part("neighbourhood", neighbourhood, Neighbourhood)
     totals, losses = [0.0 for _ in measures], 0
     generator: Generator | None = None
     with evaluating(model, data, seed):
@@ -61,7 +61,7 @@ def _neighbours(
 
 @contextmanager
 def evaluating(model: nn.Module, data: Source, seed: int) -> Iterator[None]:
-    """Inside this context the model is in evaluation mode, without gradients. At the end each submodule's
+    """Inside this context the model is in evaluation mode, and no gradients are recorded. At the end each submodule's
     mode is restored, and so are embeddings with ``max_norm``, to which a forward pass writes.
     """
     instance("model", model, nn.Module, "an nn.Module")

@@ -31,12 +31,12 @@ VERSION = 1
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``. When the block succeeds the temporary file replaces ``path``, in one
-    step and with all its bytes on the disk. Whenever the process or the machine stops, ``path`` is whole,
-    as the old file or the new.
+    """A temporary path beside ``path``. When the block succeeds the temporary file replaces ``path``, in one step and
+    with all its bytes on the disk. Even if the process or the machine stops, ``path`` is whole: the old file or the
+    new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Files of tempfile can be read by their owner only. Other machines have the same process numbers.
+    # tempfile makes files that only their owner can read. Process numbers are not unique among machines.
     own = f"{os.getpid()}-{token_hex(4)}"
     temporary = path.with_name(f".{path.stem}-{own}{path.suffix}")
     try:
@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """A lock on ``path``: one thread of one process at a time is in the block, the others wait. The system
+    """A lock on ``path``. Only one thread of one process at a time is in the block, and the others wait. The system
     frees the lock of a process that dies. The file stays.
 
     Raises:
@@ -128,7 +128,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
 def differences(
     role: str, expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """A line for each expected tensor that a model lacks or has in another shape."""
+    """A line for each expected tensor that a model does not have, or has in another shape."""
     lines = []
     for name, shape in expected.items():
         if name not in actual:
@@ -139,7 +139,7 @@ def differences(
 
 
 def check(path: str | os.PathLike[str], lines: list[str], most: int = 8) -> None:
-    """Refuse a file if there are such lines of differences from the models given."""
+    """Refuse a file if there are lines of differences from the given models."""
     if lines:
         more = [f"and {len(lines) - most} more"] if len(lines) > most else []
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Copies of modules, their state, and blocks that leave a module unchanged."""
+"""Copies of modules, the state of modules, and contexts that leave a module unchanged."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def global_lock() -> Iterator[None]:
 
 
 def copied(module: Module, role: str | None = None) -> Module:
-    """A deep copy of ``module``. Errors call it ``role``.
+    """A deep copy of ``module``. Errors call the module ``role``.
 
     ``deepcopy`` refuses results of a computation, such as an activation that a forward pass stored as an
     attribute. Here such tensors are copied without their graph. A copy made in inference mode can be
@@ -110,9 +110,9 @@ def evaluating(module: Module) -> Module:
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """After the block all attributes are what they were before: modes, stored activations, and tables that
-    a forward pass fills, of buffers too. What a forward pass stores of tensors without storage, or inside
-    a transform, is of no use afterwards.
+    """After the block all attributes are what they were before: modes, stored activations, buffers, and tables that a
+    forward pass fills. Tensors without storage, or of a transform, which a forward pass may store, would be of no
+    use afterwards.
     """
     owned = [vars(part) for part in module.modules()]
     owned += [value for table in owned for value in table.values() if isinstance(value, dict)]

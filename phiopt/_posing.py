@@ -1,4 +1,4 @@
-"""How a problem is posed: the map, the start, the checks and the objective, from the arguments of `pose`."""
+"""From the arguments of `pose` to the problem: the checks, the map, the start and the objective."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from phiopt._arguments import (
 from phiopt._checks import Scalar, count, instance, known
 from phiopt._modules import copied, copies, state_of, with_tensors
 from phiopt._task_checks import check_task
-from phiopt._transforms import plain
-from phiopt._types import Lift, Loss, Params
+from phiopt._transforms import has_tangent, plain, wrapped
+from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel.adjoint import changed, given_tensors
 from phiopt.data import Data, Source
 from phiopt.distributed import check_replicas, data_parallel, failing_together, replicated
@@ -39,11 +39,12 @@ from phiopt.objective import (
     pure_model,
     student_loss,
 )
+from phiopt.objective.neighbourhood import at_delta
 from phiopt.problem import Problem
 
 REFERENCE_DRAWS = 8
-"""Draws that L_4's value at the start, its unit on the relative scale, is the mean of. One draw
-alone, with one probe, is off by more than half, and λ4's effect with it."""
+"""Draws over which the terms' values at the start are averaged, for the relative scale. With a single draw and a
+single probe L_4's value, and so the effect of λ4, would be off by more than half."""
 
 
 def derived_map(
@@ -60,7 +61,7 @@ def derived_map(
 
 @dataclass(frozen=True)
 class Posing:
-    """The arguments of `pose`, and what is made of them."""
+    """The arguments of `pose`."""
 
     teacher: nn.Module
     student: nn.Module
@@ -82,17 +83,17 @@ class Posing:
     seed: int
 
     @property
-    def plug_ins(self) -> dict[str, tuple[object, str]]:
-        """Pluggable objects by name, each with the attribute that makes the object one."""
+    def plug_ins(self) -> dict[str, tuple[object, type]]:
+        """Pluggable objects by name, each with its protocol."""
         return {
-            "lift": (self.lift, "__call__"),
-            "loss": (self.loss, "__call__"),
-            "neighbourhood": (self.neighbourhood, "perturb"),
-            "curvature": (self.curvature, "products"),
+            "lift": (self.lift, Function),
+            "loss": (self.loss, Function),
+            "neighbourhood": (self.neighbourhood, Neighbourhood),
+            "curvature": (self.curvature, Curvature),
         }
 
     def check(self) -> torch.device:
-        """What can be said before any work; gives the device of the models."""
+        """Refuse arguments before any work. Returns the device of the models."""
         flags = {"restrict_classes": self.restrict_classes}
         check_options(
             self.lambdas,
@@ -120,17 +121,20 @@ class Posing:
         return replace(
             self,
             lambdas=changed(self.lambdas, "lambdas.", numbers),
-            extra=[
-                (plain(f"extra.{t.name}", w) if isinstance(w, Tensor) else w, t)
-                for w, t in self.extra
-            ],
-            neighbourhood=changed(self.neighbourhood, "neighbourhood.", numbers),
+            extra=[_off_the_graph(weight, term) for weight, term in self.extra],
+            neighbourhood=self.neighbourhood_at(numbers.get("neighbourhood.delta")),
             start=changed(self.start, "start.", numbers),
             seed=int(self.seed),
         )
 
+    def neighbourhood_at(self, delta: Tensor | None) -> Neighbourhood | None:
+        """The neighbourhood at this δ; None: as it is."""
+        if self.neighbourhood is None or delta is None:
+            return self.neighbourhood
+        return at_delta(self.neighbourhood, delta)
+
     def problem(self, device: torch.device) -> Problem:
-        """All that costs work. Where processes solve together, what fails here fails in all of them."""
+        """Do all work. Where processes solve together, an error in one is an error in all."""
         if self.group is not None:
             settings: dict[str, object] = {n: value for n, (value, _) in self.plug_ins.items()}
             settings["extra"] = [(known(weight), term) for weight, term in self.extra]
@@ -140,7 +144,8 @@ class Posing:
         with failing_together(self.group, device):
             check_start(self.start, self.student)
             dtype = next(self.student.parameters()).dtype
-            check_precision(dtype, self.neighbourhood, self.curvature)
+            parts = {"curvature": self.curvature, "neighbourhood": self.neighbourhood}
+            check_precision(dtype, parts | {f"extra.{t.name}": t for _, t in self.extra})
             data = None if self.source is None else Data(self.source, device, dtype)
             inputs = None if data is None else data.example[0]
             growth = self.growth(inputs)
@@ -148,21 +153,30 @@ class Posing:
             w0 = self.module(growth, inputs)
             params = {n: p.detach().clone() for n, p in w0.named_parameters() if p.requires_grad}
             objective = self.objective(w0, growth, data, device)
-            if data is not None and objective.active != ["proximity"]:
-                class_axis = growth.class_axis if self.loss is None else None
-                apart = {"micro_batch": self.micro_batch, "process_group": self.group}
-                if not check_task(w0, growth.lift, objective, params, class_axis, apart):
-                    objective = objective.without_term("curvature")
+            third_derivatives = self.third_derivatives(w0, growth, objective, params)
             if data is not None and relabelled and self.loss is not None:
                 outputs = objective.model({}, data.example[0][:2])
                 data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
-            objective = _without_neighbours(objective)
+            left_out = _left_out(objective, third_derivatives)
+            objective = objective.without_terms(left_out)
             if self.group is not None:
                 objective = _shared(objective, params, self.group, self.seed)
         if self.scale == "relative":
             objective = _relative(objective, params, self.batch_size, self.seed)
         about = (growth, self.scale, self.seed, self.source, self.group)
-        return Problem(objective, params, w0, *about)
+        return Problem(objective, params, w0, *about, left_out, third_derivatives)
+
+    def third_derivatives(
+        self, w0: nn.Module, growth: GrowthMap, objective: Objective, params: Params
+    ) -> bool:
+        """Whether the student and the loss have them, as far as is known. The checks need a term over the data."""
+        counted = {*objective.active, *objective.extra}  # a solve may give an extra term its weight
+        on_data = [t for t in objective.terms if t.over != "parameters" and t.name in counted]
+        if objective.data is None or not on_data:
+            return True
+        class_axis = growth.class_axis if self.loss is None else None
+        apart = {"micro_batch": self.micro_batch, "process_group": self.group}
+        return check_task(w0, growth.lift, objective, params, class_axis, apart)
 
     def growth(self, inputs: Tensor | None) -> GrowthMap:
         """The map that is given, checked, or a new one."""
@@ -173,8 +187,8 @@ class Posing:
         return derived_map(self.teacher, self.student, self.lift, self.classes, inputs)
 
     def relabelled(self, growth: GrowthMap, data: Data) -> bool:
-        """Whether the student's loss sees other targets than the data's: the targets are class indices
-        then. Targets that do not fit the loss are refused.
+        """Whether the student's loss gets other targets than those of the data. They are class indices then. Targets
+        that do not fit the loss are refused.
         """
         in_order = growth.classes.tolist() == list(range(len(growth.classes)))
         floating = data.example[1].is_floating_point()
@@ -190,7 +204,7 @@ class Posing:
         return relabelled
 
     def module(self, growth: GrowthMap, inputs: Tensor | None) -> nn.Module:
-        """A new module at w0, in the student's modes. A start that is to keep the function is verified."""
+        """A new module at w0, in the student's modes. Whether a start keeps the function is verified, if it should."""
         if isinstance(self.start, dict):
             return with_tensors(self.student, self.start)
         fill = "default" if self.start is None else self.start
@@ -223,24 +237,38 @@ class Posing:
         )
 
 
-def _without_neighbours(objective: Objective) -> Objective:
-    """The objective without the noise term where inputs have no neighbours: tokens."""
+def _off_the_graph(weight: Scalar, term: Term) -> tuple[Scalar, Term]:
+    """The same with a plain number as weight, and off the transforms of `torch.func`."""
+    inside = {n: v for n, v in term.tensors().items() if wrapped(v) or has_tangent(v)}
+    number = plain(f"extra.{term.name}", weight) if isinstance(weight, Tensor) else weight
+    return number, term.with_tensors({name: plain(name, v) for name, v in inside.items()})
+
+
+def _left_out(objective: Objective, third_derivatives: bool) -> dict[str, str]:
+    """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
+    reasons: dict[str, str] = {}
+    if not third_derivatives:
+        reasons = dict.fromkeys(objective.beyond_gradient, "has no derivatives to trust")
     data = objective.data
     if data is None or data.example[0].is_floating_point():
-        return objective
-    if "noise" in objective.active:
-        raise TypeError(
-            f"data: inputs are {data.example[0].dtype}, but lambdas.noise is not 0; "
-            "neighbours x' need floating inputs"
-        )
-    return objective.without_term("noise")
+        return reasons
+    for term in objective.terms:
+        if not term.floating_reason:
+            continue
+        if term.name in objective.active:
+            raise TypeError(
+                f"data: inputs are {data.example[0].dtype}, but {objective.weight_name(term.name)} is not 0; "
+                f"{term.floating_reason}"
+            )
+        reasons[term.name] = term.floating_reason
+    return reasons
 
 
 _OWNERS = {"teacher": "the teacher's", "psi": "the lift's"}
 
 
 def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int) -> Objective:
-    """The objective, whose batches are shared out among processes that all have the same problem."""
+    """The objective with batches that are shared out among the processes. All must have the same problem."""
     device = next(iter(start.values())).device
     values: dict[str, object] = {f"the start's {name}": value for name, value in start.items()}
     for name, value in objective.tensors().items():
@@ -260,7 +288,7 @@ def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int)
 
 
 def _relative(objective: Objective, start: Params, batch_size: int | None, seed: int) -> Objective:
-    """In dimensionless terms; see `Objective.relative`."""
+    """The objective in dimensionless terms; see `Objective.relative`."""
     draws = range(REFERENCE_DRAWS if objective.data is not None else 0)
     with torch.no_grad():
         samples = [objective.sample(start, batch_size, seed, Stream.REFERENCE, i) for i in draws]

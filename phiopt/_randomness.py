@@ -1,4 +1,4 @@
-"""Draws that can be repeated: generators that start from a seed and are restored, loaders that begin anew."""
+"""Repeatable draws: generators that start from a seed and are restored, and loaders that begin anew."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
-from types import FunctionType, ModuleType
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from phiopt._modules import global_lock
 
 _MOST = 1000
-"""Objects of a source that are searched for generators."""
+"""Most objects of a source that are searched for generators."""
 _AT_END: list[list[Callable[[], None]]] = []
 """For each open scope the calls to make at its end; the innermost scope is last."""
 _LONGEST = 32
@@ -61,10 +61,10 @@ def at_end(do: Callable[[], None]) -> None:
 
 
 def begun_anew(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """The same loader, whose passes depend on the global generators and the loader's own only.
+    """The same loader, with passes that depend only on the global generators and on the loader's own.
 
-    Persistent workers go on with the random numbers of earlier passes, and the loader's single iterator may
-    be in use. Here each pass has new workers. Batches come in the order they are asked for.
+    Persistent workers go on with the random numbers of earlier passes, and the loader's single iterator may be in
+    use. Here each pass has new workers, and batches come in the order in which they are asked for.
     """
     if loader.num_workers == 0 or (loader.in_order and not loader.persistent_workers):
         return loader
@@ -74,7 +74,7 @@ def begun_anew(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 
 def _generators(sources: list[object]) -> list[Any]:
-    """The generators in the sources' attributes, short lists and closures; each once."""
+    """The generators in the sources' attributes, short lists and closures, each once."""
     queue, seen, generators = list(sources), {id(source) for source in sources}, []
     for item in queue:  # the loop adds to it
         if isinstance(item, _KINDS):
@@ -99,7 +99,7 @@ def _parts(item: object) -> list[Any]:
     if isinstance(item, FunctionType):
         cells = [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
         return [*cells, *(item.__defaults__ or ())]
-    if hasattr(item, "__self__"):  # of a bound method
+    if isinstance(item, MethodType | BuiltinMethodType):
         return [item.__self__]
     # A loader's iterator holds processes and queues.
     return [value for name, value in getattr(item, "__dict__", {}).items() if name != "_iterator"]

@@ -39,11 +39,10 @@ def plain(value: Any) -> Any:
 
 
 def revived(kind: Any, field: Field) -> Any:
-    """The inverse of `plain`, for a value of the type ``kind``, as in an annotation. The result is always of
-    this type.
+    """The inverse of `plain`, for a value of the type ``kind``, as in an annotation. The result is always of this type.
 
     Raises:
-        ValueError: The field holds something else; the message names the place.
+        ValueError: The field holds something else. The message names the place.
     """
     if kind is int:
         return field.whole()
@@ -59,30 +58,28 @@ def revived(kind: Any, field: Field) -> Any:
         return RuntimeError(field.members(["exception"])["exception"].text())
     if is_dataclass(kind):
         return _revived_object(kind, field)
-    holder: Any = get_origin(kind)
-    within = field.members([holder.__name__])[holder.__name__]
-    if holder is dict:
-        return {key: revived(of[1], item) for key, item in within.members().items()}
-    return holder(revived(of[0], item) for item in within.items())
+    collection: Any = get_origin(kind)
+    inner = field.members([collection.__name__])[collection.__name__]
+    if collection is dict:
+        return {key: revived(of[1], item) for key, item in inner.members().items()}
+    return collection(revived(of[0], item) for item in inner.items())
 
 
 def _revived_object(kind: Any, field: Field) -> Any:
     parts = field.members(["class", "fields"])
     parts["class"].text([kind.__name__])
-    made = revived_fields(kind, parts["fields"])
+    values = revived_fields(kind, parts["fields"])
     try:
-        return kind(**made)
+        return kind(**values)
     except (TypeError, ValueError) as error:
         raise field.wrong(f"a {kind.__name__}: {error}") from error
 
 
 def revived_fields(kind: Any, field: Field, apart: Collection[str] = ()) -> dict[str, Any]:
-    """The fields of a dataclass by name, without those of ``apart``. An older file may lack a field that has a
-    default.
-    """
+    """The fields of a dataclass by name, without those of ``apart``. An older file may lack a field with a default."""
     hints = {name: hint for name, hint in _hints(kind).items() if name not in apart}
-    needed = [f.name for f in fields(kind) if f.name in hints and f.default is MISSING]
-    parts = field.members(needed)
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    parts = field.members([name for name in needed if name in hints])
     for name in parts.keys() - hints.keys():
         raise parts[name].wrong(f"left out: a {kind.__name__} has no such field")
     return {name: revived(hints[name], part) for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""What `pose` asks of the student and its loss, looked at on a few examples before any work."""
+"""The checks that `pose` makes of the student and the loss, on a few examples and before any work."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ def check_task(
     class_axis: int | None,
     apart: Mapping[str, object],
 ) -> bool:
-    """The student runs, its loss has one value an example, and both have the derivatives that are needed.
+    """Check that the student runs, that the loss has one value for each example, and that both have the derivatives
+    that are needed.
 
     Args:
         student: Holds w0.
         lift: ψ.
-        objective: L, of whose terms with weight the derivatives are looked at.
-        params: Where.
-        class_axis: The outputs' axis of classes, if the loss is the default one; None for the user's own.
-        apart: Arguments, by name, that ask to take a batch apart, each None or set.
+        objective: L. The derivatives are those that its terms with weight take.
+        params: The point.
+        class_axis: The outputs' axis of classes for the default loss; None for a loss of the user's.
+        apart: Arguments, by name, with which a batch is divided. Such an argument is not None.
 
     Returns:
-        Whether the curvature can be reported. Where the curvature has weight, it can, or this raises.
+        Whether the student and the loss have third derivatives. If a term with weight takes them they do, or this
+        raises.
 
     Raises:
         ValueError, TypeError: Something is missing or wrong; the message names the argument.
     """
-    data, active = objective.data, objective.active
+    data = objective.data
     assert data is not None, "a term with weight needs data"
     task = Task(objective.model, objective.loss, *(part[:2] for part in data.example))
     x, y = data.spread()
@@ -49,20 +51,22 @@ def check_task(
     for name, value in apart.items():
         if value is not None:
             _check_apart(task, params, name)
-    curved = "curvature" in active
-    if not curved:
+    weighted = [term for term in objective.terms if term.name in objective.active]
+    weights = [objective.weight_name(t.name) for t in weighted if t.over != "parameters"]
+    third = [objective.weight_name(t.name) for t in weighted if t.third_derivatives]
+    if not third:
         require_gradient(student, lift, task, params)
-    verify_gradient(student, lift, telling, params, active)
-    if curved:
-        require_derivatives(student, lift(task.inputs), task, params)
+    verify_gradient(student, lift, telling, params, weights, checked_further=bool(third))
+    if third:
+        require_derivatives(student, lift(task.inputs), task, params, third[0])
         return True
     return _has_derivatives(student, lift(task.inputs), task, params)
 
 
 def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
-    """The student runs on two examples, targets have the shape that cross-entropy asks for (where an
-    axis is given), and the loss has a derivative. A loss without a derivative would leave every start
-    as the start is, and call the start stationary.
+    """Check that the student runs on two examples, that targets have the shape that cross-entropy needs (if an axis is
+    given), and that the loss has a derivative. With a loss without a derivative every start would count as
+    stationary.
     """
     with torch.enable_grad():
         try:
@@ -94,7 +98,7 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
 
 
 def _with_shapes_in_errors(loss: Loss) -> Loss:
-    """The same loss. Its errors say which shapes the loss was called with."""
+    """The same loss. Its errors say with which shapes the loss was called."""
 
     def wrapped(outputs: Tensor, targets: Tensor) -> Tensor:
         try:
@@ -110,8 +114,8 @@ def _with_shapes_in_errors(loss: Loss) -> Loss:
 
 
 def _check_apart(task: Task, params: Params, name: str) -> None:
-    """The outputs and the mean loss of two examples are the same when each example goes alone. Where
-    examples see each other, a batch that is taken apart is another computation.
+    """Check that the outputs and the mean loss of two examples stay the same when the examples go through the student
+    one by one. If the outputs of an example depend on the others, the batch cannot be divided.
     """
     with torch.no_grad():
         together = task.outputs(params)
@@ -147,8 +151,6 @@ def _has_derivatives(module: nn.Module, inputs: Tensor, task: Task, params: Para
     try:
         require_derivatives(module, inputs, task, params)
     except TypeError:
-        task(
-            params
-        )  # an error of the forward pass itself is no lack of derivatives: it goes through
+        task(params)  # raises an error of the forward pass itself, which is no lack of derivatives
         return False
     return True

@@ -1,8 +1,7 @@
-"""Transforms of ``torch.func`` around a call, and how to work outside of them.
+"""Transforms of ``torch.func`` around a call, and work outside of them.
 
-Inside a transform every operation belongs to the transform, also on constants: its result has no storage,
-and `torch.autograd` does not record it. Work that is not to be differentiated is done outside, on plain
-tensors.
+Inside a transform every operation belongs to the transform, even on constants. Its result has no storage, and
+`torch.autograd` does not record it. Work that must not be differentiated is done outside, on plain tensors.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ def in_transform() -> bool:
 
 @contextmanager
 def outside_transforms() -> Iterator[Any]:
-    """Inside this context no transform is active. Yields what `inside_transforms` needs to return."""
+    """Inside this context no transform is active. Yields the argument of `inside_transforms`."""
     with temporarily_clear_interpreter_stack() as stack:
         yield stack
 
 
 @contextmanager
 def inside_transforms(stack: Any) -> Iterator[None]:
-    """Inside this context the transforms are active again that `outside_transforms` left."""
+    """Inside this context the transforms outside of `outside_transforms` are active again."""
     with temporarily_restore_interpreter_stack(stack):
         yield
 
@@ -82,7 +81,7 @@ def plain(name: str, value: Tensor) -> Tensor:
     """
     if batched(value):
         raise ValueError(
-            f"{name}: is batched by torch.vmap, but each solve goes its own way; call in a loop, or "
+            f"{name}: is batched by torch.vmap, but solves cannot be batched; call in a loop, or "
             "give many points λ to phiopt.solve.solve_many"
         )
     return numbers(value)

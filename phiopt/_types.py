@@ -1,7 +1,7 @@
 """Shared type names: parameters travel as plain dictionaries, functions are pure."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -19,6 +19,13 @@ Model: TypeAlias = Callable[[Params, Tensor], Tensor]
 
 
 @runtime_checkable
+class Function(Protocol):
+    """Anything that can be called."""
+
+    def __call__(self, *args: Any) -> Any: ...
+
+
+@runtime_checkable
 class DeclaresPrecision(Protocol):
     """A part of a problem that may not suit models of few digits."""
 
@@ -28,3 +35,8 @@ class DeclaresPrecision(Protocol):
         not be.
         """
         ...
+
+
+def float32_reason_of(part: object) -> str:
+    """What the part declares; empty for a part that declares nothing."""
+    return part.float32_reason if isinstance(part, DeclaresPrecision) else ""

@@ -1,4 +1,4 @@
-"""Parameters as one vector, for methods that do not use names and shapes."""
+"""Parameters as one vector, for methods that do not use names and shapes; and parameters by a prefix of their names."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,13 @@ def to_params(vector: Tensor, like: Params) -> Params:
     """The inverse of `to_vector`, by the names and in the shapes of ``like``."""
     pieces = vector.split([value.numel() for value in like.values()])
     return {k: piece.view(v.shape) for (k, v), piece in zip(like.items(), pieces, strict=True)}
+
+
+def under(prefix: str, values: Params) -> Params:
+    """The values whose names begin with ``prefix``, by the rest of the name.
+
+    Examples:
+        >>> under("psi.", {"psi.weight": torch.ones(1), "extra.weight": torch.zeros(1)})
+        {'weight': tensor([1.])}
+    """
+    return {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from phiopt._checks import count, instance, part, seed_of
 from phiopt._modules import evaluating
 from phiopt._randomness import preserved_randomness
-from phiopt._types import Lift, Loss
+from phiopt._types import Function, Lift, Loss
 from phiopt._vector import to_params, to_vector
 from phiopt.data import Data, Source, check_source
 from phiopt.derivatives import differentiable
@@ -34,17 +34,17 @@ def check(
     examples: int = EXAMPLES,
     seed: int = 0,
 ) -> DerivativeReport:
-    """Compare a student's second, third and fourth derivatives with finite differences, layer by
-    layer and as a whole.
+    """Compare a student's second, third and fourth derivatives with finite differences, layer by layer and as a whole.
 
         H v,    ∂/∂r ‖H v‖²,    ∂/∂v ∂/∂r ‖H v‖²      along random directions v, r
 
-    The gradient of the curvature term ‖∂²L_f/∂w²‖² (paper, section 4, term 3) is a third
-    derivative, its adjoint's a fourth. All is done in float64 on the CPU, on a copy in evaluation
-    mode, both with PyTorch's own kernels and with those that φ's solver uses in their place. A
-    layer is a module that runs no other; its function is differentiated in its parameters and its
-    inputs. Where a layer has kinks (ReLU, max-pooling), its derivatives exist almost everywhere and
-    leave the kinks out; the report names it.
+    The gradient of the curvature term ‖∂²L_f/∂w²‖² (paper, section 4, term 3) is a third derivative, and an adjoint
+    of it is a fourth. The comparison is made in float64 on the CPU, on a copy in evaluation mode, both with PyTorch's
+    own kernels and with those that φ's solver uses in their place.
+
+    A layer is a module that runs no other module. It is differentiated in its parameters and its inputs. Where a
+    layer has kinks (ReLU, max-pooling), its derivatives exist almost everywhere and leave the kinks out. The report
+    names such layers.
 
     Args:
         student: Any module of one tensor; never modified.
@@ -52,11 +52,11 @@ def check(
         lift: ψ, if the inputs are the teacher's; None: they are the student's.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``. None: cross-entropy of
             logits ``(batch, classes, ...)``.
-        examples: How many examples the derivatives are taken on; default 4.
-        seed: Of the directions.
+        examples: Number of examples on which the derivatives are taken; default 4.
+        seed: Seed of the directions.
 
     Returns:
-        The `DerivativeReport`; print it.
+        The `DerivativeReport`. ``print`` shows it as a table.
 
     Raises:
         ValueError, TypeError: An argument breaks its rule.
@@ -73,7 +73,7 @@ def check(
     check_source("data", data)
     for name, value in (("lift", lift), ("loss", loss)):
         if value is not None:
-            part(name, value, "__call__")
+            part(name, value, Function)
     examples, seed = count("examples", examples), seed_of(seed)
     with torch.inference_mode(False), preserved_randomness(data, torch.device("cpu"), seed):
         model = evaluating(student).to("cpu", torch.float64).requires_grad_(True)
@@ -86,7 +86,7 @@ def check(
             if loss is None
             else loss
         )
-        # An error of the arguments' own: below it would count as a derivative that fails.
+        # Errors of the arguments are raised here. Further down they would count as failed derivatives.
         with torch.no_grad(), differentiable():
             outputs = model(x.clone())
         if not isinstance(outputs, Tensor):

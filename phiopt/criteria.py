@@ -1,15 +1,14 @@
 """The paper's measures of a trained student (sections 4 and 5.2).
 
-Each takes a module and data and gives plain numbers. The model is run in evaluation mode without
-gradients and its modes are restored; its parameters, the data and the global random state stay as
-they were. Data is a pair of tensors ``(x, y)``, a map-style ``Dataset`` of such pairs, or a
-``DataLoader`` of batches; batches are moved to the device and the floating dtype of the model.
-Outputs are logits of shape ``(batch, classes, ...)``, the classes on axis 1, and targets are class
-indices of shape ``(batch, ...)``; other shapes and labels are refused with a ``ValueError``. A model
-that gives ``(batch, time, classes)`` has to be wrapped in one that moves the axis.
+Each takes a module and data, and gives plain numbers. The model runs in evaluation mode and without gradients. Its
+modes are restored; its parameters, the data and the global random state stay as they were.
 
-Numbers that are not finite are refused with a ``FloatingPointError``: a diverged model has no
-accuracy.
+Data are a pair of tensors ``(x, y)``, a map-style ``Dataset`` of such pairs, or a ``DataLoader`` of batches. Batches
+are moved to the device and the floating dtype of the model. Outputs are logits of shape ``(batch, classes, ...)``, with
+the classes on axis 1, and targets are class indices of shape ``(batch, ...)``. Other shapes and labels are refused with
+a ``ValueError``. A model that gives ``(batch, time, classes)`` must be wrapped in a model that moves the axis.
+
+Numbers that are not finite are refused with a ``FloatingPointError``: a diverged model has no accuracy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from phiopt._checks import instance, number, part, shown
 from phiopt._evaluation import batches, evaluating, finite, means
-from phiopt._types import Loss
+from phiopt._types import Function, Loss
 from phiopt.data import Source
 from phiopt.objective.loss import check_class_axis, check_labels
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
@@ -57,9 +56,10 @@ def evaluate(
     Args:
         model: Inputs to logits ``(batch, classes, ...)``.
         data: Of the model's inputs; see this module.
-        neighbourhood: U_δ: measure on its draws x' in place of x, as in `robustness`. Default: none.
-        batch_size: Bounds memory, no more; a ``DataLoader`` keeps its own. Default 512.
-        seed: Of the draws and of a shuffling loader. Default 0.
+        neighbourhood: U_δ. Its draws x' take the place of x, as in `robustness`. Default: none.
+        batch_size: Examples in a batch; default 512. It bounds memory and changes nothing else. A ``DataLoader``
+            has a batch size of its own.
+        seed: Seed of the draws and of a shuffling loader; default 0.
 
     Raises:
         ValueError: Data that is empty or whose two parts differ in length, labels that are no
@@ -118,18 +118,17 @@ def robustness(
 
         1/m Σ_{(x, y) ∈ D2} E_{x' ∈ U_δ(x)} l(y, f(x', w*))
 
-    The paper prints a sum over D2; the mean is given, so that data sets of different sizes compare.
-    The expectation is the average over ``neighbourhood.samples`` draws of x' to an x, a function of
-    ``seed`` and of the order and batching of the data: models measured with the same arguments see
-    the same x'.
+    The paper prints a sum over D2. Here it is a mean, so that data sets of different sizes can be compared. The
+    expectation is the average over the neighbourhood's draws of x' for an x. The draws depend on ``seed`` and on the
+    order and batching of the data: models measured with the same arguments get the same x'.
 
     Args:
         model: Inputs to outputs that ``loss`` takes.
         data: D2, of the model's inputs; see this module.
         neighbourhood: U_δ, in units of the model's inputs.
         loss: ``l(outputs, targets)`` to per-example losses. Default: cross-entropy, in nats.
-        batch_size: Examples to a batch, times the samples; as in `evaluate`.
-        seed: Of the draws. Default 0.
+        batch_size: Examples in a batch, each with all its samples; as in `evaluate`.
+        seed: Seed of the draws; default 0.
 
     Raises:
         ValueError, FloatingPointError: As in `evaluate`.
@@ -140,9 +139,9 @@ def robustness(
         >>> robustness(model, data, Uniform(0.0)) == cross_entropy(model, data)
         True
     """
-    part("neighbourhood", neighbourhood, "perturb")
+    part("neighbourhood", neighbourhood, Neighbourhood)
     if loss is not None:
-        part("loss", loss, "__call__")
+        part("loss", loss, Function)
     measures = (_log_loss if loss is None else loss,)
     return means(model, data, measures, batch_size, neighbourhood, seed)[0]
 
@@ -154,7 +153,7 @@ def prediction_variance(
 
         1/m Σ_x Σ_k Var_s[f_k(x, w_s)],   the unbiased variance over the models s
 
-    0 when all agree on every example (section 5.2 compares it between initialisations).
+    It is 0 if all agree on every example (section 5.2 compares it between initialisations).
 
     Raises:
         ValueError: Fewer than two models, else as in `evaluate`.
@@ -179,8 +178,8 @@ def prediction_variance(
 def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
     """The class probabilities f(x, w), float64 of shape ``(examples, classes, ...)``, on the CPU.
 
-    In the order of the data; a ``DataLoader`` that shuffles has its own. Arguments and errors as in
-    `evaluate`.
+    They are in the order of the data; a ``DataLoader`` that shuffles has an order of its own. Arguments and errors as
+    in `evaluate`.
 
     Examples:
         >>> predict(nn.Linear(4, 3), (torch.randn(8, 4), torch.randint(3, (8,)))).shape
@@ -212,9 +211,8 @@ def corruption_curve(
 ) -> CorruptionCurve:
     """Accuracy and cross-entropy against the percentage of image corrupted (section 5.3, 2).
 
-    Each pixel is replaced by U[low, high] with that probability (`phiopt.Corruption`). One draw to
-    an image and percentage, a function of ``seed``: models measured with the same arguments see the
-    same images.
+    Each pixel is replaced by U[low, high] with that probability (`phiopt.Corruption`). There is one draw for each image
+    and percentage, which depends on ``seed``: models measured with the same arguments get the same images.
 
     Args:
         model: As in `evaluate`, and so are ``data``, ``batch_size`` and ``seed``.

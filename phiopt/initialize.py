@@ -18,6 +18,7 @@ from phiopt.data import Source
 from phiopt.distributed import together
 from phiopt.growth import GrowthMap
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Term
+from phiopt.objective.extra import check_extra
 from phiopt.pose import pose
 from phiopt.solve import Solution, Solver, TorchOpt
 
@@ -54,26 +55,28 @@ def initialize(
         φ(u) = argmin_w λ1 L_f(w, D1*) + λ2 ‖u − w[u]‖² + λ3 L_3^δ(w, D1) + λ4 ‖∂²L_f/∂w²‖²
         (paper, section 4)
 
-    Minimised over the student's parameters that require grad; its other parameters and its buffers
-    stay at the start. The student runs in evaluation mode throughout. Teacher, student and data are
-    never modified and share no storage with the result. The global random states of PyTorch, NumPy
-    and Python stay as they were, and so do the generators that a loader or data set holds. On the
-    CPU the same seed gives the same bits, as long as ``torch.get_num_threads`` and the default
-    dtype are the same, also where a data set draws at random, from these generators or in a loader's
-    workers. Threads that call it take turns. To solve one problem often, at other λ or from other
-    starts, `pose` the problem once.
+    The objective is minimised over the student's parameters that require grad. Its other parameters and its buffers
+    stay at the start. The student runs in evaluation mode throughout. Teacher, student and data are never modified,
+    and share no storage with the result.
+
+    The global random states of PyTorch, NumPy and Python stay as they were, and so do the generators that a loader or
+    data set holds. On the CPU the same seed gives the same bits, if ``torch.get_num_threads`` and the default dtype
+    are the same. That holds too where a data set draws at random, from these generators or in a loader's workers.
+    Threads that call this function take turns.
+
+    To solve one problem many times, at other λ or from other starts, `pose` the problem once.
 
     Args:
-        teacher: The trained model g(·, u). A batch of inputs to outputs ``(batch, c1)``.
-        student: The larger model f, as constructed: its own values are those of start "default".
+        teacher: The trained model g(·, u), from a batch of inputs to outputs ``(batch, c1)``.
+        student: The larger model f, as constructed. Start "default" uses its own values.
         lambdas: λ, a point of the simplex with λ2 > 0: `Lambdas`, four numbers, or a tensor of
             shape ``(4,)``.
         data: D1 in the teacher's space: ``(inputs, targets)``, a map-style ``Dataset`` of pairs, or
-            a ``DataLoader``, each of whose passes starts its own workers, also with
-            ``persistent_workers``. None only if λ2 is all the weight.
+            a ``DataLoader``. Each pass of a loader starts its own workers, also with
+            ``persistent_workers``. None only if no other term than λ2's has weight.
         map: Where the teacher sits in the student, if that is known: a `GrowthMap` of the two, or
             ``solution.map`` of another call. None: the map is derived.
-        lift: ψ, from a batch of the teacher's inputs to one of the student's; a module runs in
+        lift: ψ, from a batch of the teacher's inputs to a batch of the student's. A module runs in
             evaluation mode. None: inferred from the shapes.
         classes: Student output index of each of the teacher's classes. None: the first c1.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``. None: cross-entropy of
@@ -81,44 +84,45 @@ def initialize(
         neighbourhood: U_δ, in the teacher's input space. None: ``Uniform(0.1)``, which suits inputs
             scaled to [0, 1].
         curvature: The estimator of the curvature term. None: ``Frobenius()``.
-        extra: Terms beside the paper's four: pairs of a weight, which is not negative and no part of the
-            simplex, and a `Term`; see docs/extending.md. None by default.
+        extra: Terms beside the paper's four, as pairs of a weight and a `Term`; see docs/extending.md. A weight is
+            not negative, and no part of the simplex. None by default.
         scale: "relative" divides L_2 by ‖u‖² and L_4 by its value at the start, so that λ weighs
-            numbers of comparable size; a divisor that is not positive and finite is left at 1, and
-            one of an estimate that comes out negative is its size. "paper" is the formula as
-            printed, with L_f and L_3 as means over D1.
+            numbers of comparable size. A divisor that is not positive and finite is left at 1. Where the
+            estimate of L_4 comes out negative its size is the divisor. "paper" is the formula as printed, with
+            L_f and L_3 as means over D1.
         start: A fill's name, such as "default" (None), "zero" or "zero-out", or the student's
             parameters by name.
         solver: None: ``TorchOpt()``, Adam for 150 steps of 128 examples.
-        adjoint: `Replay`, `Unroll` or `Implicit`: ``solution.params`` are then differentiable in
-            those tensors that require grad among ``lambdas``, the neighbourhood's ``delta``, the
-            teacher's parameters (through L_2), the parameters of a ``lift`` that is a module (through
-            L_f, L_3 and L_4 at ψ(x)) and a ``start`` given as Params. The relative scale's divisors,
-            and a start given by name, count as constants. None: no derivative. By ``torch.func``
-            too, in λ, δ and the start, but not under ``vmap`` over them.
+        adjoint: `Replay`, `Unroll` or `Implicit`. ``solution.params`` are then differentiable in those tensors
+            that require grad among ``lambdas``, the neighbourhood's ``delta``, the teacher's parameters
+            (through L_2), the parameters of a ``lift`` that is a module (through L_f, L_3 and L_4 at ψ(x)), a
+            ``start`` given as Params, and the weights and tensors of ``extra`` terms. The relative scale's
+            divisors, and a start given by name, count as constants. ``torch.func`` can differentiate in λ, δ
+            and the start too, but not under ``vmap`` over them. None: no derivative.
         restrict_classes: True: the loss sees only the outputs of the teacher's classes. False: all
             of them.
-        restarts: Solve from this many perturbed starts too, and list the objectives they reach in
-            the certificate: much lower ones say that w1 is a poor minimum. Each costs a solve.
-        micro_batch: Examples that go through the student at once, to bound the memory of
-            activations; the result is the same to rounding. It bounds an adjoint's passes too, but for
-            those with the curvature. None: the whole batch.
+        restarts: Number of further solves, from perturbed starts. The certificate lists the objectives that they
+            reach. Much lower ones mean that w1 is a poor minimum.
+        micro_batch: Examples that go through the student at once, to bound the memory of activations. The result
+            is the same to rounding. It bounds an adjoint's passes too, except those with the curvature. None:
+            the whole batch.
         process_group: Share each batch out among the processes of this ``torch.distributed`` group,
             such as ``torch.distributed.group.WORLD``. Every process calls with the same arguments
             and gets the same solution, that of one process. None: this process alone.
-        seed: Of every random draw; a whole number from 0 to 2⁶³ − 1.
+        seed: Seed of every random draw, a whole number from 0 to 2⁶³ − 1.
         throw: True: raise when the solver fails. False: return the solution with its status.
         progress: Show a progress bar, on a terminal only.
 
     Returns:
-        The `Solution`: ``student`` is a new module that holds w1.
+        The `Solution`. Its ``student`` is a new module that holds w1.
 
     Raises:
-        SolveError: The solver failed (its ``solution`` attribute holds the best there is).
+        SolveError: The solver failed. Its ``solution`` attribute is the best that was reached.
         ConnectionError: Another process of ``process_group`` has ended, or has failed by itself.
-        ValueError, TypeError: An argument breaks its rule; the gradient of the loss is not that of
-            its values, for a layer or the loss detaches, rounds or differentiates by hand; or a layer
-            of the student has no third derivative although λ4 > 0 (see `check`). Named before any work.
+        ValueError, TypeError: An argument breaks its rule. Or the gradient of the loss is not that of its values,
+            because a layer or the loss detaches, rounds or differentiates by hand. Or a layer of the student
+            has no third derivative although λ4 > 0 (see `check`). The message names the argument or the layer,
+            before any work.
 
     Examples:
         >>> teacher = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -130,7 +134,7 @@ def initialize(
     """
     weights = Lambdas.of(lambdas)
     check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
-    given = given_tensors(weights, neighbourhood, start)
+    given = given_tensors(weights, neighbourhood, start, check_extra(extra))
     check_derivative(given, adjoint)
     problem = pose(
         teacher,
@@ -152,11 +156,8 @@ def initialize(
         batch_size=(TorchOpt() if solver is None else solver).batch_size,
         seed=seed,
     )
-    return problem.solve(
-        weights,
-        extra={term.name: weight for weight, term in extra},
-        delta=given.get("neighbourhood.delta") if problem.objective.term("noise") else None,
-        start=start if isinstance(start, dict) else None,
+    # A problem is posed with numbers. For the solve the tensors come back, on their graph.
+    return problem.with_tensors(given).solve(
         solver=solver,
         adjoint=adjoint,
         restarts=restarts,

@@ -1,4 +1,4 @@
-"""The outer level: λ, δ and θ of φ, learned for what the student should be good at."""
+"""The outer level: learn λ, δ and θ of φ for what the student should be good at."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from phiopt._files import check_path
 from phiopt._modules import copied
 from phiopt._posing import derived_map
 from phiopt._randomness import preserved_randomness
-from phiopt._types import Lift, Loss, Params
+from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import check_steps
 from phiopt.bilevel.outer import OuterLoss, Value, check_disjoint
@@ -41,7 +41,7 @@ __all__ = ["Learned", "Trial", "learn"]
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()  # whatever is around it, a search needs gradients
+@torch.enable_grad()  # a search needs gradients, also inside torch.no_grad
 def learn(
     teacher: nn.Module,
     student: nn.Module,
@@ -69,12 +69,12 @@ def learn(
     seed: int = 0,
     progress: bool = False,
 ) -> Learned:
-    """Choose λ (and δ, θ) so that the student that φ gives is good at the outer loss.
+    """Find λ (and δ, θ) for which the student that φ gives has a small outer loss.
 
         min over (λ, δ, θ) of E(w1),   w1 = argmin_w L(w; λ, δ) from w0(θ),   λ2 ≥ floor
 
-    a bilevel problem whose lower level is φ (paper, section 4). Every evaluation uses the same
-    draws, so E is one function. See docs/bilevel.md for the derivatives.
+    This is a bilevel problem, whose lower level is φ (paper, section 4). Every evaluation uses the same draws, so E is
+    a fixed function. See docs/bilevel.md for the derivatives.
 
     Args:
         teacher: As in `initialize`, and so are ``student``, ``data``, ``map``, ``lift``, ``classes``,
@@ -83,38 +83,37 @@ def learn(
         student: The larger model.
         data: D1.
         outer: E, with data held out from D2.
-        lambdas: Where the search starts; default the simplex's centre. A weight of 0 stays 0, under
-            multiplicative updates, and its term is not computed: (⅓, ⅓, ⅓, 0) learns the other three
-            for the price of no curvature.
+        lambdas: Where the search starts; default the simplex's centre. Updates are multiplicative, so a weight of
+            0 stays 0, and its term is not computed: (⅓, ⅓, ⅓, 0) learns the other three without the cost of the
+            curvature.
         parameters: Which of "lambdas", "delta" and "theta" are learned; δ and θ in log space.
-        theta: Where the search for θ starts; ``start`` must then be "uniform" or
-            "uniform-symmetric". Default 0.01.
+        theta: Where the search for θ starts; default 0.01. If θ is learned ``start`` must be "uniform" or
+            "uniform-symmetric".
         floor: Least λ2, in (0, 1); default 0.01.
         search: `Mirror` (default) or `Optuna`.
         test: The test set, if at hand: outer data that share an input with it are refused.
-        directory: Where finished trials are kept; made if it is not there. A search that was killed and
-            is called again with the same arguments goes on there, and gives what it would have given.
-            Another process that is called with it waits until the first has ended. None: they are not
-            kept.
-        seed: Of every random draw.
+        directory: Where finished trials are kept; made if it is not there. A search that was killed goes on when
+            it is called again with the same arguments, and gives what it would have given. Another process that
+            is called with the same directory waits until the first has ended. None: trials are not kept.
+        seed: Seed of every random draw.
         progress: Show a progress bar, on a terminal only.
 
     Returns:
         `Learned`: the solution at the best point, the path of λ and the outer curve.
 
-    A trial whose solve ends at a saddle, or has no derivative that can be trusted, is repeated once
-    from a start nearby, by a seeded nudge; both are in the path, marked. If that does not help the search
-    goes on from other points. A trial whose solve diverged or was not finite is marked as well. Any
-    other error in a later trial ends the search, with the best point until then and a status that says
-    so; one in the first goes through. A warning tells if the chosen solution's solve failed.
+    A trial whose solve ends at a saddle, or has no derivative that can be trusted, is repeated once from a start
+    nearby, moved by seeded noise. Both are in the path, with a mark. If that does not help the search goes on from
+    other points. A trial whose solve diverged or was not finite has a mark too. Any other error in the first trial is
+    raised. In a later trial it ends the search, with the best point until then and a status that says so. There is a
+    warning if the solve of the chosen solution failed.
 
     Raises:
-        AdjointError: No solution had a derivative that can be trusted, and no other point was better
-            than the start.
+        AdjointError: No solution had a derivative that can be trusted, and no other point was better than the
+            start.
         SolveError: The data could not be read to the end of the first solve.
         FloatingPointError: E is finite nowhere.
-        ValueError, TypeError: An argument breaks its rule; named before any work. Or ``directory`` holds
-            a search with other arguments, a damaged file, or trials whose numbers do not come again.
+        ValueError, TypeError: An argument breaks its rule; the message names it, before any work. Or ``directory``
+            holds a search with other arguments, a damaged file, or trials whose numbers cannot be reproduced.
         OSError: ``directory`` cannot be written.
 
     Examples:
@@ -151,10 +150,10 @@ def learn(
     solve = _Inner.of(teacher, student, data, space, solver, options)
     models = {"teacher": teacher, "student": student, "data": data, "outer": outer}
     options |= models | {"solver": solver}
-    kept = {} if directory is None else _described(options, search, space)
+    arguments = {} if directory is None else _described(options, search, space)
     with (
         torch.autocast(like.device.type, enabled=False),  # as in each solve
-        opened(None if directory is None else Path(directory), kept, student) as records,
+        opened(None if directory is None else Path(directory), arguments, student) as records,
         tqdm(desc="learn", initial=len(records.records), disable=None if progress else True) as bar,
     ):
         return Run(solve, value, search.adjoint, int(seed), bar, records).through(search, space)
@@ -225,8 +224,8 @@ def _check(
     solver: object,
     options: Mapping[str, Any],
 ) -> None:
-    """What can be said of the arguments before the models and the data are looked at."""
-    part("search", search, "run")
+    """Refuse arguments before the models and the data are looked at."""
+    part("search", search, Search)
     if not isinstance(outer, OuterLoss):
         raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
     for name, value in (
@@ -239,10 +238,10 @@ def _check(
         if os.path.isfile(directory):  # type: ignore[arg-type]
             raise ValueError(f"directory: got {directory}, which is a file; must be a directory")
     one_of("scale", options["scale"], SCALES)
-    asked = {"lift": "__call__", "loss": "__call__", "curvature": "products"}
-    check_parts({name: (options[name], method) for name, method in asked.items()})
-    part("solver", solver, "solve")
-    part("neighbourhood", options["neighbourhood"], "perturb")
+    kinds = {"lift": Function, "loss": Function, "curvature": Curvature}
+    check_parts({name: (options[name], kind) for name, kind in kinds.items()})
+    part("solver", solver, Solver)
+    part("neighbourhood", options["neighbourhood"], Neighbourhood)
 
 
 def _outer(
@@ -253,7 +252,7 @@ def _outer(
     test: Source | None,
     seed: int,
 ) -> Value:
-    """E, with all its draws made. What is wrong with it is to be told before a solve."""
+    """E, with all its draws made, so that its errors come before a solve."""
     sources = outer.sources
     if test is not None:
         with preserved_randomness(test, like.device, seed, *sources.values()):
@@ -264,13 +263,13 @@ def _outer(
 
 
 def _described(arguments: Mapping[str, object], search: Search, space: Space) -> dict[str, str]:
-    """What tells one search from another."""
-    place = {
+    """A description of a search. Two searches with different arguments have different descriptions."""
+    settings = {
         "search": search,
         "lambdas": space.start["lambdas"],
         "parameters": sorted(space.start),
         "theta": space.start.get("theta"),
         "floor": space.floor,
     }
-    pairs = {**arguments, **place}.items()
+    pairs = {**arguments, **settings}.items()
     return {k: text for name, value in pairs for k, text in described(name, value).items()}

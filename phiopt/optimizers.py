@@ -1,9 +1,9 @@
-"""What TorchOpt's gradient transformations lack: masks, clipping that can be differentiated, gradients of
-one size, all parameters as one vector; and the default optimiser, which is made of them.
+"""Gradient transformations that TorchOpt lacks: masks, clipping that can be differentiated, gradients of one size, all
+parameters as one vector. The default optimiser is made of them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torchopt
@@ -19,11 +19,24 @@ ALL = "all"
 """The name of the one vector that an optimiser sees in place of all parameters."""
 
 
+@runtime_checkable
+class Transformation(Protocol):
+    """A functional optimiser, as TorchOpt makes them."""
+
+    def init(self, params: Any) -> Any:
+        """The state before the first step."""
+        ...
+
+    def update(self, updates: Any, state: Any, **options: Any) -> Any:
+        """The step for a gradient, and the next state."""
+        ...
+
+
 def default_optimizer(
     steps: int, learning_rate: float = 3e-3, *, every: int = 1, eps_root: float = 0.0
 ) -> Any:
-    """The optimiser of ``optimizer=None`` in a solve of so many steps: `decaying_adam` on `normalised`
-    gradients, all in one vector. ``every`` is the number of steps to one with the curvature.
+    """The optimiser of ``optimizer=None`` in a solve of so many steps: `decaying_adam` on `normalised` gradients, as
+    one vector. One step in ``every`` has all terms.
     """
     return flattened(normalised(decaying_adam(steps, learning_rate, eps_root), window=every))
 
@@ -40,14 +53,14 @@ def decaying_adam(steps: int, learning_rate: float, eps_root: float = 0.0) -> An
 def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> GradientTransformation:
     """``optimizer``, with every update set to zero outside of ``mask``.
 
-    With ``GrowthMap.mask()`` φ is minimised over the teacher's coordinates only, and new coordinates stay at
-    the start. This is an affine slice of the paper's problem, and a report should say so. The
-    certificate's gradient is still that of all coordinates.
+    With ``GrowthMap.mask()`` the solver moves only the teacher's coordinates, and new coordinates stay at the start.
+    That is an affine slice of the paper's problem, and a report should say so. The certificate's gradient is still
+    that of all coordinates.
 
     Args:
         optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.adam(1e-3)``.
-        mask: Boolean tensors of the parameters' shapes by their names, True where a coordinate may
-            move; names that are no parameter are ignored.
+        mask: Boolean tensors of the parameters' shapes by their names, True where a coordinate may move. Other
+            names are ignored.
 
     Raises:
         TypeError: ``optimizer`` is no optimiser of TorchOpt, or ``mask`` no mapping of tensors.
@@ -82,15 +95,15 @@ def masked(optimizer: GradientTransformation, mask: Mapping[str, Tensor]) -> Gra
     def update(
         updates: Params, state: Any, *, params: Params | None = None, inplace: bool = True
     ) -> tuple[Params, Any]:
-        moved, state = optimizer.update(updates, state, params=params, inplace=inplace)
-        kept = {n: value.where(mask[n].to(value.device), 0.0) for n, value in moved.items()}
-        return kept, state
+        updates, state = optimizer.update(updates, state, params=params, inplace=inplace)
+        inside = {n: value.where(mask[n].to(value.device), 0.0) for n, value in updates.items()}
+        return inside, state
 
     return GradientTransformation(init, update)
 
 
 def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTransformation:
-    """``optimizer``, given each gradient shortened to a norm of at most ``max_norm``.
+    """``optimizer``, applied to gradients that are shortened to a norm of at most ``max_norm``.
 
         g · min(1, max_norm / ‖g‖)
 
@@ -99,7 +112,7 @@ def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTrans
 
     Args:
         optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.sgd(0.1)``.
-        max_norm: Of all coordinates together.
+        max_norm: Largest norm, over all coordinates together.
 
     Raises:
         TypeError: ``optimizer`` is no optimiser of TorchOpt.
@@ -120,7 +133,7 @@ def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTrans
     ) -> tuple[Params, Any]:
         square = square_norm(updates)
         long = square > max_norm**2
-        # The root of 1 where nothing is clipped: at 0 the root has no derivative.
+        # Where nothing is clipped the root is that of 1, because at 0 the root has no derivative.
         scale = torch.where(long, max_norm / square.where(long, 1.0).sqrt(), 1.0)
         updates = {name: value * scale for name, value in updates.items()}
         return optimizer.update(updates, state, params=params, inplace=inplace)
@@ -129,21 +142,21 @@ def clipped(optimizer: GradientTransformation, max_norm: float) -> GradientTrans
 
 
 def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTransformation:
-    """``optimizer``, given each gradient divided by the root of its mean square.
+    """``optimizer``, applied to gradients that are divided by the root of their mean square.
 
         g / √(‖g‖² / N),   N coordinates
 
-    φ's gradients fall by powers of ten in a solve, as the curvature does. By chance of probe and examples, a
-    few are many times as large as the others. Adam remembers squares of gradients over a thousand steps,
-    and so takes too short steps for the rest of the solve. Gradients of one size have equal weight (for
-    SGD, see Cutkosky and Mehta 2020). A gradient of zero stays zero.
+    φ's gradients fall by powers of ten in a solve, as the curvature does. Because probes and examples are random, a
+    few are many times as large as the others. Adam averages squared gradients over a thousand steps, and so its
+    steps would be too short for the rest of the solve. Gradients of one size have equal weight (for SGD, see Cutkosky
+    and Mehta 2020). A gradient of zero stays zero.
 
     Args:
-        optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.adam(1e-3)``. Its steps do
-            not shrink as the gradient does: its rate should fall where it is to come to rest.
+        optimizer: Any functional optimiser of TorchOpt, such as ``torchopt.adam(1e-3)``. Its steps do not shrink
+            with the gradient, so its rate should fall towards the end.
         window: Steps over which the mean square is averaged. The weights fall exponentially from 1 / window
-            for the present step. Default 1: the present gradient only. Where one step in k has the
-            curvature (``Frobenius(every=k)``) that step must keep its larger size: take k.
+            for the present step. Default 1: the present gradient only. If one step in k has the curvature
+            (``Frobenius(every=k)``) that step must keep its larger size: take k.
 
     Raises:
         TypeError: ``optimizer`` is no optimiser of TorchOpt.
@@ -179,11 +192,11 @@ def normalised(optimizer: GradientTransformation, window: int = 1) -> GradientTr
 
 
 def flattened(optimizer: GradientTransformation) -> GradientTransformation:
-    """``optimizer``, which sees all parameters as one vector.
+    """``optimizer``, applied to all parameters as one vector.
 
-    TorchOpt's transformations loop over tensors in Python, with a dozen operations for each. With 204 small
-    tensors that takes ten times as long as the arithmetic. The result is the same for optimisers, such as
-    Adam, that treat all coordinates alike and read no parameters.
+    TorchOpt's transformations loop over tensors in Python, with a dozen operations for each tensor. With 204 small
+    tensors the loop takes ten times as long as the arithmetic. The result is the same for optimisers, such as Adam,
+    that treat all coordinates alike and read no parameters.
 
     Examples:
         >>> import torch, torchopt
@@ -214,8 +227,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 def check_transformation(optimizer: Any) -> None:
     """Refuse an object that is no functional optimiser of TorchOpt. A class is refused too."""
-    methods = (getattr(optimizer, name, None) for name in ("init", "update"))
-    if isinstance(optimizer, type) or not all(map(callable, methods)):
+    if isinstance(optimizer, type) or not isinstance(optimizer, Transformation):
         raise TypeError(
             f"optimizer: got {shown(optimizer)}, must be a TorchOpt gradient transformation "
             "such as torchopt.adam(1e-3)"

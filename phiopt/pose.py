@@ -1,4 +1,4 @@
-"""φ's problem, posed: arguments checked, the map derived and the start made, once for many solves."""
+"""Pose φ's problem: check the arguments, derive the map and make the start, once for many solves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import (
-    without_data,
-)
+from phiopt._arguments import without_data
 from phiopt._checks import Scalar
 from phiopt._modules import global_lock
 from phiopt._posing import Posing
@@ -21,12 +19,7 @@ from phiopt._types import Lift, Loss, Params
 from phiopt.data import Source
 from phiopt.distributed import together
 from phiopt.growth import GrowthMap
-from phiopt.objective import (
-    Curvature,
-    Lambdas,
-    Neighbourhood,
-    Term,
-)
+from phiopt.objective import Curvature, Lambdas, Neighbourhood, Term
 from phiopt.objective.extra import check_extra
 from phiopt.problem import Problem
 
@@ -54,34 +47,34 @@ def pose(
     batch_size: int | None = 128,
     seed: int = 0,
 ) -> Problem:
-    """Pose φ's problem, to be solved as often as wanted: at other λ and δ, from other starts, with other
-    seeds, solvers and adjoints.
+    """Pose φ's problem, to be solved many times: at other λ and δ, from other starts, with other seeds, solvers and
+    adjoints.
 
-    All arguments but ``batch_size`` are those of `initialize`, which poses a problem and solves the problem once.
-    The map is derived, the start made and the derivatives checked here, once.
+    All arguments but ``batch_size`` are those of `initialize`, which poses a problem and solves it once. The map is
+    derived, the start is made and the derivatives are checked here, once.
 
     Args:
         teacher: The trained model.
         student: The larger model.
-        lambdas: λ of a solve that is given no other. A term whose weight is the number 0 here gets no
-            weight in a solve: the checks that the term needs were not made.
+        lambdas: λ of a solve without a λ of its own. A term whose weight is the number 0 here can get no weight in
+            a solve, because the checks that the term needs are not made.
         data: D1. Each solve reads a loader from its beginning.
-        map: Where the teacher sits in the student, if that is known. None: it is derived.
+        map: Where the teacher sits in the student, if that is known. None: the map is derived.
         lift: ψ.
         classes: Student output index of each of the teacher's classes.
         loss: Per-example losses.
         neighbourhood: U_δ.
         curvature: The estimator of the curvature term.
         extra: Terms beside the paper's four, each with a weight beside the simplex.
-        scale: "relative" or "paper". The divisors of the relative scale are taken at the start that
-            is given here, and stay the same in all solves.
+        scale: "relative" or "paper". The divisors of the relative scale are taken at the start given here, and
+            are the same in all solves.
         start: A fill's name, or the student's parameters by name.
         restrict_classes: Whether the loss sees only the outputs of the teacher's classes.
         micro_batch: Examples that go through the student at once.
         process_group: The processes that solve the problem together.
-        batch_size: Examples to each of the draws that the divisors are means over; None: all of D1.
-            Default 128, as in `TorchOpt`.
-        seed: Of every random draw, of the solves too where they are given no other.
+        batch_size: Examples in each draw for the divisors, which are means over draws; None: all of D1. Default
+            128, as in `TorchOpt`.
+        seed: Seed of every random draw, also in solves without a seed of their own.
 
     Raises:
         ValueError, TypeError: An argument breaks its rule; see `initialize`.

@@ -1,9 +1,9 @@
-"""φ's problem, solved as often as wanted: at other λ and δ, from other starts, by other solvers."""
+"""φ's problem, to be solved many times: at other λ and δ, from other starts, by other solvers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from phiopt._randomness import preserved_randomness
 from phiopt._transforms import inside_transforms, outside_transforms, plain
 from phiopt._types import Params
 from phiopt.bilevel import Adjoint
-from phiopt.bilevel.adjoint import check_derivative, detached
+from phiopt.bilevel.adjoint import check_derivative
 from phiopt.data import Source
 from phiopt.distributed import check_replicas, together
 from phiopt.growth import GrowthMap
@@ -35,7 +35,7 @@ from phiopt.solve import (
     solve_many,
     verdict,
 )
-from phiopt.solve.solver import needs_hessian
+from phiopt.solve.solver import SolvesMany, needs_hessian
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,11 @@ class Problem:
         student: A module that holds w0, and beside it the buffers and the parameters that stay.
         map: Where the teacher sits in the student.
         scale: "relative" or "paper".
-        seed: Of every random draw of a solve that is given no other.
+        seed: Seed of every random draw, in a solve without a seed of its own.
         source: D1 as it was given, or None.
         process_group: The processes that solve the problem together, or None.
+        left_out: Terms that cannot be computed, and so are not in the objective, with the reason.
+        third_derivatives: Whether the student and the loss have them, as far as is known.
     """
 
     objective: Objective
@@ -61,6 +63,8 @@ class Problem:
     seed: int
     source: Source | None = None
     process_group: ProcessGroup | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    third_derivatives: bool = True
 
     @property
     def constants(self) -> Params:
@@ -85,16 +89,16 @@ class Problem:
         """w1 = argmin_w L(w; λ, δ), from w0. The same arguments give the same bits, as in `initialize`.
 
         Args:
-            lambdas: λ; None: that of the problem. A term without weight in the problem has to be
-                without weight here.
-            delta: δ of the neighbourhood; None: that of the problem.
+            lambdas: λ; None: that of the problem. A term without weight in the problem can get none here.
+            delta: δ of the neighbourhood, and of extra terms that follow it (`Term.with_delta`); None: that of
+                the problem.
             extra: Weights of extra terms by name; None, and where not named: those of the problem.
             start: The student's parameters by name, and buffers if any; None: that of the problem.
             solver: As in `initialize`, and so are ``adjoint``, ``restarts``, ``throw`` and
                 ``progress``.
             adjoint: How to differentiate.
             restarts: Solves from perturbed starts.
-            seed: Of every random draw; None: that of the problem.
+            seed: Seed of every random draw; None: that of the problem.
             throw: Whether a failed solve raises.
             progress: Whether to show a progress bar, on a terminal.
 
@@ -116,17 +120,23 @@ class Problem:
             process_group=self.process_group,
         )
 
-    def solve_many(self, lambdas: Tensor, *, solver: TorchOpt | None = None) -> list[Outcome]:
+    def solve_many(self, lambdas: Tensor, *, solver: SolvesMany | None = None) -> list[Outcome]:
         """The argmin at many points λ, all at once on stacked parameters: see `phiopt.solve.solve_many`,
         which takes several problems too.
 
         Args:
             lambdas: Points of the simplex, ``(N, 4)``.
-            solver: With fresh draws and no ``tol``; None: ``TorchOpt()``.
+            solver: `TorchOpt` with fresh draws and no ``tol``, or another solver that is `SolvesMany`; None:
+                ``TorchOpt()``.
         """
         device = next(iter(self.start.values())).device
         with global_lock(), preserved_randomness(self.source, device, self.seed):
             return solve_many(TorchOpt() if solver is None else solver, [self], lambdas)[0]
+
+    def with_tensors(self, values: Params) -> Problem:
+        """The same problem with these tensors, by the names of `Objective.tensors` and ``start.NAME``."""
+        start = {name: values.get(f"start.{name}", value) for name, value in self.start.items()}
+        return replace(self, objective=self.objective.with_tensors(values), start=start)
 
     def _moved(
         self,
@@ -135,19 +145,18 @@ class Problem:
         extra: Mapping[str, Scalar] | None,
         start: Params | None,
     ) -> tuple[Problem, Params]:
-        """The problem at these weights and this δ and from this start, all of them numbers off the graph;
-        and the tensors among them, by the names of `Objective.tensors` and ``start.NAME``.
+        """The problem at these weights, this δ and this start, with all of its tensors off the graph; and the tensors
+        as they were, by the names of `Objective.tensors` and ``start.NAME``.
         """
-        more = check_weights(extra or {}, self.objective.extra)
+        more = check_weights(extra or {}, self.objective.extra, self.left_out)
         objective = replace(self.objective, lambdas=weights, extra={**self.objective.extra, **more})
         if delta is not None:
-            objective = _with_delta(objective, delta)
-        parts = ("lambdas", "extra", "neighbourhood")
-        given = {n: v for n, v in objective.tensors().items() if n.split(".")[0] in parts}
-        tensors = {n: v for n, v in (start or {}).items() if isinstance(v, Tensor)}
-        given |= {f"start.{name}": value for name, value in tensors.items()}
+            objective = objective.with_delta(scalar("delta", delta))
+        begin = self.start if start is None else start
+        given = objective.tensors()
+        given |= {f"start.{n}": value for n, value in begin.items() if isinstance(value, Tensor)}
         numbers = {name: plain(name, value) for name, value in given.items()}
-        problem = replace(self, objective=objective.with_tensors(numbers))
+        problem = replace(self, objective=objective).with_tensors(numbers)
         if start is None:
             return problem, given
         start = {name: numbers.get(f"start.{name}", value) for name, value in start.items()}
@@ -164,17 +173,6 @@ class Problem:
         objective = replace(self.objective, model=lambda w, x: model(beside | w, x))
         student = with_tensors(self.student, beside)
         return replace(self, objective=objective, start=w0, student=student)
-
-
-def _with_delta(objective: Objective, delta: Scalar) -> Objective:
-    """L with this δ."""
-    term = objective.term("noise")
-    moved = term and term.with_delta(scalar("delta", delta))
-    if moved is None:
-        raise ValueError(
-            f"delta: got {delta}, must be None: the problem's noise term, {term}, has no δ"
-        )
-    return objective.with_term(moved)
 
 
 @global_lock()
@@ -204,14 +202,13 @@ def _solve(
         raise TypeError(f"start: got {shown(start)}, must be Params; a fill's name is for pose()")
     problem, given = problem._moved(weights, delta, extra, start)
     check_derivative(given, adjoint)
-    if problem.objective.term("curvature") is None and needs_hessian(solver):
+    if not problem.third_derivatives and needs_hessian(solver):
         raise TypeError(
             f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
             "(see phiopt.check); take LBFGS or TorchOpt"
         )
-    if adjoint is None:  # off the graph of the teacher's and the lift's parameters
-        objective = problem.objective.with_tensors(detached(problem.objective.tensors()))
-        problem = replace(problem, objective=replace(objective, psi={}))
+    if adjoint is None:  # the model holds ψ's parameters itself
+        problem = replace(problem, objective=replace(problem.objective, psi={}))
     device = next(iter(problem.start.values())).device
     with (
         outside_transforms() as transforms,  # they see the adjoint's solve alone
@@ -233,25 +230,25 @@ def _solve(
             with inside_transforms(transforms):
                 return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
 
-        solution = _solution(problem, solver, solve, restarts, seed, progress)
-        solution = replace(solution, lambdas=weights)
+        solution = _solution(problem, weights, solver, solve, restarts, seed, progress)
     if throw and solution.status.failed:
         raise SolveError(solution) from solution.error
     return solution
 
 
 def _check_weights(weights: Lambdas, posed: Lambdas) -> None:
-    """Weight goes only to terms that the problem was posed with."""
+    """Refuse weight for terms that had none when the problem was posed."""
     for name in [name for name in weights.active if name not in posed.active]:
         raise ValueError(
-            f"lambdas.{name}: got {getattr(weights, name)}, must be the number 0: the problem was posed without "
-            f"a weight for {name}, and what the term needs was not checked. Pose the problem with "
-            "all terms that are to have weight"
+            f"lambdas.{name}: got {dict(weights.items())[name]}, must be the number 0: the problem was posed without "
+            f"a weight for {name}, and what the term needs was not checked. Pose the problem with weights for all "
+            "terms that are to have one"
         )
 
 
 def _solution(
     problem: Problem,
+    weights: Lambdas,
     solver: Solver,
     solve: Callable[[Objective, Params], Outcome],
     restarts: int,
@@ -260,13 +257,13 @@ def _solution(
 ) -> Solution:
     """The outcome of ``solve``, with restarts and a certificate."""
     objective, start = problem.objective, problem.start
-    # Now, while the data can be read.
+    # Drawn now, because later the data may fail.
     fresh = fresh_draws(objective, start, solver.batch_size, seed)
     outcome = solve(objective, start)
     params = {name: plain(name, value) for name, value in outcome.params.items()}
-    # Stationary: is it a minimum? On the frozen sample, of which it is one if at all.
-    asked = outcome.status is Status.SOLVED and objective.term("curvature") is not None
-    curved_on = (outcome.saa_samples or fresh) if asked else None
+    # The spectrum shows whether a stationary point is a minimum. It can only be one of the frozen sample.
+    stationary = outcome.status is Status.SOLVED and problem.third_derivatives
+    curved_on = (outcome.saa_samples or fresh) if stationary else None
     others, error = restarted(solver, objective, start, restarts, seed, progress)
     if error is not None:
         outcome = replace(outcome, status=Status.DATA_FAILED, error=error)
@@ -283,11 +280,12 @@ def _solution(
         start_objective=outcome.start_objective,
         scale=problem.scale,
         divisors=dict(objective.divisors),
-        lambdas=objective.lambdas,
+        lambdas=weights,
         extra={name: float(weight) for name, weight in objective.extra.items()},
         certificate=certificate,
         history=outcome.history,
         stats=outcome.stats,
         error=outcome.error,
         map=problem.map,
+        left_out=dict(problem.left_out),
     )

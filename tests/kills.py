@@ -140,6 +140,9 @@ def begun(work: Callable[[Path], None], out: Path, strike: int | None = None) ->
         code = 1
         try:
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            torch.set_num_threads(
+                1
+            )  # a fork has none of its parent's OpenMP threads, and would wait for them
             if strike is not None:
                 killed_within_a_write(strike)
             work(out)

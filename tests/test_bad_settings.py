@@ -58,6 +58,10 @@ def resize(**options):
     return lift.Resize(**{"size": (4, 4)} | options)
 
 
+def tokens(ids):
+    return lift.Tokens(ids)
+
+
 def infer(**options):
     return lift.infer(**{"teacher": (4,), "student": (4,)} | options)
 
@@ -198,8 +202,9 @@ TABLE = {
     channels: {
         "channels": COUNT,
         "mode": word("repeated"),
-        "at": ([-1, 1, 1.5, "1", True, None], "must be"),
+        "at": ([-1, 1, 1.5, "1", True, None, (), (0, 0), (-1,), ("a",)], "must be"),
     },
+    tokens: {"ids": ([(), (1, 1), (-1, 0), (0.5,), "ab", None, 3], "must be")},
     resize: {"size": SIZES, "mode": word("biqubic")},
     infer: {
         "teacher": ([3, "28", None, {1}, (2.5,), (-1,), ("4",), (True,)], "must be"),

@@ -1,9 +1,13 @@
 from math import inf, nan
+from typing import Protocol, runtime_checkable
 
 import pytest
 import torch
 
 from phiopt._checks import count, fraction, known, number, part, positive, scalar
+from phiopt._types import Function
+from phiopt.objective import Curvature, Neighbourhood
+from phiopt.solve import Solver
 
 
 def test_a_scalar_is_a_float_or_the_tensor_itself():
@@ -44,9 +48,35 @@ def test_a_count_may_begin_elsewhere():
     ("value", "complaint"), [(dict, "the class dict"), ("u", "'u'"), (None, "None")]
 )
 def test_a_part_is_an_object_with_its_method(value, complaint):
-    part("mapping", {}, "keys")
+    @runtime_checkable
+    class Keyed(Protocol):
+        def keys(self): ...
+        def values(self): ...
+
+    part("mapping", {}, Keyed)
     with pytest.raises(TypeError, match=f"^mapping: got {complaint}"):
-        part("mapping", value, "keys")
+        part("mapping", value, Keyed)
+
+
+def test_what_a_part_lacks_is_said():
+    class Halves:
+        def draw(self, inputs, generator): ...
+
+    rule = "must be a Neighbourhood, an object with perturb\\(\\) and draw"
+    with pytest.raises(TypeError, match=f"^around: got .*which has no perturb\\(\\); {rule}"):
+        part("around", Halves(), Neighbourhood)
+    with pytest.raises(
+        TypeError, match=r"^solver: got 3, which has no solve\(\) and no batch_size"
+    ):
+        part("solver", 3, Solver)
+    with pytest.raises(
+        TypeError, match=r"^loss: got 3, which has no __call__\(\); must be a callable"
+    ):
+        part("loss", 3, Function)
+    with pytest.raises(
+        TypeError, match=r"^curvature: got 3, which has no draw\(\) and no products"
+    ):
+        part("curvature", 3, Curvature)
 
 
 @pytest.mark.parametrize("check", [fraction, positive, number])

@@ -310,7 +310,10 @@ DAMAGES = {
     "status": (changed(status="FINE"), "status is 'FINE', must be one of SOLVED"),
     "gradients": (changed(gradients=-1), r"gradients is -1, must be in 0 \.\.\. "),
     "again": (changed(again=0), "again is 0, must be true or false"),
-    "slopes": (changed(slopes={"lambdas": 1.0}), "slopes is .*, must be numbers for lambdas"),
+    "slopes": (
+        changed(derivative={"lambdas": 1.0}),
+        "derivative is .*, must be numbers for lambdas",
+    ),
     "more": (changed(more=1), "more is 1, must be left out"),
     "list": (lambda text: "[]", r"its JSON is \[\], must be an object"),
     "point": (changed(lambdas=[0.3, 0.4, 0.3, 0]), "is of λ = .*, but the search now asks for λ ="),
@@ -330,9 +333,9 @@ def test_a_damaged_record_is_refused_by_file_and_field(damage, message, copied, 
     ("text", "message"),
     [
         ("", "is not valid JSON"),
-        ('{"format": 1}', "arguments is missing"),
-        ('{"format": 2, "arguments": {}}', "format is 2, must be 1"),
-        ('{"format": 1, "arguments": {"seed": 0}}', "arguments.seed is 0, must be a string"),
+        ('{"format": 2}', "arguments is missing"),
+        ('{"format": 1, "arguments": {}}', "format is 1, must be 2"),
+        ('{"format": 2, "arguments": {"seed": 0}}', "arguments.seed is 0, must be a string"),
         (None, r"holds trials but no search\.json"),
     ],
 )
@@ -418,6 +421,9 @@ def at_once(folder, place, log):
         return real(self, *args)
 
     Run._solved = noted
+    torch.set_num_threads(
+        1
+    )  # a fork has none of its parent's OpenMP threads, and would wait for them
     found = content(again(folder))
     place.write_text(json.dumps([found["text"], found["params"]]))
 

@@ -55,24 +55,50 @@ def test_resize_interpolates():
         ((4,), (4,), lifts.Identity()),
         ((4,), (7,), lifts.Pad((7,))),
         ((1, 8, 8), (3, 8, 8), lifts.Channels(3)),
+        ((3, 8, 8), (4, 8, 8), lifts.Channels(4, "place")),
+        ((1, 28, 28), (1, 32, 32), lifts.Resize((32, 32))),
     ],
 )
-def test_shapes_that_leave_one_choice_are_inferred(teacher, student, expected):
+def test_the_default_lift(teacher, student, expected):
     assert lifts.infer(teacher, student) == expected
+
+
+def test_the_default_lift_of_other_channels_and_sizes():
+    assert lifts.infer((1, 28, 28), (3, 32, 32)).lifts == (
+        lifts.Channels(3),
+        lifts.Resize((32, 32)),
+    )
 
 
 @pytest.mark.parametrize(
     ("teacher", "student", "choice"),
-    [
-        ((1, 28, 28), (1, 32, 32), "Resize((32, 32))"),
-        ((1, 28, 28), (3, 32, 32), "Compose(Channels(3), Pad((32, 32)))"),
-        ((2, 8, 8), (3, 8, 8), "Channels(3, mode='place')"),
-    ],
+    [((1, 28), (1, 32), "Resize((32,))"), ((1, 4, 4, 4), (1, 8, 8, 8), "Pad((8, 8, 8))")],
 )
 def test_shapes_that_leave_a_choice_are_refused_with_the_list(teacher, student, choice):
     with pytest.raises(ValueError, match="leaves a choice") as error:
         lifts.infer(teacher, student)
     assert choice in str(error.value)
+
+
+@pytest.mark.parametrize("at", [(2, 1, 0), (3, 0, 1), [0, 2, 4]])
+def test_channels_sit_where_they_are_placed(at):
+    x = torch.randn(2, 3, 4, 4)
+    lift = lifts.Channels(5, "place", at=at)
+    lifted = lift(x)
+    assert lift.index_maps((3, 4, 4))[0].tolist() == list(at)
+    assert torch.equal(lifted[:, list(at)], x)
+    assert float(lifted.abs().sum()) == pytest.approx(float(x.abs().sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("ids", [(3, 0, 1), [3, 0, 1], torch.tensor([3, 0, 1])])
+def test_tokens_are_renumbered(ids):
+    lift = lifts.Tokens(ids)
+    assert lift == lifts.Tokens((3, 0, 1))
+    assert lift(torch.tensor([[0, 2], [1, 1]])).tolist() == [[3, 1], [0, 0]]
+    with pytest.raises(
+        ValueError, match="must be one for each token; the input has tokens from 0 to 3"
+    ):
+        lift(torch.tensor([0, 3]))
 
 
 def test_shapes_that_shrink_are_refused():
@@ -89,6 +115,14 @@ def test_shapes_that_shrink_are_refused():
         (lambda: lifts.Channels(0), "channels: got 0, must"),
         (lambda: lifts.Channels(3, "spread"), "mode: got 'spread', must"),
         (lambda: lifts.Channels(2, "place", at=2)(IMAGES), "cannot hold"),
+        (
+            lambda: lifts.Channels(5, "place", at=(0, 1))(IMAGES),
+            "must be as many as the 1 channels",
+        ),
+        (lambda: lifts.Channels(5, "place", at=(1, 1)), "at: got .*must be a tuple of different"),
+        (lambda: lifts.Channels(2, "place", at=(2,))(IMAGES), "cannot hold"),
+        (lambda: lifts.Tokens(()), "ids: got .*must be a tuple of different"),
+        (lambda: lifts.Tokens((1, 1)), "ids: got .*must be a tuple of different"),
         (lambda: lifts.Resize((2, 2))(IMAGES), "size="),
     ],
 )

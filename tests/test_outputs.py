@@ -17,7 +17,7 @@ from phiopt import (
     learn,
 )
 from phiopt.bilevel.search import Mirror
-from phiopt.objective.importance import influence
+from phiopt.objective.importance import leverage_scores
 from phiopt.objective.mean_loss import Task
 from tests.cases import mlp, randn
 
@@ -120,7 +120,7 @@ def test_a_micro_batch_is_refused_where_examples_are_not_on_the_first_axis(shape
 def test_influence_is_one_positive_number_an_example(shape):
     _, student, loss = models(shape)
     task = Task(lambda _, x: student(x), loss, X, Y)
-    scores = influence(task, student(X).detach())
+    scores = leverage_scores(task, student(X).detach())
     assert scores.shape == (40,)
     assert (scores > 0).all()
 
@@ -128,7 +128,7 @@ def test_influence_is_one_positive_number_an_example(shape):
 def test_one_axis_has_the_influence_of_two():
     _, flat, loss = models("(batch,)")
     scores = [
-        influence(Task(lambda _, x: flat(x), each, X, Y), outputs.detach())
+        leverage_scores(Task(lambda _, x: flat(x), each, X, Y), outputs.detach())
         for each, outputs in ((loss, flat(X)), (per_example, flat(X)[:, None]))
     ]
     torch.testing.assert_close(*scores)

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import phiopt
+
 CODE = """
 import torch
 from torch import Tensor, nn
@@ -31,16 +33,24 @@ def student(teacher: nn.Module, larger: nn.Module, data: phiopt.Source) -> phiop
 
 def wrong(teacher: nn.Module) -> phiopt.Solution:
     return phiopt.initialize(teacher, 3, (0.5, 0.5, 0.0, 0.0))
+
+
+def misspelt() -> None:
+    phiopt.initialise()
+
+
+def public() -> None:
 """
 
 
 @pytest.mark.slow
 def test_strict_mypy_checks_calls_and_knows_results(tmp_path):
     file = tmp_path / "own.py"
-    file.write_text(CODE)
+    file.write_text(CODE + "".join(f"    phiopt.{name}\n" for name in phiopt.__all__))
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(str(file))]
-    assert len(lines) == 2, done.stdout + done.stderr
+    assert len(lines) == 3, done.stdout + done.stderr
     assert lines[0].endswith('float"')
     assert 'incompatible type "int"; expected "Module"' in lines[1]
+    assert 'has no attribute "initialise"' in lines[2]

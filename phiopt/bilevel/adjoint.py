@@ -1,8 +1,8 @@
-"""Parts that all adjoints share: inputs of a derivative, and solutions that carry one."""
+"""What all adjoints share: the inputs of a derivative, and solutions that have one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
@@ -12,7 +12,8 @@ from torchopt import pytree
 
 from phiopt._transforms import batched, differentiated, has_tangent, plain, wrapped
 from phiopt._types import Params
-from phiopt.objective import Lambdas, Objective, delta_of
+from phiopt._vector import under
+from phiopt.objective import Lambdas, Objective, Term, delta_of
 from phiopt.solve import Outcome, Solver
 from phiopt.solve.solver import takes_steps
 
@@ -26,9 +27,10 @@ class AdjointError(RuntimeError):
     """The solution has no derivative that can be trusted; the message says why and what to do."""
 
 
+@runtime_checkable
 class Adjoint(Protocol):
-    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. An adjoint that goes back by the
-    solver's steps declares that: see `NeedsSteps`.
+    """A way to differentiate w1 = φ(u) in λ, δ, u, ψ and the start w0. An adjoint that goes back by the solver's
+    steps declares it: see `NeedsSteps`.
     """
 
     def solve(
@@ -54,35 +56,41 @@ def needs_steps(adjoint: object) -> bool:
 
 
 def check_steps(solver: Solver, adjoint: Adjoint | None) -> None:
-    """Refuse a solver that takes no steps of an optimiser for a search's adjoint that goes back by them."""
+    """Refuse a solver without steps of an optimiser if the search's adjoint goes back by such steps."""
     if needs_steps(adjoint) and not takes_steps(solver):
         raise TypeError(
-            f"solver: {type(solver).__name__} takes no steps of an optimiser, by which "
-            f"{type(adjoint).__name__} goes back; give search=Mirror(adjoint=Implicit()), or Optuna()"
+            f"solver: {type(solver).__name__} takes no steps of an optimiser, but {type(adjoint).__name__} goes "
+            "back by such steps; give search=Mirror(adjoint=Implicit()), or Optuna()"
         )
 
 
 def differentiable_inputs(objective: Objective, start: Params) -> Params:
-    """The tensors that require grad or have a tangent, by their places: ``lambdas.task``,
-    ``neighbourhood.delta``, ``teacher.NAME``, ``psi.NAME`` and ``start.NAME``.
+    """The tensors that require grad or have a tangent, by name: ``lambdas.task``, ``neighbourhood.delta``,
+    ``teacher.NAME``, ``psi.NAME``, ``start.NAME`` and the names of extra terms' tensors.
     """
     tensors = objective.tensors() | {f"start.{n}": value for n, value in start.items()}
     return {name: value for name, value in tensors.items() if differentiated(value)}
 
 
-def given_tensors(lambdas: Lambdas, neighbourhood: Any, start: Any) -> Params:
-    """The tensors among λ, δ and the start, by the names of `differentiable_inputs`."""
+def given_tensors(
+    lambdas: Lambdas, neighbourhood: Any, start: Any, extra: Sequence[tuple[Any, Term]] = ()
+) -> Params:
+    """The tensors among λ, δ, the start, the weights of extra terms and what these terms hold, by the names of
+    `differentiable_inputs`.
+    """
     values: dict[str, Any] = {f"lambdas.{n}": value for n, value in lambdas.items()}
     values["neighbourhood.delta"] = delta_of(neighbourhood)
     if isinstance(start, dict):
         values |= {f"start.{n}": value for n, value in start.items()}
+    for weight, term in extra:
+        values |= {f"extra.{term.name}": weight, **term.tensors()}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
-    """Without an adjoint nothing that is given is being differentiated in by `torch.func` or in forward
-    mode. They take what does not depend on an input for a derivative of 0; reverse mode of
-    `torch.autograd` says so itself.
+    """Refuse, without an adjoint, tensors that `torch.func` or forward mode is differentiating in. Both would give a
+    derivative of 0, because the result does not depend on the tensors. Reverse mode of `torch.autograd` raises an
+    error by itself.
     """
     for name, value in given.items() if adjoint is None else ():
         if has_tangent(value) or (wrapped(value) and value.requires_grad):
@@ -93,16 +101,16 @@ def check_derivative(given: Params, adjoint: Adjoint | None) -> None:
 
 
 def changed(part: Part, prefix: str, inputs: Params) -> Part:
-    """A dictionary, or a dataclass, in which the ``inputs`` under this prefix replace the old values."""
-    own: Any = {n.removeprefix(prefix): v for n, v in inputs.items() if n.startswith(prefix)}
-    if not own or part is None:  # tokens have no neighbourhood
+    """The same dictionary or dataclass, with the ``inputs`` under this prefix in place of the old values."""
+    own: Any = under(prefix, inputs)
+    if not own:
         return part
     whole: Any = part
     return cast(Part, whole | own if isinstance(whole, dict) else replace(whole, **own))
 
 
 def without_grad(objective: Objective, start: Params) -> tuple[Objective, Params]:
-    """Objective and start with plain tensors, for a solver, which must not be recorded."""
+    """Objective and start with plain tensors, for a solve that autograd must not record."""
     inputs = differentiable_inputs(objective, start)
     return objective.with_tensors(_plain(inputs)), _plain(start)
 
@@ -118,12 +126,12 @@ def detached(values: Params) -> Params:
 
 @torch.enable_grad()
 def guarded(inputs: Params) -> Params:
-    """The same tensors. A derivative in one of them that is not finite is refused."""
+    """The same tensors. A derivative in them that is not finite raises an error."""
     return {name: _Guarded.apply(name, value) for name, value in inputs.items()}
 
 
 def check_smooth(objective: Objective) -> None:
-    """Refuse estimators whose gradient is right but whose gradient's derivative is not."""
+    """Refuse terms whose gradient is right but whose gradient's derivative is wrong."""
     for term in objective.terms:
         if term.first_order_only and term.name in objective.active:
             raise ValueError(f"adjoint: {term.first_order_only}")
@@ -179,7 +187,7 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: Any, *given: Any) -> Any:
-        """Forward mode for several tangents at once comes here first."""
+        """Forward mode with several tangents at once calls this first."""
         return _Attached.jvp(None)
 
     @staticmethod
@@ -216,7 +224,7 @@ class _PulledBack(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], flat: Any, *tensors: Tensor) -> Any:
-        """Cotangents are pulled back one after the other: solves and their samples cannot be batched."""
+        """Several cotangents are pulled back one after the other. Solves and their samples cannot be batched."""
         rows = [
             [t if d is None else t.select(d, i) for t, d in zip(tensors, dims[1:], strict=True)]
             for i in range(info.batch_size)

@@ -1,4 +1,4 @@
-"""Implicit: the derivative of a minimiser from the equation that it satisfies."""
+"""Implicit differentiation: the derivative of a minimiser, from the equation that it satisfies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phiopt._checks import flag, fraction, part, positive
 from phiopt._transforms import outside_transforms
-from phiopt._types import Params
+from phiopt._types import Function, Params
 from phiopt._vector import to_vector
 from phiopt.bilevel.adjoint import (
     AdjointError,
@@ -35,42 +35,41 @@ from phiopt.solve.spectrum import Spectrum, flat, spectrum
 
 @dataclass(frozen=True)
 class Implicit:
-    """Differentiate the minimiser itself, whatever path led to it.
+    """Differentiate the minimiser itself. The solver's path does not matter.
 
     Where ∇_w L(w, θ) = 0 and H = ∂²L/∂w² is invertible, w is a function of θ = (λ, δ, u, ψ) with
 
         dw/dθ = −H⁻¹ ∂²L/∂w∂θ,   so   θ̄ = −(∂²L/∂w∂θ)ᵀ H⁻¹ w̄
 
-    (implicit function theorem; for hypergradients MacKay et al. 2019, Lorraine, Vicol & Duvenaud
-    2020, Pedregosa 2016). One linear system a backward pass, by Hessian-vector products of the
-    whole objective; memory does not depend on the number of steps, and with a ``micro_batch`` is that
-    of so many examples, but for the last pass where the curvature counts. The start has no influence.
+    (implicit function theorem; for hypergradients MacKay et al. 2019, Lorraine, Vicol & Duvenaud 2020, Pedregosa
+    2016). A backward pass solves one linear system, by Hessian-vector products of the whole objective. Memory does
+    not depend on the number of steps. With a ``micro_batch`` it is that of so many examples, except in the last pass
+    where the curvature has weight. The derivative in the start is 0.
 
-    The solve must be of one function: ``TorchOpt(fresh=False, tol=...)``, `LBFGS` or `NewtonCG`.
+    The solver must minimise one function: ``TorchOpt(fresh=False, tol=...)``, `LBFGS` or `NewtonCG`.
 
     The derivative is checked before it is returned. Newton's method finds the minimiser on the same frozen
     sample again, at θ and, for each group of inputs (λ, δ, u, ψ), at θ + ε d along a random d. The
     difference of the minimisers is compared with the derivative. The check costs about as much as four
     linear systems, and four more for each group. A Hessian with negative curvature is refused.
 
-    Where L is flat (coordinates that no term reaches, a loss that a scale of the outputs does not
-    change) H has no inverse. The system is then damped:
+    Where L is flat H has no inverse: some coordinates may have no part in any term, or the loss may not change with
+    the scale of the outputs. The system is then damped:
 
         (H² + μ² I) x = H w̄,   μ = ``damping`` times the largest eigenvalue
 
-    Its solution tends to the solution of least norm, so that flat directions do not move. A direction of
-    curvature h loses the share μ²/(h² + μ²).
+    Its solution is near the solution of least norm, so flat directions do not move. A direction of curvature h loses
+    the share μ²/(h² + μ²).
 
     Args:
-        linear_solver: Of H x = w̄; default ``CG()``, which refuses a point that is no minimum.
-        tol: The solution's gradient norm on its frozen sample, over the start's, may be at most
-            this; default 1e-4.
+        linear_solver: Solves H x = w̄; default ``CG()``, which refuses a point that is no minimum.
+        tol: Largest gradient norm of the solution on its frozen sample, over that of the start; default 1e-4.
         check: Whether to compare the derivative with a re-solve; default True. If False, the report holds
             no error, and negative curvature is found only if the linear solver meets it.
         max_error: Largest relative error in that comparison; default 0.01.
         damping: μ over the largest eigenvalue, in (0, 1); default 1e-4.
-        report: Called with an `ImplicitReport` after each backward pass, also before a refusal;
-            ``print`` prints it. Default None.
+        report: Called with an `ImplicitReport` after each backward pass, also before a refusal. ``print`` prints
+            it. Default None.
 
     Raises:
         ValueError: The solver draws afresh at each step, the curvature is `Spectral`, ``tol``
@@ -95,13 +94,13 @@ class Implicit:
     report: Callable[[ImplicitReport], object] | None = None
 
     def __post_init__(self) -> None:
-        part("linear_solver", self.linear_solver, "__call__")
+        part("linear_solver", self.linear_solver, Function)
         fraction("tol", self.tol)
         flag("check", self.check)
         positive("max_error", self.max_error)
         fraction("damping", self.damping)
         if self.report is not None:
-            part("report", self.report, "__call__")
+            part("report", self.report, Function)
 
     def solve(
         self, solver: Solver, objective: Objective, start: Params, *, seed: int, progress: bool
@@ -116,29 +115,29 @@ class Implicit:
         plain, origin = without_grad(objective, start)
         with outside_transforms():
             outcome = solver.solve(plain, origin, seed=seed, progress=progress)
-            frozen = outcome.saa_samples
-            if frozen is None:
+            samples = outcome.saa_samples
+            if samples is None:
                 raise ValueError(f"adjoint: {type(solver).__name__} reports no frozen sample")
-            self._certify(plain, origin, outcome.params, frozen)
-        versions = _versions(frozen)
+            self._certify(plain, origin, outcome.params, samples)
+        versions = _versions(samples)
 
         def pull_back(given: Params, cotangent: Params) -> Params:
-            if _versions(frozen) != versions:
+            if _versions(samples) != versions:
                 raise AdjointError(
                     "the data have been changed in place since the solve, so that the solution is "
                     "no minimiser on them. Give the solve a copy"
                 )
-            cotangents = self._cotangents(plain, outcome.params, frozen, given, cotangent)
+            cotangents = self._cotangents(plain, outcome.params, samples, given, cotangent)
             return {name: cotangents.get(name, torch.zeros_like(v)) for name, v in given.items()}
 
         return replace(outcome, params=attach(outcome.params, inputs, pull_back))
 
     @torch.no_grad()
     def _certify(
-        self, objective: Objective, start: Params, params: Params, frozen: list[Sample]
+        self, objective: Objective, start: Params, params: Params, samples: list[Sample]
     ) -> None:
         counted = Counted(objective)
-        before, after = (moments(counted, w, frozen).gradient_norm for w in (start, params))
+        before, after = (moments(counted, w, samples).gradient_norm for w in (start, params))
         if not after <= self.tol * before:
             raise AdjointError(
                 f"the solution's gradient norm is {after / (before or 1.0):.3g} of the start's, "
@@ -150,7 +149,7 @@ class Implicit:
         self,
         objective: Objective,
         params: Params,
-        frozen: list[Sample],
+        samples: list[Sample],
         inputs: Params,
         cotangent: Params,
     ) -> Params:
@@ -158,7 +157,7 @@ class Implicit:
         theta = {name: v for name, v in inputs.items() if not name.startswith("start.")}
         if not theta:
             return {}
-        point = StationaryPoint.of(objective, params, frozen, theta)
+        point = StationaryPoint.of(objective, params, samples, theta)
         target = to_vector({name: cotangent[name] for name in params})
         ends = _ends(point) if self.check else None
         answer = self._answer(point, target, ends, damping=0.0)
@@ -204,8 +203,8 @@ class Implicit:
 
     def _confirmed(self, answer: _Answer) -> bool:
         """Whether the system is solved, and no re-solve contradicts the derivative."""
-        within = all(error <= self.max_error for error in answer.report.errors.values())
-        return answer.status is LinearStatus.SOLVED and within
+        small = all(error <= self.max_error for error in answer.report.errors.values())
+        return answer.status is LinearStatus.SOLVED and small
 
     def _solution(self, point: StationaryPoint, target: Tensor, damping: float) -> LinearSolution:
         """x of H x = w̄, or of (H² + μ² I) x = H w̄."""

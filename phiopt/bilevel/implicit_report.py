@@ -1,4 +1,4 @@
-"""The error of an implicit derivative, as far as it is known, and the messages of a refusal."""
+"""A report on the error of an implicit derivative, and the messages of a refusal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ class ImplicitReport:
 
     Args:
         gradient_norm: ‖∇_w L‖ at the solution, on its frozen sample; 0 at a minimiser.
-        inverse_norm: ‖H⁻¹‖, from the Hessian's least eigenvalue by Lanczos' method; 1/(2μ) with
-            damping; infinite where the least eigenvalue is within rounding of 0 and nothing is
-            damped; NaN if not computed.
+        inverse_norm: ‖H⁻¹‖, from the Hessian's least eigenvalue by Lanczos' method; 1/(2μ) with damping; infinite
+            without damping where the least eigenvalue is within rounding of 0; NaN if not computed.
         damping: μ, where flat directions were damped; else 0.
-        flat_share: Part of w̄ that lies in the flat directions, ‖w̄ − H x‖ / ‖w̄‖; that part of the
-            minimiser is not determined, and its derivative is taken to be 0.
+        flat_share: The share of w̄ in the flat directions, ‖w̄ − H x‖ / ‖w̄‖. There the minimiser is not
+            determined, and its derivative is taken to be 0.
         residual: Relative residual of the linear system.
-        errors: Relative error of the derivative along a random direction in each group of inputs,
-            by a re-solve; empty if not checked, NaN where the re-solve found no minimiser.
+        errors: Relative error of the derivative along a random direction in each group of inputs, by a re-solve.
+            Empty if not checked; NaN where the re-solve reached no minimiser.
     """
 
     gradient_norm: float

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from phiopt._checks import count, fraction, part, positive
+from phiopt._types import Function
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
 """v ↦ A v for a symmetric A; vectors of shape ``(n,)``."""
@@ -41,8 +42,8 @@ class LinearStatus(Enum):
         "parameters on which the objective does not depend."
     )
     STALLED = (
-        "The method believes itself done, but the measured residual is above the tolerance: "
-        "rounding. Give a larger tol, or work in float64."
+        "By its own recurrence the method has converged, but the measured residual is above the tolerance, because "
+        "of rounding. Give a larger tol, or work in float64."
     )
     ASYMMETRIC = (
         "The operator is not symmetric: uᵀA v and vᵀA u differ by more than rounding. A Hessian is "
@@ -72,13 +73,13 @@ class LinearSolver(Protocol):
     """A way to solve A x = b."""
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
-        """Solve from x = 0. A bad system has a status, and never raises."""
+        """Solve from x = 0. A bad system is reported as a status, never as an exception."""
         ...
 
 
 class _Scaled(ABC):
-    """A method that gets b scaled to a size of about one, so that squares of its entries neither overflow
-    nor vanish. The square of a float32 cotangent of 1e-25 is 0, and so would be the answer.
+    """A method that is given b scaled to a size of about 1, so that squares of its entries neither overflow nor
+    vanish. The square of a float32 cotangent of 1e-25 is 0, and so would be the answer.
     """
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
@@ -239,7 +240,7 @@ class Damped:
 
     def __post_init__(self) -> None:
         positive("damping", self.damping)
-        part("solver", self.solver, "__call__")
+        part("solver", self.solver, Function)
 
     def __call__(self, operator: Operator, b: Tensor) -> LinearSolution:
         return self.solver(lambda v: operator(v) + self.damping * v, b)

@@ -18,8 +18,8 @@ NUDGE = 0.1
 
 @dataclass(frozen=True)
 class Nudged:
-    """Another adjoint, or none, from a start moved by seeded Gaussian noise. The noise has one size for all
-    entries, so that a tensor of zeros moves too. The derivative in the start stays.
+    """An adjoint, or none, whose start is moved by seeded Gaussian noise. The noise has the same size for all entries,
+    so that a tensor of zeros moves too. The derivative in the start stays the same.
     """
 
     adjoint: Adjoint | None

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.func import grad
 
 from phiopt._checks import count, part, within
-from phiopt._types import Loss, Model, Params
+from phiopt._types import Function, Loss, Model, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Data, Source, check_source
 from phiopt.objective import Neighbourhood, Uniform, pure_model
@@ -71,8 +71,8 @@ class OuterLoss:
         E(w1) = (1 − ρ) L_f(w, V) + ρ L_3^δ(w, V),   w = w1, or T^k(w1) with `Training`
 
     ρ = 1 is the paper's criterion (section 4), ρ = 0 the clean loss. The clean loss alone does not measure
-    robustness, and drives λ to a vertex: the default is half of each. All draws are made once, so that E is
-    one function of w1.
+    robustness, and drives λ to a vertex. So the default is half of each. All draws are made once, so that E is a
+    fixed function of w1.
 
     Args:
         data: V, held out from D2, in the student's space and classes. Never the test set.
@@ -103,9 +103,9 @@ class OuterLoss:
         check_source("data", self.data)
         within("robust", self.robust, 0, 1)
         if self.neighbourhood is not None:
-            part("neighbourhood", self.neighbourhood, "perturb")
+            part("neighbourhood", self.neighbourhood, Neighbourhood)
         if self.loss is not None:
-            part("loss", self.loss, "__call__")
+            part("loss", self.loss, Function)
         if self.training is not None and not isinstance(self.training, Training):
             raise TypeError(f"training: got {type(self.training).__name__}, must be a Training")
         if self.batch_size is not None:
@@ -113,18 +113,18 @@ class OuterLoss:
 
     @property
     def sources(self) -> dict[str, Source]:
-        """The data that it reads, by the names in errors."""
+        """The data of this loss, by their names in errors."""
         trained = {} if self.training is None else {"outer.training.data": self.training.data}
         return {"outer.data": self.data, **trained}
 
     def of(self, student: nn.Module, seed: int, *, differentiable: bool = False) -> Value:
-        """E as a pure, differentiable function of the student's parameters and other tensors, buffers too.
-        Tensors that are not given are those of ``student``.
+        """E as a pure, differentiable function of the student's parameters and of its other tensors, such as
+        buffers. Tensors that are not given are those of ``student``.
 
-        Raises ``ValueError`` or ``TypeError`` for data that are empty, hold NaN or are not in the
-        student's space, if ``loss`` is None for labels that are no class indices of its outputs,
-        and for a loss that does not give one number an example or, if it is to be
-        ``differentiable``, has no derivative.
+        Raises:
+            ValueError, TypeError: The data are empty, hold NaN or are not in the student's space; ``loss`` is None
+                and labels are no class indices of the outputs; or ``loss`` does not give one number for each
+                example, or has no derivative although it must be ``differentiable``.
         """
         like = next(student.parameters())
         generator = Generator(like.device).manual_seed(seed)
@@ -176,7 +176,7 @@ def _batches(
 
 
 def _outputs(name: str, student: nn.Module, model: Model, inputs: Tensor) -> Tensor:
-    """The student's outputs, as constants to take a loss of."""
+    """The student's outputs, off the graph."""
     try:
         with torch.no_grad():
             return model({}, inputs)
@@ -199,8 +199,8 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor, differentiable: bo
         )
     if differentiable and not losses.requires_grad:
         raise ValueError(
-            "outer.loss: has no derivative in the student's outputs, as accuracy has none; give a "
-            "smooth one, or search=Optuna() and no outer.training, which do without"
+            "outer.loss: has no derivative in the student's outputs, as accuracy has none; give a smooth loss, or "
+            "search=Optuna() without outer.training, which need no derivative"
         )
 
 
@@ -227,8 +227,8 @@ def _trained(
 
 def check_disjoint(name: str, data: Source, test: Source) -> None:
     """Refuse data of which an example is also in the test set; inputs are compared bit by bit."""
-    seen = _rows("test", test)
-    common = sum(row in seen for row in _rows(name, data))
+    tested = _rows("test", test)
+    common = sum(row in tested for row in _rows(name, data))
     if common:
         raise ValueError(
             f"{name}: {common} of its different inputs are in the test set too; choosing λ by "

@@ -23,8 +23,8 @@ REDUCTION = 1e-3
 def recheck(
     point: StationaryPoint, claimed: Params, cotangent: Tensor, largest: float
 ) -> dict[str, float]:
-    """The relative error of the derivative ``claimed`` at a stationary point along one random direction in
-    each group of inputs (``lambdas``, ``neighbourhood``, ``teacher``, ``psi``):
+    """The relative error of the derivative ``claimed`` at a stationary point, along a random direction in each group
+    of inputs (``lambdas``, ``neighbourhood``, ``teacher``, ``psi``):
 
         | w̄ᵀ (w(θ + ε d) − w(θ)) − ε θ̄ᵀ d | / max(ε ‖θ̄‖ ‖d‖ / √k, |difference|)
 
@@ -37,7 +37,7 @@ def recheck(
     precision = torch.finfo(cotangent.dtype).eps
     step = precision**0.25
     generator = Generator().manual_seed(0)
-    origin, _, left = _minimised(point, theta, params, largest)
+    origin, _, norm = _minimised(point, theta, params, largest)
     floor = precision**0.5 * step * float(cotangent.norm() * to_vector(params).norm())
     errors = {}
     for group, names in _groups(theta).items():
@@ -46,8 +46,8 @@ def recheck(
         if length == 0:
             continue
         nearby = theta | {n: theta[n] + step * direction[n] for n in names}
-        moved, made, rest = _minimised(point, nearby, origin, largest)
-        if not max(left, rest) <= max(REDUCTION * made, precision * largest):
+        moved, caused, norm_nearby = _minimised(point, nearby, origin, largest)
+        if not max(norm, norm_nearby) <= max(REDUCTION * caused, precision * largest):
             errors[group] = nan
             continue
         difference = float(cotangent @ (to_vector(moved) - to_vector(origin)))
@@ -70,8 +70,8 @@ def _minimised(
     solver = Damped(precision**0.5 * largest, CG(tol=1e-4))
     best, least, first = params, inf, nan
     for number in range(STEPS):
-        there = StationaryPoint.of(point.objective, params, point.samples, theta)
-        gradient = to_vector(moments(there.counted, params, there.samples).gradient)
+        here = StationaryPoint.of(point.objective, params, point.samples, theta)
+        gradient = to_vector(moments(here.counted, params, here.samples).gradient)
         size = float(gradient.norm())
         first = first if number else size
         if not size < least:
@@ -79,7 +79,7 @@ def _minimised(
         best, least = params, size
         if size == 0:
             break
-        solved = solver(there.product, gradient)
+        solved = solver(here.product, gradient)
         if solved.status is LinearStatus.NON_FINITE:
             break
         params = to_params(to_vector(params) - solved.x, params)

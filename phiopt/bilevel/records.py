@@ -1,4 +1,4 @@
-"""The trials of a search in a directory, from which a search that was killed goes on.
+"""The trials of a search in a directory. A search that was killed goes on from them.
 
     search.json                      what the search was called with
     trials/0000.json, ...            one file for each trial, written when it is done
@@ -28,11 +28,11 @@ from phiopt._types import Params
 from phiopt.bilevel.trial import Trial
 from phiopt.solve import Solution, Status
 
-FORMAT = 1
-DERIVATIVE = "slopes"
+FORMAT = 2
+DERIVATIVE = "derivative"
 """The key of a trial's derivative in its file."""
 SETTINGS = "search.json"
-TOLD = 3
+LISTED = 3
 """Differences that an error lists."""
 
 
@@ -42,7 +42,7 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A trial, and the derivative of E at its point, by name: one number, or four for λ. None: not taken."""
+    """A trial, and the derivative of E at its point by name: a number, or four for λ. None: it was not taken."""
 
     trial: Trial
     gradient: dict[str, float | list[float]] | None = None
@@ -130,14 +130,14 @@ class Records:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            said = str(error).removeprefix("path: ")
-            raise RecordError(f"directory: {said}; remove it to have it solved again") from error
+            reason = str(error).removeprefix("path: ")
+            raise RecordError(f"directory: {reason}; remove it to have it solved again") from error
 
     def refuse(self, number: int, was: float, now: float) -> RecordError:
-        """The error for numbers that a second computation does not give again."""
+        """The error for a second computation that gives another number."""
         return RecordError(
             f"directory: {self._trial(number)} has outer {was!r}, but computed again it is {now!r}: the "
-            "data, the machine, the number of threads or a library are others than then, or a file was "
+            "data, the machine, the number of threads or a library has changed, or a file was "
             "changed. Go on where the search began, or choose another directory"
         )
 
@@ -162,15 +162,15 @@ def opened(folder: Path | None, arguments: dict[str, str], student: nn.Module) -
     with locked(folder / ".lock"):
         _begin(folder, arguments)
         for part in ("trials", "solutions"):  # half-written files of a killed process
-            for left in (folder / part).glob(".*"):
-                left.unlink()
+            for unfinished in (folder / part).glob(".*"):
+                unfinished.unlink()
         records = {}
         for path in sorted((folder / "trials").glob("*.json")):
             if re.fullmatch(r"\d{4,}", path.stem):
                 records[int(path.stem)] = _read(path)
-        kept = Records(folder, student, records)
-        kept.tidy()
-        yield kept
+        search = Records(folder, student, records)
+        search.tidy()
+        yield search
 
 
 def _begin(folder: Path, arguments: dict[str, str]) -> None:
@@ -179,7 +179,7 @@ def _begin(folder: Path, arguments: dict[str, str]) -> None:
     if not path.exists():
         if any((folder / "trials").glob("*.json")):
             raise RecordError(
-                f"directory: {folder} holds trials but no {SETTINGS}, which says of what search; "
+                f"directory: {folder} holds trials but no {SETTINGS}, which describes the search; "
                 "choose another directory"
             )
         write_text(path, json.dumps({"format": FORMAT, "arguments": arguments}, indent=1))
@@ -195,9 +195,9 @@ def _begin(folder: Path, arguments: dict[str, str]) -> None:
     if differing:
         changes = [
             f"{name} was {before.get(name, 'not there')}, is {arguments.get(name, 'not there')}"
-            for name in differing[:TOLD]
+            for name in differing[:LISTED]
         ]
-        more = f"; and {len(differing) - TOLD} more" * (len(differing) > TOLD)
+        more = f"; and {len(differing) - LISTED} more" * (len(differing) > LISTED)
         raise RecordError(
             f"directory: {folder} holds a search with other arguments: {'; '.join(changes)}{more}. "
             "Give the same, or choose another directory"

@@ -37,13 +37,13 @@ class Replay:
     Memory is that of one step and of the iterates: for each step three copies of the parameters with Adam,
     one with SGD. Time is that of `Unroll` and of the solve, because every step is taken twice.
 
-    With ``every=k`` one iterate in k is kept, and the backward pass takes the steps between two of them once
-    more. That stores T/k + k iterates in place of T, fewest at k = √T, and takes the time of one more
-    solve. The result has the same bits.
+    With ``every=k`` one iterate in k is kept, and the backward pass takes the steps between two of them once more.
+    That stores T/k + k iterates in place of T, fewest at k = √T, and takes the time of one more solve. The result
+    has the same bits.
 
-    With a ``micro_batch`` a step without the curvature goes back through so many examples at a time, for one
-    more gradient. A step with the curvature needs the graph of the whole batch, because ‖H v‖² is no sum
-    over examples.
+    With a ``micro_batch`` the backward pass of a step without the curvature takes so many examples at a time, for
+    the price of one more gradient. A step with the curvature needs the graph of the whole batch, because ‖H v‖² is
+    no sum over examples.
 
     The result is exact for the solver's finite path to the iterate that it returned. Second
     derivatives and forward mode are refused; use `Unroll`.
@@ -110,7 +110,7 @@ def _through_step(
 ) -> tuple[Params, list[Tensor], Params]:
     """One step back: the cotangents of w_t and of the optimiser's state, and the step's share of θ's.
 
-    ``state`` is None after the last step, where nothing depends on the optimiser's state.
+    ``state`` is None for the last step: nothing depends on the optimiser's state after it.
     """
     step = path.steps[index]
     sample = path.sample(step)
@@ -140,8 +140,9 @@ def _through_step(
         return checked(*path.move(g, w, rebuilt(s)))
 
     with torch.no_grad():
-        taken = gradient(step.params, theta, sample)
-    pulled, along, state = vector_jacobian(update, (taken, step.params, values), (cotangent, state))
+        whole_gradient = gradient(step.params, theta, sample)
+    at = (whole_gradient, step.params, values)
+    pulled, along, state = vector_jacobian(update, at, (cotangent, state))
     partial = {name: torch.zeros_like(value) for name, value in theta.items()}
     for piece, share in parts:
         scaled = {name: share * value for name, value in pulled.items()}

@@ -1,4 +1,4 @@
-"""One search for λ in progress. Each evaluation is solved, or read from the records; the best is kept."""
+"""A search for λ in progress. Each evaluation is solved or read from the records, and the best is kept."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ class Solved(NamedTuple):
 
 @dataclass
 class Run:
-    """One search in progress.
+    """A search in progress.
 
     Args:
         solve: φ at a point, by an adjoint.
         loss: E, of a solution's parameters and of the student's other tensors.
-        adjoint: That of the search.
-        seed: Of the search.
+        adjoint: The search's adjoint.
+        seed: The search's seed.
         bar: Updated once for each evaluation that is solved.
-        records: What is kept; the search is answered from it as far as it goes.
+        records: The trials on record. Evaluations are read from them as far as possible.
     """
 
     solve: Callable[[Params, Adjoint | None], Solution]
@@ -79,8 +79,10 @@ class Run:
     error: AdjointError | None = None
 
     def through(self, search: Search, space: Space) -> Learned:
-        if (kept := self.records.best) is not None:
-            self.solutions[kept] = self._recalled(kept)  # an error in the file is raised at once
+        if (recorded := self.records.best) is not None:
+            self.solutions[recorded] = self._recalled(
+                recorded
+            )  # an error in the file is raised at once
         error: Exception | None = None
         try:
             status = search.run(self.evaluate, space, self.seed)
@@ -123,8 +125,8 @@ class Run:
         )
 
     def _recalled(self, number: int) -> Solution:
-        """The solution of a trial on record, from its file, or solved again if there is no file. E is computed
-        again, to see that the file belongs to the record.
+        """The solution of a trial on record, from its file or, if there is no file, solved again. E is computed
+        again, to check that the file belongs to the record.
         """
         record = self.records.records[number]
         solution, smooth = self.records.solution(number), self.adjoint is not None
@@ -147,7 +149,7 @@ class Run:
             raise self.records.refuse(number, was, solved.outer)
 
     def evaluate(self, point: Params) -> Evaluation:
-        """E at the point. If the solve meets a saddle or has no derivative, once more from a start nearby."""
+        """E at the point. If the solve ends at a saddle or has no derivative, it is repeated from a start nearby."""
         first, status = self._evaluate(point)
         if status is not None and status is not Status.SADDLE:
             return first
@@ -191,9 +193,11 @@ class Run:
 
     def _lowest(self) -> float:
         """E of the best trial so far, and of all trials on record, even if the search has not reached them."""
-        kept = self.records.best
+        recorded = self.records.best
         lowest = inf if self.best is None else self.path[self.best].outer
-        return lowest if kept is None else min(lowest, self.records.records[kept].trial.outer)
+        return (
+            lowest if recorded is None else min(lowest, self.records.records[recorded].trial.outer)
+        )
 
     def _solved(self, point: Params, again: bool) -> Solved:
         smooth = self.adjoint is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import isfinite
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Generator
 
@@ -17,7 +17,7 @@ from phiopt.bilevel.replay import Replay
 from phiopt.bilevel.space import Space
 
 WORTH = 1e-4
-"""A line search that lowers E by a smaller share ends a descent: another would cost too much."""
+"""A line search that lowers E by a smaller share ends a descent, because a further one would cost too much."""
 
 DERIVATIVE = 3
 """Cost of a derivative of E in inner solves: each step is taken again with its graph, and differentiated."""
@@ -57,6 +57,7 @@ class Evaluation(NamedTuple):
 Evaluate: TypeAlias = Callable[[Params], Evaluation]
 
 
+@runtime_checkable
 class Search(Protocol):
     """A way to solve the outer problem."""
 
@@ -74,27 +75,27 @@ class Search(Protocol):
 class Mirror:
     """Mirror descent: exponentiated gradient on the simplex, with a line search by values alone.
 
-    E is one function of the point, because all draws are made once. So a step is taken only if it lowers
-    E. E has plateaus, and a gradient says little of what lies far away. The search therefore first looks at
-    the start and at the points where one term is switched off, and descends from the lowest of them (if the
-    budget allows a step after that: 9 or more with all four terms).
+    E is a fixed function of the point, because all draws are made once. So a step is taken only if it lowers E. E has
+    plateaus, and a gradient says little about distant points. The search therefore first evaluates the start and the
+    points where one term is switched off, and descends from the lowest of them. It does so if the budget allows a
+    step afterwards: 9 or more with all four terms.
 
-    A derivative of E costs three times as much as E. Along its direction steps are doubled as long as E
-    falls, or quartered if the first does not lower E. The next derivative is taken at the lowest point. If a
-    descent ends early, the rest of the budget goes to another, from the start and then from random points.
+    A derivative of E costs three times as much as E. Along its direction steps are doubled as long as E falls, or
+    quartered if the first does not lower E. The next derivative is taken at the lowest point. If a descent ends
+    early, the rest of the budget goes to further descents, from the start and then from random points.
 
     Args:
-        budget: Work in inner solves: E counts one, its derivative three more. Default 11, below a
+        budget: Work in inner solves: an evaluation of E counts 1, its derivative 3 more. Default 11, less than a
             third of the 35 points of a lattice with quarters.
         rate: Length of a descent's first step, in logarithms; default 1. Logarithms of λ are weighed by √p.
         restarts: Descents at most; default 3.
-        patience: Steps in a row, each a quarter of the one before, that do not lower E before a
-            descent ends; default 3.
+        patience: A descent ends after so many steps in a row that do not lower E, each a quarter of the step
+            before; default 3.
         adjoint: Default `Replay`.
 
     Raises:
         ValueError: ``budget``, ``restarts`` or ``patience`` < 1, or ``rate`` not positive.
-        TypeError: ``adjoint`` is none: `Optuna` does without.
+        TypeError: ``adjoint`` is no `Adjoint`. `Optuna` needs none.
 
     Examples:
         >>> Mirror(budget=20).rate
@@ -111,7 +112,7 @@ class Mirror:
         for name in ("budget", "restarts", "patience"):
             count(name, getattr(self, name))
         positive("rate", self.rate)
-        part("adjoint", self.adjoint, "solve")
+        part("adjoint", self.adjoint, Adjoint)
 
     def run(self, evaluate: Evaluate, space: Space, seed: int) -> SearchStatus:
         generator = Generator().manual_seed(seed)
@@ -119,9 +120,9 @@ class Mirror:
         left, ends = self.budget - 1, []
         if left > len(space.terms) + DERIVATIVE:
             for point in map(space.without, space.terms):
-                there, left = evaluate(point), left - 1
-                if there.value < lowest[0].value:
-                    lowest = there, point  # the other solves, and their paths, are freed
+                evaluation, left = evaluate(point), left - 1
+                if evaluation.value < lowest[0].value:
+                    lowest = evaluation, point  # the other solves, and their paths, are freed
         starts = [lowest] if lowest is first else [lowest, first]
         for number in range(self.restarts):
             if number >= len(starts) and left:
@@ -149,9 +150,9 @@ class Mirror:
                 target = space.moved(origin, gradient, rate)
                 if target is None:
                     return SearchStatus.STATIONARY, left
-                there, left = evaluate(target), left - 1
-                if there.value < here.value:  # False for NaN
-                    point, here, lowered, rate = target, there, True, 2 * rate
+                following, left = evaluate(target), left - 1
+                if following.value < here.value:  # False for NaN
+                    point, here, lowered, rate = target, following, True, 2 * rate
                 elif lowered:
                     break
                 else:

@@ -18,8 +18,7 @@ from phiopt.objective.neighbourhood import delta_of, largest_delta_of
 LEARNABLE = ("lambdas", "delta", "theta")
 
 SPREAD = 3.0
-"""Restarts and searches without derivatives draw δ and θ within this factor of their starts, below their
-largest values."""
+"""Random points have δ and θ within this factor of their starts, and not above their largest values."""
 
 LONGEST = 3.0
 """The largest exponent of a step, in units of the rate."""
@@ -30,10 +29,10 @@ class Space:
     """The points that a search may visit.
 
     Args:
-        start: ``lambdas`` of shape ``(4,)``, and ``delta`` and ``theta`` if they are learned;
-            float64 on the CPU. A weight of 0 stays 0: the search stays on that face of the simplex.
-        floor: Least λ2; the other weights are kept positive by the update itself.
-        largest: The largest values of δ and θ, by name, where they have such.
+        start: ``lambdas`` of shape ``(4,)``, and ``delta`` and ``theta`` if they are learned; float64 on the
+            CPU. A weight of 0 stays 0: the search stays on that face of the simplex.
+        floor: Least λ2. The update itself keeps the other weights positive.
+        largest: The largest values of δ and θ, by name, where there are such.
     """
 
     start: Params
@@ -51,8 +50,8 @@ class Space:
 
             p_i ∝ p_i exp(−η (1 − floor) ∂E/∂λ_i),   δ ← δ exp(−η δ ∂E/∂δ)
 
-        η is such that the largest exponent is ``rate``. For this the exponents of p are weighed by √p (their
-        length in the simplex's own metric); they are cut at three times the rate. None where E is flat.
+        η makes the largest exponent equal to ``rate``. For this comparison the exponents of p are multiplied by √p
+        (their length in the simplex's own metric). They are cut off at three times the rate. None where E is flat.
         """
         weights = self.free(point["lambdas"])
         along = gradient["lambdas"] * (1 - self.floor)

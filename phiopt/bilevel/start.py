@@ -15,9 +15,7 @@ from phiopt.growth import grow
 def uniform_start(
     teacher: nn.Module, student: nn.Module, fill: str, **options: Any
 ) -> Callable[[Tensor], Params]:
-    """w0 as a differentiable function of θ: the uniform fills are affine in it. ``options`` are those
-    of `grow`.
-    """
+    """w0 as a differentiable function of θ. The uniform fills are affine in θ. ``options`` are those of `grow`."""
     low, high = (
         _tensors(grow(teacher, student, fill, theta=theta, **options)) for theta in (0.0, 1.0)
     )

@@ -1,4 +1,4 @@
-"""A stationary point of the objective, as a function of the objective's inputs."""
+"""A stationary point of the objective, as a function of λ, δ, u and ψ."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ class StationaryPoint:
             (partial,) = transposed(to_params(x, self.params))
             share /= len(self.samples)
             total = {name: value - share * partial[name] for name, value in total.items()}
-            del transposed, partial  # so that two graphs are never alive together
+            del transposed, partial  # so that only one graph is alive at a time
         return total

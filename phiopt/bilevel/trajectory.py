@@ -24,9 +24,9 @@ from phiopt.solve import Outcome, Solver
 from phiopt.solve.solver import takes_steps
 
 EPS_ROOT = 1e-8
-"""``eps_root`` of the default Adam, which then has a derivative at a gradient of zero: every dead unit has
-such. Steps are shorter where a gradient, over the root mean square where it is normalised, is below 1e-4.
-Derivatives overflow in float32 if the value is much smaller."""
+"""``eps_root`` of the default Adam. It gives Adam a derivative at a gradient of zero, which every dead unit has.
+Steps are shorter where a gradient, divided by the root mean square where it is normalised, is below 1e-4. With a much
+smaller value derivatives overflow in float32."""
 
 
 Draw: TypeAlias = tuple[int | None, int, Stream, int]
@@ -34,7 +34,7 @@ Draw: TypeAlias = tuple[int | None, int, Stream, int]
 
 
 class _Drawn(Sample):
-    """A sample that knows how it was drawn. A sample derived from it does not."""
+    """A sample with a note of how it was drawn. Samples derived from it have no such note."""
 
     draw: Draw | None = None
 
@@ -54,12 +54,12 @@ class Step:
 
 @dataclass
 class Path:
-    """The steps of a solve, recorded between objective and optimiser: the solver asks the one for gradients
-    and the other for updates.
+    """The steps of a solve. They are recorded where the solver calls the objective for gradients and the optimiser for
+    updates.
 
-    ``steps`` holds a copy of the parameters and of the optimiser's state for each step, or for one in
-    ``every``. Batches that can be drawn again are not kept. With ``graph`` autograd records the steps; the
-    solver itself sees plain tensors.
+    ``steps`` has the parameters and the optimiser's state before each step, or before one step in ``every``. Batches
+    that can be drawn again are not kept. With ``graph`` autograd records the steps, while the solver itself gets
+    plain tensors.
     """
 
     objective: Objective
@@ -88,8 +88,8 @@ class Path:
         """Solve, and cut the path at the iterate that the solver returned."""
         if not takes_steps(solver):
             raise TypeError(
-                f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken again, or "
-                "is no dataclass, in which another could be put; use Implicit, or the solver TorchOpt"
+                f"adjoint: {type(solver).__name__} has no optimizer whose steps could be taken again, or is no "
+                "dataclass, so that no other optimizer can be put into it; use Implicit, or the solver TorchOpt"
             )
         optimizer = solver.optimizer or default_optimizer(
             solver.steps, every=objective.interval, eps_root=EPS_ROOT
@@ -100,8 +100,8 @@ class Path:
                 "through its steps are wrong; use phiopt.optimizers.clipped(optimizer, max_norm)"
             )
         path = cls(objective, optimizer, start, graph, every)
-        both_ends: Any = (path.init, path.update)
-        watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*both_ends))
+        functions: Any = (path.init, path.update)
+        watched: Any = replace(cast(Any, solver), optimizer=GradientTransformation(*functions))
         plain, origin = without_grad(objective, start)
         outcome = watched.solve(_Watched.of(plain, path), origin, seed=seed, progress=progress)
         path.cut(outcome.params)
@@ -125,10 +125,10 @@ class Path:
                 "the solver's update is not by one gradient of the objective, at its last iterate"
             )
         self.asked.clear()
-        again = self.objective.data is None or self.objective.data.repeatable
-        draw = sample.draw if again and isinstance(sample, _Drawn) else None
-        kept = len(self.steps) % self.every == 0
-        params, kept_state = (self.last, state) if kept else ({}, None)
+        repeatable = self.objective.data is None or self.objective.data.repeatable
+        draw = sample.draw if repeatable and isinstance(sample, _Drawn) else None
+        keep = len(self.steps) % self.every == 0
+        params, kept_state = (self.last, state) if keep else ({}, None)
         self.steps.append(Step(params, kept_state, draw or Sample(*sample)))
         if self.every > 1:
             self.marks.append(_mark(self.last))
@@ -154,8 +154,8 @@ class Path:
 
     @contextmanager
     def segment(self, first: int) -> Iterator[range]:
-        """The steps from a kept iterate to the next. Inside this context all have their iterates, computed
-        again.
+        """The steps from a kept iterate to the next. Inside this context all of them have their iterates, which are
+        computed again.
         """
         indices = range(first, min(first + self.every, len(self.steps)))
         sparse = [self.steps[index] for index in indices]
@@ -190,11 +190,11 @@ class Path:
 
     def check(self, index: int, params: Params) -> None:
         """Refuse ``params``, the result of step ``index`` taken again, if the solve went elsewhere."""
-        went = self.steps[index + 1].params if index + 1 < len(self.steps) else self.last
-        came = self.steps[index].params
-        gap = square_norm({n: params[n].detach() - w for n, w in went.items()})
-        length = square_norm({n: came[n] - w for n, w in went.items()})
-        if not gap <= 1e-4 * length + 1e-12 * square_norm(went):  # NaN, too
+        reached = self.steps[index + 1].params if index + 1 < len(self.steps) else self.last
+        begun = self.steps[index].params
+        gap = square_norm({n: params[n].detach() - w for n, w in reached.items()})
+        length = square_norm({n: begun[n] - w for n, w in reached.items()})
+        if not gap <= 1e-4 * length + 1e-12 * square_norm(reached):  # NaN, too
             raise AdjointError(
                 f"step {index} of the solve, taken again, ends elsewhere: the optimiser keeps a "
                 "state of its own, the loss is random or met a fault, or the data have been changed in place. Use "

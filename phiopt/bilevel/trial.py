@@ -1,4 +1,4 @@
-"""The trials of a search for λ, and its result."""
+"""The trials and the result of a search for λ."""
 
 from __future__ import annotations
 

@@ -24,14 +24,13 @@ from phiopt.solve import Outcome, Solver
 class Unroll:
     """Record the steps of the solve, with TorchOpt's differentiable updates, as one graph.
 
-    The graph is an ordinary one, so that derivatives of any order and mode exist. `Unroll` is the fastest
-    adjoint, but its memory grows with every step. With ``last=k`` only the last k steps are recorded; they
-    are taken again after the solve, and the iterate before them counts as a constant. The derivative is then
-    truncated (Shaban et al. 2019): biased, but in bounded memory.
+    The graph is an ordinary one, so derivatives of any order and mode exist. `Unroll` is the fastest adjoint, but its
+    memory grows with every step. With ``last=k`` only the last k steps are recorded. They are taken again after the
+    solve, and the iterate before them counts as a constant. The derivative is then truncated (Shaban et al. 2019):
+    biased, but in bounded memory.
 
     Args:
-        last: Number of steps to differentiate; None (default) for all, which is the derivative that
-            `Replay` gives.
+        last: Number of steps to differentiate. None (default): all steps, which gives the derivative of `Replay`.
 
     Raises:
         AdjointError: The solve was rolled back, or with ``last`` a step taken again ends elsewhere;

@@ -1,4 +1,4 @@
-"""D1: the teacher's data, from whatever form it comes in to checked batches of tensors."""
+"""D1, the teacher's data, as checked batches of tensors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from phiopt.data.given import Batch, Source, check_pair, check_range
 from phiopt.data.readers import reader_of
 
 Compare: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
-"""Of a batch, or of the error in its place, the error to raise, or None."""
+"""From a batch, or the error of reading it, to the error that is to be raised, or None."""
 
 
 class Data:
     """Batches ``(inputs, targets)`` of D1, checked, on one device, floating tensors in one dtype.
 
     Args:
-        source: ``(inputs, targets)`` of one length; a map-style ``Dataset`` of pairs; or a
-            ``DataLoader``, whose batches are used in its order, again and again. Each pass starts new
-            workers, also with ``persistent_workers``. Never modified.
-        device: Where batches go.
-        dtype: What floating inputs and targets become. Integer inputs stay, integer targets become
+        source: ``(inputs, targets)`` of the same length; a map-style ``Dataset`` of pairs; or a ``DataLoader``,
+            whose batches are used in its order, again and again. Each pass starts new workers, also with
+            ``persistent_workers``. Never modified.
+        device: The device of the batches.
+        dtype: The dtype of floating inputs and targets. Integer inputs stay as they are, integer targets become
             int64.
-        name: What errors call it; default "data".
+        name: What errors call the data; default "data".
 
     Raises:
-        ValueError: Empty data, lengths that differ, NaN or infinity.
-        TypeError: Another kind of source, or parts that are not tensors.
+        ValueError: The data are empty, or hold NaN or infinity, or inputs and targets differ in length.
+        TypeError: The source is of another kind, or a part of it is no tensor.
 
     Tensors are checked at once. A data set or loader is checked batch by batch, as it is read.
 
@@ -53,44 +53,46 @@ class Data:
         self._reader = reader_of(name, source, self._checked)
 
     def expect_classes(self, classes: int, outputs: int | None = None) -> None:
-        """From here on targets must be class indices 0 ... ``classes`` - 1.
+        """From now on, refuse targets that are not class indices 0 ... ``classes`` - 1.
 
-        With ``outputs``, the number of the student's, other labels are allowed too if they are no index of
-        the outputs. Such labels, as -100 and 255, mark what the user's loss leaves out.
+        With ``outputs``, the number of the student's outputs, labels that are no index of an output are allowed too.
+        Such labels, as -100 and 255, mark what the user's loss leaves out.
 
-        Raises ``ValueError`` for a label outside, ``TypeError`` for targets that are not integers.
+        Raises:
+            ValueError: A label is outside.
+            TypeError: Targets are not integers.
         """
         self._classes, self._outputs = classes, outputs
         self._check_labels(self.example[1])
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same generator state always gives the same batch. Tensors do. A data set may transform
-        its examples at random, and a loader goes on to its next batch.
+        """Whether the same generator state always gives the same batch. It does with tensors. A data set may
+        transform its examples at random, and a loader goes on to its next batch.
         """
         return self._repeatable
 
     @property
     def length(self) -> int | None:
-        """Examples, where that is known."""
+        """The number of examples; None if it is not known."""
         return self._reader.length
 
     @property
     def example(self) -> Batch:
-        """A first batch, to infer shapes from. A loader gives it once more, as its first."""
+        """A first batch, to infer shapes from. A loader gives this batch again as its first."""
         return self._reader.example
 
     def spread(self) -> Batch:
-        """A batch to check derivatives on: twelve examples from all over a data set, which are read now; else
-        the first batch.
+        """A batch to check derivatives on. Of a data set it has twelve examples, evenly spread, which are read now;
+        otherwise it is the first batch.
         """
         return self._reader.spread()
 
     def batch(self, size: int | None, generator: Generator) -> Batch:
-        """``size`` different examples drawn by ``generator``. With ``size=None``, or a size of at least their
-        number, all examples in their order.
+        """``size`` different examples drawn by ``generator``. With ``size=None``, or if there are no more, all examples
+        in their order.
 
-        A loader gives its next batch, whatever the ``size``; with None, one whole pass. An exception of
+        A loader gives its next batch, whatever the ``size``. With None it gives one whole pass. An exception of
         reading is raised, and kept as ``error``.
         """
         batch, self.error = None, None
@@ -104,8 +106,8 @@ class Data:
         return batch
 
     def replicated(self, compare: Compare) -> Data:
-        """The same data, whose every batch, or the error in its place, goes to ``compare``. That gives the
-        error to raise, which may be another process's.
+        """The same data. Each batch, or the error of reading it, goes to ``compare``, which gives the error to raise.
+        That may be the error of another process.
         """
         other = copy(self)
         other._compare = compare

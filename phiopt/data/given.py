@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 Source: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
-"""What a user may give as data: ``(inputs, targets)``, a map-style data set of such pairs, or a
-loader of batches.
-"""
+"""What a user may give as data: ``(inputs, targets)``, a map-style data set of such pairs, or a loader of batches."""
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
@@ -40,13 +38,13 @@ def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
         raise ValueError(
             f"{name}: labels from {low} to {high}, must lie in 0 ... {classes - 1}, {why}. Labels that "
             "mark what to leave out, such as -100 and 255, need a loss that leaves it out: give "
-            "loss= (docs/gotchas.md), or take these examples out of the data"
+            "loss= (docs/gotchas.md), or remove these examples from the data"
         )
 
 
 def check_pair(name: str, pair: Any) -> Batch:
-    """Inputs and targets. Refuse, by ``name``, a ``pair`` that is not two plain tensors with one number of
-    examples.
+    """Inputs and targets. A ``pair`` that is not two plain tensors with the same number of examples is refused by
+    ``name``.
     """
     if not paired(pair):
         raise TypeError(
@@ -65,7 +63,7 @@ def check_pair(name: str, pair: Any) -> Batch:
     inputs, targets = pair
     if len(inputs) != len(targets):
         raise ValueError(
-            f"{name}: {len(inputs)} inputs and {len(targets)} targets, must be as many"
+            f"{name}: {len(inputs)} inputs and {len(targets)} targets, must be equally many"
         )
     return inputs, targets
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
@@ -13,23 +13,23 @@ from phiopt._randomness import at_end, begun_anew
 from phiopt.data.given import Batch, kind_of, no_source, paired, several_inputs
 
 SPREAD = 12
-"""Examples of a map-style data set that are checked. They are evenly spread, because the first examples of a
-sorted set have one label."""
+"""Examples of a map-style data set on which derivatives are checked. They are evenly spread, because the first
+examples of a sorted set have the same label."""
 
 Checked: TypeAlias = Callable[[Any], Batch]
-"""A checked batch, of a pair from a user's source."""
+"""From a pair of a user's source to a checked batch."""
 
 
 class Reader(Protocol):
-    """A source, opened."""
+    """A source that is open for reading."""
 
     example: Batch
     """A first batch, to infer shapes from."""
     length: int | None
-    """Examples, where that is known."""
+    """The number of examples; None if it is not known."""
 
     def spread(self) -> Batch:
-        """Examples from all over the source where that is possible, else the first batch."""
+        """Examples evenly spread over the source if that is possible, else the first batch."""
         ...
 
     def read(self, size: int | None, generator: Generator) -> Batch:
@@ -38,7 +38,7 @@ class Reader(Protocol):
 
 
 def reader_of(name: str, source: Any, checked: Checked) -> Reader:
-    """The source, opened. Errors call it ``name``."""
+    """A reader of the source. Errors call the source ``name``."""
     if isinstance(source, DataLoader):
         return LoaderReader(name, source, checked)
     if isinstance(source, TensorDataset):
@@ -51,7 +51,7 @@ def reader_of(name: str, source: Any, checked: Checked) -> Reader:
 
 
 class TensorReader:
-    """``(inputs, targets)``, checked whole at once."""
+    """``(inputs, targets)``, checked at once."""
 
     def __init__(self, pair: Any, checked: Checked) -> None:
         self.example = checked(pair)
@@ -72,11 +72,12 @@ class DatasetReader:
     def __init__(self, name: str, dataset: Any, checked: Checked) -> None:
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"{name}: got an IterableDataset, wrap it in a DataLoader")
-        if not hasattr(dataset, "__len__"):
+        if not isinstance(dataset, Sized):
             raise TypeError(f"{name}: {type(dataset).__name__} has no len(), must have one")
         if len(dataset) == 0:
             raise ValueError(f"{name}: empty, at least one example is needed")
-        self.name, self.dataset, self.checked = name, dataset, checked
+        self.name, self.checked = name, checked
+        self.dataset: Any = dataset
         self.length: int | None = len(dataset)
         self.example = self._load(range(min(len(dataset), 2)))
 
@@ -91,9 +92,9 @@ class DatasetReader:
     def _load(self, index: range | list[int]) -> Batch:
         items = [self.dataset[i] for i in index]
         if not all(map(paired, items)):
-            odd = next(item for item in items if not paired(item))
+            bad = next(item for item in items if not paired(item))
             raise TypeError(
-                f"{self.name}: an item of the data set is {kind_of(odd)}, each must be a pair "
+                f"{self.name}: an item of the data set is {kind_of(bad)}, each must be a pair "
                 "(input, target); a DataLoader with a collate_fn can make batches of such pairs"
             )
         if not isinstance(items[0][0], Tensor):
@@ -110,8 +111,8 @@ class DatasetReader:
 
 
 class LoaderReader:
-    """A loader of batches, read again and again. It begins anew at the end of a
-    `preserved_randomness`, where its workers end.
+    """A loader of batches, read again and again. At the end of a `preserved_randomness` its workers end, and the next
+    pass begins anew.
     """
 
     length: int | None = None
@@ -121,7 +122,7 @@ class LoaderReader:
         self.passes = 0
         self._batches = self._begin()
         self.example = self._first(self._batches)
-        self._again: Batch | None = self.example
+        self._unread: Batch | None = self.example
         """The first batch, until it is read."""
 
     def spread(self) -> Batch:
@@ -130,7 +131,7 @@ class LoaderReader:
     def read(self, size: int | None, generator: Generator) -> Batch:
         if size is None:
             return self._whole_pass()
-        batch, self._again = self._again, None
+        batch, self._unread = self._unread, None
         try:
             batch = batch or self._following(self._batches)
             if batch is None:
@@ -155,7 +156,7 @@ class LoaderReader:
         return iter(self.loader)
 
     def _rest(self) -> None:
-        self._batches, self._again = iter(()), None  # the workers end with their iterator
+        self._batches, self._unread = iter(()), None  # the workers end with their iterator
 
     def _first(self, batches: Iterator[Any]) -> Batch:
         batch = self._following(batches)
@@ -176,8 +177,8 @@ class LoaderReader:
 def _next(name: str, batches: Iterator[Any]) -> Any | None:
     """The next batch of a loader's pass, None after the last.
 
-    A ``StopIteration`` of the user's data set or ``collate_fn`` looks like the end of the pass. The functions
-    in its traceback show where it comes from.
+    A ``StopIteration`` that the user's data set or ``collate_fn`` raises looks like the end of the pass. The functions
+    in its traceback show where it was raised.
 
     Raises:
         RuntimeError: From such a ``StopIteration``.
@@ -204,8 +205,8 @@ def _joined(name: str, parts: tuple[Tensor, ...]) -> Tensor:
     except RuntimeError as error:
         shapes = sorted({tuple(part.shape[1:]) for part in parts})
         raise ValueError(
-            f"data: the loader's {name} are of shapes {shapes} in different batches, must be alike "
-            "to go through at once: give the solver a batch_size"
+            f"data: the loader's {name} are of shapes {shapes} in different batches, must be of one shape "
+            "to be used all at once: give the solver a batch_size"
         ) from error
 
 

@@ -1,5 +1,5 @@
-"""What a module's forward pass does: which layers run and on what, which PyTorch functions they call, and
-which kernels run in the end.
+"""A record of a module's forward pass: the layers that run and their arguments, the PyTorch functions that they
+call, and the kernels that run in the end.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ class Call:
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Call]]:
-    """The calls of ``model`` and its submodules made within, in order; filled as they are made.
+    """Inside this context the first calls of ``model`` and its submodules are recorded. The list has them, in order,
+    once the context has ended.
 
-    ``inner`` marks a call within which other modules were called. PyTorch functions and kernels are
-    listed with the innermost module that called them.
+    ``inner`` marks a call inside which other modules were called. PyTorch functions and kernels are listed with the
+    innermost module that called them.
     """
     calls: dict[int, Call] = {}
     stack: list[Call] = []
@@ -106,8 +107,8 @@ class Functions(FunctionMode):
 
 
 class Kernels(TorchDispatchMode):
-    """Inside this context the names of all kernels that run are added to ``names()``, also those that
-    TorchScript runs. Kernels of batch normalisation are added where they use batch statistics.
+    """Inside this context the names of all kernels that run are added to ``names()``, also of those that TorchScript
+    runs. Kernels of batch normalisation are added only if they use batch statistics.
     """
 
     def __init__(self, names: Callable[[], set[str]]) -> None:
@@ -125,6 +126,21 @@ class Kernels(TorchDispatchMode):
         if (given | (kwargs or {})).get("training", True):
             self.names().add(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
+
+
+def custom_functions(value: Tensor) -> Iterator[str]:
+    """Names of the ``torch.autograd.Function`` classes in the graph of ``value``. PyTorch cannot check their
+    derivatives.
+    """
+    visited, queue = set(), [value.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        if hasattr(node, "_forward_cls"):
+            yield node._forward_cls.__name__
+        queue.extend(following for following, _ in node.next_functions)
 
 
 def tensors(value: Any) -> list[Tensor]:

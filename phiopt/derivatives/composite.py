@@ -5,9 +5,8 @@ train-mode ``batch_norm`` get the third derivative silently wrong; the kernel of
 second wrong. Fused attention and the recurrent kernels of cuDNN and mkldnn have no second derivative,
 ``hardsigmoid`` has no third. Dropout is another function at each call.
 
-Inside `differentiable` a composite of elementary operations takes the place of such a kernel, or the plain
-kernel is chosen, or the mask is seeded. That holds for calls of ``torch.ops.aten`` too. No module is
-touched, and values agree to rounding.
+Inside `differentiable` such a kernel is replaced by a composite of elementary operations or by the plain kernel, and
+a dropout mask is seeded. That includes calls of ``torch.ops.aten``. No module is changed, and values agree to rounding.
 """
 
 import inspect
@@ -31,8 +30,8 @@ aten: Any = torch.ops.aten
 def differentiable() -> Iterator[None]:
     """Within this context the calls of PyTorch functions are differentiable to fourth order.
 
-    The context is for pure functions: a layer uses batch statistics, but does not record them. The kernel
-    of attention is chosen by PyTorch's process-wide switches, which are restored at the end.
+    The context is for pure functions. A layer uses batch statistics, but does not record them. PyTorch's process-wide
+    switches, which choose the kernel of attention, are set inside and restored at the end.
 
         >>> x = torch.randn(2, 3)
         >>> with differentiable():
@@ -51,8 +50,10 @@ class _Composites(FunctionMode):
         if func in _DROPOUTS:
             self.masks += 1
             return _seeded(self.masks, func, *args, **kwargs)
-        named = getattr(func, "overloadpacket", func)  # aten.layer_norm for aten.layer_norm.default
-        return _COMPOSITES.get(named, func)(*args, **kwargs)
+        packet = getattr(
+            func, "overloadpacket", func
+        )  # aten.layer_norm for aten.layer_norm.default
+        return _COMPOSITES.get(packet, func)(*args, **kwargs)
 
 
 def _standardise(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
@@ -96,7 +97,7 @@ def _batch_norm(
 ) -> Tensor:
     if (
         not training
-    ):  # F.batch_norm gives its statistics before its affine part, as torch.batch_norm does not
+    ):  # unlike torch.batch_norm, F.batch_norm has the statistics before the affine part
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     axes = (0, *range(2, input.dim()))
     normal = _standardise(input, axes, eps)
@@ -194,7 +195,7 @@ def _embedding_bag(
 
 
 def _shortened(rows: Tensor, max_norm: float | None, norm_type: float) -> Tensor:
-    """``max_norm`` of embeddings, applied to a copy of the table. PyTorch shortens the rows in the table
+    """Embedding rows whose length is limited by ``max_norm``, as a copy. PyTorch shortens the rows in the table
     itself, which here is the solver's w, and leaves the shortening out of the derivative.
     """
     if max_norm is None:
@@ -204,7 +205,7 @@ def _shortened(rows: Tensor, max_norm: float | None, norm_type: float) -> Tensor
         return torch.linalg.vector_norm(rows, norm_type, -1, keepdim=True)
 
     long = length(rows.detach()) > max_norm
-    # Of ones where it is not used: the norm of a row of zeros has no derivative.
+    # The norm of a row of zeros has no derivative, so rows that stay as they are become ones.
     scale = max_norm / (length(torch.where(long, rows, 1.0)) + 1e-7)
     return torch.where(long, rows * scale, rows)
 
@@ -223,15 +224,15 @@ def _mse_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     old = size_average is not None or reduce is not None
-    if old or weight is not None or input.shape != target.shape:  # of shapes that differ it warns
-        kernel: Callable[..., Tensor] = F.mse_loss  # whose stub has no weight
+    if old or weight is not None or input.shape != target.shape:  # it warns of shapes that differ
+        kernel: Callable[..., Tensor] = F.mse_loss  # its type stub has no weight
         return kernel(input, target, size_average, reduce, reduction, weight)
     errors = (input - target) ** 2
     return {"none": errors, "mean": errors.mean(), "sum": errors.sum()}[reduction]
 
 
 def _plain_recurrent(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    # Not mkldnn.flags, which also sets the TF32 switch, and warns where there is none.
+    # mkldnn.flags would set the TF32 switch too, and warn where there is no such switch.
     enabled, *_ = mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     try:
         with cudnn.flags(enabled=False):
@@ -279,7 +280,7 @@ _COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
         f: partial(_plain_recurrent, f)
         for f in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
     },
-    # The same as operators, by which exported programs call them.
+    # The same functions as operators. Exported programs call these.
     aten.layer_norm: _layer_norm,
     aten.batch_norm: _torch_batch_norm,
     aten.instance_norm: _torch_instance_norm,

@@ -1,8 +1,8 @@
-"""Run a model in float64, whatever precision its code asks for.
+"""Run a model in float64, even if its code asks for less precision.
 
-Differences of a float32 loss have two digits, those of a float64 copy have eight. But a user's code makes
-constants, calls ``.float()`` and closes over float32 tensors. `Widened` widens such numbers where they are
-passed to PyTorch's functions.
+Differences of a float32 loss have two digits, those of a float64 copy have eight. But a user's code may make constants,
+call ``.float()`` or close over float32 tensors. `Widened` widens such numbers where they are passed to PyTorch's
+functions.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Widened(FunctionMode):
-    """Inside this context PyTorch functions take floating tensors and dtypes of fewer digits for float64. A
+    """Inside this context PyTorch functions get float64 in place of floating tensors and dtypes of fewer digits. A
     tensor that a function writes to keeps its dtype.
 
-    PyTorch gives no derivative to the row ``padding_idx`` of an embedding. Here the row has one, that of
-    the loss as a function of the whole table.
+    PyTorch gives no derivative to the row ``padding_idx`` of an embedding. Inside this context the row has the
+    derivative of the loss as a function of the whole table.
     """
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -47,8 +47,8 @@ class Widened(FunctionMode):
         name = getattr(func, "__name__", "")
         setting = name in ("__setitem__", "__set__", "__delete__")
         writing = setting or "out" in kwargs or (name.endswith("_") and not name.endswith("__"))
-        kept, rest = (args[:1], args[1:]) if writing else ((), args)
-        result = func(*kept, *tree_map(_widened, rest), **tree_map(_widened, kwargs))
+        target, rest = (args[:1], args[1:]) if writing else ((), args)
+        result = func(*target, *tree_map(_widened, rest), **tree_map(_widened, kwargs))
         return result if writing else tree_map(_widened, result)
 
 
@@ -67,7 +67,5 @@ def _widened(value: Any) -> Any:
 
 
 def copied_to(part: Function, dtype: torch.dtype) -> Function:
-    """A copy of a module in ``dtype`` and in evaluation mode. A function that is no module is returned as it
-    is.
-    """
+    """A copy of a module in ``dtype`` and in evaluation mode. Any other function is returned as it is."""
     return copied(part).eval().to(dtype) if isinstance(part, nn.Module) else part

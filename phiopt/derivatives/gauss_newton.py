@@ -19,10 +19,10 @@ def gauss_newton(
     """``loss(outputs(params))`` with G = Jᵀ (∂²loss/∂z²) J in place of its Hessian, J = ∂z/∂w for
     the outputs z.
 
-    G is the Hessian of the loss of the linearised model (Schraudolph 2002): it leaves out Σ_k
-    ∂loss/∂z_k ∂²z_k/∂w², which vanishes where the loss is fitted. Positive semi-definite if the
-    loss is convex in z. J v is the derivative of u ↦ ⟨Jᵀ u, v⟩: reverse mode alone, so that every
-    layer has it. Every result is itself differentiable.
+    G is the Hessian of the loss of the linearised model (Schraudolph 2002). It leaves out Σ_k ∂loss/∂z_k ∂²z_k/∂w²,
+    which vanishes where the loss is fitted. G is positive semi-definite if the loss is convex in z. J v is computed
+    as the derivative of u ↦ ⟨Jᵀ u, v⟩, in reverse mode, which every layer has. Every result is itself
+    differentiable.
 
         >>> w = {"w": torch.tensor([1.0, 2.0])}
         >>> at = gauss_newton(lambda p: p["w"] ** 2, lambda z: (z**2).sum() / 2, w)

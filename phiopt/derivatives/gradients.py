@@ -1,7 +1,7 @@
 """Whether the gradient that PyTorch gives is the gradient of the function.
 
-Where a part of a function is detached, rounded or differentiated by hand, the function's value moves with
-its parameters and the gradient does not show it. A difference of values does not depend on the graph:
+Where a part of a function is detached, rounded or differentiated by hand, the gradient may miss how the value changes
+with the parameters. A difference of values does not depend on the graph:
 
     (f(w + h d) − f(w − h d)) / 2h   against   ⟨∇f(w), d⟩      along random directions d
 """
@@ -23,37 +23,38 @@ from phiopt.derivatives.hvp import dot
 Function = Callable[[Params], Tensor]
 
 STEPS = {torch.float64: (1e-6, 1e-5, 1e-7, 1e-4), torch.float32: (1e-2, 3e-2, 3e-3)}
-"""Widths of the differences, relative to each parameter's size: a narrow one is less likely to
-straddle a kink."""
+"""Widths of the differences, relative to each parameter's size. A narrow difference is less likely to straddle a
+kink."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Relative error below which a slope and a difference agree."""
 NOISE = 64.0
 """Units in the last place by which rounding may move a value."""
 POINTS = 2
-"""Points to look at. A gradient is called wrong if it is wrong at each of them."""
+"""Number of points. A gradient is called wrong if it is wrong at each of them."""
 REFUSALS = (RuntimeError, ValueError, IndexError, ArithmeticError)
 """Exceptions that a function may raise at a point where it is not defined."""
 NEAR = (0.05, 0.005, 0.0)
-"""Distance of a point from the start, relative to each parameter's size. At the start itself many
-parameters are zero, and many activations lie on a kink."""
+"""Distances of a point from the start, relative to each parameter's size. At the start itself many parameters are
+zero, and many activations lie on a kink."""
 LEAST, NONE = 1e-3, 0.1
-"""The least size that a parameter is given; the values of some are all zero."""
+"""Least size of a parameter, and the size of a parameter whose values are all zero."""
 
 
 class Mismatch(NamedTuple):
-    """Along some direction the function changes by ``difference``, and the gradient says ``slope``."""
+    """Along some direction the function changes by ``difference``, but its gradient by ``slope``."""
 
     slope: float
     difference: float
 
 
 def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | None:
-    """How the gradient of ``function`` is wrong near ``params``, or None where nothing says so.
+    """How the gradient of ``function`` is wrong near ``params``; None if no error is seen.
 
-    ``params`` are float64, or float32, which shows less. A right gradient costs one gradient and five to
-    seven values. Where the function has kinks or jumps, its gradient need be right only almost everywhere.
-    A difference across a kink proves nothing: the gradient is called wrong if the differences of two
-    widths depart from it alike, at two points. A random function is not examined.
+    ``params`` are float64, or float32, where fewer errors are seen. If the gradient is right, the check costs a
+    gradient and five to seven values. Where the function has kinks or jumps, its gradient need only be right almost
+    everywhere. A difference across a kink proves nothing, nor does one across many waves. So the gradient is called
+    wrong only if at two points the differences of two widths agree with each other and not with the gradient. A
+    random function is not examined.
     """
     wrong = None
     for number in range(POINTS):
@@ -68,7 +69,7 @@ def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | No
 
 
 def _generic(function: Function, params: Params, random: Params) -> tuple[Params, float]:
-    """A point near ``params``, off it along ``random``, and the value there."""
+    """A point near ``params``, in the direction ``random``, and the value there."""
     value = float("nan")
     for scale in NEAR:
         point = _moved(params, random, scale)
@@ -79,8 +80,8 @@ def _generic(function: Function, params: Params, random: Params) -> tuple[Params
 
 
 def _accepted(function: Function, point: Params) -> float:
-    """The value, or NaN where the function refuses the point. An error that a second call does not repeat
-    is no refusal, and is raised.
+    """The value, or NaN if the function raises an error at the point. An error that a second call does not repeat is
+    raised.
     """
     try:
         return _value(function, point)
@@ -98,9 +99,9 @@ def _mismatch_at(
     gradient, claimed = grad_and_value(function)(point)
     dtype = next(iter(point.values())).dtype
     if abs(float(claimed) - value) > TOLERANCE[dtype] * abs(value):
-        return None  # another function at each call
+        return None  # the function is random
     if not all(part.isfinite().all() for part in gradient.values()):
-        return None  # for the solver to say
+        return None  # the solver reports it
     sizes = {name: float((gradient[name] * _size(p)).norm()) for name, p in point.items()}
     whole = sum(size**2 for size in sizes.values()) ** 0.5
     for factors, least in _weightings(sizes, whole):
@@ -112,9 +113,9 @@ def _mismatch_at(
 
 
 def _weightings(sizes: dict[str, float], whole: float) -> list[tuple[dict[str, float], float]]:
-    """Factors of the parameters in a direction, and the least slope that counts there. First all factors
-    are equal. Then parameters with a small gradient have larger factors, so that large gradients do not
-    hide theirs. Then only parameters with a gradient of zero move.
+    """Directions to look along: the factor of each parameter, and the least slope that counts. First all factors are
+    equal. Then parameters with a small gradient have larger factors, so that large gradients do not hide theirs.
+    Then only parameters with a gradient of zero move.
     """
     scalings = [(dict.fromkeys(sizes, 1.0), 0.0)]
     some = [size for size in sizes.values() if size > 0]
@@ -139,14 +140,14 @@ def _along(
     dtype = next(iter(point.values())).dtype
     slope = float(dot(gradient, direction))
     spread = float(sum(((gradient[n] * direction[n]) ** 2).sum() for n in direction)) ** 0.5
-    apart: list[tuple[float, float]] = []
+    departures: list[tuple[float, float, float]] = []
     for step in STEPS[dtype]:
         up = _accepted(function, _moved(point, direction, step))
         down = _accepted(function, _moved(point, direction, -step))
         difference = (up - down) / (2 * step)
         if not isfinite(difference):
             continue
-        # Both sides differ by a kink between, by curvature, by rounding, by a jump.
+        # The slopes on the two sides differ by a kink or a jump, by curvature and by rounding.
         sides = abs(up - 2 * value + down) / step
         noise = NOISE * torch.finfo(dtype).eps * max(abs(up), abs(down), abs(value)) / step
         scale = max(spread + abs(difference), least)
@@ -155,35 +156,37 @@ def _along(
             if noise <= 0.01 * scale or error == 0:
                 return None
         elif error > 3 * sides + noise:
-            apart.append((difference, error))
-    for (wide, first), (narrow, second) in pairwise(apart):
-        if abs(wide - narrow) <= 0.1 * min(first, second):
+            departures.append((difference, error, noise))
+    for (wide, first, rough), (narrow, second, rougher) in pairwise(departures):
+        alike = 0.5 * max(abs(wide), abs(narrow)) + rough + rougher
+        if abs(wide - narrow) <= min(0.1 * min(first, second), alike):
             return Mismatch(slope, narrow)
     return None
 
 
 def unsteady(function: Function, params: Params) -> tuple[float, float] | None:
-    """The values without and with a gradient being recorded. None where the two are equal, or where the
+    """The value where no gradient is recorded, and the value where one is. None if the two are equal, or if the
     function is random.
 
     A solver compares iterates by the first value, and follows the gradient of the second.
     """
     dtype = next(iter(params.values())).dtype
 
-    def still() -> float:
+    def unrecorded() -> float:
         with torch.no_grad():
             return float(function({name: p.detach() for name, p in params.items()}))
 
-    loud, quiet = _value(function, params), still()
-    rounding = 10 * TOLERANCE[dtype] * max(abs(loud), abs(quiet))
-    if not abs(loud - quiet) > rounding or not isfinite(loud - quiet):
+    recorded, without = _value(function, params), unrecorded()
+    rounding = 10 * TOLERANCE[dtype] * max(abs(recorded), abs(without))
+    if not abs(recorded - without) > rounding or not isfinite(recorded - without):
         return None
-    random = abs(still() - quiet) > rounding or abs(_value(function, params) - loud) > rounding
-    return None if random else (quiet, loud)
+    again = _value(function, params), unrecorded()
+    random = max(abs(again[0] - recorded), abs(again[1] - without)) > rounding
+    return None if random else (without, recorded)
 
 
 def _value(function: Function, params: Params) -> float:
-    """The value, while a gradient is being recorded: user code may ask whether one is."""
+    """The value, computed while a gradient is recorded. User code may ask whether one is."""
     with torch.enable_grad():
         value = function({name: p.detach().requires_grad_() for name, p in params.items()})
     return float(value.detach())

@@ -1,8 +1,8 @@
-"""Which layers or losses cut a gradient, and by which calls."""
+"""Find the layers that cut a gradient, or the loss, and the calls by which they do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phiopt._modules import unchanged
 from phiopt._types import Params
-from phiopt.derivatives.calls import Call, tensors
+from phiopt.derivatives.calls import Call, custom_functions, tensors
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.gradients import Function, mismatch
 from phiopt.derivatives.layers import layer_calls, waves
@@ -33,7 +33,7 @@ CUTS: dict[Any, str] = {
     torch.Tensor.__int__: "int",
     torch.Tensor.register_hook: "register_hook",
 }
-"""Functions that leave a part out of the derivative, or change the derivative."""
+"""Functions that leave a part out of the derivative, or change it."""
 JUMPS: dict[Any, str] = {
     getattr(home, name): name
     for home in (torch, torch.Tensor)
@@ -44,17 +44,17 @@ JUMPS: dict[Any, str] = {
 
 
 LARGER = (3.0, 10.0)
-"""Factors by which inputs are enlarged, to see more of a backward pass that was written by hand."""
+"""Factors of larger inputs, at which a backward pass written by hand is looked at too."""
 
 
 class Guilty(NamedTuple):
-    """A layer with a wrong gradient, by its path, or the loss (None).
+    """A layer with a wrong gradient, or the loss.
 
     Args:
-        name: The layer's path.
-        kind: Its type.
-        cuts: Functions that it calls and that cut a gradient.
-        jumps: Functions that it calls and whose derivative is zero.
+        name: The layer's path; None for the loss.
+        kind: The layer's type.
+        cuts: Functions it calls that cut a gradient.
+        jumps: Functions it calls whose derivative is zero.
         larger: The factor of the inputs at which the gradient is wrong.
     """
 
@@ -84,26 +84,26 @@ def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
 
 
 def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
-    """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs. A
-    backward pass that was written by hand may be right at some inputs only.
+    """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs. A backward
+    pass written by hand may be right at some inputs only.
     """
     culprits: list[Guilty] = []
-    seen: list[str] = []
+    names: list[str] = []
     for call in reversed(_calls(model, inputs, wrap)):  # inner ones were called last
         function, at = waves(call, composite=True, trained=True)
         prefix = f"{call.name}." if call.name else ""
-        inner = any(name.startswith(prefix) and name != call.name for name in seen)
+        inner = any(name.startswith(prefix) and name != call.name for name in names)
         if not inner and written_by_hand(wrap(function), at):
-            seen.append(call.name)
+            names.append(call.name)
             culprits += larger(wrap(function), at, call.name, type(call.module).__name__, "x")
     return culprits[::-1]
 
 
 def written_by_hand(function: Function, at: Params) -> bool:
-    """Whether a ``torch.autograd.Function`` takes part."""
+    """Whether a ``torch.autograd.Function`` takes part in the function."""
     with torch.enable_grad():
         value = function({name: p.detach().requires_grad_() for name, p in at.items()})
-    return any(_by_hand(value))
+    return any(custom_functions(value))
 
 
 def larger(
@@ -111,22 +111,22 @@ def larger(
 ) -> list[Guilty]:
     """`guilty_function` at larger values of those arguments whose names begin with ``inputs``."""
     for times in LARGER:
-        there = {n: times * p if n.startswith(inputs) else p for n, p in at.items()}
-        for guilty in guilty_function(function, there, name, kind):
+        scaled = {n: times * p if n.startswith(inputs) else p for n, p in at.items()}
+        for guilty in guilty_function(function, scaled, name, kind):
             return [guilty._replace(larger=times)]
     return []
 
 
 def _calls(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Call]:
-    seen: list[Call] = []
+    calls: list[Call] = []
 
     def run(params: Params) -> Tensor:
         with torch.enable_grad(), differentiable(), unchanged(model):
-            seen.extend(layer_calls(model, inputs))
+            calls.extend(layer_calls(model, inputs))
         return inputs
 
     wrap(run)({})
-    return seen
+    return calls
 
 
 def guilty_function(function: Function, at: Params, name: str | None, kind: str) -> list[Guilty]:
@@ -136,26 +136,13 @@ def guilty_function(function: Function, at: Params, name: str | None, kind: str)
             return []
     except (RuntimeError, ValueError, TypeError, IndexError):
         return []
-    seen: dict[Any, None] = {}
-    with torch.enable_grad(), _Noted(seen):
+    called: dict[Any, None] = {}
+    with torch.enable_grad(), _Noted(called):
         value = function({name: p.detach().requires_grad_() for name, p in at.items()})
-    cuts = [CUTS[f] for f in seen if f in CUTS]
-    cuts += [f"the backward of {name}" for name in _by_hand(value)]
-    jumps = [JUMPS[f] for f in seen if f in JUMPS]
+    cuts = [CUTS[f] for f in called if f in CUTS]
+    cuts += [f"the backward of {name}" for name in custom_functions(value)]
+    jumps = [JUMPS[f] for f in called if f in JUMPS]
     return [Guilty(name, kind, tuple(dict.fromkeys(cuts)), tuple(dict.fromkeys(jumps)))]
-
-
-def _by_hand(value: Tensor) -> Iterator[str]:
-    """Names of the ``torch.autograd.Function``s that took part."""
-    seen, todo = set(), [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "_forward_cls"):
-            yield node._forward_cls.__name__
-        todo.extend(following for following, _ in node.next_functions)
 
 
 def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | None:
@@ -163,9 +150,9 @@ def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | Non
 
     ``model`` is in evaluation mode and may be changed.
     """
-    quiet, loud = (_outputs(model, inputs, wrap, recording) for recording in (False, True))
-    for (name, still), (_, moving) in zip(quiet, loud, strict=False):
-        if still.shape != moving.shape or not torch.allclose(still, moving, equal_nan=True):
+    without, recorded = (_outputs(model, inputs, wrap, recording) for recording in (False, True))
+    for (name, ours), (_, theirs) in zip(without, recorded, strict=False):
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, equal_nan=True):
             return Guilty(name, type(model.get_submodule(name)).__name__, (), ())
     return None
 
@@ -174,11 +161,11 @@ def _outputs(
     model: nn.Module, inputs: Tensor, wrap: Wrap, recording: bool
 ) -> list[tuple[str, Tensor]]:
     """The modules' outputs by name, those of inner modules first."""
-    seen: list[tuple[str, Tensor]] = []
+    named: list[tuple[str, Tensor]] = []
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, outputs: object) -> None:
-            seen.extend((name, t.detach().clone()) for t in tensors(outputs))
+            named.extend((name, t.detach().clone()) for t in tensors(outputs))
 
         return hook
 
@@ -199,20 +186,20 @@ def _outputs(
     finally:
         for handle in hooks:
             handle.remove()
-    return seen
+    return named
 
 
 class _Noted(FunctionMode):
-    """Inside this context functions are noted that are called on a tensor that requires grad, or on none."""
+    """Inside this context `CUTS` and `JUMPS` are noted that are called on a tensor that requires grad, or on none."""
 
-    def __init__(self, seen: dict[Any, None]) -> None:
+    def __init__(self, called: dict[Any, None]) -> None:
         super().__init__()
-        self.seen = seen
+        self.called = called
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = tensors((args, kwargs))
         if func in CUTS or func in JUMPS:
             tracked = any(t.requires_grad for t in given)
             if tracked or (not given and args[:1] != (True,)):
-                self.seen[func] = None
+                self.called[func] = None
         return func(*args, **kwargs)

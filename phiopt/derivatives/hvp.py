@@ -1,8 +1,7 @@
 """Hessian-vector products: H v at the price of a few gradients, H itself never formed.
 
-H v = ∂/∂w ⟨∇L(w), v⟩ is the vector-Jacobian product of the gradient, since H is symmetric
-(Pearlmutter 1994). Reverse mode is taken over reverse mode: PyTorch's forward mode lacks fused
-recurrent kernels and some losses.
+H v = ∂/∂w ⟨∇L(w), v⟩ is the vector-Jacobian product of the gradient, since H is symmetric (Pearlmutter 1994). It is
+computed by reverse mode over reverse mode. PyTorch's forward mode lacks fused recurrent kernels and some losses.
 """
 
 from collections.abc import Callable
@@ -33,8 +32,8 @@ class Linearised(NamedTuple):
 def linearise(loss: Callable[[Params], Tensor], params: Params) -> Linearised:
     """Value, gradient and Hessian of the scalar ``loss`` at ``params``, all from one forward pass.
 
-    ``hvp`` may be called many times; each costs about one gradient and a half. Every result is
-    itself differentiable.
+    ``hvp`` may be called many times. A call costs about one and a half gradients. Every result is itself
+    differentiable.
 
         >>> w = {"w": torch.tensor([1.0, 2.0])}
         >>> linearise(lambda p: (p["w"] ** 3).sum(), w).hvp({"w": torch.ones(2)})
@@ -56,5 +55,5 @@ def dot(a: Params, b: Params) -> Tensor:
 
 
 def square_norm(a: Params) -> Tensor:
-    """‖a‖² = ⟨a, a⟩; squared, because the root has no derivative at 0."""
+    """‖a‖² = ⟨a, a⟩. It is squared because the root has no derivative at 0."""
     return dot(a, a)

@@ -1,8 +1,8 @@
-"""Lanczos' method: what products H v tell of the eigenvalues of a symmetric H.
+"""Lanczos' method: eigenvalues of a symmetric H from products H v.
 
-Golub and Van Loan, Matrix Computations, section 10.1. The Krylov space of H and a first vector grows by
-one product at a time. On it H is a tridiagonal matrix, whose eigenvalues, the Ritz values, approach
-those of H from the ends of the spectrum inwards.
+Golub and Van Loan, Matrix Computations, section 10.1. The Krylov space of H and a first vector grows by one product at
+a time. On this space H is a tridiagonal matrix. Its eigenvalues, the Ritz values, approach those of H, first at the
+ends of the spectrum.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import torch
 from torch import Tensor
 
 NEGLIGIBLE = 10.0
-"""Units in the last place of ‖H‖ below which what is left of a product is rounding."""
+"""Units in the last place of ‖H‖ below which the rest of a product counts as rounding."""
 
 
 class Krylov:
     """The Krylov space of v ↦ H v from a first vector, on vectors of shape ``(n,)``.
 
-    Also for many at once, under ``torch.vmap``.
+    It works for many at once too, under ``torch.vmap``.
 
     Args:
         product: v ↦ H v.
         start: The first vector, not zero.
-        orthogonalise: True: each new vector is made orthogonal to all before it, which are kept in
-            ``basis``, so that eigenvectors can be composed of them. False: to the last two, and only
-            these are kept. Rounding then brings copies of eigenvalues, and none that are false
-            (Paige 1971).
+        orthogonalise: True: each new vector is made orthogonal to all vectors before it. These are kept in
+            ``basis``, so that eigenvectors can be composed of them. False: it is made orthogonal to the last two,
+            and only these are kept. Rounding then gives copies of eigenvalues, but no false ones (Paige 1971).
     """
 
     def __init__(
@@ -38,9 +37,9 @@ class Krylov:
         self.basis = [start / start.norm()]
         self.diagonal: list[Tensor] = []
         self.beside: list[Tensor] = []
-        """Norms of what was left of each product; the last links the space to the next vector."""
+        """Norms of the rests of the products, beside the diagonal. The last links the space to the next vector."""
         self.exhausted = torch.zeros_like(start.sum(), dtype=torch.bool)
-        """Whether nothing but rounding was left of the last product."""
+        """Whether the rest of the last product was nothing but rounding."""
         self._scale = torch.zeros_like(start.sum())
 
     def grow(self) -> None:
@@ -83,7 +82,7 @@ class Ritz(NamedTuple):
         vectors: ``(k, k)``, in columns, by the basis of the space.
         residuals: ‖H v − θ v‖ for each value θ and its vector v.
         link: The norm of the part of H times the last basis vector that lies outside the space.
-        finite: Whether all products were; if not, the numbers mean nothing.
+        finite: Whether all products were finite. If not, the numbers mean nothing.
     """
 
     values: Tensor

@@ -18,11 +18,11 @@ from phiopt.derivatives.composite import differentiable
 
 
 def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
-    """The first call of each module that ``model`` ran on ``inputs``. A module within which no
-    other ran is a layer (``not call.inner``).
+    """The first call of each module that runs when ``model`` is called on ``inputs``. A module inside which no other
+    module runs is a layer (``not call.inner``).
 
-    ``model`` is changed: its embeddings lose their ``padding_idx``. PyTorch gives that row no gradient, so
-    that the table's gradient is not that of a function of the table.
+    ``model`` is changed: its embeddings lose their ``padding_idx``. PyTorch gives that row no gradient, so the table's
+    gradient is not that of a function of the table.
     """
     for part in model.modules():
         if isinstance(part, nn.Embedding):
@@ -41,13 +41,13 @@ def as_scalar(call: Call, *, composite: bool) -> tuple[Callable[[Tensor], Tensor
 def waves(
     call: Call, *, composite: bool, trained: bool = False
 ) -> tuple[Callable[[Params], Tensor], Params]:
-    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating inputs;
-    and the values of these in the call.
+    """Σ sin z + sin² z over the outputs z of a layer, as a function of its parameters and floating inputs, and the
+    values of these in the call.
 
     Args:
         call: The layer's call.
-        composite: Whether to compute inside `differentiable`; else with PyTorch's own kernels.
-        trained: Whether to take only parameters and inputs that require grad.
+        composite: Whether to compute inside `differentiable`, or else with PyTorch's own kernels.
+        trained: Whether to use only parameters and inputs that require grad.
     """
     params = {f"p{name}": p for name, p in call.module.named_parameters()}
     given = [t for t in tensors((call.args, call.kwargs)) if t.is_floating_point()]
@@ -69,7 +69,7 @@ def waves(
 
 
 def _replaced(value: Any, places: dict[int, str], values: Params) -> Any:
-    """Nested arguments with new tensors in them. Each tensor is a copy, for layers that write to their inputs."""
+    """Nested arguments with other tensors in them. Each tensor is a copy, because a layer may write to its inputs."""
     if isinstance(value, Tensor):
         return values[places[id(value)]].clone() if id(value) in places else value.clone()
     if isinstance(value, dict):

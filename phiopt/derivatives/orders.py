@@ -1,4 +1,4 @@
-"""Whether automatic differentiation and finite differences agree on a function, order by order."""
+"""Compare automatic differentiation of a function with finite differences, order by order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from torch.func import grad, vjp
 
 ORDERS = (2, 3, 4)
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
-"""Widths of differences, tried in turn. A wide difference is more precise where the function is smooth, a
-narrow difference is less likely to cross a kink."""
+"""Widths of differences, tried in turn. A wide difference is more precise where the function is smooth. A narrow one
+is less likely to cross a kink."""
 TRIES = 4
 """Points and directions for a function with kinks."""
 OFF = 0.01
-"""Distance by which a point is moved off kinks: after a ReLU a pooling layer has ties at exactly zero."""
+"""Distance by which a point is moved away from kinks. Behind a ReLU, for example, a pooling layer has ties at exactly
+zero."""
 TOLERANCE = 1e-5
 """Relative error below which derivative and difference agree. Wrong kernels are off by percents."""
 
@@ -24,8 +25,8 @@ Scalar = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Order:
-    """One order of derivative: its relative ``error`` against finite differences. If the derivative could
-    not be computed the error is infinite, and ``reason`` says why.
+    """An order of derivative, with its relative ``error`` against finite differences. If the derivative could not be
+    computed the error is infinite, and ``reason`` says why.
     """
 
     error: float
@@ -48,9 +49,9 @@ def derivative_orders(
     Each is compared with five-point differences of its predecessor in this list; the first predecessor is
     the gradient.
 
-    A difference across a kink approximates no derivative. Where the function is ``kinked``, up to four
-    points near ``at`` are tried, each with its own directions, until all orders hold. Each order has the
-    least of its errors: a derivative that is wrong is wrong at all points.
+    A difference across a kink approximates no derivative. Where the function is ``kinked``, up to four points near
+    ``at`` are tried, each with its own directions, until all orders hold. The error of an order is the least one
+    found: a derivative that is wrong is wrong at all points.
     """
     if not kinked:
         return _orders(function, at, Generator().manual_seed(seed))
@@ -58,9 +59,9 @@ def derivative_orders(
     for n in range(TRIES):
         generator = Generator().manual_seed(seed + n)
         noise = torch.randn(at.shape, generator=generator, dtype=at.dtype, device=at.device)
-        for order, this in _orders(function, at + OFF * noise, generator).items():
-            if order not in best or this.error < best[order].error:
-                best[order] = this
+        for number, order in _orders(function, at + OFF * noise, generator).items():
+            if number not in best or order.error < best[number].error:
+                best[number] = order
         if all(order.holds for order in best.values()):
             break
     return best

@@ -1,4 +1,4 @@
-"""Repeat a pass with the same random numbers."""
+"""Repeat a computation with the same random numbers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from phiopt.derivatives.mode import FunctionMode
 
 
 class Repeated:
-    """Inside ``with randomness.again():`` the global generators of PyTorch, NumPy and Python start from the
-    states that they had when this object was made. Any other PyTorch generator starts from the state that
-    it had at its first use. Afterwards all have the states they had before.
+    """Inside ``with randomness.again():`` the global generators of PyTorch, NumPy and Python start from the states that
+    they had when this object was made. Any other PyTorch generator starts from the state that it had at its first
+    use. Afterwards all generators have these states again.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Repeated:
 
 
 class _Generators(FunctionMode):
-    """Inside this context the generators that functions are given are noted, with their states."""
+    """Inside this context generators that are passed to functions are noted, with their states."""
 
     def __init__(self, states: dict[Generator, torch.Tensor]) -> None:
         super().__init__()

@@ -11,9 +11,15 @@ WHOLE = "(the loss)"
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer: its path, its type, and an `Order` for each order of derivative, with PyTorch's ``own``
-    kernels and inside `differentiable` (``composite``). Without an entry there is nothing to differentiate.
-    ``kinks`` names the layer's functions whose first or second derivative jumps.
+    """The derivatives of one layer.
+
+    Attributes:
+        name: The layer's path.
+        kind: Its type.
+        own: An `Order` for each order of derivative, with PyTorch's own kernels; empty where there is nothing to
+            differentiate.
+        composite: The same inside `differentiable`.
+        kinks: The layer's functions whose first or second derivative jumps.
     """
 
     name: str
@@ -47,13 +53,13 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class DerivativeReport:
-    """Which derivatives of a student can be trusted; ``str`` is a table.
+    """Which derivatives of a student can be trusted. ``str`` gives a table.
 
-    The solver of φ needs order 3 where λ4 > 0, its adjoints and certificates order 4.
+    Where λ4 > 0 the solver of φ needs order 3, and its adjoints and certificates need order 4.
 
     Attributes:
-        layers: One `LayerReport` each, in the order in which they ran.
-        whole: The mean loss of the whole student in its parameters.
+        layers: A `LayerReport` for each layer, in the order in which the layers ran.
+        whole: The report of the student's mean loss, as a function of the parameters.
     """
 
     layers: tuple[LayerReport, ...]

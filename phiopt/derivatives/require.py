@@ -1,4 +1,4 @@
-"""Refuse a model that has no right third derivative, by the name of the layer."""
+"""Refuse a model without a right third derivative, and name the layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from torch.func import grad
 from phiopt._modules import evaluating
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
-from phiopt.derivatives.calls import CUTTING, Call, Functions, Kernels, recorded
+from phiopt.derivatives.calls import (
+    CUTTING,
+    Call,
+    Functions,
+    Kernels,
+    custom_functions,
+    recorded,
+)
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.hvp import linearise, square_norm
 from phiopt.derivatives.layers import as_scalar, layer_calls
@@ -26,8 +33,7 @@ SILENTLY_WRONG = frozenset(
     }
 )
 # fmt: on
-"""Fused kernels whose derivatives are silently wrong. None of them runs where `differentiable` has a
-composite."""
+"""Fused kernels whose derivatives are silently wrong. Where `differentiable` has a composite none of them runs."""
 
 AUTHORED = "being written by hand, or cut by detach or torch.no_grad"
 
@@ -40,24 +46,31 @@ class Composed(Protocol):
     def of_outputs(self, outputs: Tensor) -> Tensor: ...
 
 
-def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, params: Params) -> None:
+def require_derivatives(
+    module: nn.Module,
+    inputs: Tensor,
+    loss: Composed,
+    params: Params,
+    weight: str = "lambdas.curvature",
+) -> None:
     """Raise unless ∇‖H v‖² of ``loss`` can be computed at ``params`` and is right, as far as is known.
 
     Args:
         module: The student; not modified.
-        inputs: A small batch of its inputs, to find the layer by.
-        loss: Its loss on such a batch, under `differentiable`: a `phiopt.objective.Task`.
+        inputs: A small batch of the student's inputs, on which the layer is searched for.
+        loss: The student's loss on such a batch, under `differentiable`: a `phiopt.objective.Task`.
         params: The point.
+        weight: The name, in errors, of the weight that asks for these derivatives.
 
     Raises:
         TypeError: A layer or the loss is compiled or scripted, runs kernels that cannot be replaced, is
             random in evaluation mode, has no third derivative, or has a wrong derivative that its author
-            has written or cut (``detach``, ``torch.no_grad``). The message names it.
+            has written or cut (``detach``, ``torch.no_grad``). The message names the layer or the loss.
 
-    Costs one third derivative on a small batch. Only derivatives written by hand are compared with finite
+    The check costs one third derivative on a small batch. Only derivatives written by hand are compared with finite
     differences. `phiopt.check` compares every layer.
     """
-    advice = "with lambdas.curvature > 0 the solver needs third derivatives of every layer"
+    advice = f"with {weight} > 0 the solver needs third derivatives of every layer"
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
             kind = type(part).__name__
@@ -85,8 +98,8 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
         first, second = loss(params), loss(params)
         if not torch.allclose(first, second, rtol=1e-5, equal_nan=True):
             raise TypeError(
-                "student: two passes over one batch differ in evaluation mode, for it or ψ is "
-                f"random; its Hessian is that of no one function; {advice}"
+                "student: two passes over one batch differ in evaluation mode, so it or ψ is random, and has no "
+                f"Hessian; {advice}"
             )
     reason = _failure(lambda w: loss(w), params)
     if reason is not None:
@@ -94,7 +107,7 @@ def require_derivatives(module: nn.Module, inputs: Tensor, loss: Composed, param
         where = ", ".join(map(_path, guilty)) or "its loss"
         raise TypeError(f"student: {where} has no third derivative ({reason}); {advice}")
     cut = any(call.functions & CUTTING and not _of_torch(call) for call in calls)
-    if cut or _has_custom_backward(outputs):
+    if cut or any(custom_functions(outputs)):
         wrong = _wrong_layers(model.double(), inputs)
         if wrong:
             raise TypeError(
@@ -121,7 +134,7 @@ def undifferentiable(module: nn.Module, inputs: Tensor) -> list[str]:
 
 
 def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
-    """The same of the loss as a function of outputs."""
+    """`require_derivatives` of the loss, as a function of the outputs."""
     with torch.enable_grad():
         outputs = loss.outputs(params).detach().requires_grad_()
         kernels: set[str] = set()
@@ -130,7 +143,7 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
             value = loss.of_outputs(outputs)
     for kernel in sorted(kernels & SILENTLY_WRONG):
         raise TypeError(f"loss: calls {kernel}, whose third derivative is wrong; {advice}")
-    if not (functions & CUTTING or _has_custom_backward(value)):
+    if not (functions & CUTTING or any(custom_functions(value))):
         return
     like = {"z": outputs.detach().double()}
 
@@ -145,20 +158,6 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
                 "loss: its backward was compared with finite differences in float64, "
                 f"and derivative {order} does not hold ({why}), {AUTHORED}; {advice}"
             )
-
-
-def _has_custom_backward(outputs: Tensor) -> bool:
-    """Whether a ``torch.autograd.Function`` took part, whose derivative PyTorch cannot check."""
-    seen, todo = set(), [outputs.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        if hasattr(node, "_forward_cls"):
-            return True
-        seen.add(node)
-        todo.extend(following for following, _ in node.next_functions)
-    return False
 
 
 def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
@@ -183,16 +182,14 @@ def _innermost(calls: list[Call], guilty: Callable[[Call], bool]) -> list[str]:
     """Names of the guilty calls inside which no other guilty call ran."""
     names: list[str] = []
     for call in reversed(calls):  # inner ones were called last
-        ran_one = any(name.startswith(f"{call.name}.") or not call.name for name in names)
-        if not ran_one and guilty(call):
+        inner = any(name.startswith(f"{call.name}.") or not call.name for name in names)
+        if not inner and guilty(call):
             names.append(call.name)
     return names[::-1]
 
 
 def _failure(function: Callable[[Params], Tensor], params: Params) -> str | None:
-    """Why there is no third derivative; None if there is one. An error that does not come again is no lack
-    of a derivative, and is raised.
-    """
+    """Why there is no third derivative; None if there is one. An error that a second call does not repeat is raised."""
     probes = {name: torch.ones_like(p) for name, p in params.items()}
 
     def derivative() -> Params:

@@ -1,4 +1,4 @@
-"""Exchange between the processes of a group. Where one process is lost, the others end with an error."""
+"""Exchange between the processes of a group. If a process is lost, the others end with an error."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ INTERVAL = timedelta(seconds=2)
 
 
 class LostError(ConnectionError):
-    """Another process of the group has ended, cannot be reached, or has failed by itself. The group cannot
-    be used any more.
+    """Another process of the group has ended, cannot be reached, or has failed by itself. The group can no longer be
+    used.
     """
 
 
 @dataclass
 class _State:
-    """A group as this process sees it: the number of calls that all have begun, and a loss."""
+    """The state of a group in this process: the number of calls that all have begun, and why a process was lost."""
 
     calls: int = 0
     lost: str = ""
     under_way: bool = False
-    """Whether a call that all make together is under way; what is called within is a part of it."""
+    """Whether a call that all make together is under way. Calls inside it are a part of it."""
 
     @property
     def key(self) -> str:
@@ -49,8 +49,8 @@ _states: WeakKeyDictionary[ProcessGroup, _State] = WeakKeyDictionary()
 def all_reduce(tensor: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> None:
     """`torch.distributed.all_reduce`, in place. `LostError` where a process is lost.
 
-    Over gloo only the neighbours of a process that has ended see their connections close. All others would
-    wait for ever. They learn of the failure from the group's store, where `together` reports it.
+    Over gloo only the neighbours of a process that has ended see their connections close. All others would wait for
+    ever. They learn of the failure from the group's store, to which `together` reports it.
     """
     state = _states.setdefault(group, _State())
     if state.lost:
@@ -73,8 +73,8 @@ def all_reduce(tensor: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM)
 
 
 def all_gather_text(text: str, group: ProcessGroup, device: torch.device) -> list[str]:
-    """The texts of all processes, by rank; as `torch.distributed.all_gather_object`, which cannot be
-    watched. `LostError` where a process is lost.
+    """The texts of all processes, by rank. `LostError` where a process is lost, unlike
+    `torch.distributed.all_gather_object`, which would wait for ever.
     """
     own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
     length = torch.tensor(len(own), device=device)
@@ -89,7 +89,7 @@ def _watched(tensor: Tensor, group: ProcessGroup, op: Any, state: _State) -> Non
     work = dist.all_reduce(tensor, op=op, group=group, async_op=True)
     failed = False
     while not work.is_completed():
-        with suppress(RuntimeError):  # the interval is over; `wait` below raises what else there is
+        with suppress(RuntimeError):  # the interval is over; `wait` below raises any other error
             work.wait(INTERVAL)
         # A failure that all processes share is reported too. One interval later this process has met it.
         if failed and not work.is_completed():
@@ -99,10 +99,11 @@ def _watched(tensor: Tensor, group: ProcessGroup, op: Any, state: _State) -> Non
 
 
 def together(call: Callable[P, T]) -> Callable[P, T]:
-    """A decorator of functions that all processes of their argument ``process_group`` call together. An
-    exception in one process is reported to the others, which may be waiting.
+    """A decorator of functions that all processes of their argument ``process_group`` call together. An exception in
+    one process is reported to the others, which may be waiting.
 
-    In the other processes the call raises `LostError`, whatever else it would have raised or returned.
+    In the other processes the call raises `LostError`, even if it would have returned a result or raised another
+    error.
     """
 
     @wraps(call)
@@ -119,7 +120,7 @@ def together(call: Callable[P, T]) -> Callable[P, T]:
             if state.lost:
                 raise LostError(state.lost)
         except BaseException as error:
-            _tell(group, state, error)
+            _report(group, state, error)
             if state.lost and isinstance(error, Exception) and not isinstance(error, LostError):
                 raise LostError(state.lost) from error
             raise
@@ -130,7 +131,7 @@ def together(call: Callable[P, T]) -> Callable[P, T]:
     return watched
 
 
-def _tell(group: ProcessGroup, state: _State, error: BaseException) -> None:
+def _report(group: ProcessGroup, state: _State, error: BaseException) -> None:
     rank = dist.get_global_rank(group, dist.get_rank(group))
     own = f"rank {rank} failed with {type(error).__name__}: {error}"
     text = state.lost.removeprefix("process_group: ") or own

@@ -1,10 +1,9 @@
 """Data-parallel evaluation with ``torch.distributed``: each process takes its share of a batch.
 
-Every process runs the same sample, terms and solver. Only the model's forward pass and its derivatives are
-shared out. The outputs, a few numbers for each example, are gathered in all processes, so that terms that
-are not linear in the batch, such as ‖H v‖², are exact. A backward pass costs one all-reduce of the
-parameters' size, as in `torch.nn.parallel.DistributedDataParallel`, a forward pass one of the outputs'
-size.
+Every process runs the same sample, terms and solver. Only the model's forward pass and its derivatives are shared out.
+The outputs, a few numbers for each example, are gathered in all processes. So terms that are not linear in the batch,
+such as ‖H v‖², are exact. A forward pass costs an all-reduce of the outputs' size, and a backward pass one of the
+parameters' size, as in `torch.nn.parallel.DistributedDataParallel`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from phiopt.distributed.exchange import all_reduce
 
 
 class _Sum(torch.autograd.Function):
-    """Σ over processes, with the same result in each. All that depends on the sum is computed alike in every
-    process, so its derivative is `_Same`.
+    """Σ over processes, with the same result in each. Every process computes the same from the sum, so the sum's
+    derivative is `_Same`.
     """
 
     @staticmethod
@@ -50,8 +49,8 @@ class _Sum(torch.autograd.Function):
 
 
 class _Same(torch.autograd.Function):
-    """The identity on a value that all processes have alike, where their computations part. Their
-    derivatives are summed, by `_Sum`.
+    """The identity on a value that is the same in all processes. After it each process computes on its own examples,
+    so the derivatives are summed, by `_Sum`.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Whether the processes of a group solve one problem: the same settings, models and batches."""
+"""Check that the processes of a group solve the same problem: the same settings, models and batches."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from phiopt.distributed.exchange import LostError, all_gather_text
 
 
 class ElsewhereError(RuntimeError):
-    """Another process has failed; that is known to all."""
+    """Another process has failed, and all processes know it."""
 
 
 class Report(NamedTuple):
-    """What a process tells the others: its failure, if it has failed, and its values, described."""
+    """A message of a process to the others: its failure, if it has failed, and descriptions of its values."""
 
     failure: str | None
     values: dict[str, str]
@@ -31,13 +31,13 @@ class Report(NamedTuple):
 def check_replicas(group: ProcessGroup, values: Mapping[str, object], device: torch.device) -> None:
     """Refuse, in all processes alike, values that differ between the processes.
 
-    Processes that start from different parameters, data, settings or seeds would each solve a problem
-    of its own and mix the gradients, or wait for each other for ever.
+    Processes with different parameters, data, settings or seeds would each solve another problem and mix their
+    gradients, or would wait for each other for ever.
 
     Args:
         group: The processes. All call this function together.
-        values: What must be the same in all, by the name that an error gives it.
-        device: Where the processes exchange tensors.
+        values: The values that must be the same in all processes, by their names in errors.
+        device: The device on which the processes exchange tensors.
 
     Raises:
         ValueError: A value differs; the message has its name.
@@ -52,8 +52,8 @@ def check_replicas(group: ProcessGroup, values: Mapping[str, object], device: to
 
 
 def replicated(data: Data, group: ProcessGroup, device: torch.device) -> Data:
-    """The same data, whose batches are compared between the processes. Where one of them failed to
-    read, or read another batch, all raise, so that all end alike.
+    """The same data, whose batches are compared between the processes. If a process fails to read, or reads another
+    batch, all processes raise an error.
     """
 
     def compared(batch: Batch | None, error: Exception | None) -> Exception | None:
@@ -73,11 +73,11 @@ def replicated(data: Data, group: ProcessGroup, device: torch.device) -> Data:
 
 @contextmanager
 def failing_together(group: ProcessGroup | None, device: torch.device) -> Iterator[None]:
-    """Tell a failure within to the other processes, which wait in `check_replicas`.
+    """Inside this context a failure is reported to the other processes, which wait in `check_replicas`.
 
-    Within, `check_replicas` must come before any other exchange between the processes, and what fails
-    after it must do so in all of them. What is raised goes through. In a process that did not fail
-    `check_replicas` raises `ElsewhereError` with the rank that failed and its exception.
+    `check_replicas` must be the first exchange between the processes in the block. An error after it must occur in
+    all processes. Exceptions are raised as they are. In a process that did not fail `check_replicas` raises
+    `ElsewhereError`, with the rank that failed and its exception.
     """
     try:
         yield
@@ -92,8 +92,8 @@ def failing_together(group: ProcessGroup | None, device: torch.device) -> Iterat
 
 
 def fingerprint(value: object) -> str:
-    """A checksum of what a value holds, as far as it can be described. Processes that do the same have
-    the same one.
+    """A checksum of a value, as far as the value can be described. Processes that do the same have the same
+    checksum.
     """
     value = value.detach() if isinstance(value, Tensor) else value
     return checksum(map(str, described("it", value, attributes=False).items()))
@@ -114,7 +114,7 @@ def _check_equal(reports: list[Report]) -> None:
 
 
 def _sketch(values: Tensor) -> list[float]:
-    """Three numbers that tell batches apart: cheaper in every step than a checksum of all bytes."""
+    """Three numbers that differ between batches. In every step they cost less than a checksum of all bytes."""
     numbers = values.detach().double().reshape(-1)
     order = torch.arange(1, numbers.numel() + 1, dtype=numbers.dtype, device=numbers.device)
     return torch.stack([numbers.sum(), numbers @ numbers, numbers @ order.rsqrt()]).tolist()

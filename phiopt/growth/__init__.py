@@ -1,5 +1,7 @@
 """Growth: where the teacher sits in the student, and how everything else starts."""
 
+from phiopt.growth.axes import Mismatch
+from phiopt.growth.call import Call
 from phiopt.growth.carry import carry_optimizer
 from phiopt.growth.catalogue import Facts, Lookup
 from phiopt.growth.errors import AlignmentError
@@ -11,9 +13,11 @@ from phiopt.growth.registry import register_fill
 
 __all__ = [
     "AlignmentError",
+    "Call",
     "Facts",
     "GrowthMap",
     "Lookup",
+    "Mismatch",
     "Placement",
     "Verification",
     "carry_optimizer",

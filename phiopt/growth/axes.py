@@ -32,10 +32,12 @@ Indices: TypeAlias = NDArray[np.int64]
 
 
 class Mismatch(ValueError):
-    """Two axes cannot be the same. Whoever knows the operations makes an `AlignmentError` of it.
+    """Two axes, or two operations, cannot be the same. A rule raises it to refuse; growth makes an `AlignmentError` of
+    it, which names the two operations.
 
-    Attributes:
-        remedy: What settles it, where that is known.
+    Args:
+        problem: What is wrong, a sentence without its end.
+        remedy: What settles it, likewise, if that is known.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,13 @@ from phiopt.growth.map import GrowthMap
 
 _FRESH = {"sum": "initial_accumulator_value", "step_size": "lr"}
 """The option that gives the starting value, for state that does not start at zero (Adagrad, Rprop)."""
+
+
+@runtime_checkable
+class Wrapper(Protocol):
+    """An optimiser that passes its calls on to another one, as that of accelerate does."""
+
+    optimizer: Optimizer
 
 
 def carry_optimizer(
@@ -32,7 +39,8 @@ def carry_optimizer(
             groups and hyperparameters are kept. A parameter that only the student has joins, without state, the group
             of the parameter most like it: with the same last part of the name and the same rank (``bias``, 1 axis), in
             the nearest module. A frozen parameter joins only if ``optimizer`` has all of the teacher's. Parameters of
-            the teacher that ``optimizer`` lacks stay out.
+            the teacher that ``optimizer`` lacks stay out. An optimiser that wraps another one, such as
+            accelerate's, stands for the other.
         map: The map from ``teacher`` to ``student``.
         teacher: The module whose parameters ``optimizer`` holds.
         student: The grown module, as [`grow`][phiopt.growth.grow] returns it.
@@ -68,6 +76,8 @@ def carry_optimizer(
     instance("map", map, GrowthMap, "a GrowthMap")
     for role, module in (("teacher", teacher), ("student", student)):
         instance(role, module, nn.Module, "an nn.Module")
+    while isinstance(optimizer, Wrapper) and isinstance(optimizer.optimizer, Optimizer):
+        optimizer = optimizer.optimizer
     names = _names(optimizer, teacher)
     owners = dict(student.named_parameters(remove_duplicate=False))
     targets = {name: _target(name, map, owners) for name in names.values()}

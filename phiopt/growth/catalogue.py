@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
+import torch
+
 from phiopt._checks import instance, one_of, within
 from phiopt.growth.graph import Node
 
@@ -58,6 +60,7 @@ class Facts:
         branches: The two operands of a sum. Where only the student has the sum, one of them is the stream, and the
             other a residual branch that starts at zero. Where only the teacher has it, the later operand stands for it.
         regroups: It changes nothing but the shape of its first tensor, whose values keep their order or repeat.
+        moves: It computes nothing: each coordinate of its result is one of its tensors', or padding.
         part: The arguments that say which part of its tensor it takes.
         against_whole: ``(pair of the whole tensors, the student's node) -> pair``, where the teacher takes a tensor
             whole and the student a part of it.
@@ -86,6 +89,7 @@ class Facts:
     inserted: Literal["identity", "statistics", "nothing", "idempotent"] | None = None
     branches: tuple[str, str] | None = None
     regroups: bool = False
+    moves: bool = False
     part: tuple[str, ...] = ()
     against_whole: Callable[[Any, Node], Any] | None = None
     lookup: Lookup | None = None
@@ -131,6 +135,12 @@ def declare(*names: str, rule: Rule | None = None, facts: Facts = _UNKNOWN.facts
 def alias(*others: str, of: str) -> None:
     """Record the operations ``others`` under the name ``of``."""
     ALIASES.update(dict.fromkeys(others, of))
+
+
+def operator_name(operator: torch._ops.OpOverload) -> str:
+    """The name of an operation of ATen; the full name, such as ``mylib::gate``, of any other."""
+    name = operator.overloadpacket.__name__
+    return name if operator.namespace == "aten" else f"{operator.namespace}::{name}"
 
 
 def recorded_name(name: str) -> str:

@@ -35,7 +35,8 @@ def match_classes(
     if classes is None:
         term = axes[axis].term if axes else Term(1, 1)
         if find(term).kind == "free":  # new classes are no copies of old ones
-            unify(term, fixed(np.arange(old), new, external=True))
+            first = np.arange(old) if state.moves is None else state.moves.classes((old, new))
+            unify(term, fixed(first, new, external=True))
         return torch.from_numpy(index_map(term).copy()), axis
     chosen = classes_of(classes)
     if len(chosen) != old:

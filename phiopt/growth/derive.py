@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phiopt._modules import state_of, unsaved
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
-from phiopt.growth.align import align
+from phiopt.growth.align import Step, align
 from phiopt.growth.axes import Term, fixed
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
@@ -31,7 +31,6 @@ from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.placing import check_injective, match_unused, placement
 from phiopt.growth.repeated import unrepeated
-from phiopt.growth.subsequence import Step
 from phiopt.growth.trace import aliases_of, names_of
 from phiopt.growth.unit_plan import demands, settle_zeros
 
@@ -176,7 +175,7 @@ def _matched(
             except AlignmentError as error:
                 failures.append(error)
     except AlignmentError as error:
-        failures.append(error)
+        failures.insert(0, error)
     raise _first_of(failures)
 
 

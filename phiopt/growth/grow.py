@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from phiopt._checks import flag, instance, one_of, part, seed_of, two_models, within
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
-from phiopt._types import Lift, Params
+from phiopt._types import Function, Lift, Params
 from phiopt.growth import fills as _fills  # noqa: F401  (registers the library's)
 from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
@@ -106,7 +106,7 @@ def grow(
     if inputs is not None:
         instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
     if lift is not None:
-        part("lift", lift, "__call__")
+        part("lift", lift, Function)
     if map is not None:
         instance("map", map, GrowthMap, "a GrowthMap")
         map.check_models(teacher, student)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from phiopt.growth.carried import Carried, moved
 from phiopt.growth.catalogue import facts
 from phiopt.growth.closing import Closing, Settings
 from phiopt.growth.correspond import Correspondence
@@ -49,6 +50,8 @@ class Insertions:
     closed: dict[int, Settings] = field(default_factory=dict)
     """What closes each inserted branch, by the operation that adds it."""
     source: dict[int, Value] = field(default_factory=dict)
+    carried: dict[int, Carried] = field(default_factory=dict)
+    """The values that hold the coordinates of another in other places, by id."""
     producers: Mapping[int, Node] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,17 +59,21 @@ class Insertions:
 
     def insert(self, node: Node) -> None:
         """Let the output of an operation that only the student has stand for the teacher's value that flows into it."""
-        twins = self.state.twins
-        through = [v for v in node.inputs if v.id in twins and v.shape == node.outputs[0].shape]
+        known = facts(node.name)
+        if known.moves:
+            self._move(node)
+            return
+        through = [
+            v
+            for v in node.inputs
+            if v.shape == node.outputs[0].shape and self._carried(v) is not None
+        ]
         if not through:
             return
         source, branch = through[0], None
-        known = facts(node.name)
         if known.branches is not None:
             source, branch = self._residual(node, through, known.branches)
-        self.source[id(node)] = source
-        twin = twins[source.id]
-        self.state.start(twin, node.outputs[0], self.state.pair(twin, source))
+        self._carry(node, source, node.outputs[0], self._carried(source))
         parameter = operand(self.state.student, node)
         if branch is not None:
             self._close(branch, source, node)
@@ -82,6 +89,35 @@ class Insertions:
             )
         elif known.inserted != "nothing" and not self._repeats(node, source):
             self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+
+    def _move(self, node: Node) -> None:
+        """Follow an operation that moves coordinates. It need not be the identity if another one moves them back."""
+        for output, now in zip(
+            node.outputs, moved(node, self._carried, self.state.student.constants), strict=False
+        ):
+            before = next(v for v in node.inputs if self._carried(v) is not None)
+            self._carry(node, before, output, now)
+            if now.numbers is None:
+                for other in self._between(output, now.source):
+                    if facts(other.name).moves:
+                        self.starts.pop(id(other), None)
+            elif now.shape == now.source.shape:
+                self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+
+    def _carry(self, node: Node, before: Value, output: Value, now: Carried | None) -> None:
+        """Note that ``output`` carries what ``before`` does. It stands for the same value of the teacher."""
+        assert now is not None
+        self.source[id(node)] = before
+        if now.numbers is not None:
+            self.carried[output.id] = now
+        if output.shape == now.source.shape:
+            twin = self.state.twins[now.source.id]
+            self.state.start(twin, output, self.state.pair(twin, now.source))
+
+    def _carried(self, value: Value) -> Carried | None:
+        """What the student's ``value`` carries; ``None`` if it carries nothing of the teacher's."""
+        whole = Carried(value) if value.id in self.state.twins else None
+        return self.carried.get(value.id, whole)
 
     def check_written(self, node: Node) -> None:
         """Note a parameter that only the student's forward pass changes, as a bound on the norm of rows does."""
@@ -139,7 +175,7 @@ class Insertions:
         a, b = (node.arguments[k] for k in branches)
         if not (isinstance(a, Value) and isinstance(b, Value)):
             return through[0], None
-        twins = [self.state.twins[v.id] for v in through]
+        twins = [self.state.twins[c.source.id] for v in through if (c := self._carried(v))]
         for stream, branch in ((a, b), (b, a)):
             separate = branch not in through or (
                 twins[0] == twins[-1] and self._comes_from(branch, stream)
@@ -154,12 +190,15 @@ class Insertions:
     def _comes_from(self, value: Value, source: Value) -> bool:
         return source.id in {v.id for n in self._between(value, source) for v in n.inputs}
 
-    def _between(self, value: Value, source: Value) -> list[Node]:
-        """The operations that lead from ``source`` to ``value``."""
-        nodes, todo, seen = [], [value], {source.id}
+    def _between(self, value: Value, stream: Value) -> list[Node]:
+        """The operations that lead to ``value`` from ``stream``, or from what the stream comes from."""
+        passed = [stream]
+        while (maker := self.producers.get(passed[-1].id)) and id(maker) in self.source:
+            passed.append(self.source[id(maker)])
+        nodes, todo, seen = [], [value], {v.id for v in passed}
         while todo:
             v = todo.pop()
-            if v.id in seen or v.id not in self.producers or v.id < source.id:
+            if v.id in seen or v.id not in self.producers or v.id < passed[-1].id:
                 continue
             seen.add(v.id)
             nodes.append(self.producers[v.id])
@@ -186,6 +225,9 @@ class Insertions:
         inside = self._between(branch, stream)
         for node in inside:  # operations of a branch that adds nothing need not be the identity
             self.starts.pop(id(node), None)
+            self.closed.pop(id(node), None)
+            for value in node.outputs:
+                self.carried.pop(value.id, None)
         settings = Closing(self.state.student, inside).settings(branch)
         if settings is None:
             raise AlignmentError.at(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +20,7 @@ from phiopt.growth.graph import Trace, Value
 from phiopt.growth.probed import applied, separate, sources_of
 from phiopt.growth.replay import replayed
 
+_log = logging.getLogger("phiopt")
 _CHUNK = 2**20
 """Largest number of tokens in one call of ψ."""
 _REFUSED = (LookupError, RuntimeError)
@@ -31,7 +33,10 @@ def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift
     """ψ, inferred if it is not given, and the lifted example."""
     if lift is None:
         made = accepted(student, example, "student")
-        return lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:])), made
+        lift = lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:]))
+        if not isinstance(lift, lifts.Identity):
+            _log.info("lift: none given, %r is taken", lift)
+        return lift, made
     if not callable(lift):
         raise TypeError(f"lift={lift!r} must be callable on a batch of the teacher's inputs")
     made = lift(example)
@@ -83,12 +88,30 @@ class Moves:
         return cls(lift, example, index_maps, size, changed)
 
     @property
+    def parts(self) -> tuple[Lift, ...]:
+        """The lifts that ψ applies in turn."""
+        return self.lift.lifts if isinstance(self.lift, lifts.Compose) else (self.lift,)
+
+    @property
     def keeps_tokens(self) -> bool:
-        """Whether ψ is a lift of `phiopt.lift`. These change no value."""
-        parts = self.lift.lifts if isinstance(self.lift, lifts.Compose) else (self.lift,)
+        """Whether ψ is made of those lifts of `phiopt.lift` that change no value."""
         return all(
-            isinstance(p, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize) for p in parts
+            isinstance(p, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize)
+            for p in self.parts
         )
+
+    def classes(self, size: Size) -> Indices:
+        """The student's class of each of the teacher's by default: the first ones, or ψ's tokens if there is a class
+        for each token.
+        """
+        for part in self.parts:
+            if (
+                isinstance(part, lifts.Tokens)
+                and len(part.ids) == size[0]
+                and max(part.ids) < size[1]
+            ):
+                return np.array(part.ids)
+        return np.arange(size[0])
 
     def rows(self, traces: tuple[Trace, Trace], at: tuple[Value, Value], size: Size) -> Rows:
         """The student's row of each of the teacher's rows of a table.

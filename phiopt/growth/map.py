@@ -13,7 +13,7 @@ from phiopt._checks import instance, part, seed_of, two_models
 from phiopt._files import check_path, new_file
 from phiopt._modules import global_lock, state_of
 from phiopt._randomness import preserved_randomness
-from phiopt._types import Lift, Params
+from phiopt._types import Function, Lift, Params
 from phiopt.growth.contents import MapContents
 from phiopt.growth.derive import derive
 from phiopt.growth.given import check_models, check_shape, check_tensors
@@ -64,16 +64,18 @@ class GrowthMap(MapContents):
             teacher: The trained model. It runs once in evaluation mode on tensors without storage, and is never
                 modified.
             student: The larger model. The same holds for it.
-            lift: ψ, a callable from a batch of the teacher's inputs to a batch of the student's. ``None``: inferred
-                from the input shapes. A `phiopt.lift` object says where it puts the teacher's coordinates. Any other
-                callable is applied to probes, which show where it puts the coordinates and, for an embedding's rows,
-                the tokens.
-            classes: Student output index of each teacher class. ``None``: the first ``c1``.
+            lift: ψ, a callable from a batch of the teacher's inputs to a batch of the student's. ``None``: the default
+                between the shapes of the inputs (`phiopt.lift.infer`), which the map's text names. A `phiopt.lift`
+                object says where it puts the teacher's coordinates. Any other callable is applied to probes, which
+                show where it puts the coordinates and, for an embedding's rows, the tokens.
+            classes: Student output index of each teacher class. ``None``: the first ``c1``; for a `phiopt.lift.Tokens`
+                and as many classes as tokens, its tokens.
             inputs: A batch of the teacher's inputs; only its shape and dtype are used. ``None``: a shape is found that
                 the teacher accepts.
             correspondence: Which modules belong together, teacher's names to student's, as
-                ``{"layer1.0": "layer1.0"}``. It is needed if the computations alone do not settle it. It holds, or is
-                refused by name.
+                ``{"layer1.0": "layer1.0"}``. A star stands for a part of a name, as in
+                ``{"layers.2.*": "layers.2.*"}``. What is inside a named module is paired inside its counterpart. It is
+                needed if the computations alone do not settle it. It holds, or is refused by name.
 
         Raises:
             AlignmentError: The models cannot be matched, or a layer of the student is smaller than the teacher's.
@@ -88,7 +90,7 @@ class GrowthMap(MapContents):
         """
         two_models(teacher, student)
         if lift is not None:
-            part("lift", lift, "__call__")
+            part("lift", lift, Function)
         if inputs is not None:
             instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
         if correspondence is not None:
@@ -222,7 +224,7 @@ class GrowthMap(MapContents):
         for role, module in (("teacher", teacher), ("student", student)):
             instance(role, module, nn.Module, "an nn.Module")
         if lift is not None:
-            part("lift", lift, "__call__")
+            part("lift", lift, Function)
         return GrowthMap(**vars(load(path, teacher, student, lift)))
 
     def __str__(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import combinations
@@ -11,6 +12,9 @@ from torch import nn
 
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace
+from phiopt.growth.runs import inside
+
+Scope = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,6 @@ class Named:
         """The student's module that belongs to the teacher's ``module``; ``None`` if none is named."""
         return _moved(module, self.pairs)
 
-    def original(self, module: str) -> str | None:
-        """The teacher's module that belongs to the student's ``module``; ``None`` if none is named."""
-        return _moved(module, {new: old for old, new in self.pairs.items()})
-
     def likely(self, module: str) -> str:
         """The best guess of the student's module for the teacher's ``module``.
 
@@ -46,10 +46,19 @@ class Named:
                 around[".".join(a)] = ".".join(b)
         return _moved(module, around | dict(self.pairs)) or module
 
+    @property
+    def scopes(self) -> tuple[Scope, Scope]:
+        """The scope of each of the teacher's modules and of the student's: the named module of the student inside which
+        it must sit, or sits; ``None`` if none is named. Only modules of the same scope belong together."""
+        return (
+            lambda module: _scope(module, self.pairs),
+            lambda module: _scope(module, {new: new for new in self.pairs.values()}),
+        )
+
     def allows(self, teacher: Node, student: Node) -> bool:
-        """Whether these operations may be paired: their modules belong together, or neither is named."""
-        new, old = self.renamed(teacher.module), self.original(student.module)
-        return new in (None, student.module) and old in (None, teacher.module)
+        """Whether these operations may be paired."""
+        old, new = self.scopes
+        return old(teacher.module) == new(student.module)
 
     def check_order(self, teacher: Trace, student: Trace) -> None:
         """Check that named modules run in the same order in both models, and that each pair runs in both or in neither.
@@ -72,7 +81,7 @@ class Named:
             if t is not None and s is not None:
                 runs[old] = t, s
         for a, b in combinations(runs, 2):
-            if _inside(a, b) or _inside(b, a):
+            if inside(a, b) or inside(b, a):
                 continue
             before = [runs[a][i] < runs[b][i] for i in (0, 1)]
             if before[0] != before[1]:
@@ -105,11 +114,8 @@ class Named:
             modules = [
                 {n.rpartition(".")[0] for n in names} for names in (teacher[old], student[new])
             ]
-            belonging = [
-                {self.renamed(m) for m in modules[0]} - {None},
-                {self.original(m) for m in modules[1]} - {None},
-            ]
-            if any(s and not s & m for s, m in zip(belonging, modules[::-1], strict=True)):
+            scopes = [set(map(f, names)) for f, names in zip(self.scopes, modules, strict=True)]
+            if any(s - {None} and not s & other for s, other in (scopes, scopes[::-1])):
                 raise AlignmentError(
                     f"correspondence: the teacher's {old!r} would sit in the student's {new!r}, against what it says",
                     "Name the modules whose operations do the same, or leave the pair out",
@@ -119,7 +125,7 @@ class Named:
 
 
 def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Named:
-    """Check the argument ``correspondence=``.
+    """Check the argument ``correspondence=``: module names, or patterns in which a star stands for a part of a name.
 
     Raises:
         TypeError: It is no mapping of names to names.
@@ -134,7 +140,7 @@ def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Nam
             f"correspondence={correspondence!r} must be a mapping of the teacher's module names to the student's"
         )
     pairs: dict[str, str] = {}
-    for old, new in correspondence.items():
+    for old, new in _spelt_out(teacher, correspondence):
         key, value = _known("teacher", teacher, old), _known("student", student, new)
         if pairs.setdefault(key, value) != value:
             raise ValueError(
@@ -146,12 +152,40 @@ def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Nam
                 f"correspondence: {a!r} and {b!r} are both said to be {x!r}, which can be only one of them"
             )
         for (outer, image), (inner, other) in (((a, x), (b, y)), ((b, y), (a, x))):
-            if _inside(inner, outer) != _inside(other, image):
+            if inside(inner, outer) != inside(other, image):
                 raise ValueError(
                     f"correspondence: {outer!r} -> {image!r} and {inner!r} -> {other!r} contradict each other: one "
                     "of them lies inside the other in only one of the models"
                 )
     return Named(pairs)
+
+
+def _spelt_out(teacher: nn.Module, correspondence: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The names, and for each pattern those that it stands for. A name that is written out goes before patterns.
+
+    Raises:
+        ValueError: A pattern fits no module of the teacher, or the two patterns have different numbers of stars.
+    """
+    written = {old: new for old, new in correspondence.items() if "*" not in old + new}
+    yield from written.items()
+    for old, new in correspondence.items():
+        if old in written:
+            continue
+        if old.count("*") != new.count("*"):
+            raise ValueError(
+                f"correspondence: {old!r} has {old.count('*')} stars and {new!r} has {new.count('*')}, must be as many"
+            )
+        pattern = re.compile(re.escape(old).replace(r"\*", r"([^.]+)"))
+        fitting = [m for name, _ in teacher.named_modules() if (m := pattern.fullmatch(name))]
+        if not fitting:
+            names = [name for name, _ in teacher.named_modules()]
+            raise ValueError(
+                f"correspondence: {old!r} fits no module of the teacher{_listing(names)}"
+            )
+        for match in fitting:
+            if match[0] not in written:
+                parts = iter(match.groups())
+                yield match[0], re.sub(r"\*", lambda _: next(parts), new)  # noqa: B023
 
 
 def _known(role: str, module: nn.Module, name: str) -> str:
@@ -170,13 +204,9 @@ def _listing(names: Sequence[str] | Mapping[str, nn.Module], most: int = 12) -> 
     return f"; it has {', '.join(shown[:most])}{more}" if shown else "; it has no submodules"
 
 
-def _inside(module: str, outer: str) -> bool:
-    return not outer or module == outer or module.startswith(f"{outer}.")
-
-
 def _moved(module: str, pairs: Mapping[str, str]) -> str | None:
     """``module`` with the nearest name above it in ``pairs`` replaced; ``None`` if there is none."""
-    above = [name for name in pairs if _inside(module, name)]
+    above = [name for name in pairs if inside(module, name)]
     if not above:
         return None
     nearest = max(above, key=len)
@@ -184,5 +214,11 @@ def _moved(module: str, pairs: Mapping[str, str]) -> str | None:
     return ".".join(part for part in (pairs[nearest], below) if part)
 
 
+def _scope(module: str, pairs: Mapping[str, str]) -> str | None:
+    """What the nearest named module above ``module`` is paired with."""
+    above = [name for name in pairs if inside(module, name)]
+    return pairs[max(above, key=len)] if above else None
+
+
 def _first(trace: Trace, module: str) -> int | None:
-    return next((i for i, n in enumerate(trace.nodes) if _inside(n.module, module)), None)
+    return next((i for i, n in enumerate(trace.nodes) if inside(n.module, module)), None)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import torch
+
 from phiopt._checks import instance, part
+from phiopt._types import Function
 from phiopt.growth import catalogue
 from phiopt.growth.axes import Mismatch
 from phiopt.growth.call import Call
@@ -27,23 +30,24 @@ def register_rule(*names: str, facts: Facts | None = None) -> Callable[[Rule], R
     """Teach the growth map an operation: how axes pass it, and what else is known of it.
 
     Args:
-        names: Names of ATen operators without overload (``"roll"``, which is ``"roll_"`` too), or of custom
-            operators (``"fused_norm"`` for ``torch.ops.mylib.fused_norm``).
+        names: Names of ATen operators without overload (``"roll"``, which is ``"roll_"`` too), or full names of custom
+            operators (``"mylib::fused_norm"``).
         facts: All else that is known, such as that the operation is a product. ``None``: what is known already, which
             for a new operation is nothing.
 
     Returns:
         A decorator of the rule. The rule receives a `Call`: it reads the axes of the arguments, equates what the
-        operation makes equal, and gives every output its axes. A later rule of a name takes the place of the earlier.
+        operation makes equal, and gives every output its axes. It raises `Mismatch` to refuse two operations. A later
+        rule of a name takes the place of the earlier.
 
     Raises:
         TypeError: ``names`` are no texts, or ``facts`` no `Facts`, or no function is decorated.
-        ValueError: No name is given.
+        ValueError: No name is given, or ATen has no operation of a name that is not a full one.
 
     Examples:
         A linear layer as one operation, which starts as the identity where only the student has it:
 
-        >>> @register_rule("fused_linear", facts=Facts(product=True, inserted="identity"))
+        >>> @register_rule("mylib::fused_linear", facts=Facts(product=True, inserted="identity"))
         ... def fused_linear(call):
         ...     x, weight = call.pair("x"), call.pair("weight")
         ...     call.contract(x, 1, weight, 1)
@@ -56,11 +60,16 @@ def register_rule(*names: str, facts: Facts | None = None) -> Callable[[Rule], R
         raise ValueError("names: got none, must be at least one operation's name")
     for name in names:
         instance("names", name, str, 'the name of an operation, as in @register_rule("roll")')
+        if "::" not in name and name != POINTWISE and not hasattr(torch.ops.aten, name):
+            raise ValueError(
+                f"names: got {name!r}, which ATen has not; must be an operation of ATen, or the full name of a custom "
+                f"operator, such as 'mylib::{name}'"
+            )
     if facts is not None:
         instance("facts", facts, Facts, "a phiopt.growth.Facts")
 
     def add(rule: Rule) -> Rule:
-        part("rule", rule, "__call__")
+        part("rule", rule, Function)
         for name in map(catalogue.recorded_name, names):
             known = replace(catalogue.facts(name), general=None) if facts is None else facts
             catalogue.declare(name, rule=rule, facts=known)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from phiopt.growth.catalogue import facts, recorded_name, skipped
+from phiopt.growth.catalogue import facts, operator_name, recorded_name, skipped
 from phiopt.growth.constants import LARGEST, Constants, storage, with_numbers
 from phiopt.growth.graph import Node, Value
 
@@ -79,7 +79,7 @@ class Recorder(TorchDispatchMode):
         if self.meta and kwargs.get("device") is not None:
             kwargs["device"] = torch.device("meta")
         out = func(*args, **kwargs)
-        name = func.overloadpacket.__name__
+        name = operator_name(func)
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
         original = _original(name, inputs, outputs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from phiopt._checks import instance, part
-from phiopt._types import Params
+from phiopt._types import Function, Params
 from phiopt.growth.given import check_tensors
 from phiopt.growth.map import GrowthMap
 
@@ -60,7 +60,7 @@ def register_fill(name: str) -> Callable[[Fill], Fill]:
         raise ValueError(f"name: got {name!r}, a fill of the library, must be another")
 
     def add(fill: Fill) -> Fill:
-        part("fill", fill, "__call__")
+        part("fill", fill, Function)
         FILLS[name] = fill
         return fill
 

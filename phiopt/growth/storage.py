@@ -27,7 +27,8 @@ _FIELDS = ("lift", "class_axis", "remarks", "inserted", "fresh", "example", "pla
 _NESTED = 20
 """Largest depth of lifts composed of lifts."""
 _LIFTS: dict[str, Any] = {
-    kind.__name__: kind for kind in (lifts.Identity, lifts.Pad, lifts.Channels, lifts.Resize)
+    kind.__name__: kind
+    for kind in (lifts.Identity, lifts.Pad, lifts.Channels, lifts.Resize, lifts.Tokens)
 }
 
 
@@ -194,7 +195,9 @@ def _described(lift: Lift) -> dict[str, Any] | None:
         return None if None in parts else {"kind": "Compose", "lifts": parts}
     if type(lift) not in _LIFTS.values():
         return None
-    assert isinstance(lift, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize)
+    assert isinstance(
+        lift, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize | lifts.Tokens
+    )
     return {"kind": type(lift).__name__} | {f.name: getattr(lift, f.name) for f in fields(lift)}
 
 
@@ -216,7 +219,7 @@ def _made(described: Field, depth: int = 0) -> lifts.PlacedLift:
         if not composed:
             raise parts["lifts"].wrong("at least one lift")
         return lifts.Compose(*composed)
-    options = {k: _shape(v) if k == "size" else v.value for k, v in parts.items()}
+    options = {k: _shape(v) if isinstance(v.value, list) else v.value for k, v in parts.items()}
     try:
         made: lifts.PlacedLift = _LIFTS[kind](**options)
     except (TypeError, ValueError, OverflowError) as error:

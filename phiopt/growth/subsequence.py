@@ -1,133 +1,54 @@
-"""The longest common subsequence of two computations, for students whose extra layers have no telling names."""
+"""The best way to pair two sequences in order, by how well their items match."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import numpy as np
+from numpy.typing import NDArray
 
-from phiopt.growth.catalogue import facts
-from phiopt.growth.graph import Node, Trace
-from phiopt.growth.optional import acts, canonical, kind, paired
+NEVER = -(10**12)
+"""The score of items that do not match, and of an item that cannot be left out."""
 
-Step = tuple[Node | None, Node | None]
-"""(the teacher's node, the student's node). ``None`` stands for an operation that one model lacks."""
-
-_NEVER = float("-inf")
+Indices = tuple[int | None, int | None]
+"""(place in the first sequence, place in the second). ``None`` stands for an item that the other sequence lacks."""
 
 
-def subsequence(
-    teacher: Trace,
-    student: Trace,
-    allowed: Callable[[Node, Node], bool],
-    likely: Callable[[str], str],
-) -> list[Step] | None:
-    """Pair as many operations in order as possible.
+def in_order(
+    scores: NDArray[np.int64], omissions: NDArray[np.int64], insertion: int
+) -> tuple[int, list[Indices]]:
+    """Pair the items of two sequences so that no pairs cross and the sum of all scores is the largest.
 
-    Operations match if they have the same name and ``allowed`` agrees. The last operation of one model matches only the
-    last of the other. Operations on parameters alone follow the operation that uses them. Two kinds of the teacher's
-    operations may stay unmatched: sums, since a residual connection may exist only where widths are equal, and
-    operations by which a parameter adds or multiplies.
+    Of equally good ways, items of the second sequence that stay alone come as late as possible.
 
     Args:
-        teacher: The teacher's computation.
-        student: The student's.
-        allowed: Whether a node of the teacher may be paired with a node of the student.
-        likely: The best guess of the student's module for a module of the teacher.
+        scores: How well each item of the first sequence matches each of the second, shape ``(n, m)``.
+        omissions: The score of leaving out each item of the first sequence, shape ``(n,)``.
+        insertion: The score of leaving out an item of the second.
 
     Returns:
-        The steps, or ``None`` if an operation of the teacher has no counterpart.
+        The sum of the scores, below ``NEVER / 2`` if nothing pairs the sequences, and the pairs in order.
     """
-    likeness = _Likeness(teacher, student, allowed, likely)
-    sides = _Side.of(teacher), _Side.of(student)
-    ts, ss = sides[0].nodes, sides[1].nodes
-    best = [[0.0] * (len(ss) + 1) for _ in range(len(ts) + 1)]
-    for i in range(len(ts) - 1, -1, -1):
-        row, below, cost = best[i], best[i + 1], _omission(ts[i], sides[0])
-        row[-1] = below[-1] - cost
-        for j in range(len(ss) - 1, -1, -1):
-            row[j] = max(below[j + 1] + likeness(ts[i], ss[j]), below[j] - cost, row[j + 1])
-    if best[0][0] == _NEVER:
-        return None
-    steps: list[Step] = []
+    n, m = scores.shape
+    best = np.empty((n + 1, m + 1), dtype=np.int64)
+    later = insertion * np.arange(m, -1, -1)
+    best[n] = later
+    for i in range(n - 1, -1, -1):
+        row = best[i + 1] + omissions[i]
+        np.maximum(row[:-1], best[i + 1, 1:] + scores[i], out=row[:-1])
+        # What is left alone from here on costs ``insertion`` each, up to the place where the best way goes on.
+        best[i] = np.maximum.accumulate((row - later)[::-1])[::-1] + later
+        np.maximum(best[i], NEVER, out=best[i])
+    pairs: list[Indices] = []
     i = j = 0
-    while i < len(ts) or j < len(ss):
-        if i < len(ts) and best[i][j] == best[i + 1][j] - _omission(ts[i], sides[0]):
-            steps.append((ts[i], None))
+    while i < n or j < m:
+        if i < n and best[i, j] == best[i + 1, j] + omissions[i]:
+            pairs.append((i, None))
             i += 1
-        elif i < len(ts) and best[i][j] == best[i + 1][j + 1] + likeness(ts[i], ss[j]):
-            steps += [*_parameters(*sides, ts[i], ss[j]), (ts[i], ss[j])]
+        elif i < n and j < m and best[i, j] == best[i + 1, j + 1] + scores[i, j]:
+            pairs.append((i, j))
             i, j = i + 1, j + 1
-        else:
-            steps.append((None, ss[j]))
+        elif j < m:
+            pairs.append((None, j))
             j += 1
-    return steps
-
-
-def _omission(node: Node, side: _Side) -> float:
-    """The cost of leaving out an operation of the teacher: finite for a sum, and where a parameter acts."""
-    by_parameter = acts(node) and any(v.id not in side.data for v in node.inputs)
-    return 0.5 if facts(node.name).branches or by_parameter else -_NEVER
-
-
-class _Likeness:
-    """How well two operations match. Likely modules, no shrinking, and parameters as the same arguments break ties."""
-
-    def __init__(
-        self,
-        teacher: Trace,
-        student: Trace,
-        allowed: Callable[[Node, Node], bool],
-        likely: Callable[[str], str],
-    ) -> None:
-        self._allowed, self._likely = allowed, likely
-        self._last = {o.id for o in teacher.outputs}, {o.id for o in student.outputs}
-        self._data = _Side.of(teacher).data, _Side.of(student).data
-
-    def __call__(self, t: Node, s: Node) -> float:
-        last = [
-            any(o.id in ids for o in n.outputs) for n, ids in zip((t, s), self._last, strict=True)
-        ]
-        if kind(t) != kind(s) or last[0] != last[1]:
-            return _NEVER
-        if not self._allowed(t, s):
-            return _NEVER
-        shrinks = any(
-            len(a.shape) != len(b.shape)
-            or any(x > y for x, y in zip(a.shape, b.shape, strict=True))
-            for a, b in zip(t.outputs, s.outputs, strict=False)
-        )
-        reads = [
-            [v.id in data for v in n.inputs] for n, data in zip((t, s), self._data, strict=True)
-        ]
-        shrinks |= acts(t) and reads[0] != reads[1]
-        return 1.0 + 0.001 * (self._likely(t.module) == s.module) - 0.5 * shrinks
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A computation: its operations on data, the ids of the data, and the operation that makes each value."""
-
-    nodes: list[Node]
-    data: set[int]
-    producers: dict[int, Node]
-
-    @classmethod
-    def of(cls, trace: Trace) -> _Side:
-        data = {v.id for v in trace.inputs}
-        nodes = []
-        for node in trace.nodes:
-            if any(v.id in data for v in node.inputs):
-                data.update(o.id for o in node.outputs)
-                nodes.append(node)
-        return cls(nodes, data, {o.id: n for n in trace.nodes for o in n.outputs})
-
-
-def _parameters(teacher: _Side, student: _Side, t: Node, s: Node) -> Iterator[Step]:
-    """The pairs of operations that lead from parameters to two matched operations, in order."""
-    for a, b in paired(canonical(t), canonical(s)):
-        if a.id in teacher.data or b.id in student.data:
-            continue
-        old, new = teacher.producers.get(a.id), student.producers.get(b.id)
-        if old is not None and new is not None and old.name == new.name:
-            yield from _parameters(teacher, student, old, new)
-            yield old, new
+        else:
+            break
+    return int(best[0, 0]), pairs

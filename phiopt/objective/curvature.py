@@ -1,10 +1,10 @@
 """The fourth term: the size of the Hessian of the loss on the teacher's data.
 
-Every estimate is a product ⟨a, b⟩ of two Hessian-vector products, a = H_A v and b = H_B v, with one
-probe v and two parts A and B of the batch, which may be the batch itself. That serves three ends.
-With A and B independent the estimate has no bias. With b held fixed, 2 ⟨∂a/∂w, b⟩ is its gradient
-(where A and B are exchangeable, in expectation) at half the price. And a and b are linear in the
-Hessian, so a large batch can go through in several small ones.
+Every estimate is a product ⟨a, b⟩ of two Hessian-vector products, a = H_A v and b = H_B v, with one probe v. A and
+B are parts of the batch, or both are the whole batch. This form has three advantages. If A and B are independent,
+the estimate has no bias. If b is taken for a constant, 2 ⟨∂a/∂w, b⟩ is the gradient at half the price: exactly where
+A and B are the same, in expectation where they are exchangeable. And a and b are linear in the Hessian, so a large
+batch can go through in several small ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from phiopt._types import Params
 from phiopt.derivatives import Linearised, Product, linearise
-from phiopt.objective.importance import chosen, influence
+from phiopt.objective.importance import importance_sample, leverage_scores
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.microbatched import MicrobatchedCurvature, mean_dot, operator
 from phiopt.objective.passes import chunks
@@ -28,22 +28,21 @@ from phiopt.objective.search import Search
 from phiopt.objective.term import Draws, Evaluation, Partition, Pass, Term, Work
 
 SMALLEST = 16
-"""Examples in a part: fewer cost hardly less."""
+"""Least number of examples in a part. Fewer would cost hardly less."""
 
 
 class Curvature(ABC):
     """An estimate of ‖H‖² from products H v with random probes v."""
 
     batch: float | None = None
-    """Share of a stochastic step's batch that goes into A and B together; None: all of it into
-    each."""
+    """Share of a stochastic step's batch that A and B take together; None: each takes the whole batch."""
     every: int = 1
-    """Steps of a stochastic solver to an evaluation, which then counts so many times."""
+    """Steps of a stochastic solver from one evaluation to the next. The evaluation counts that many times."""
 
     @property
     def fixed_part(self) -> str:
-        """What the gradient takes for a constant although it moves with w, such as "its eigenvector":
-        derivatives beyond the gradient are then wrong, and adjoints refuse the estimator. Empty: nothing.
+        """What the gradient takes for a constant although it moves with w, such as "its eigenvector"; empty:
+        nothing. Derivatives beyond the gradient are then wrong, and adjoints refuse the estimator.
         """
         return ""
 
@@ -59,11 +58,11 @@ class Curvature(ABC):
 
     @property
     def searching(self) -> int:
-        """How many of them `aim` spends, at most, and tells of (see `reporting`)."""
+        """How many of these products `aim` spends, at most. It reports them: see `reporting`."""
         return 0
 
     def reporting(self, to: Callable[[Search], None]) -> Curvature:
-        """This estimator, calling ``to`` after every search of `aim`; by default there is none."""
+        """The same estimator, which calls ``to`` after every search of `aim`. By default `aim` makes none."""
         return self
 
     @abstractmethod
@@ -71,15 +70,14 @@ class Curvature(ABC):
         """Random probes, stacked on a leading axis."""
 
     def aim(self, operator: Callable[[], Product], probes: Params) -> Params:
-        """The probes to use where v ↦ H v is ``operator()``: by default those drawn."""
+        """The probes to use, where v ↦ H v is ``operator()``. By default they are the ones drawn."""
         return probes
 
     def part(self, size: int) -> int | None:
-        """Examples of A, and of B, in a stochastic step whose batch has this size; None: the batch
-        itself.
+        """Examples of A, and of B, in a stochastic step whose batch has this size; None: both are the batch.
 
-        Elsewhere it always is, where a minimiser could exploit a difference of A and B, and a judge
-        of iterates be misled.
+        Outside of such steps both are always the batch. Otherwise a minimiser could exploit a difference of A
+        and B, and a comparison of iterates could be wrong.
         """
         if self.batch is None:
             return None
@@ -87,7 +85,7 @@ class Curvature(ABC):
         return part if 2 * part < size else None
 
     def linearise(self, task: Callable[[Params], Tensor], params: Params) -> Linearised:
-        """L_f and the products of its matrix."""
+        """L_f, and products with its Hessian, or with an approximation of the Hessian."""
         return linearise(task, params)
 
     def __call__(
@@ -95,8 +93,8 @@ class Curvature(ABC):
     ) -> tuple[Tensor, Tensor]:
         """L_f and its ‖H‖² at ``params``, from one shared graph; ``probes`` from `draw`.
 
-        Differentiable in ``params`` to every order. ``task`` is a `Task` or, if nothing but its
-        value is needed, any function of the parameters.
+        Differentiable in ``params`` to every order. ``task`` is a `Task`. An estimator that needs only its value
+        takes any function of the parameters.
         """
         probes = self.aim(lambda: self.linearise(task, _still(params)).hvp, probes)
         at = self.linearise(task, params)
@@ -109,8 +107,8 @@ class CurvatureDraws(NamedTuple):
 
     Args:
         probes: v, stacked on a leading axis.
-        offsets: ``(2,)``, by which the parts A and B of a step's batch are chosen; None where both
-            are the batch.
+        offsets: ``(2,)``, those of the samples A and B of a step's batch (`importance_sample`); None where
+            both are the batch.
     """
 
     probes: Params
@@ -128,8 +126,13 @@ class CurvatureTerm(Term):
     name: ClassVar[str] = "curvature"
     over: ClassVar[Literal["examples", "batch", "parameters"]] = "batch"
     first: ClassVar[bool] = True
+    third_derivatives: ClassVar[bool] = True
 
     estimator: Curvature
+
+    @property
+    def float32_reason(self) -> str:
+        return self.estimator.float32_reason
 
     @property
     def first_order_only(self) -> str:
@@ -159,9 +162,9 @@ class CurvatureTerm(Term):
         return value
 
     def unit(self, start: Params, values: Callable[[], Tensor]) -> float:
-        """Its mean at w0; the size of an estimate that is negative there."""
-        known = values()
-        return float(known.mean() if known.mean() > 0 else known.abs().mean())
+        """The mean at w0. Where an estimate comes out negative, the mean of the sizes."""
+        at_start = values()
+        return float(at_start.mean() if at_start.mean() > 0 else at_start.abs().mean())
 
     def work(self, draws: Draws, examples: int) -> Work:
         products = self.estimator.products - self.estimator.searching
@@ -180,7 +183,7 @@ class CurvatureTerm(Term):
         return draws.offsets is not None
 
     def scores(self, at: Evaluation, draws: Draws) -> Tensor | None:
-        return None if draws.offsets is None else influence(at.task, at.outputs)
+        return None if draws.offsets is None else leverage_scores(at.task, at.outputs)
 
     def passes(
         self, weight: Tensor | float, on: Partition, scores: Tensor | None
@@ -198,7 +201,7 @@ class CurvatureTerm(Term):
         probes = self.estimator.aim(
             lambda: operator(linearise, tasks[0], on.params, on.size), on.draws.probes
         )
-        return MicrobatchedCurvature(linearise, tasks, on.params, probes, on.size)
+        return MicrobatchedCurvature(self.name, linearise, tasks, on.params, probes, on.size)
 
     def _halves(self, on: Partition, scores: Tensor | None) -> tuple[Task, Task]:
         """A and B."""
@@ -207,9 +210,13 @@ class CurvatureTerm(Term):
             return task, task
         if scores is None:
             pieces = chunks(task, on.size)
-            scores = torch.cat([share * influence(p, p.outputs(on.params)) for p, share in pieces])
+            scores = torch.cat(
+                [share * leverage_scores(p, p.outputs(on.params)) for p, share in pieces]
+            )
         first, second = on.draws.offsets.unbind()
-        return chosen(task, scores, part, first), chosen(task, scores, part, second)
+        return importance_sample(task, scores, part, first), importance_sample(
+            task, scores, part, second
+        )
 
 
 def _still(params: Params) -> Params:

@@ -8,32 +8,34 @@ from torch import Tensor
 SPREAD = 12
 """Examples evenly spread over the data: a sorted data set begins with one label alone."""
 EXTREME = 2
-"""Those with the largest inputs, and as many with the smallest."""
+"""Examples with the largest inputs, and as many with the smallest."""
 LABELS = 16
-"""Labels of which one example each is looked at, at most."""
+"""Most labels of which an example is taken."""
 
 
 def telling_examples(inputs: Tensor, targets: Tensor) -> Tensor:
-    """Places of few examples in which a loss or a model may differ from others, in the order of the
-    data: evenly spread ones, those of the largest and smallest inputs, and the first of each label,
-    where ``targets`` ``(batch,)`` are whole numbers. 8 at least, if there are so many, and 32 at most.
+    """Positions of a few examples on which a loss or a model may behave in different ways, in the order of the
+    data: 8 at least, if there are so many, and 32 at most.
+
+    They are evenly spread ones, those with the largest and the smallest inputs, and the first of each label where
+    ``targets`` ``(batch,)`` are whole numbers.
     """
     count = len(inputs)
-    places = [torch.linspace(0, count - 1, min(count, SPREAD), device="cpu").round().long()]
+    positions = [torch.linspace(0, count - 1, min(count, SPREAD), device="cpu").round().long()]
     if inputs[0].numel():
         sizes = inputs.detach().flatten(1).abs().amax(1) if inputs.dim() > 1 else inputs.abs()
         order = sizes.argsort(stable=True).cpu()
-        places += [order[:EXTREME], order[-EXTREME:]]
+        positions += [order[:EXTREME], order[-EXTREME:]]
     if targets.dim() == 1 and not targets.is_floating_point():
         labels, which = targets.cpu().unique(return_inverse=True)
         firsts = torch.full_like(labels, count).scatter_reduce(
             0, which, torch.arange(count, device="cpu"), "amin"
         )
-        places.append(
+        positions.append(
             firsts[
                 torch.linspace(0, len(labels) - 1, min(len(labels), LABELS), device="cpu")
                 .round()
                 .long()
             ]
         )
-    return torch.cat(places).unique()
+    return torch.cat(positions).unique()

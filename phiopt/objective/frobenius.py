@@ -18,31 +18,31 @@ Matrix = Literal["hessian", "gauss-newton"]
 
 @dataclass(frozen=True)
 class Frobenius(Curvature):
-    """L_4 = ‖∂²L_f/∂w²‖_F², the sum of the squared entries of the Hessian (paper, section 4, term
-    3).
+    """L_4 = ‖∂²L_f/∂w²‖_F², the sum of the squared entries of the Hessian (paper, section 4, term 3).
 
         ‖H‖_F² = E_v ‖H v‖²,   E v vᵀ = I        (Hutchinson 1990)
 
-    Unbiased with any number of probes, for the Hessian H of the mean loss over the batch at hand.
-    As an estimate for all of D1 it is high on a mini-batch, by the variance of H. A step of a
-    stochastic solver takes instead of ‖H v‖²
+    H is the Hessian of the mean loss over the batch. For this H the estimate is unbiased with any number of
+    probes. As an estimate for all of D1 it is too high on a mini-batch, by the variance of H.
 
-        ⟨H_A v, H_B v⟩,   A and B independent weighted samples of its batch, drawn by `influence`,
+    A step of a stochastic solver takes, in place of ‖H v‖²,
 
-    which has the same expectation, and differentiates 2 ⟨H_A v, b⟩ with b = H_B v held fixed: the
-    gradient's expectation is the same too, at a third of the price (docs/cost.md). A and B have 16
-    examples or more each; where that is half the batch, and wherever a value is judged or reported
-    or a sample frozen, it is ‖H v‖².
+        ⟨H_A v, H_B v⟩,   A and B independent samples of its batch, by `importance_sample`
+
+    The expectation is the same. The step differentiates 2 ⟨H_A v, b⟩, where b = H_B v counts as a constant. The
+    gradient's expectation is the same too, at a third of the price (docs/cost.md). A and B have 16 examples or
+    more each. Where that is half the batch, ‖H v‖² is taken, and so it is wherever iterates are compared, a value
+    is reported, or a sample is kept.
 
     Args:
-        probes: Vectors v to a draw; default 1, whose relative standard deviation is below √2. They
-            are multiplied together, by ``torch.vmap``.
+        probes: Vectors v in a draw; default 1, whose relative standard deviation is below √2. Their products
+            are computed together, by ``torch.vmap``.
         distribution: "rademacher" (default), independent signs; or "gaussian", of larger variance.
-        batch: How much of its batch a stochastic step spends on A and B together, a fraction in
-            (0, 1]; default 0.25. None: ‖H v‖² of the whole batch in every step.
-        every: A stochastic step in so many includes the term, that many times; default 1.
-        matrix: "hessian" (default). Or an approximation: "gauss-newton" is ‖Jᵀ (∂²l/∂z²) J‖², which
-            drops the second derivatives of the outputs z; near ‖H‖² where the loss is fitted well.
+        batch: Share of a stochastic step's batch that A and B take together, a fraction in (0, 1]; default
+            0.25. None: ‖H v‖² of the whole batch in every step.
+        every: One stochastic step in so many includes the term, multiplied by that number; default 1.
+        matrix: "hessian" (default), or an approximation. "gauss-newton" is ‖Jᵀ (∂²l/∂z²) J‖². It drops the
+            second derivatives of the outputs z, and is near ‖H‖² where the loss is fitted well.
 
     Raises:
         ValueError: ``probes`` or ``every`` < 1, ``batch`` outside (0, 1], or another name for

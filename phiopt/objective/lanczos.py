@@ -17,12 +17,12 @@ from phiopt.objective.search import Search
 
 
 def lanczos(product: Product, start: Params, iterations: int, tol: float) -> tuple[Params, Search]:
-    """H v as a unit vector, for the Ritz vector v of the largest |⟨v, H v⟩|, and how its search ended;
-    zero if H start is.
+    """H v as a unit vector, for the Ritz vector v of the largest |⟨v, H v⟩|, and how the search for v ended. The
+    result is zero if H times the start is zero.
 
-    The Krylov space grows by a product at a time until v is within ``tol`` of an eigenvector (see
-    `Extreme`), or to ``iterations`` products. Under ``torch.vmap`` it grows until that holds for all,
-    and each has the vector that it would have alone. Products that are not finite are passed on.
+    The Krylov space grows by one product at a time, until v is within ``tol`` of an eigenvector (see `Extreme`), or
+    to ``iterations`` products. Under ``torch.vmap`` it grows until that holds for all, and each result is what it
+    would be without ``vmap``. Products that are not finite give a result that is not finite.
     """
     first = to_vector(start)
 
@@ -56,10 +56,10 @@ class Extreme(NamedTuple):
 
     Args:
         weights: H v on the basis vectors.
-        sine: That of the angle between v and an eigenvector, at most: r / gap for the residual
+        sine: A bound on the sine of the angle between v and an eigenvector: r / gap for the residual
             r = ‖H v − θ v‖, if the rest of the spectrum lies where the other Ritz values and their
             residuals say (Parlett, The Symmetric Eigenvalue Problem, section 11.7). It is 1 where
-            nothing is known: with one product, as long as another eigenvalue may be that near, and as
+            nothing is known: after one product, as long as another eigenvalue may be equally near, and as
             long as the other end of the spectrum may reach further than θ. NaN where a product was not
             finite.
         gap: The distance to the rest of the spectrum, in units of |θ|.
@@ -71,7 +71,7 @@ class Extreme(NamedTuple):
 
     @classmethod
     def of(cls, ritz: Ritz, tol: float, most: int) -> Extreme:
-        """Of all Ritz values. The weights are padded to ``most`` products."""
+        """The extreme one of all Ritz values. The weights are padded to ``most`` products."""
         place = ritz.values.abs().argmax(keepdim=True)
         vector = ritz.vectors.gather(1, place.expand(len(ritz.values), 1))[:, 0]
         product = ritz.values.gather(0, place) * vector
@@ -81,7 +81,7 @@ class Extreme(NamedTuple):
         return cls(weights, torch.where(ritz.finite, sine, torch.nan), gap)
 
     def unless_settled(self, before: Extreme, tol: float) -> Extreme:
-        """The Ritz vector of before if its sine is small enough, or NaN, else this one."""
+        """The Ritz vector ``before`` if its sine is small enough or NaN, else this one."""
         going = before.sine > tol
         pairs = zip(self, before, strict=True)
         return Extreme(*(torch.where(going, now, then) for now, then in pairs))

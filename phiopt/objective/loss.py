@@ -17,13 +17,13 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
             several.
         classes: ``(c1,)`` student output index of each of the teacher's classes.
         class_axis: Axis of the outputs that holds the classes.
-        restrict: False, l(y, ·) sees all c2 outputs and class ``classes[y]``: unseen classes are in
-            the softmax. True, it sees the outputs of the teacher's classes alone, and y itself.
+        restrict: False: l(y, ·) sees all c2 outputs and class ``classes[y]``, so unseen classes are in
+            the softmax. True: it sees the outputs of the teacher's classes alone, and y itself.
 
-    Targets that are not integers (regression) are passed on as they are, and so are labels that are
-    none of the teacher's classes: -100 and the like, which ``loss`` leaves out.
+    Targets that are not integers (regression) are passed on as they are. So are labels that are none of the
+    teacher's classes, such as -100, which ``loss`` leaves out.
     """
-    plain = loss or cross_entropy_along(class_axis)
+    plain = cross_entropy_along(class_axis) if loss is None else loss
     in_place = torch.equal(classes, torch.arange(len(classes), device=classes.device))
 
     def only_teacher_classes(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,16 +10,24 @@ from phiopt.derivatives import differentiable
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """L_f(w, D1*), D1* = {(ψ(x), y) | (x, y) ∈ D1}: the mean loss of the student on the lifted
-    data, on one batch, as a function of w.
+    """L_f(w, D1*), D1* = {(ψ(x), y) | (x, y) ∈ D1}: the mean loss of the student on a batch of lifted data, as
+    a function of w.
 
         1/m Σ_{(x, y)} l(y, f(ψ(x), w))        (paper, section 4, term 1)
 
-    The paper sums over D1; a mean does not change with the batch. ``model(params, inputs)`` is
-    f(ψ(x), w), ``inputs`` are x of shape ``(batch, ...)``, ``targets`` y of shape ``(batch, ...)``;
-    the result is a scalar, differentiable to fourth order in ``params``. With ``weights`` of shape
-    ``(batch,)`` each loss is multiplied by its own. Raises ``ValueError`` if ``loss`` does not give
-    one value per example, ``TypeError`` if no floating tensor.
+    The paper sums over D1. A mean does not depend on the size of the batch. The result is a scalar,
+    differentiable to fourth order in the parameters.
+
+    Args:
+        model: f(ψ(x), w), as a function of w and x.
+        loss: l, which gives one value for each example.
+        inputs: x, ``(batch, ...)``.
+        targets: y, ``(batch, ...)``.
+        weights: Factors of the examples' losses, ``(batch,)``; None: 1.
+
+    Raises:
+        ValueError: When called, if ``loss`` does not give one value for each example.
+        TypeError: When called, if ``loss`` gives no floating tensor.
     """
 
     model: Model
@@ -40,9 +48,9 @@ class Task:
         weights = None if self.weights is None else self.weights[start:stop]
         return replace(self, inputs=inputs, targets=targets, weights=weights)
 
-    def chosen(self, places: Tensor, weights: Tensor) -> "Task":
-        """The same on the examples at ``places``, each with its weight."""
-        inputs, targets = self.inputs[places], self.targets[places]
+    def subset(self, positions: Tensor, weights: Tensor) -> "Task":
+        """The same on the examples at ``positions``, each with its weight."""
+        inputs, targets = self.inputs[positions], self.targets[positions]
         return replace(self, inputs=inputs, targets=targets, weights=weights)
 
     def outputs(self, params: Params) -> Tensor:

@@ -16,7 +16,7 @@ from phiopt.objective.probes import each
 from phiopt.objective.term import Pass, Terms
 
 Linearise: TypeAlias = Callable[[Task, Params], Linearised]
-"""L_f on a batch, with the products of its matrix."""
+"""L_f on a batch, and products with its Hessian, or with an approximation of the Hessian."""
 
 
 def mean_dot(a: Params, b: Params) -> Tensor:
@@ -29,18 +29,20 @@ class MicrobatchedCurvature:
     """‖H‖² = ⟨a, b⟩, a = H_A v and b = H_B v (see `curvature`), and its derivatives at ``params``, by
     passes through at most ``size`` examples each.
 
-    Both products are computed over the whole of A and B first; only then are they differentiated. Only a
-    is differentiated, and counted twice. That is exact where A and B are the same examples, and
-    right in expectation where they are exchangeable.
+    Both products are computed over the whole of A and B first; only then are they differentiated. Only a is
+    differentiated, and its derivative is doubled. That is exact where A and B are the same examples, and right
+    in expectation where they are exchangeable.
 
     Args:
-        linearise: L_f on a batch, with the products of its matrix.
+        name: The term's name.
+        linearise: L_f on a batch, with its products.
         tasks: L_f on A and on B.
         params: w.
-        probes: v, stacked; their own motion is left out.
+        probes: v, stacked. They count as constants.
         size: Examples to a pass at most; None: all.
     """
 
+    name: str
     linearise: Linearise
     tasks: tuple[Task, Task]
     params: Params
@@ -55,7 +57,7 @@ class MicrobatchedCurvature:
     def passes(self, weight: Tensor | float) -> Iterator[Pass]:
         """Passes whose gradients sum to that of ``weight`` ‖H‖², and whose values to twice that.
 
-        b is fixed within a pass only: an outer derivative of the gradient sees it move.
+        b is a constant within a pass only. A derivative of the gradient takes b's motion into account.
         """
         return self._passes(weight, self._product(self.tasks[1]))
 
@@ -76,7 +78,7 @@ class MicrobatchedCurvature:
             ) -> tuple[Tensor, Terms]:
                 product = self.linearise(chunk, w).hvp
                 estimate = share * mean_dot(each(product, self.probes), fixed)
-                return 2 * weight * estimate, {"curvature": estimate}
+                return 2 * weight * estimate, {self.name: estimate}
 
             yield of_chunk
 
@@ -104,7 +106,7 @@ def _moved(function: Callable[[Params], Params], params: Params, vector: Params)
 
 
 def operator(linearise: Linearise, task: Task, params: Params, size: int | None) -> Product:
-    """v ↦ H v; in several batches, with no graph kept from one to the next."""
+    """v ↦ H v. With several batches, no graph is kept from one to the next."""
     if len(spans(len(task), size)) == 1:
         return linearise(task, params).hvp
 

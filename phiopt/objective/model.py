@@ -8,25 +8,26 @@ from torch.func import functional_call
 
 from phiopt._modules import evaluating, unchanged
 from phiopt._types import Lift, Model, Params
+from phiopt._vector import under
 
 LIFT = ".lift."
-"""Begins the names of ψ's own parameters where they travel beside w; no parameter of a module has
-such a name."""
+"""Prefix of the names of ψ's own parameters, where these travel beside w. No parameter of a module has such a
+name."""
 
 
 def pure_model(student: nn.Module, lift: Lift) -> Model:
     """The student's outputs on lifted inputs as a function of its parameters.
 
-    The module is copied, so later changes to it do not reach the function, and is in evaluation
-    mode: no dropout, and batch normalisation by its stored statistics. What ``params`` does not
-    hold, buffers among them, stays as copied, also where a forward pass writes to it. A lift that
-    is a module is treated alike; its parameters are those that `LIFT` precedes.
+    The module is copied, so later changes to it do not reach the function. The copy is in evaluation mode: no
+    dropout, and batch normalisation by its stored statistics. Tensors that ``params`` does not hold, such as
+    buffers, stay as copied, even if a forward pass writes to them. A lift that is a module is treated alike; its
+    parameters are those whose names begin with `LIFT`.
     """
     model = _function(student)
     lifted = _function(lift) if isinstance(lift, nn.Module) else None
 
     def outputs(params: Params, inputs: Tensor) -> Tensor:
-        psi = {n.removeprefix(LIFT): p for n, p in params.items() if n.startswith(LIFT)}
+        psi = under(LIFT, params)
         w = {name: p for name, p in params.items() if not name.startswith(LIFT)}
         inputs = inputs.clone()  # a forward that works in place must not reach the data
         result = model(w, lifted(psi, inputs) if lifted else lift(inputs))

@@ -1,13 +1,15 @@
 """U_δ(x): where the noisy inputs x' of the noise term come from (paper, section 4, L3; section 5.2,
 corruption).
 
-A draw is made of standardised noise ε that does not depend on δ, and x' = x + δ ε: the same draw
-serves different δ (common random numbers) and x' is differentiable in δ (reparameterisation).
+A draw is standardised noise ε that does not depend on δ, and x' = x + δ ε. So the same draw serves different δ
+(common random numbers), and x' is differentiable in δ (reparameterisation).
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
 from math import inf
-from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -20,14 +22,16 @@ Draw: TypeAlias = tuple[Tensor, ...]
 """Standardised noise, each tensor of shape ``(samples, batch, ...)``."""
 
 
+@runtime_checkable
 class Neighbourhood(Protocol):
     """A distribution of x' around x. ``perturb(x, draw(x, generator))`` has shape ``(samples,
     *x.shape)``.
+
+    That is all that a neighbourhood must have. One with a size δ declares it: see `HasDelta`.
     """
 
-    @property
-    def samples(self) -> int:
-        """Number of x' to an x."""
+    def perturb(self, inputs: Tensor, draw: Draw) -> Tensor:
+        """The noisy inputs x', ``(samples, batch, ...)``."""
         ...
 
     def draw(self, inputs: Tensor, generator: Generator) -> Draw:
@@ -36,20 +40,25 @@ class Neighbourhood(Protocol):
         """
         ...
 
-    def perturb(self, inputs: Tensor, draw: Draw) -> Tensor:
-        """The noisy inputs x', ``(samples, batch, ...)``."""
-        ...
-
 
 @runtime_checkable
 class HasDelta(Protocol):
-    """A neighbourhood whose size δ is a field of a dataclass. Adjoints differentiate in δ, and `learn`
-    chooses δ: both put other values in its place.
+    """A neighbourhood with a size δ. Adjoints differentiate in δ, and `learn` chooses δ: both put other values
+    in its place. So ``delta`` is a field of a dataclass, or the neighbourhood is `Resizable`.
     """
 
     @property
     def delta(self) -> Scalar:
         """δ, in the units of the inputs."""
+        ...
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A neighbourhood that makes its own copy at another δ."""
+
+    def with_delta(self, delta: Scalar) -> Neighbourhood:
+        """The same neighbourhood, whose ``delta`` is this number or tensor itself."""
         ...
 
 
@@ -64,6 +73,36 @@ class HasLargestDelta(Protocol):
 def delta_of(neighbourhood: object) -> Scalar | None:
     """δ; None of a neighbourhood that has none."""
     return neighbourhood.delta if isinstance(neighbourhood, HasDelta) else None
+
+
+def at_delta(neighbourhood: Neighbourhood, delta: Scalar) -> Neighbourhood:
+    """The same neighbourhood at this δ.
+
+    Raises:
+        TypeError: There is no way to put another δ in its place, or the way loses a tensor.
+    """
+    name, whole = type(neighbourhood).__name__, neighbourhood
+    moved: Any
+    if isinstance(whole, Resizable):
+        moved = whole.with_delta(delta)
+    elif _has_field(whole, "delta"):
+        moved = replace(cast(Any, whole), delta=delta)
+    else:
+        raise TypeError(
+            f"neighbourhood: no other δ can be put into {name}, which is neither a dataclass with a field delta nor "
+            "has a method with_delta(delta); add one of these"
+        )
+    if isinstance(delta, Tensor) and delta_of(moved) is not delta:
+        raise TypeError(
+            f"neighbourhood: {name} was given a tensor as δ, but its delta is {shown(delta_of(moved))}; keep the "
+            "tensor itself, in which a derivative may be taken"
+        )
+    return moved
+
+
+def _has_field(value: Any, name: str) -> bool:
+    """Whether the value is a dataclass that is made with this field."""
+    return is_dataclass(value) and name in {f.name for f in fields(value) if f.init}
 
 
 def largest_delta_of(neighbourhood: object) -> float:
@@ -125,7 +164,7 @@ class Uniform:
         return _clip(inputs + self.delta * draw[0], self.clip)
 
     def _radii(self, lengths: Tensor, dimension: int, generator: Generator) -> Tensor:
-        """U^(1/n); both of an antithetic pair at one distance, on opposite sides."""
+        """U^(1/n). The two of an antithetic pair have the same distance, on opposite sides."""
         if self.sampling == "antithetic":
             half = uniforms(self.samples // 2, lengths[0], generator, "independent")
             return torch.cat([half, half]) ** (1 / dimension)
@@ -174,15 +213,14 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Corruption:
-    """Each pixel is replaced by U[low, high] with probability δ (the paper's image corruption,
-    section 5.2).
+    """Each pixel is replaced by U[low, high] with probability δ (the paper's image corruption, section 5.2).
 
-    A pixel is all channels of a position for images ``(batch, channels, height, width)``, a single
-    coordinate for inputs of other dimensions.
+    In images ``(batch, channels, height, width)`` a pixel is all channels of a position. In inputs of another
+    number of axes it is a single coordinate.
 
     Args:
-        delta: δ ∈ [0, 1], the expected fraction of pixels replaced. A number: x' jumps in δ, there
-            is no derivative.
+        delta: δ ∈ [0, 1], the expected fraction of pixels replaced; a number. x' jumps in δ, so there is no
+            derivative in δ.
         samples: Draws of x' to an x; default 1.
         low: Least replacement value; default 0.
         high: Largest; default 1.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
 from phiopt._checks import Scalar
-from phiopt._types import Loss, Model, Params
-from phiopt.objective.neighbourhood import Neighbourhood, delta_of
+from phiopt._types import Loss, Model, Params, float32_reason_of
+from phiopt.objective.neighbourhood import Neighbourhood, at_delta, delta_of
 from phiopt.objective.task import task
 from phiopt.objective.term import Draws, Evaluation, Term, Work
 
@@ -22,11 +22,19 @@ class NoiseTerm(Term):
 
     Args:
         neighbourhood: U_δ, in the teacher's input space.
+
+    A subclass under another name can stand beside this term. It has a δ of its own, which does not follow the
+    problem's.
     """
 
     name: ClassVar[str] = "noise"
+    floating_reason: ClassVar[str] = "neighbours x' need floating inputs"
 
     neighbourhood: Neighbourhood
+
+    @property
+    def float32_reason(self) -> str:
+        return float32_reason_of(self.neighbourhood)
 
     def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
         return self.neighbourhood.draw(inputs, generator)
@@ -43,19 +51,32 @@ class NoiseTerm(Term):
 
     def tensors(self) -> Params:
         delta = delta_of(self.neighbourhood)
-        return {DELTA: delta} if isinstance(delta, Tensor) else {}
+        return {self._delta_name: delta} if isinstance(delta, Tensor) else {}
 
     def shared(self, start: Params) -> dict[str, Any]:
         return {"neighbourhood": self.neighbourhood}
 
     def with_tensors(self, values: Params) -> NoiseTerm:
-        return (self.with_delta(values[DELTA]) if DELTA in values else None) or self
+        name = self._delta_name
+        return self._at(values[name]) if name in values else self
 
     def with_delta(self, delta: Scalar) -> NoiseTerm | None:
-        if delta_of(self.neighbourhood) is None:
+        if delta_of(self.neighbourhood) is None or not self._is_problems:
             return None
-        changed = replace(cast(Any, self.neighbourhood), delta=delta)
-        return replace(self, neighbourhood=changed)
+        return self._at(delta)
+
+    @property
+    def _is_problems(self) -> bool:
+        """Whether the δ is that of the problem."""
+        return self.name == NoiseTerm.name
+
+    @property
+    def _delta_name(self) -> str:
+        """The name of δ among `tensors`."""
+        return DELTA if self._is_problems else f"{self.name}.delta"
+
+    def _at(self, delta: Scalar) -> NoiseTerm:
+        return replace(self, neighbourhood=at_delta(self.neighbourhood, delta))
 
 
 def noise(model: Model, loss: Loss, params: Params, noisy: Tensor, targets: Tensor) -> Tensor:
@@ -63,9 +84,8 @@ def noise(model: Model, loss: Loss, params: Params, noisy: Tensor, targets: Tens
 
         1/m Σ_{(x, y) ∈ D1} E_{x' ∈ U_δ(x)} l(y, f(ψ(x'), w))        (paper, section 4, term 3)
 
-    The expectation is the average over the samples of ``noisy``, x' of shape ``(samples, batch,
-    ...)`` drawn in the teacher's space; all go through the model as one batch. As with `task`, the
-    paper's sum over D1 is a mean.
+    ``noisy`` holds x', ``(samples, batch, ...)``, drawn in the teacher's space. The expectation is the average over
+    the samples. All go through the model as one batch. As in `Task`, the paper's sum over D1 is a mean.
     """
     samples = len(noisy)
     repeated = targets.expand(samples, *targets.shape).flatten(0, 1)

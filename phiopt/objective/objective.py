@@ -28,9 +28,8 @@ class Objective(WeightedTerms):
         L(w) = Σ λ_i L_i(w) / divisor_i
 
     The paper's four (section 4) are `TaskTerm`, `ProximityTerm`, `NoiseTerm` and `CurvatureTerm`.
-    Every method is a pure function of its arguments and of these fields, made of differentiable
-    operations: it can go through ``torch.func`` in the parameters and, by `with_tensors`, in whatever
-    `tensors` names.
+    Every method is a pure function of its arguments and of the fields, made of differentiable operations.
+    ``torch.func`` can differentiate it in the parameters and, by `with_tensors`, in whatever `tensors` names.
 
     See `WeightedTerms` for the fields.
     """
@@ -38,10 +37,9 @@ class Objective(WeightedTerms):
     def sample(
         self, params: Params, size: int | None, seed: int, stream: Stream, step: int
     ) -> Sample:
-        """The draw number ``step`` of a stream: ``size`` examples of D1 (None: all) and the terms' random
-        numbers.
+        """Draw number ``step`` of a stream: ``size`` examples of D1 (None: all) and the terms' random numbers.
 
-        A function of its arguments alone, except that a ``DataLoader`` gives its next batch.
+        The result depends on the arguments alone, except that a ``DataLoader`` gives its next batch.
         """
         stochastic = stream is Stream.STEP
         # The draws of a term do not depend on the weights of the terms before it.
@@ -77,11 +75,11 @@ class Objective(WeightedTerms):
     def value_and_grad(
         self, params: Params, sample: Sample
     ) -> tuple[Tensor, dict[str, Tensor], Params]:
-        """L(w), its raw terms (those with weight) and ∇L(w), on the sample.
+        """L(w), the raw terms with weight, and ∇L(w), on the sample.
 
-        One pass: what the terms share is computed once, and all share the final backward. Several, with
-        sums for a result, if there is a ``micro_batch``, or if a term has an unbiased gradient for a
-        stochastic step that costs less.
+        As a rule there is one pass: what the terms share is computed once, and all share the final backward
+        pass. There are several passes, whose results are added, with a ``micro_batch``, and where a term has a
+        cheaper unbiased gradient for a stochastic step.
         """
         counted = self._counted(sample)
         apart = [term for term in counted if self._apart(term, sample)]
@@ -99,8 +97,9 @@ class Objective(WeightedTerms):
         return self._sum(terms, sample), terms, gradient
 
     def hessian(self, params: Params, sample: Sample) -> Product:
-        """v ↦ ∇²L(w) v on the sample, where that is no step's: from one graph, kept between products,
-        or with a ``micro_batch`` from graphs of its size, made anew for each.
+        """v ↦ ∇²L(w) v on the sample, which must not be that of a stochastic step.
+
+        One graph serves all products. With a ``micro_batch`` smaller graphs are made anew for each product.
         """
         if self.micro_batch is None or sample.inputs is None:
             return linearise(lambda w: self.value(w, sample), params).hvp
@@ -118,20 +117,20 @@ class Objective(WeightedTerms):
         return product
 
     def pieces(self, sample: Sample) -> list[tuple[Sample, float]]:
-        """Samples of at most ``micro_batch`` examples and their shares: L is Σ share · L(piece).
+        """Samples of at most ``micro_batch`` examples, and their shares: L is Σ share · L(piece).
 
-        Where a term over the batch counts the sample is its only piece.
+        The sample is its own only piece where a term over the batch has weight.
         """
         if self.micro_batch is None or any(t.over == "batch" for t in self._counted(sample)):
             return [(sample, 1.0)]
         return [(part, share) for _, part, share in parts(sample, self.terms, self.micro_batch)]
 
     def relative(self, start: Params, samples: list[Sample]) -> Objective:
-        """This objective in dimensionless terms: each divided by its `Term.unit` at the start.
+        """This objective in dimensionless terms: each is divided by its `Term.unit` at the start.
 
-        Raw, the terms differ by powers of ten and λ means little. Values at the start are taken on
-        ``samples``. The divisors are constants: a derivative in u or λ does not pass through them.
-        One that is not positive and finite is left at 1.
+        Raw terms differ by powers of ten, so that λ means little. Values at the start are taken on ``samples``.
+        The divisors are constants: a derivative in u or λ does not pass through them. A divisor that is not
+        positive and finite is left at 1.
         """
         active, divisors = self.active, {}
         for term in self.terms:
@@ -193,10 +192,10 @@ class Objective(WeightedTerms):
         return evaluated(terms, at, sample.draws), at
 
     def _passes(self, sample: Sample, scored: Sequence[Term]) -> Iterator[Pass]:
-        """Shares of the weighted sum of all terms without passes of their own, on each part of the batch.
+        """The weighted sum of all terms that have no passes of their own, as a pass for each part of the batch.
 
-        Where the outputs are at hand a pass has also the scores that the terms ``scored`` ask for: vectors
-        over the batch, zero outside of the part.
+        Where a pass computes the outputs it gives the scores too that the terms ``scored`` ask for. Scores are
+        vectors over the batch, zero outside of the part.
         """
         plain = [term for term in self._counted(sample) if not self._apart(term, sample)]
         for (start, stop), part, share in parts(sample, self.terms, self.micro_batch):
@@ -225,5 +224,5 @@ class Objective(WeightedTerms):
 
 
 def _scores(term: Term) -> str:
-    """Under this name a pass gives the scores for a term."""
+    """The name under which a pass gives the scores for a term."""
     return f"scores of {term.name}"

@@ -16,6 +16,9 @@ from phiopt.objective.proximity import ProximityTerm
 from phiopt.objective.task import TaskTerm
 from phiopt.objective.term import Term
 
+PAPER_TERMS: tuple[type[Term], ...] = (TaskTerm, ProximityTerm, NoiseTerm, CurvatureTerm)
+"""The kinds of the four, in the paper's order."""
+
 
 def paper_terms(
     teacher: Params,

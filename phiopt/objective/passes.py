@@ -21,16 +21,16 @@ def gradient_of(function: Pass, params: Params) -> tuple[Tensor, Terms, Params]:
     """Value, terms and gradient of one pass."""
     recorded = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
     if recorded and not in_transform():
-        # All will be differentiated further: a transform would cost a small model half as much again.
+        # The result will be differentiated further. For a small model a transform would take half as long again.
         w = {name: p.view_as(p).requires_grad_() for name, p in params.items()}
         value, terms = function(w)
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             value, list(w.values()), create_graph=True, materialize_grads=True
         )
-        return value, terms, dict(zip(w, found, strict=True))
+        return value, terms, dict(zip(w, gradients, strict=True))
     value, pullback, terms = cast(_VjpWithTerms, vjp(function, params, has_aux=True))
-    # Not torch.func.grad, which records its own backward pass even where nobody can ask for more
-    # derivatives: without gradient mode this one does not, a tenth of the time.
+    # torch.func.grad records its own backward pass, even where nobody can ask for more derivatives. Without
+    # gradient mode vjp does not, which saves a tenth of the time.
     (gradient,) = pullback(torch.ones_like(value), retain_graph=False)
     return value, terms, gradient
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from phiopt._types import Params
+from phiopt._vector import under
 from phiopt.derivatives import square_norm
 from phiopt.objective.term import Draws, Evaluation, Term, Work
 
@@ -49,16 +50,15 @@ class ProximityTerm(Term):
         return {"extract": self.extract(start)}
 
     def with_tensors(self, values: Params) -> ProximityTerm:
-        own = {n.removeprefix(PREFIX): v for n, v in values.items() if n.startswith(PREFIX)}
-        return replace(self, teacher=self.teacher | own)
+        return replace(self, teacher=self.teacher | under(PREFIX, values))
 
 
 def proximity(params: Params, teacher: Params, extract: Callable[[Params], Params]) -> Tensor:
     """L_2(w, u) = ‖u − w[u]‖²        (paper, section 4, term 2)
 
-    ``extract`` gives w[u], the student's values at the places of the teacher's coordinates, by the
-    teacher's names; ``teacher`` is u. Only coordinates that ``params`` holds count: fixed ones and
-    buffers would add a constant.
+    ``teacher`` is u. ``extract`` gives w[u], the student's values where the teacher's coordinates sit, by the
+    teacher's names. Only coordinates that ``params`` holds count. Fixed parameters and buffers would add a
+    constant.
     """
     carried = extract(params)
     return square_norm({name: teacher[name] - value for name, value in carried.items()})

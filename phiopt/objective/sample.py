@@ -21,10 +21,10 @@ class Sample(NamedTuple):
     Args:
         inputs: ``(batch, ...)``; None without data.
         targets: ``(batch, ...)``; None without data.
-        draws: Random numbers by the name of the term, for the terms that can be evaluated on the
-            sample. A step of a stochastic solver leaves out those that come only every so often.
+        draws: Random numbers by the name of the term, for the terms that can be evaluated on the sample. The
+            sample of a stochastic step lacks terms that come only once in several steps.
         step: Whether the sample is for a step of a stochastic solver, where only the expectation of the
-            gradient counts. Elsewhere value and gradient are those of one function of w.
+            gradient counts. Otherwise value and gradient are those of one function of w.
     """
 
     inputs: Tensor | None = None
@@ -34,11 +34,11 @@ class Sample(NamedTuple):
 
 
 class Stream(IntEnum):
-    """Purposes of random draws; those of different streams are independent.
+    """Purposes of random draws. Draws of different streams are independent.
 
-    STEP is for a fresh draw to each step of a stochastic solver: there, and there alone, a term may
-    be estimated in the cheapest way whose gradient has the right expectation, and only now and
-    then. TRAIN is for draws that are kept and minimised over.
+    STEP is for the fresh draw of each step of a stochastic solver. On these draws alone a term may be estimated
+    in the cheapest way whose gradient has the right expectation, or be left out of most steps. TRAIN is for draws
+    that are kept and minimised over.
     """
 
     TRAIN = 0
@@ -55,8 +55,8 @@ def drawn(
     size: int | None,
     key: tuple[int, Stream, int],
 ) -> Sample:
-    """A batch of ``size`` examples (None: all) and the random numbers of these terms; without data those of
-    terms over the parameters. ``key`` are the seed, the stream and the number of the draw.
+    """A batch of ``size`` examples (None: all) and the random numbers of these terms. Without data only terms over
+    the parameters have a part in it. ``key`` is made of the seed, the stream and the number of the draw.
     """
     step = key[1] is Stream.STEP
     if data is None:
@@ -72,15 +72,15 @@ def drawn(
 def parts(
     sample: Sample, terms: Sequence[Term], size: int | None
 ) -> list[tuple[tuple[int, int], Sample, float]]:
-    """The sample in parts of ``size`` examples: where they lie, they themselves, and each one's share of
-    the whole.
+    """The sample in parts of ``size`` examples. For each part: its first and last position, itself, and its share
+    of the whole.
     """
     if sample.inputs is None or sample.targets is None:
         return [((0, 0), sample, 1.0)]
-    found = []
-    here = [term for term in terms if term.name in sample.draws]
+    pieces = []
+    drawn_for = [term for term in terms if term.name in sample.draws]
     for a, b in spans(len(sample.inputs), size):
-        draws = {term.name: term.part(sample.draws[term.name], a, b) for term in here}
+        draws = {term.name: term.part(sample.draws[term.name], a, b) for term in drawn_for}
         part = Sample(sample.inputs[a:b], sample.targets[a:b], draws, sample.step)
-        found.append(((a, b), part, (b - a) / len(sample.inputs)))
-    return found
+        pieces.append(((a, b), part, (b - a) / len(sample.inputs)))
+    return pieces

@@ -26,10 +26,10 @@ def float32_reason(sampling: str) -> str:
 
 
 def uniforms(samples: int, like: Tensor, generator: Generator, sampling: Sampling) -> Tensor:
-    """Points of [0, 1), ``(samples, *like.shape)``, uniform one by one and independent from example
-    to example (axis 0 of ``like``). The samples of one example are independent; or u and 1 - u in
-    pairs; or the first points of Sobol's sequence in the dimensions of an example, shifted by an
-    independent random vector modulo 1 (Cranley and Patterson 1976).
+    """Points of [0, 1), ``(samples, *like.shape)``. Each is uniform. Examples, on axis 0 of ``like``, are independent.
+
+    The samples of one example are independent; or pairs of u and 1 - u; or the first points of Sobol's sequence
+    in the dimensions of an example, shifted by an independent random vector modulo 1 (Cranley and Patterson 1976).
     """
     if sampling == "independent":
         return _rand((samples, *like.shape), like, generator)
@@ -43,8 +43,8 @@ def uniforms(samples: int, like: Tensor, generator: Generator, sampling: Samplin
 
 
 def normals(samples: int, like: Tensor, generator: Generator, sampling: Sampling) -> Tensor:
-    """The same for standard normal numbers: u and -u in pairs, or Sobol points through the inverse
-    of the normal distribution function.
+    """The same for standard normal numbers. Antithetic pairs are u and -u. Sobol points go through the inverse of the
+    normal distribution function.
     """
     shape = (samples, *like.shape)
     if sampling == "sobol":

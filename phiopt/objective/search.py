@@ -1,4 +1,4 @@
-"""How a search within a term, such as that for an eigenvector, tells how it ended."""
+"""The report of a search within a term, such as the search for an eigenvector."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ class Search(NamedTuple):
     """How a search for probes ended.
 
     Args:
-        products: H v spent on it.
-        error: Relative error of the gradient up to a factor, that of the value up to a square: for an
-            eigenvector the sine of the angle that is left, at most. The largest, of many under
-            ``torch.vmap``.
-        unsettled: How many of these were not found to their tolerance: 0 or 1 of one.
+        products: Products H v spent on it.
+        error: For an eigenvector, a bound on the sine of the angle that is left. The relative error of the
+            gradient is in proportion to it, that of the value to its square. Under ``torch.vmap`` the largest
+            of all.
+        unsettled: How many searches did not reach their tolerance: 0 or 1, or more under ``torch.vmap``.
     """
 
     products: int

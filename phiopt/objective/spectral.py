@@ -18,30 +18,29 @@ from phiopt.objective.search import Search
 
 @dataclass(frozen=True)
 class Spectral(Curvature):
-    """L_4 = ‖∂²L_f/∂w²‖_2², the squared largest absolute eigenvalue of the Hessian (paper, section
-    4, term 3).
+    """L_4 = ‖∂²L_f/∂w²‖_2², the squared largest absolute eigenvalue of the Hessian (paper, section 4, term 3).
 
         ‖H‖_2² = max_{‖v‖ = 1} ‖H v‖²
 
-    The maximiser v is searched for by Lanczos' method from a random vector, with full
-    orthogonalisation, which holds one vector of the parameters' size for each product. The value is
-    ‖H v‖²; its gradient in w holds v fixed, which is exact at the maximiser while the largest
-    eigenvalue is simple (Danskin; Hellmann-Feynman). The search goes on until v is known: a Ritz
-    vector of residual r lies within an angle whose sine is at most r / gap of the eigenvector, where
-    the gap is the distance to the rest of the spectrum (Davis and Kahan 1970). The gradient's
-    relative error is in proportion to this sine, the value's to its square.
+    Lanczos' method searches for the maximiser v, from a random vector and with full orthogonalisation. It keeps
+    one vector of the parameters' size for each product. The value is ‖H v‖². The gradient in w takes v for a
+    constant, which is exact at the maximiser while the largest eigenvalue is simple (Danskin; Hellmann-Feynman).
 
-    Where ``iterations`` products do not suffice, value and gradient are those of the best v so far,
-    and the solution says so: `Certificate.curvature_error` is the sine at the solution, `Stats.unsettled`
-    counts such searches, and a solve that would be ``SOLVED`` there is ``UNSETTLED``. It happens where
-    the largest eigenvalues cluster. Where two of them are equal ‖H‖_2 has a kink, as a ReLU has,
-    and the gradient is an element of Clarke's generalised gradient (Overton 1992).
+    The search ends once v is known. The angle between a Ritz vector of residual r and the eigenvector has a sine
+    of at most r / gap, where the gap is the distance to the rest of the spectrum (Davis and Kahan 1970). The
+    gradient's relative error is in proportion to this sine, the value's to its square.
 
-    Derivatives beyond the gradient leave out v's own motion.
+    If ``iterations`` products do not suffice, value and gradient are those of the best v so far. The solution says
+    so: `Certificate.curvature_error` is the sine at the solution, `Stats.unsettled` counts such searches, and the
+    status is ``UNSETTLED`` in place of ``SOLVED``. This happens where the largest eigenvalues cluster. Where two
+    of them are equal ‖H‖_2 has a kink, as a ReLU has, and the gradient is an element of Clarke's generalised
+    gradient (Overton 1992).
+
+    Derivatives beyond the gradient leave out the motion of v.
 
     Args:
-        iterations: Products H v spent on finding v, at most; default 100. Trained networks took 9 to
-            28, untrained ones 14 to 39 (docs/cost.md). One more is differentiated.
+        iterations: Most products H v spent on finding v; default 100. Trained networks took 9 to 28,
+            untrained ones 14 to 39 (docs/cost.md). One more product is differentiated.
         tol: The sine r / gap at which the search ends; default 1e-6, in (0, 1).
 
     Raises:
@@ -79,7 +78,7 @@ class Spectral(Curvature):
         return _Reporting(self.iterations, self.tol, to=to)
 
     def draw(self, params: Params, generator: Generator) -> Params:
-        # Signs can be orthogonal to an eigenvector of few entries, which Lanczos then never sees.
+        # Random signs can be orthogonal to an eigenvector of few entries. Lanczos' method would then miss it.
         return draw_probes(params, 1, generator, "gaussian")
 
     def aim(self, operator: Callable[[], Product], probes: Params) -> Params:
@@ -89,12 +88,12 @@ class Spectral(Curvature):
         return {name: value[None] for name, value in vector.items()}
 
     def _searched(self, search: Search) -> None:
-        """Nobody is told."""
+        """Called after each search."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reporting(Spectral):
-    """The same, which tells of its searches."""
+    """The same, which reports its searches."""
 
     to: Callable[[Search], None]
 

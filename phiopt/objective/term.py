@@ -26,8 +26,8 @@ class Work(NamedTuple):
     """What one evaluation of a term costs.
 
     Args:
-        task: Whether the student runs on the batch. The terms that need the run share it.
-        forward: Forward passes of the batch beside that run.
+        task: Whether the student runs on the batch. Terms that need this run share it.
+        forward: Forward passes of the batch beside this run.
         hvp: Products with the Hessian of the whole batch.
     """
 
@@ -37,10 +37,10 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, works: Iterable[Work]) -> Work:
-        """Of several terms together."""
-        each = list(works)
-        shared = any(work.task for work in each)
-        return cls(shared, sum(work.forward for work in each), sum(work.hvp for work in each))
+        """The cost of several terms together."""
+        parts = list(works)
+        shared = any(work.task for work in parts)
+        return cls(shared, sum(work.forward for work in parts), sum(work.hvp for work in parts))
 
 
 class Evaluation:
@@ -83,7 +83,7 @@ class Evaluation:
         return self._loss
 
     def provide(self, loss: Tensor) -> None:
-        """Take L_f(w) from a term that computes it on the way, so that no other computes it again."""
+        """Take L_f(w) from a term that computes it on the way. No other term then computes it again."""
         self._loss = loss
 
 
@@ -106,44 +106,57 @@ class Partition(NamedTuple):
 class Term(ABC):
     """One term of φ's objective L(w) = Σ λ_i L_i(w).
 
-    A term of your own needs a ``name`` and a `value`; whatever else has a default. Methods are pure
-    functions of their arguments and of the term's fields, made of operations that can be differentiated
-    as often as the solver and the adjoint need.
+    A term of your own needs a ``name`` and a `value`. All else has a default. Methods are pure functions of their
+    arguments and of the term's fields. Their operations can be differentiated as often as the solver and the
+    adjoint need.
     """
 
     name: ClassVar[str]
-    """How the term is called in reports. Every term of an objective has another name."""
+    """What reports call the term. No two terms of an objective have the same name."""
 
     over: ClassVar[Literal["examples", "batch", "parameters"]] = "examples"
-    """What the term is taken over: the mean of a number for each example; the batch as a whole, of
-    which it is no mean; or the parameters alone, without data."""
+    """What the term is taken over. "examples": it is the mean of a number for each example. "batch": it is a
+    function of the whole batch, and no such mean. "parameters": it needs no data."""
 
     first: ClassVar[bool] = False
-    """Whether the term is evaluated before others, because it computes what they can use
-    (`Evaluation.provide`)."""
+    """Whether the term is evaluated first, because it computes what others can use (`Evaluation.provide`)."""
+
+    third_derivatives: ClassVar[bool] = False
+    """Whether the term's gradient takes third derivatives of the student's loss, as that of ‖H v‖² does. They
+    are checked before a solve in which the term has weight. Where they are lacking, a term without weight is
+    not reported."""
+
+    floating_reason: ClassVar[str] = ""
+    """Why the data's inputs must be floating, such as "neighbours x' need floating inputs"; empty if they need
+    not be."""
+
+    @property
+    def float32_reason(self) -> str:
+        """See `DeclaresPrecision`."""
+        return ""
 
     @property
     def first_order_only(self) -> str:
-        """Why derivatives beyond the gradient, which adjoints need, are wrong, and what to do; empty where
-        they are right.
+        """Why derivatives beyond the gradient are wrong, and what to do; empty where they are right. Adjoints need
+        them.
         """
         return ""
 
     @property
     def interval(self) -> int:
-        """Steps of a stochastic solver to one that has the term, which then counts so many times."""
+        """One step of a stochastic solver in so many has the term, multiplied by that number."""
         return 1
 
     def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
         """The random numbers of an evaluation on these inputs; by default none.
 
-        ``step`` says that they are for a step of a stochastic solver, of which only the gradient's
-        expectation counts. Their shapes depend on those of the parameters and inputs alone.
+        With ``step`` they are for a step of a stochastic solver, where only the expectation of the gradient
+        counts. Their shapes depend only on the shapes of the parameters and inputs.
         """
         return ()
 
     def part(self, draws: Draws, start: int, stop: int) -> Draws:
-        """Those for the examples from ``start`` to ``stop``; by default all."""
+        """The random numbers for the examples from ``start`` to ``stop``; by default all."""
         return draws
 
     @abstractmethod
@@ -151,8 +164,8 @@ class Term(ABC):
         """The raw term, a scalar."""
 
     def unit(self, start: Params, values: Callable[[], Tensor]) -> float:
-        """What the term is divided by on the relative scale, where that is positive and finite: by
-        default 1. ``values()`` are the term's values at w0 on reference draws.
+        """What the term is divided by on the relative scale, if that is positive and finite; by default 1.
+        ``values()`` are the term's values at w0 on reference draws.
         """
         return 1.0
 
@@ -161,7 +174,9 @@ class Term(ABC):
         return Work(task=self.over != "parameters")
 
     def tensors(self) -> Params:
-        """What the term holds that a solution can be differentiated in, by name."""
+        """What the term holds that a solution can be differentiated in, by name. Two terms may share a name only
+        if they share the tensor.
+        """
         return {}
 
     def with_tensors(self, values: Params) -> Term:
@@ -169,17 +184,19 @@ class Term(ABC):
         return self
 
     def with_delta(self, delta: Scalar) -> Term | None:
-        """The same term at this δ of its neighbourhood; None, the default, if it has no δ."""
+        """The same term at this δ of the problem's neighbourhood; None, the default, if the term does not depend
+        on that δ.
+        """
         return None
 
     def shared(self, start: Params) -> dict[str, Any]:
-        """What problems that are solved as one must have in common, by a name for messages: all but
+        """What problems must have in common to be solved together, by a name for messages: everything but
         `tensors`. By default the fields.
         """
         return {self.name: vars(self)}
 
     def reporting(self, to: Callable[[Search], None]) -> Term:
-        """The same term, which calls ``to`` after every search that it makes; by default it makes none."""
+        """The same term, which calls ``to`` after every search that it makes. By default it makes none."""
         return self
 
     def cheaper(self, draws: Draws) -> bool:
@@ -187,8 +204,8 @@ class Term(ABC):
         return False
 
     def scores(self, at: Evaluation, draws: Draws) -> Tensor | None:
-        """A number for each example, ``(batch,)``, that `passes` is to have and that costs little where
-        the outputs are known; None if it needs none.
+        """A number for each example, ``(batch,)``, for `passes`; None if it needs none. The numbers cost little
+        where the outputs are known.
         """
         return None
 
@@ -210,8 +227,8 @@ class Term(ABC):
 
     def _needed(self, method: str) -> str:
         return (
-            f"{self.name}: is a term over the batch, which goes through in parts of micro_batch "
-            f"examples only by its own {method}(); give micro_batch=None, or write that method"
+            f"{self.name}: a term over the batch needs a method {method}() to be computed in parts of micro_batch "
+            "examples; write that method, or give micro_batch=None"
         )
 
 

@@ -1,4 +1,4 @@
-"""Refuse a loss that has no gradient, or one that is not the gradient of its values."""
+"""Refuse a loss without a gradient, and a loss whose gradient is not that of its values."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from phiopt.objective.model import pure_model
 
 PRECISIONS = (torch.float64, torch.float32)
 FAULTS = (OSError, MemoryError, StopIteration)
-"""What has nothing to do with the precision that user code runs in."""
+"""Exceptions that have nothing to do with the precision of user code."""
 NAMED = 3
 """Parameters that a message names."""
 LOOKED_AT = 8
-"""Parameters that are compared one by one for that."""
+"""Parameters that are compared one by one, to name some."""
 
 
 class Checked:
-    """The mean loss of copies in ``dtype``, the same random numbers at each call."""
+    """The mean loss of copies in ``dtype``. Each call has the same random numbers."""
 
     def __init__(
         self, module: nn.Module, lift: Lift, task: Task, params: Params, dtype: torch.dtype
@@ -56,7 +56,7 @@ class Checked:
         )
 
     def wrapped(self, function: Function) -> Function:
-        """``function``, where numbers are of this precision and random ones repeat themselves."""
+        """``function``, computed in this precision and with the same random numbers at each call."""
 
         def inside(w: Params) -> Tensor:
             widened = Widened() if self.dtype == torch.float64 else nullcontext()
@@ -73,19 +73,19 @@ class Checked:
         return mismatch(function, fixed if params is None else params)
 
     def by_hand(self) -> Guilty | None:
-        """Where a backward that was written by hand is wrong at larger activations."""
+        """The layer, or the loss, whose backward pass was written by hand and is wrong at larger activations."""
         if not written_by_hand(self.wrapped(self.task), self.params):
             return None
-        found = guilty_by_hand(self.module, self._lifted(), self.wrapped)
+        culprits = guilty_by_hand(self.module, self._lifted(), self.wrapped)
         loss, outputs = self._loss()
         if written_by_hand(loss, outputs):
-            found += larger(loss, outputs, None, "", "outputs")
-        return found[0] if found else None
+            culprits += larger(loss, outputs, None, "", "outputs")
+        return culprits[0] if culprits else None
 
     def unsteady(self) -> str | None:
-        """What is said of a loss that is another where no gradient is recorded, if it is."""
-        found = unsteady(self.wrapped(self.task), self.params)
-        if found is None:
+        """The message on a loss whose values change when a gradient is recorded; None if they do not."""
+        values = unsteady(self.wrapped(self.task), self.params)
+        if values is None:
             return None
         place = unsteady_layer(self.module, self._lifted(), self.wrapped)
         head = (
@@ -93,17 +93,17 @@ class Checked:
             if place is None
             else f"student: {place.name or 'the module itself'} ({place.kind})"
         )
-        quiet, loud = found
+        without, recorded = values
         return (
-            f"{head} computes other values where a gradient is recorded: the mean loss is {loud:.6g} there "
-            f"and {quiet:.6g} elsewhere. A solver would judge one function and go by the gradient of "
-            "another. Remedy: ask neither torch.is_grad_enabled() nor requires_grad in it; "
+            f"{head} computes other values where a gradient is recorded: the mean loss is {recorded:.6g} there "
+            f"and {without:.6g} elsewhere. A solver would compare the values of one function and follow the "
+            "gradient of another. Remedy: ask neither torch.is_grad_enabled() nor requires_grad in it; "
             "module.training tells training from evaluation"
         )
 
     def guilty(self) -> list[Guilty]:
-        """The layers whose gradient is wrong, and the loss if its own is; none where that cannot be
-        told.
+        """The layers whose gradient is wrong, and the loss if its own gradient is wrong. Empty where that cannot
+        be found out.
         """
         try:
             inputs = self._lifted()
@@ -132,33 +132,41 @@ class Checked:
 
     def affected(self) -> list[str]:
         """Some parameters whose gradient is wrong."""
-        found: list[str] = []
+        names: list[str] = []
         try:
             for name, p in list(self.params.items())[:LOOKED_AT]:
-                if len(found) < NAMED and self.mismatch({name: p}) is not None:
-                    found.append(name)
+                if len(names) < NAMED and self.mismatch({name: p}) is not None:
+                    names.append(name)
         except Exception:
-            return found  # a courtesy of the message
-        return found
+            return names  # the message does without the others
+        return names
 
 
 def verify_gradient(
-    module: nn.Module, lift: Lift, task: Task, params: Params, names: Sequence[str]
+    module: nn.Module,
+    lift: Lift,
+    task: Task,
+    params: Params,
+    weights: Sequence[str],
+    *,
+    checked_further: bool = False,
 ) -> None:
     """Raise unless the gradient of ``task`` is that of its values.
 
     Args:
         module: The student; not modified.
         lift: ψ.
-        task: Its loss, on some examples: more are slower, and a gradient may be wrong on some alone.
-        params: Where; points near it are looked at.
-        names: The terms with weight.
+        task: The student's loss on some examples. More examples are slower, and a gradient may be wrong on a few
+            alone.
+        params: The point. Points near it are looked at too.
+        weights: Names of the weights that count, for errors: ``lambdas.task``.
+        checked_further: Whether `require_derivatives` follows, which names a layer that fails.
 
     Raises:
         TypeError: Names the layer or the loss, and what cuts the gradient.
 
-    In float64, on copies. Where the student's code does not run in it, in float32, in which errors
-    below some percents are not seen.
+    The check is made on copies in float64. Where the student's code does not run in float64 it is made in
+    float32, where errors below some percents are not seen.
     """
     own = next(iter(params.values())).dtype
     last = own if own in PRECISIONS else PRECISIONS[-1]
@@ -174,11 +182,11 @@ def verify_gradient(
                 raise
             if dtype != last:
                 continue
-            if dtype != own or "curvature" in names:
-                return  # `require_derivatives` names the layer
+            if dtype != own or checked_further:
+                return
             raise
         if wrong is not None:
-            raise TypeError(_message(wrong, checked.guilty(), checked.affected(), names))
+            raise TypeError(_message(wrong, checked.guilty(), checked.affected(), weights))
         if other is not None:
             raise TypeError(other)
         return
@@ -187,7 +195,7 @@ def verify_gradient(
 def _comes_again(
     module: nn.Module, lift: Lift, task: Task, params: Params, dtype: torch.dtype
 ) -> bool:
-    """Whether what the check raised has to do with the precision: what is raised by chance has not."""
+    """Whether the check raises again. An error that does not come again has nothing to do with the precision."""
     try:
         Checked(module, lift, task, params, dtype).mismatch()
     except Exception:
@@ -209,9 +217,9 @@ def require_gradient(module: nn.Module, lift: Lift, task: Task, params: Params) 
             head = "loss: torch.func cannot differentiate it"
         else:
             head = "student: torch.func cannot differentiate its forward pass"
-            found = undifferentiable(module, lift(task.inputs.clone()))
-            kinds = [f"{n or 'the module itself'} ({_kind(module, n)})" for n in found]
-            head += f", in {', '.join(kinds)}" if found else ""
+            names = undifferentiable(module, lift(task.inputs.clone()))
+            kinds = [f"{n or 'the module itself'} ({_kind(module, n)})" for n in names]
+            head += f", in {', '.join(kinds)}" if kinds else ""
         raise TypeError(
             f"{head}; checkpointing, packed sequences, backward hooks of a module and NumPy are such "
             f"cases: {error}"
@@ -223,7 +231,7 @@ def _kind(module: nn.Module, name: str) -> str:
 
 
 def _message(
-    wrong: Mismatch, guilty: list[Guilty], affected: list[str], names: Sequence[str]
+    wrong: Mismatch, guilty: list[Guilty], affected: list[str], weights: Sequence[str]
 ) -> str:
     place = guilty[0] if guilty else Guilty("", "", (), ())
     head = "loss: its gradient" if place.name is None else "student: the gradient"
@@ -249,17 +257,16 @@ def _message(
             "compute that part with its derivative, or set requires_grad=False on the parameters "
             "that are to stay as they are"
         )
-    terms = ", ".join(f"lambdas.{name}" for name in names if name != "proximity")
     return (
         f"{head} is not that of its values: {reason}. On the first examples the mean loss changes by "
         f"{wrong.difference:.6g} along a direction in which its gradient says {wrong.slope:.6g}"
         + (f", in {', '.join(affected)} among others" if affected else "")
-        + f"; {terms} would be minimised wrongly. Remedy: {remedy}"
+        + f"; {', '.join(weights)} would be minimised wrongly. Remedy: {remedy}"
     )
 
 
 def _elsewhere(place: Guilty | None) -> str | None:
-    """What is said of a backward that is wrong at larger activations."""
+    """The message on a backward pass that is wrong at larger activations."""
     if place is None:
         return None
     of = "" if place.name is None else f" of {place.name or 'the module itself'} ({place.kind})"

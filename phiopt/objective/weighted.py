@@ -1,16 +1,17 @@
-"""The terms of φ's objective with their weights: a formula, before any number goes in."""
+"""The terms of φ's objective with their weights: the formula, without a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from phiopt._checks import Scalar, count
 from phiopt._types import Loss, Model, Params
+from phiopt._vector import under
 from phiopt.data import Data
 from phiopt.objective.lambdas import Lambdas, weighed
 from phiopt.objective.sample import Sample
@@ -28,13 +29,12 @@ class WeightedTerms:
         terms: The terms, in the order of reports.
         lambdas: The weights of the paper's terms. One whose term is not among ``terms`` is not computed.
         extra: The weights of other terms, by name: numbers or 0-dimensional tensors, not negative.
-        data: D1, or None: then only terms over the parameters can be computed.
+        data: D1. None: only terms over the parameters can be computed.
         divisors: What each term is divided by before it is weighted; 1 where not named. See
-            `relative`.
-        micro_batch: Examples that go through the model at once, in all but `value`, to bound the
-            memory of activations; the result is the same to rounding. None: all of the sample.
-        psi: ψ's own parameters by name, to differentiate in; empty (default): those that the model
-            holds.
+            `Objective.relative`.
+        micro_batch: Examples that go through the model at once, in all methods but `Objective.value`. It bounds
+            the memory of activations; the result is the same to rounding. None: all of the sample.
+        psi: ψ's own parameters by name, to differentiate in. Empty (default): the model holds them.
     """
 
     model: Model
@@ -53,14 +53,14 @@ class WeightedTerms:
 
     @property
     def names(self) -> list[str]:
-        """Of the terms, in their order."""
+        """Names of the terms, in their order."""
         return [term.name for term in self.terms]
 
     @property
     def weights(self) -> dict[str, Scalar]:
         """λ of every term, by name, in the order of the terms."""
-        every = {**dict(self.lambdas.items()), **self.extra}
-        return {name: every[name] for name in self.names}
+        weights = {**dict(self.lambdas.items()), **self.extra}
+        return {name: weights[name] for name in self.names}
 
     @property
     def active(self) -> list[str]:
@@ -68,8 +68,17 @@ class WeightedTerms:
         return weighed(self.weights)
 
     @property
+    def beyond_gradient(self) -> list[str]:
+        """Names of the terms that take derivatives of the student's loss beyond the gradient."""
+        return [term.name for term in self.terms if term.third_derivatives]
+
+    def weight_name(self, name: str) -> str:
+        """What an error calls the weight of the term of this name."""
+        return f"extra.{name}" if name in self.extra else f"lambdas.{name}"
+
+    @property
     def interval(self) -> int:
-        """Steps of a stochastic solver to one that has all terms with weight."""
+        """One step of a stochastic solver in so many has all terms with weight."""
         active = self.active
         return max([1, *(term.interval for term in self.terms if term.name in active)])
 
@@ -78,14 +87,24 @@ class WeightedTerms:
         return next((term for term in self.terms if term.name == name), None)
 
     def with_term(self, term: Term) -> Self:
-        """With this term in place of the one of its name, or after the others."""
+        """With this term in place of the term of its name, or after the others."""
         if term.name not in self.names:
             return replace(self, terms=[*self.terms, term])
         return replace(self, terms=[term if t.name == term.name else t for t in self.terms])
 
-    def without_term(self, name: str) -> Self:
-        """Without the term of this name, which has no weight."""
-        return replace(self, terms=[term for term in self.terms if term.name != name])
+    def without_terms(self, names: Collection[str]) -> Self:
+        """Without the terms of these names, which have no weight."""
+        return replace(self, terms=[term for term in self.terms if term.name not in names])
+
+    def with_delta(self, delta: Scalar) -> Self:
+        """With this δ in the terms that depend on it. An error if there are none."""
+        moved = [term.with_delta(delta) for term in self.terms]
+        if all(term is None for term in moved):
+            raise ValueError(
+                f"delta: got {delta}, must be None: none of the problem's terms, {', '.join(self.names)}, has a δ"
+            )
+        pairs = zip(self.terms, moved, strict=True)
+        return replace(self, terms=[term if other is None else other for term, other in pairs])
 
     def reporting(self, to: Callable[[Search], None]) -> Self:
         """With terms that call ``to`` after every search that they make."""
@@ -95,25 +114,21 @@ class WeightedTerms:
         """The tensors that a solution can be differentiated in: ``lambdas.task``, ``extra.NAME``,
         ``psi.NAME``, and those of the terms, such as ``teacher.NAME`` and ``neighbourhood.delta``.
         """
-        every = {f"lambdas.{name}": weight for name, weight in self.lambdas.items()}
-        every |= {f"extra.{name}": weight for name, weight in self.extra.items()}
-        every |= {f"psi.{name}": value for name, value in self.psi.items()}
+        values = {f"lambdas.{name}": weight for name, weight in self.lambdas.items()}
+        values |= {f"extra.{name}": weight for name, weight in self.extra.items()}
+        values |= {f"psi.{name}": value for name, value in self.psi.items()}
         for term in self.terms:
-            every |= term.tensors()
-        return {name: value for name, value in every.items() if isinstance(value, Tensor)}
+            values |= term.tensors()
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def with_tensors(self, values: Params) -> Self:
         """With other values for some of `tensors`."""
-
-        def under(part: str) -> Params:
-            own = {n: v for n, v in values.items() if n.startswith(part)}
-            return {n.removeprefix(part): v for n, v in own.items()}
-
+        weights: dict[str, Any] = {**under("lambdas.", values)}
         return replace(
             self,
-            lambdas=replace(self.lambdas, **own) if (own := under("lambdas.")) else self.lambdas,
-            extra={**self.extra, **under("extra.")},
-            psi=self.psi | under("psi."),
+            lambdas=replace(self.lambdas, **weights) if weights else self.lambdas,
+            extra={**self.extra, **under("extra.", values)},
+            psi=self.psi | under("psi.", values),
             terms=[term.with_tensors(values) for term in self.terms],
         )
 
@@ -122,12 +137,12 @@ class WeightedTerms:
         return torch.stack([self._weight(n) * terms[n] for n in self.active]).sum()
 
     def _weight(self, name: str, sample: Sample | None = None) -> Tensor | float:
-        """λ_i / divisor_i, as many times as the term counts on this sample."""
+        """λ_i / divisor_i. On the sample of a step it is multiplied by the term's interval."""
         term = self.term(name)
         times = term.interval if term is not None and sample is not None and sample.step else 1
         return self.weights[name] * times / self.divisors.get(name, 1.0)
 
     def _share(self, name: str, share: float) -> float:
-        """What a part of the batch, a share of it, has of the term's value."""
+        """The factor of the term's value on a part of the batch that is this share of it."""
         term = self.term(name)
         return 1.0 if term is None or term.over == "parameters" else share

@@ -6,7 +6,7 @@ from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.outcome import Outcome, Stats, Status
 from phiopt.solve.restarts import restarted
 from phiopt.solve.solution import Solution, SolveError
-from phiopt.solve.solver import Solver
+from phiopt.solve.solver import Solver, SolvesMany
 from phiopt.solve.spectrum import Spectrum
 from phiopt.solve.stacked import StackableProblem
 from phiopt.solve.torchopt_loop import TorchOpt
@@ -19,6 +19,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "Solver",
+    "SolvesMany",
     "Spectrum",
     "StackableProblem",
     "Stats",

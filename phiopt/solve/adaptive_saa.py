@@ -1,4 +1,4 @@
-"""Adaptive sample average approximation: the frozen sample grows until its minimiser holds on other draws."""
+"""Adaptive sample average approximation: the frozen sample grows until its minimiser is good on other draws too."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +13,9 @@ from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.saa import SaaSolve, solve_saa
 
 FIRST, LARGEST = 8, 64
-"""Draws in the sample to begin with, and at most."""
+"""Draws in the first sample, and in the largest."""
 CHECKS = 8
-"""Held-out draws on which the decrease has to hold."""
+"""Held-out draws on which the decrease is checked."""
 
 
 def solve_adaptive_saa(
@@ -32,10 +32,10 @@ def solve_adaptive_saa(
 ) -> Outcome:
     """Run ``minimise`` on the mean of the objective over ``draws`` draws.
 
-    With ``draws=None`` the number of draws is chosen. The sample is doubled until half of the decrease holds
-    on held-out draws, which serve no other choice (Shapiro, Dentcheva and Ruszczyński, section 5.3, choose
-    the size of a sample by such a test). Each solve goes on from the minimiser on the smaller sample. The
-    certificate, on fresh draws, still has the last word.
+    With ``draws=None`` the number of draws is found. The sample is doubled until held-out draws show at least half
+    of the decrease. The held-out draws have no other use (Shapiro, Dentcheva and Ruszczyński, section 5.3, find the
+    size of a sample by such a test). Each solve goes on from the minimiser on the smaller sample. The certificate
+    checks the result once more, on fresh draws.
     """
     auto = draws is None and objective.data is not None
     size = (draws or FIRST) if objective.data is not None else 1
@@ -77,7 +77,7 @@ def solve_adaptive_saa(
 def _checked(
     objective: Objective, start: Params, outcome: Outcome, draws: list[Sample]
 ) -> tuple[Outcome, bool]:
-    """The outcome with the work of this check, and whether the outcome's decrease holds on these draws."""
+    """The outcome with the work of this check, and whether these draws show its decrease too."""
     counted = Counted(objective)
     values = []
     for params in (start, outcome.params):

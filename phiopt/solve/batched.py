@@ -16,45 +16,47 @@ from tqdm import tqdm
 
 from phiopt.objective import Lambdas
 from phiopt.solve.outcome import Outcome, Status
-from phiopt.solve.stacked import StackableProblem, StackedSolves
-from phiopt.solve.torchopt_loop import TorchOpt
+from phiopt.solve.solver import SolvesMany
+from phiopt.solve.stacked import LAMBDAS, StackableProblem, StackedSolves
 
 FIELDS = ("micro_batch", "psi", "extra")
 EXAMPLES = 256
-"""On so many functions are compared, each problem's with the first one's."""
+"""Examples on which the functions of each problem are compared with those of the first."""
 
 
 def solve_many(
-    solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor
+    solver: SolvesMany, problems: Sequence[StackableProblem], lambdas: Tensor
 ) -> list[list[Outcome]]:
     """φ at every point of ``lambdas`` for every problem, all at once.
 
-    Each outcome is, to rounding, that of ``solver.solve`` on the problem with those weights: the
-    draws of a problem are the same at every point, each point has an optimiser of its own, and what
-    goes wrong at one (NaN, a roll-back) concerns that one alone. Points whose λ4 is 0 are solved
-    apart, without the curvature; any other term is computed if one of the points weighs it, and has
-    to be finite at all of them. Memory is that of one gradient times the number of problems and
-    points. An exception while data are read goes through.
+    Each outcome is, to rounding, that of ``solver.solve`` on the problem with those weights. The draws of a problem
+    are the same at every point. Each point has an optimiser of its own. A failure at one point (NaN, a roll-back)
+    does not affect the others.
+
+    Points whose λ4 is 0 are solved apart, without the curvature. Any other term is computed if a point weighs it,
+    and must then be finite at all points. Memory is that of one gradient times the number of problems and points.
+    An exception while data are read is raised.
 
     Args:
-        solver: With fresh draws and no ``tol``.
-        problems: From ``S`` seeds or teachers.
+        solver: `TorchOpt` with fresh draws and no ``tol``, or another solver that is `SolvesMany`.
+        problems: ``S`` problems, of different seeds or teachers.
         lambdas: Points of the simplex, ``(N, 4)``.
 
     Returns:
-        ``S`` lists of ``N`` outcomes. Their ``seconds`` are equal shares of the time that all took.
+        ``S`` lists of ``N`` outcomes. Their ``seconds`` are equal shares of the whole time.
 
     Raises:
         ValueError: ``solver`` has a ``tol`` or frozen draws, ``problems`` is empty, has batches of
             different sizes, or differs in what is not stacked (δ, the loss, classes), ``lambdas``
             is not ``(N, 4)`` or has a point off the simplex.
-        TypeError: ``solver`` is no `TorchOpt`, its optimiser cannot be batched, or ``lambdas`` is no
+        TypeError: ``solver`` is not `SolvesMany`, its optimiser cannot be batched, or ``lambdas`` is no
             tensor.
     """
     _check(solver, problems, lambdas)
     check_compatible(problems)
     solved: list[dict[int, Outcome]] = [{} for _ in problems]
-    curved = lambdas[:, 3] != 0
+    beyond = problems[0].objective.beyond_gradient
+    curved = (lambdas[:, [name in beyond for name in LAMBDAS]] != 0).any(1)
     for group in (curved, ~curved):
         points = group.nonzero().flatten().tolist()
         if points:
@@ -65,11 +67,14 @@ def solve_many(
     return [[by_point[point] for point in range(len(lambdas))] for by_point in solved]
 
 
-def _check(solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor) -> None:
-    if not isinstance(solver, TorchOpt):
-        raise TypeError(f"solver: got {type(solver).__name__}, must be a TorchOpt to be batched")
-    if solver.tol is not None or not solver.fresh:
-        raise ValueError(f"solver: got {solver}, must have fresh draws and no tol to be batched")
+def _check(solver: object, problems: Sequence[StackableProblem], lambdas: Tensor) -> None:
+    if not isinstance(solver, SolvesMany):
+        raise TypeError(
+            f"solver: got {type(solver).__name__}, must be one that takes the steps of many solves together, "
+            "such as TorchOpt; or solve one at a time"
+        )
+    if solver.apart_reason:
+        raise ValueError(f"solver: got {solver}, {solver.apart_reason} to be batched")
     if not problems:
         raise ValueError("problems: got none, at least one is needed")
     if not isinstance(lambdas, Tensor):
@@ -82,15 +87,13 @@ def _check(solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tens
 
 @torch.no_grad()
 def _solve(
-    solver: TorchOpt, problems: Sequence[StackableProblem], lambdas: Tensor
+    solver: SolvesMany, problems: Sequence[StackableProblem], lambdas: Tensor
 ) -> list[Outcome]:
     began = perf_counter()
     optimizer = solver.transformation(problems[0].objective.interval)
     with _fallbacks_unmentioned():
         solves = StackedSolves(problems, lambdas, optimizer, batch_size=solver.batch_size)
-        loop = solver.loop(solves)
-        loop.run(tqdm(disable=True))
-        outcomes = loop.outcomes(perf_counter() - began)
+        outcomes = solver.drive(solves, began, tqdm(disable=True))
     for outcome in outcomes:
         if outcome.status is Status.DATA_FAILED:
             assert outcome.error is not None, "what the data raised"
@@ -100,7 +103,7 @@ def _solve(
 
 @contextmanager
 def _fallbacks_unmentioned() -> Iterator[None]:
-    """TorchOpt's updates use operations that PyTorch batches by a loop, and says so."""
+    """Inside this context PyTorch does not warn that it batches an operation of TorchOpt by a loop."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
@@ -108,8 +111,8 @@ def _fallbacks_unmentioned() -> Iterator[None]:
 
 @torch.no_grad()
 def check_compatible(problems: Sequence[StackableProblem]) -> None:
-    """Refuse problems that differ in something there is one of for all, by its name: objects by their
-    fields, functions by what they make of the second problem's start and first examples.
+    """Refuse problems that differ in something that all must share, by its name. Objects are compared by their
+    fields, functions by their results on the other problem's start and first examples.
     """
     first = problems[0].objective
     for number, problem in enumerate(problems[1:], 1):
@@ -118,30 +121,32 @@ def check_compatible(problems: Sequence[StackableProblem]) -> None:
             _refuse(number, f"terms ({first.names} and {objective.names})")
         for name in FIELDS:
             _compare(number, name, getattr(first, name), getattr(objective, name))
-        for one, other in zip(first.terms, objective.terms, strict=True):
-            theirs = _attempted(number, one.name, partial(other.shared, problem.start))
-            ours = _attempted(number, next(iter(theirs)), partial(one.shared, problem.start))
+        for term, other in zip(first.terms, objective.terms, strict=True):
+            theirs = _attempted(number, term.name, partial(other.shared, problem.start))
+            ours = _attempted(
+                number, next(iter(theirs), term.name), partial(term.shared, problem.start)
+            )
             for name, value in theirs.items():
                 _compare(number, name, ours[name], value)
         for name, call in _calls(problem):
             if getattr(first, name) is getattr(objective, name):
                 continue
-            found = [
+            results = [
                 _attempted(number, name, partial(call, getattr(of, name)))
                 for of in (first, objective)
             ]
-            if not _same(*found):
+            if not _same(*results):
                 what = "loss, or in the classes that it reads" if name == "loss" else name
                 _refuse(number, what)
 
 
-def _compare(number: int, name: str, one: Any, other: Any) -> None:
-    if not _same(_fields(one), _fields(other)):
-        _refuse(number, name if isinstance(one, dict) else f"{name} ({one} and {other})")
+def _compare(number: int, name: str, ours: Any, theirs: Any) -> None:
+    if not _same(_fields(ours), _fields(theirs)):
+        _refuse(number, name if isinstance(ours, dict) else f"{name} ({ours} and {theirs})")
 
 
 def _attempted(number: int, name: str, call: Callable[[], Any]) -> Any:
-    """What a call gives; where it fails the problems differ in what is called."""
+    """The result of a call. If the call fails, the problems differ in what is called."""
     try:
         return call()
     except (RuntimeError, AttributeError, KeyError, IndexError):
@@ -150,13 +155,13 @@ def _attempted(number: int, name: str, call: Callable[[], Any]) -> Any:
 
 def _refuse(number: int, what: str) -> NoReturn:
     raise ValueError(
-        f"problems: number {number} differs from number 0 in its {what}; all must share it, since "
-        "one is solved with for all. Solve those that differ in calls of their own"
+        f"problems: number {number} differs from number 0 in its {what}; all must share it, since that of "
+        "number 0 is used for all. Solve problems that differ in separate calls"
     )
 
 
 def _calls(problem: StackableProblem) -> list[tuple[str, Callable[[Any], Any]]]:
-    """The objective's functions by name, and how to call one."""
+    """The objective's functions by name, each with a way to call it."""
     data = problem.objective.data
     if data is None:
         return []

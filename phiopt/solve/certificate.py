@@ -22,32 +22,31 @@ DRAWS = 4
 
 @dataclass(frozen=True)
 class Certificate:
-    """How good a minimiser the solution is, measured on fresh draws that no step and no choice of
-    iterate has seen.
+    """How good a minimiser the solution is, measured on fresh draws. No step and no comparison of iterates has used
+    these draws.
 
     Args:
         gradient_norm: ‖∇L(w1)‖ / ‖∇L(w0)‖, both of the mean over the draws; 0 where both are 0.
-        gradient_norm_error: Standard error of ∇L(w1) over ‖∇L(w0)‖: below it, ``gradient_norm`` is
-            noise.
+        gradient_norm_error: Standard error of ∇L(w1) over ‖∇L(w0)‖. A smaller ``gradient_norm`` is noise.
         start_gradient_norm: ‖∇L(w0)‖.
-        curvature_along_gradient: gᵀ∇²L g / ‖g‖² at w1, g the mean gradient, ∇²L by a central
-            difference on the first draw; None if g is 0 or a value next to w1 is not finite.
-            Negative: w1 is no minimum.
+        curvature_along_gradient: gᵀ∇²L g / ‖g‖² at w1, for the mean gradient g. ∇²L g is a central
+            difference on the first draw. Negative: w1 is no minimum. None if g is 0 or a value next to w1 is
+            not finite.
         objective: L(w1), mean over the draws.
         start_objective: L(w0), mean over the same draws.
         decrease_error: Standard error of their difference; 0 for a single draw.
         terms: The raw terms with weight at w1, mean over the draws.
-        standard_errors: Of those terms, over the draws; 0 for what is not sampled.
+        standard_errors: Standard errors of those terms, over the draws; 0 where nothing is sampled.
         draws: Number of draws.
-        dead_units: By weight, how many of its units have gradients of exactly zero, coming in and
-            going out, so that no gradient method can ever move them; see `dead_units`.
+        dead_units: By weight, the number of its units whose incoming and outgoing weights have gradients of
+            exactly zero. No gradient method can ever move them; see `dead_units`.
         spectrum: The ends of the spectrum of ∇²L(w1), on the frozen sample if there was one; None
             unless the gradient norm had fallen to the tolerance. NaN where a product was not finite.
-        restarts: L of the solutions from other starts, on the same draws; in their order.
-        curvature_error: What `Spectral`'s search left of the eigenvector at w1, the sine of an angle in
-            [0, 1], the largest over the draws: the relative error of L_4's gradient is in proportion to
-            it. None where the curvature has no weight or no search.
-        unsettled: In how many of the draws it was not found to its tolerance.
+        restarts: L of the solutions from other starts, on the same draws and in the order of the starts.
+        curvature_error: The error of `Spectral`'s eigenvector at w1, the largest over the draws: the sine of an
+            angle, in [0, 1]. The relative error of L_4's gradient is in proportion to it. None where the
+            curvature has no weight or no search.
+        unsettled: The number of draws on which that search did not reach its tolerance.
     """
 
     gradient_norm: float
@@ -69,11 +68,11 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Moments:
-    """Over draws of the objective: mean value, terms and gradient with the terms' and gradient's
-    standard errors.
+    """Means over draws of the objective: value, terms and gradient, with the standard errors of the terms and of the
+    gradient.
 
-    ``values`` are the draws' own. ``gradient_error`` is the root of the summed variances of the
-    mean's coordinates.
+    ``values`` has the value on each draw. ``gradient_error`` is the root of the summed variances of the mean
+    gradient's coordinates.
     """
 
     value: float
@@ -86,7 +85,7 @@ class Moments:
 
 
 def moments(objective: Counted, params: Params, samples: list[Sample]) -> Moments:
-    """One gradient a draw; a single draw has standard errors 0."""
+    """The moments at ``params``, by one gradient for each draw. A single draw has standard errors of 0."""
     mean: Params = {}
     spread = torch.zeros((), device="cpu")
     values, records = [], []
@@ -121,7 +120,7 @@ def standard_error(values: Tensor) -> float:
 def fresh_draws(
     objective: Objective, params: Params, batch_size: int | None, seed: int
 ) -> list[Sample]:
-    """The draws of a certificate. Without data nothing varies, and there is one."""
+    """The draws of a certificate. Without data nothing varies, and one draw is enough."""
     count = 1 if objective.data is None else DRAWS
     return [objective.sample(params, batch_size, seed, Stream.FRESH, i) for i in range(count)]
 
@@ -143,10 +142,10 @@ def certify(
         objective: L.
         start: w0.
         params: w1.
-        draws: What it is measured on, from `fresh_draws`.
-        curved_on: The samples whose mean Hessian's spectrum is wanted; None: no spectrum.
+        draws: The draws to measure on, from `fresh_draws`.
+        curved_on: Samples. The spectrum is that of the mean of their Hessians; None: no spectrum.
         restarts: Solutions from other starts.
-        seed: Of the spectrum's first vector.
+        seed: Seed of the spectrum's first vector.
     """
     before = moments(Counted(objective), start, draws)
     counted = Counted(objective)
@@ -178,8 +177,8 @@ def certify(
 def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     """The solver's status, unless the certificate contradicts a success.
 
-    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the frozen
-    sample. A large ``decrease_error`` does not change that: draws that differ so much are too small.
+    The sample is too small if the mean decrease on fresh draws is below half of the decrease on the frozen sample. A
+    large ``decrease_error`` does not change that. It shows too that the draws are too small.
     """
     outcome = outcome.vouched(certificate)
     if outcome.status.failed:
@@ -187,7 +186,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
     if outcome.saa_samples is not None:
         fresh = certificate.start_objective - certificate.objective
         if not holds(outcome, fresh):
-            return Status.SAMPLE_TOO_SMALL  # the shape of another function than L does not matter
+            return Status.SAMPLE_TOO_SMALL  # the sample's own spectrum then says nothing of L
     if outcome.status is Status.SOLVED and certificate.unsettled:
         return Status.UNSETTLED
     ends = certificate.spectrum
@@ -197,7 +196,7 @@ def verdict(outcome: Outcome, certificate: Certificate) -> Status:
 
 
 def holds(outcome: Outcome, decrease: float) -> bool:
-    """Whether other draws show at least half of the decrease on the frozen sample."""
+    """Whether a decrease on other draws is at least half of the decrease on the frozen sample."""
     return decrease >= (outcome.start_objective - outcome.objective) / 2
 
 
@@ -224,13 +223,13 @@ def _curvature_along(
 
 
 def dead_units(gradient: Params) -> dict[str, int]:
-    """By weight matrix or kernel, how many of its units are dead; weights without any are left out.
+    """The number of dead units, by weight matrix or kernel. Weights without dead units are left out.
 
-    A unit is dead if no gradient can ever move it. Its incoming weights are a row of the weight's first
-    axis. Its outgoing weights are the entries of the next weight that read the unit; the next weight's
-    second axis has as many entries, or a multiple after flattening. If that axis has another size only the
-    row counts. Both gradients must be exactly zero: if only one is, the other weights move, and then these
-    move too. Growth by zeros makes dead units, and so does a ReLU that is off on all the data.
+    A unit is dead if no gradient can ever move it. Its incoming weights are a row of the weight's first axis. Its
+    outgoing weights are the entries of the next weight that read the unit. The second axis of the next weight has
+    as many entries as there are units, or a multiple after flattening. If that axis has another size only the
+    incoming weights are looked at. Both gradients must be exactly zero. If only one is zero the other weights move,
+    and afterwards these move too. Growth by zeros makes dead units, and so does a ReLU that is off on all the data.
 
     Args:
         gradient: ∇L by the student's parameter names, in the model's order.

@@ -1,6 +1,7 @@
-"""An objective that counts its own evaluations, and searches, for the report of a solve."""
+"""An objective that counts its evaluations and searches, for the report of a solve."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from phiopt.solve.outcome import Stats
 class Counted:
     """An objective that counts its evaluations.
 
-    ``unsettled`` counts the searches for the curvature's probes that did not reach their tolerance;
-    ``search_error`` is the largest error of a search, None without searches.
+    ``unsettled`` counts the terms' searches that did not reach their tolerance. ``search_error`` is the largest
+    error of a search; None without searches.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -46,7 +47,7 @@ class Counted:
     def mean_terms(
         self, params: Params, samples: list[Sample], names: Collection[str] | None = None
     ) -> dict[str, Tensor]:
-        """The raw terms of these names (None: all that there are), the mean over the samples."""
+        """Means over the samples of the raw terms of these names (None: of all terms)."""
         records = [self.objective.evaluate(params, sample, names) for sample in samples]
         for record, sample in zip(records, samples, strict=True):
             self._count(record, sample)
@@ -55,11 +56,11 @@ class Counted:
     def all_terms(
         self, params: Params, samples: list[Sample], known: dict[str, Tensor]
     ) -> dict[str, float]:
-        """`reported`, as numbers. An exception of the curvature, in this call or an earlier one, is kept as
+        """`reported`, as numbers. An exception that `reported` gives, in this call or an earlier one, is kept as
         ``error``.
         """
         terms, error = reported(
-            self.objective.names, known, lambda names: self.mean_terms(params, samples, names)
+            self.objective, known, lambda names: self.mean_terms(params, samples, names)
         )
         self.error = error or self.error
         return {name: float(value) for name, value in terms.items()}
@@ -84,23 +85,26 @@ class Counted:
 
 
 def reported(
-    names: Collection[str],
+    objective: Objective,
     known: Mapping[str, Tensor],
     measure: Callable[[list[str]], Mapping[str, Tensor]],
 ) -> tuple[dict[str, Tensor], Exception | None]:
-    """The terms of these names in their order: those that are ``known``, and the rest measured.
+    """All terms in their order: those that are ``known``, and the rest measured.
 
-    If measuring the curvature raises, the curvature is left out and the exception is returned: a solve is
-    worth more than its report.
+    A term that takes derivatives beyond the gradient may raise where the gradient does not. Such a term is
+    left out and the exception is returned: a solve is worth more than its report.
     """
-    rest = [name for name in names if name not in known]
+    rest = [name for name in objective.names if name not in known]
+    beyond = [name for name in objective.beyond_gradient if name in rest]
     error = None
     try:
-        measured = measure(rest) if rest else {}
+        measured = dict(measure(rest)) if rest else {}
     except Exception as raised:
-        if "curvature" not in rest:
+        if not beyond:
             raise
-        error = raised
-        measured = measure([name for name in rest if name != "curvature"])
+        measured, error = dict(measure([name for name in rest if name not in beyond])), raised
+        for name in beyond if len(beyond) > 1 else ():
+            with suppress(Exception):
+                measured |= measure([name])
     terms = {**measured, **known}
-    return {name: terms[name] for name in names if name in terms}, error
+    return {name: terms[name] for name in objective.names if name in terms}, error

@@ -1,4 +1,4 @@
-"""SciPy's solvers on a frozen sample, for tight stationarity in problems of small and middle size."""
+"""SciPy's solvers on a frozen sample, for small gradient norms in problems of small and middle size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METHODS = {
     "trust-krylov": {"gtol": 0.0, "inexact": True},
     "newton-cg": {"xtol": 0.0},
 }
-"""SciPy's second-order methods and how their own stopping rules are switched off."""
+"""SciPy's second-order methods, and the options that switch off their stopping rules."""
 
 
 class _SaaSolver(ABC):
@@ -50,7 +50,7 @@ class _SaaSolver(ABC):
 
     @abstractmethod
     def _minimise(self, run: SaaSolve, steps: int) -> None:
-        """Call SciPy once, for so many steps at most."""
+        """Call SciPy once, for at most ``steps`` steps."""
 
     def _check(self) -> None:
         count("steps", self.steps)
@@ -62,30 +62,28 @@ class _SaaSolver(ABC):
 
 @dataclass(frozen=True)
 class LBFGS(_SaaSolver):
-    """Minimise φ's objective on a frozen sample with SciPy's L-BFGS-B (Byrd, Lu, Nocedal and Zhu
-    1995).
+    """Minimise φ's objective on a frozen sample with SciPy's L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995).
 
         min_w 1/draws Σ_i L(w; draw i)
 
-    The draws of examples, noise and probes are made once and kept. Their mean is a deterministic function,
-    which can be minimised to any gradient norm. Fresh draws show whether its minimiser is one of L itself:
-    `Solution` reports ``objective`` (fitted) beside ``certificate.objective`` (fresh), and
-    ``Status.SAMPLE_TOO_SMALL`` if the decrease does not hold on fresh draws. The curvature needs the most
-    draws: a single probe is easily over-fitted.
+    The draws of examples, noise and probes are made once and kept. The mean over them is a deterministic function,
+    which can be minimised to any gradient norm. Fresh draws show whether its minimiser is one of L itself.
+    `Solution` reports ``objective`` (on the kept draws) beside ``certificate.objective`` (on fresh draws). The status
+    is ``SAMPLE_TOO_SMALL`` if fresh draws show less than half of the decrease. The curvature needs the most draws: a
+    single probe is easily over-fitted.
 
     Args:
         steps: Iterations at most; default 500.
-        batch_size: Examples of D1 to a draw; None, or no fewer than there are: all of D1. Default
-            1024.
-        draws: Draws in the frozen sample. None (default): 8 to begin with, doubled while the
-            decrease does not hold on held-out draws, to 64 at most; each time the solve goes on
-            from the minimiser so far. Draws are evaluated one after the other, so the memory for
-            activations is that of one. Without data there is one.
+        batch_size: Examples of D1 in a draw; default 1024. None, or a number not below that of D1: all of D1.
+        draws: Draws in the frozen sample. None (default): 8 at first. They are doubled while held-out draws show
+            less than half of the decrease, to 64 at most, and the solve goes on from the minimiser so far.
+            Draws are evaluated one after the other, so the memory for activations is that of one draw. Without
+            data there is one draw.
         tol: Solved once the gradient norm is at most ``tol`` times the start's; default 1e-4.
         memory: Pairs of steps and gradient changes that model the curvature; default 10.
 
-    After a non-finite value or derivative the solve goes back to the best iterate, with a tenth of the unit
-    of length, three times at most.
+    After a non-finite value or derivative the solve goes back to the best iterate, and the unit of length becomes a
+    tenth of what it was; three times at most.
 
     Raises:
         ValueError: ``steps``, ``batch_size``, ``draws`` or ``memory`` < 1, ``tol`` outside (0, 1).
@@ -121,18 +119,18 @@ class LBFGS(_SaaSolver):
 
 @dataclass(frozen=True)
 class NewtonCG(_SaaSolver):
-    """Minimise φ's objective on a frozen sample by Newton's method with conjugate gradients, from
-    products with the Hessian of the whole objective; the frozen sample is that of `LBFGS`.
+    """Minimise φ's objective on a frozen sample by Newton's method with conjugate gradients, from products with the
+    Hessian of the whole objective. The frozen sample is that of `LBFGS`.
 
-    Where the curvature term has weight the products hold fourth derivatives of the loss, exact for
-    ``Frobenius``; those of ``Spectral`` leave out the motion of its eigenvector, so that steps are
-    less good but the stationary points the same.
+    Where the curvature term has weight the products contain fourth derivatives of the loss. They are exact for
+    ``Frobenius``. For ``Spectral`` they leave out the motion of the eigenvector: the steps are less good, but the
+    stationary points are the same.
 
     Args:
-        method: "trust-krylov" (default), a trust region whose steps are minimised over a Krylov
-            space (Gould, Lucidi, Roma and Toint 1999): it follows negative curvature, and so leaves
-            saddles. "newton-cg", a line search along the truncated Newton step (Nocedal and Wright,
-            Numerical Optimization, algorithm 7.1).
+        method: "trust-krylov" (default): a trust region whose steps are minimised over a Krylov space (Gould,
+            Lucidi, Roma and Toint 1999). It follows negative curvature, and so leaves saddles. "newton-cg": a
+            line search along the truncated Newton step (Nocedal and Wright, Numerical Optimization, algorithm
+            7.1).
         steps: Newton steps at most; default 100.
         batch_size: See `LBFGS`; default 1024.
         draws: See `LBFGS`; default None. With ``draws=1`` one graph serves all products at an iterate.

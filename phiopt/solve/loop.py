@@ -1,4 +1,4 @@
-"""The loop of the stochastic solver, over one solve or many: steps, judgement, roll-back, verdict."""
+"""The loop of the stochastic solver, over one solve or many: steps, validation, roll-back, final status."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from phiopt._types import Params
 from phiopt.solve.certificate import moments
 from phiopt.solve.outcome import Outcome, Stats, Status
 from phiopt.solve.solver import RETRIES
-from phiopt.solve.solves import Judged, Solves
+from phiopt.solve.solves import Solves, Validated
 from phiopt.solve.stopping import Stationarity
 
 
 class Loop:
     """Solves in progress.
 
-    The best iterate judged is kept for each solve. A step with a number that is not finite sends
-    its solve back there, with a new optimiser state and half the step. What becomes of one solve
-    concerns no other; all take their steps together until the last one has ended.
+    For each solve the best iterate on the validation samples is kept. After a step with a number that is not finite
+    the solve goes back to it, with a new optimiser state and half the step. Solves do not affect each other. All
+    take their steps together until the last has ended.
 
     Args:
         solves: One or many.
         steps: Updates at most.
-        check_every: Steps between judgements on the validation samples.
-        tol: Of the gradient norm, relative to the start's; 0 stops at exactly zero.
+        check_every: Steps between two evaluations on the validation samples.
+        tol: Tolerance of the gradient norm, relative to the start's. 0 stops at exactly zero.
         fresh: Whether each step has a sample of its own.
     """
 
@@ -41,7 +41,7 @@ class Loop:
         self.indices = range(len(solves))
         self.params = self.best = solves.start
         self.state = solves.init(solves.start)
-        start = solves.judge(solves.start)
+        start = solves.validate(solves.start)
         self.start_values, self.start_terms = start.values, start.terms
         self.best_values, self.best_terms = list(start.values), start.terms
         self.last_values = list(start.values)
@@ -53,7 +53,7 @@ class Loop:
         self.error: Exception | None = None
 
     def run(self, bar: Any) -> None:
-        """Take the steps, until each solve has a status. ``bar`` shows their number."""
+        """Take the steps, until each solve has a status. ``bar`` shows the number of steps."""
         for index in self.indices:
             if not isfinite(self.start_values[index]):
                 self._stop(index, Status.NON_FINITE)
@@ -72,7 +72,7 @@ class Loop:
                 self._stop(index, Status.DATA_FAILED if self.error else self._spent(index))
 
     def outcomes(self, seconds: float) -> list[Outcome]:
-        """What became of each solve, where all took so many seconds."""
+        """The outcome of each solve. All solves together took this many seconds."""
         before = [self.solves.stats(index) for index in self.indices]
         terms = self.solves.report(self.best, self.best_terms)
         start_terms = self.solves.report(self.solves.start, self.start_terms)
@@ -115,8 +115,8 @@ class Loop:
         return outcome.vouched()
 
     def _step(self, draw: Any, check: bool) -> None:
-        found = self.solves.gradients(self.params, draw)
-        records = _records({"objective": found.value, **found.terms, "gradient_norm": found.norm})
+        at = self.solves.gradients(self.params, draw)
+        records = _records({"objective": at.value, **at.terms, "gradient_norm": at.norm})
         running = [status is None for status in self.statuses]
         finite = [all(map(isfinite, record.values())) for record in records]
         for index, record in enumerate(records):
@@ -126,20 +126,20 @@ class Loop:
         moved = [run and fine for run, fine in zip(running, finite, strict=True)]
         if not self.fresh:
             values = [record["objective"] for record in records]
-            self._consider(moved, Judged(values, found.terms))
+            self._consider(moved, Validated(values, at.terms))
         for index, record in enumerate(records):
-            if moved[index] and self._stationary(index, found.gradient, record["gradient_norm"]):
+            if moved[index] and self._stationary(index, at.gradient, record["gradient_norm"]):
                 self._accept(index)
                 moved[index] = False
         if not any(moved):
             return
-        self._update(found.gradient, moved)
+        self._update(at.gradient, moved)
         if check:
-            judged = self.solves.judge(self.params)
+            validated = self.solves.validate(self.params)
             for index, record in enumerate(records):
                 if moved[index]:
-                    record["held_out"] = judged.values[index]
-            self._consider(moved, judged)
+                    record["held_out"] = validated.values[index]
+            self._consider(moved, validated)
 
     def _update(self, gradient: Params, moved: Sequence[bool]) -> None:
         lengths = [0.5**count for count in self.rollbacks]
@@ -147,10 +147,10 @@ class Loop:
         self.params = self.solves.choose(moved, params, self.params)
         self.state = self.solves.choose(moved, state, self.state)
 
-    def _consider(self, moved: Sequence[bool], judged: Judged) -> None:
+    def _consider(self, moved: Sequence[bool], validated: Validated) -> None:
         """Keep the iterates that are the best of their solves."""
         better = [False for _ in self.indices]
-        for index, value in enumerate(judged.values):
+        for index, value in enumerate(validated.values):
             if moved[index]:
                 self.last_values[index] = value
                 better[index] = value < self.best_values[index]  # False for NaN
@@ -158,7 +158,7 @@ class Loop:
                     self.best_values[index] = value
         if any(better):
             self.best = self.solves.choose(better, self.params, self.best)
-            self.best_terms = self.solves.choose(better, judged.terms, self.best_terms)
+            self.best_terms = self.solves.choose(better, validated.terms, self.best_terms)
 
     def _roll_back(self, bad: Sequence[bool]) -> None:
         back = [False for _ in self.indices]
@@ -186,20 +186,20 @@ class Loop:
         return self.rules[index].reached(only(index, self.params), only(index, gradient), norm)
 
     def _accept(self, index: int) -> None:
-        """A stationary point above the start is not what was asked for."""
-        judged = self.solves.judge(self.params)
-        value = judged.values[index]
+        """End at a stationary point. One above the start is a failure."""
+        validated = self.solves.validate(self.params)
+        value = validated.values[index]
         if value > self.start_values[index]:
             self._stop(index, Status.DIVERGED)
             return
-        this = [other == index for other in self.indices]
-        self.best = self.solves.choose(this, self.params, self.best)
-        self.best_terms = self.solves.choose(this, judged.terms, self.best_terms)
+        only_this = [other == index for other in self.indices]
+        self.best = self.solves.choose(only_this, self.params, self.best)
+        self.best_terms = self.solves.choose(only_this, validated.terms, self.best_terms)
         self.best_values[index] = value
         self._stop(index, Status.SOLVED)
 
     def _spent(self, index: int) -> Status:
-        """All steps are taken."""
+        """The status after the last step."""
         start, best = self.start_values[index], self.best_values[index]
         if not self.last_values[index] <= start:  # NaN, too
             return Status.DIVERGED
@@ -209,8 +209,8 @@ class Loop:
         if not self.tol:
             return Status.BUDGET_SPENT
         solve = self.solves.solve(index)
-        left = moments(solve.objective, self.solves.only(index, self.best), solve.validation)
-        noisy = left.gradient_norm <= left.gradient_error
+        at_best = moments(solve.objective, self.solves.only(index, self.best), solve.validation)
+        noisy = at_best.gradient_norm <= at_best.gradient_error
         return Status.NOISE_FLOOR if noisy else Status.STEP_LIMIT
 
     def _stop(self, index: int, status: Status) -> None:
@@ -219,7 +219,7 @@ class Loop:
 
 
 def _records(numbers: dict[str, Tensor]) -> list[dict[str, float]]:
-    """Of each solve, by name."""
+    """The numbers of each solve, by name."""
     values = torch.stack(list(numbers.values()))  # one transfer from the device
     return [
         dict(zip(numbers, column, strict=True))

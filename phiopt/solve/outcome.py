@@ -17,20 +17,20 @@ class Status(Enum):
 
     SOLVED = "The gradient norm fell to the tolerance. Nothing to do."
     BUDGET_SPENT = (
-        "All steps were taken, as asked; no tolerance was set, so stationarity was not required. "
-        "Read the certificate to see how far from it the result is, or give the solver a tol."
+        "All steps were taken, as asked. No tolerance was set, so stationarity was not required. "
+        "Read the certificate to see how far from stationary the result is, or give the solver a tol."
     )
     SAMPLE_TOO_SMALL = (
-        "The frozen sample was minimised, but less than half of that decrease holds on fresh "
-        "draws. Enlarge the sample: more draws, a larger batch_size, more noise samples or probes."
+        "The frozen sample was minimised, but fresh draws show less than half of that "
+        "decrease. Enlarge the sample: more draws, a larger batch_size, more noise samples or probes."
     )
     STEP_LIMIT = (
         "All steps were taken before the gradient norm fell to the tolerance. Give more steps, "
         "a learning rate that decays, larger batches or a larger tol."
     )
     NOISE_FLOOR = (
-        "All steps were taken, and the gradient left is within its own sampling error: more steps "
-        "of this kind would wander. Enlarge batch_size, noise samples or probes, let the learning "
+        "All steps were taken, and the gradient that is left is within its sampling error: more steps "
+        "of this kind would go nowhere. Enlarge batch_size, noise samples or probes, let the learning "
         "rate decay, or accept a larger tol."
     )
     STALLED = (
@@ -44,30 +44,28 @@ class Status(Enum):
         "curvature, a smaller tol, or another start."
     )
     UNSETTLED = (
-        "The gradient norm fell to the tolerance, but the spectral norm's eigenvector was not found to "
-        "its own, so that this gradient is inexact (see certificate.curvature_error). Give Spectral "
-        "more iterations; where the largest eigenvalues all but coincide, the norm has a kink there: "
+        "The gradient norm fell to the tolerance, but the search for the spectral norm's eigenvector did not "
+        "reach its own, so that this gradient is inexact (see certificate.curvature_error). Give Spectral "
+        "more iterations. Where the largest eigenvalues all but coincide the norm has a kink: "
         "take Frobenius, or throw=False."
     )
     DIVERGED = (
-        "The objective ended above the start's, so the solve went back to the best iterate it had "
-        "met, perhaps the start itself. Lower the learning rate, let it decay, or enlarge the "
-        "batch."
+        "The objective ended above the start's, so the best iterate is returned, perhaps the start itself. "
+        "Lower the learning rate, let it decay, or enlarge the batch."
     )
     NON_FINITE = (
-        "The objective or a derivative was NaN or infinite and stayed so after rolling back to the "
-        "best iterate with smaller steps; that iterate is returned. Where the start's objective is "
-        "finite, lower the learning rate or clip the gradient; else mend the model, the loss or the "
-        "data."
+        "The objective or a derivative was NaN or infinite, and again after a return to the best iterate with "
+        "smaller steps. That iterate is returned. If the start's objective is finite, lower the learning rate "
+        "or clip the gradient; else mend the model, the loss or the data."
     )
     DATA_FAILED = (
-        "Reading the data raised an exception midway; the best iterate until then is returned. "
-        "See the solution's error, which is also the cause of the SolveError, and mend the data."
+        "Reading the data raised an exception during the solve. The best iterate until then is returned. "
+        "The exception is the solution's error, and the cause of the SolveError. Mend the data."
     )
     REPORT_FAILED = (
-        "The solve ended well, but a number of its report is NaN or infinite, or computing it raised an "
-        "exception, so that the result cannot be vouched for. The solution's lost names these numbers; "
-        "look for inputs on which the model, the loss, the lift or the neighbourhood are not finite."
+        "The solve ended well, but a number of its report is NaN or infinite, or computing the report raised an "
+        "exception. So the result cannot be trusted. The solution's lost names these numbers. Look for inputs "
+        "on which the model, the loss, the lift or the neighbourhood are not finite."
     )
 
     @property
@@ -78,18 +76,18 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Stats:
-    """What the solve cost, the certificate apart.
+    """The cost of a solve, without that of the certificate.
 
     Args:
         steps: Updates made.
         gradient: Gradients of the objective.
         forward: Forward passes of the student over a batch, one for each noise sample.
-        hvp: Hessian-vector products, those inside gradients included. One on a part of a batch
-            counts as that part.
+        hvp: Hessian-vector products, also those inside gradients. A product on a part of a batch counts as
+            that part.
         rollbacks: Returns to the best iterate after a non-finite value.
         seconds: Wall-clock time.
-        unsettled: Evaluations of `Spectral` whose search ended at its most iterations, before its
-            tolerance: value and gradient are inexact there.
+        unsettled: Evaluations of `Spectral` whose search ran out of iterations before its tolerance. Their
+            value and gradient are inexact.
     """
 
     steps: int
@@ -116,7 +114,7 @@ class Outcome:
     Args:
         params: The best iterate.
         status: How the solve ended.
-        objective: L at the best iterate, on the draws by which it was chosen; never above
+        objective: L at the best iterate, on the draws by which iterates are compared; never above
             ``start_objective``.
         start_objective: L at the start, on the same draws.
         terms: Raw terms at the best iterate, on the same draws.
@@ -124,7 +122,7 @@ class Outcome:
         history: One record for each step.
         stats: The cost.
         saa_samples: The draws that were kept for all steps; None if each step had its own.
-        error: An exception from reading the data midway, or from computing the report.
+        error: An exception from reading the data during the solve, or from computing the report.
     """
 
     params: Params
@@ -144,8 +142,8 @@ class Outcome:
         return lost(self.params, self._report)
 
     def vouched(self, certificate: object = None) -> Outcome:
-        """This outcome, with a status that is no success where a number of it, or of its certificate,
-        is not finite, or where computing the report raised an exception.
+        """This outcome. Its status is no success if a number of the outcome or of its certificate is not finite,
+        or if computing the report raised an exception.
         """
         unfit = lost(self.params, {**self._report, "certificate": certificate})
         if (self.error is not None or unfit) and not self.status.failed:
@@ -163,8 +161,8 @@ class Outcome:
 
 
 def lost(params: Params, report: Mapping[str, object]) -> tuple[str, ...]:
-    """Names of the report's numbers that are NaN or infinite, such as ``terms.noise``, and of parameters
-    that hold such.
+    """Names of the report's numbers that are NaN or infinite, such as ``terms.noise``, and of parameters that hold
+    such numbers.
     """
     unfit = [name for name, value in _numbers(report).items() if not isfinite(value)]
     return (*unfit, *(name for name, p in params.items() if not p.isfinite().all()))

@@ -12,8 +12,8 @@ SPREAD = 0.3
 
 
 def perturbed(start: Params, count: int, seed: int) -> list[Params]:
-    """``count`` copies of ``start``, each entry moved by Gaussian noise of standard deviation 0.3
-    times the root mean square of its tensor.
+    """``count`` copies of ``start``. Each entry is moved by Gaussian noise, whose standard deviation is 0.3 times the
+    root mean square of its tensor.
 
     Examples:
         >>> perturbed({"w": torch.ones(3)}, 2, seed=0)[0]["w"].shape
@@ -32,8 +32,8 @@ def perturbed(start: Params, count: int, seed: int) -> list[Params]:
 def restarted(
     solver: Solver, objective: Objective, start: Params, count: int, seed: int, progress: bool
 ) -> tuple[list[Params], Exception | None]:
-    """What ``count`` perturbed starts lead to, and the error of reading the data that ended the series early,
-    if there was one.
+    """The solutions from ``count`` perturbed starts. An error of reading the data ends the series early, and is
+    returned too.
     """
     reached: list[Params] = []
     for other in perturbed(start, count, seed):

@@ -1,4 +1,4 @@
-"""Sample average approximation: SciPy minimises a function of one vector on a frozen sample.
+"""Sample average approximation (SAA): SciPy minimises a function of one vector on a frozen sample.
 
 The expectation in L is replaced by the mean over draws that are kept for the whole solve (Shapiro,
 Dentcheva and Ruszczyński, Lectures on Stochastic Programming, chapter 5). This mean is a deterministic
@@ -27,9 +27,9 @@ from phiopt.solve.solver import RETRIES
 from phiopt.solve.spectrum import MeanHessian
 
 PATIENCE = 30
-"""Evaluations without a lower value before a solve has stalled; SciPy's line searches take 20."""
+"""Evaluations without a lower value after which a solve has stalled. SciPy's line searches take up to 20."""
 SHRINKAGE = 0.1
-"""Factor of the unit of length at a roll-back."""
+"""Factor of the unit of length after a roll-back."""
 ROUNDING = 1e3
 """Units in the last place below which a difference of two values counts as rounding."""
 
@@ -58,11 +58,11 @@ class Point:
         return cls(params, at, _numpy(params), _numpy(at.gradient), at.value)
 
     def measured_from(self, other: Point) -> Point:
-        """This point. Where rounding hides the difference of the two values, L(w) is computed from the
-        other point by the trapezoid rule.
+        """This point. Where rounding hides the difference of the two values, L(w) is computed from the other point
+        by the trapezoid rule.
 
-        Near a minimum L falls with the square of the distance, the gradient with the distance itself.
-        Gradients still show what is downhill where values no longer do (Hager and Zhang 2005, section 1).
+        Near a minimum L falls with the square of the distance, and the gradient with the distance itself. So
+        gradients still show the way down where values no longer do (Hager and Zhang 2005, section 1).
         """
         if abs(self.at.value - other.at.value) > self._rounding(other):
             return self
@@ -70,7 +70,9 @@ class Point:
         return replace(self, value=other.value + rise)
 
     def is_progress_on(self, other: Point) -> bool:
-        """Whether the gradient has halved or the value has fallen, so that it is worth going on from here."""
+        """Whether the gradient norm is at most half of the other's, or the value is lower. Then it is worth going on
+        from here.
+        """
         halved = self.at.gradient_norm <= 0.5 * other.at.gradient_norm
         return halved or self.value < other.value - self._rounding(other)
 
@@ -86,10 +88,10 @@ class Point:
 class SaaSolve:
     """One solve in progress, as SciPy sees it: (L(w) − L(c)) / unit, w = c + scale · z.
 
-    SciPy's tests compare absolute numbers and differences of values. So the centre c and the unit are
-    chosen anew whenever SciPy gives up after progress: value 0 and gradient norm 1 at z = 0. After a value
-    that is not finite SciPy starts again from the best iterate, with a tenth of the unit of length, so that
-    its first steps are shorter. It has then lost its model of the curvature.
+    SciPy's tests compare absolute numbers and differences of values. So whenever SciPy gives up after progress,
+    a new centre c and a new unit give z = 0 the value 0 and the gradient norm 1. After a value that is not finite
+    SciPy starts again from the best iterate, without its model of the curvature. The unit of length is then a
+    tenth of what it was, so that the first steps are shorter.
     """
 
     def __init__(
@@ -105,16 +107,16 @@ class SaaSolve:
         self.samples, self.tol, self.steps = samples, tol, steps
         self.start = self.best = Point.of(start, moments(self.objective, start, samples))
         if begin is not None:
-            there = Point.of(begin, moments(self.objective, begin, samples))
-            if there.value < self.start.value:  # False for NaN
-                self.best = there
+            first = Point.of(begin, moments(self.objective, begin, samples))
+            if first.value < self.start.value:  # False for NaN
+                self.best = first
         self.scale = 1.0
         self.idle = self.rollbacks = 0
         self.history: list[dict[str, float]] = []
         self._hessian: tuple[Vector, MeanHessian] | None = None
 
     def through(self, minimise: Callable[[SaaSolve, int], None], bar: Any) -> Status:
-        """Call ``minimise(self, steps)``, again from the best iterate where necessary."""
+        """Call ``minimise(self, steps)``, and again from the best iterate where necessary."""
         self.bar = bar
         if not _finite(self.start.at):
             return Status.NON_FINITE
@@ -211,8 +213,8 @@ def solve_saa(
     progress: bool,
     begin: Params | None = None,
 ) -> Outcome:
-    """Run ``minimise`` on the mean of the objective over the samples, from ``begin`` if that is
-    better than the start.
+    """Run ``minimise`` on the mean of the objective over the samples, from ``begin`` if that is better than the
+    start.
     """
     began = perf_counter()
     with torch.no_grad():

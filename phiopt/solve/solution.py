@@ -31,13 +31,12 @@ class Solution:
     """w1 = φ(u) and everything worth knowing about it.
 
     Args:
-        student: A new module that holds w1; in the training mode of the one given.
+        student: A new module that holds w1, in the training mode of the given student.
         params: w1 as a dictionary of the student's parameters (copies, not the module's own
             tensors).
-        status: What happened and what to do about it.
-        terms: Raw values of the four terms at w1 (those that the arguments allow), unweighted,
-            whatever their weights. Where λ4 is 0 and the student or the loss lacks a derivative
-            that can be trusted, the curvature is not among them.
+        status: How the solve ended, and what to do about it.
+        terms: Raw values of the terms at w1, unweighted. Terms without weight are among them, terms that cannot be
+            computed are not: without data only those over the parameters can be, and see ``left_out``.
         start_terms: The same at w0.
         objective: The weighted sum at w1.
         start_objective: The weighted sum at w0; never below ``objective``.
@@ -45,13 +44,14 @@ class Solution:
         divisors: What each term was divided by before weighting; 1 where not named.
         lambdas: The weights.
         certificate: How good a minimiser w1 is, on fresh draws.
-        history: One record a step: the objective and terms with weight on the step's sample, the
-            gradient norm, and where the iterate was judged, its value on the held-out draws.
+        history: One record for each step: the objective and the terms with weight on the step's sample, the
+            gradient norm, and where the iterate was validated, its value on the held-out draws.
         stats: Evaluations and seconds.
-        error: What reading the data raised, where the status is ``DATA_FAILED``; what computing a
-            number of the report raised, where it is ``REPORT_FAILED``.
+        error: The exception from reading the data, where the status is ``DATA_FAILED``, or from computing the
+            report, where it is ``REPORT_FAILED``.
         map: Where the teacher sits in the student; None in a solution read from a file.
         extra: The weights of terms beside the paper's four, by name.
+        left_out: Terms that could not be computed, by name, with the reason.
 
     ``print(solution)`` shows a report.
     """
@@ -72,6 +72,7 @@ class Solution:
     error: Exception | None = None
     map: GrowthMap | None = field(default=None, repr=False, compare=False)
     extra: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -81,8 +82,8 @@ class Solution:
         return lost(self.params, {name: getattr(self, name) for name in names})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write w1, the student's buffers and the report to a safetensors file with a JSON header,
-        in one step; no pickle. λ that are tensors are kept as numbers, an adjoint's graph is not.
+        """Write w1, the student's buffers and the report to a safetensors file with a JSON header, without pickle.
+        The file is written whole or not at all. λ that are tensors are kept as numbers. An adjoint's graph is lost.
         """
         new_file("path", path)
         report = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _APART}
@@ -102,11 +103,10 @@ class Solution:
 
         Args:
             path: The file.
-            student: A module of the architecture saved; the solution gets a copy, it is not modified.
+            student: A module of the saved architecture. The solution gets a copy.
 
         Raises:
-            ValueError: The file is no solution or belongs to another module; the message says what
-                differs.
+            ValueError: The file is no solution, or belongs to another module. The message says what differs.
         """
         check_path("path", path)
         instance("student", student, nn.Module, "an nn.Module")
@@ -116,24 +116,22 @@ class Solution:
         report = revived_fields(Solution, parts["report"], apart=_APART)
         loaded = with_tensors(student, tensors)
         params = {name: p.detach().clone() for name, p in loaded.named_parameters()}
-        if "params" in parts:  # in files of before they were named, all
+        if "params" in parts:  # an older file does not name them: all parameters are meant
             params = {name: params[name] for name in _names(parts["params"], params)}
         return Solution(student=loaded, params=params, **report)
 
     def __str__(self) -> str:
         c, s = self.certificate, self.stats
         lines = [
-            _said(self),
+            _status_text(self),
             f"objective {self.start_objective:.4g} -> {self.objective:.4g} ({self.scale} scale); "
             f"on fresh draws {c.start_objective:.4g} -> {c.objective:.4g}",
             "term           weight   divided by      at start           end   fresh ± s.e.",
         ]
         for name, weight in [*self.lambdas.items(), *self.extra.items()]:
             if not (name in self.terms and name in self.start_terms):
-                if name == "curvature" and "task" in self.terms:
-                    lines.append(
-                        f"{name:<12}{0.0:>9.4g}  not reported, has no derivatives to trust"
-                    )
+                if name in self.left_out:
+                    lines.append(f"{name:<12}{0.0:>9.4g}  not reported, {self.left_out[name]}")
                 continue
             row = f"{name:<12}{known(weight):>9.4g}{self.divisors.get(name, 1.0):>13.4g}"
             row += f"{self.start_terms[name]:>14.4g}{self.terms[name]:>14.4g}"
@@ -154,12 +152,12 @@ class Solution:
 
 
 class SolveError(RuntimeError):
-    """The inner problem was not solved; ``solution`` holds what there is, and ``throw=False``
-    returns it instead.
+    """The inner problem was not solved. ``solution`` is the best that was reached. With ``throw=False`` it is
+    returned in place of this error.
     """
 
     def __init__(self, solution: Solution) -> None:
-        super().__init__(_said(solution))
+        super().__init__(_status_text(solution))
         self.solution = solution
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -167,7 +165,7 @@ class SolveError(RuntimeError):
 
 
 def _names(field: Field, params: Params) -> list[str]:
-    """Of the parameters that were solved for."""
+    """Names of the parameters that were solved for."""
     return [item.text(params) for item in field.items()]
 
 
@@ -188,7 +186,7 @@ def _check_student(path: str | os.PathLike[str], student: nn.Module, tensors: Pa
     )
 
 
-def _said(solution: Solution) -> str:
+def _status_text(solution: Solution) -> str:
     """A line with the status and its advice, and further lines for numbers that are not finite and for an
     exception.
     """
@@ -196,8 +194,11 @@ def _said(solution: Solution) -> str:
     if solution.lost:
         lines.append(f"not finite: {', '.join(solution.lost)}")
     if solution.error is not None:
-        unreported = solution.status is Status.REPORT_FAILED and "curvature" not in solution.terms
-        place = "computing the curvature for the report raised " if unreported else ""
+        place = ""
+        if solution.status is Status.REPORT_FAILED:
+            weights = {**dict(solution.lambdas.items()), **solution.extra}
+            lost = [n for n in weights if n not in solution.terms and n not in solution.left_out]
+            place = f"computing the {' and '.join(lost)} for the report raised " if lost else ""
         lines.append(f"{place}{type(solution.error).__name__}: {solution.error}")
     return "\n".join(lines)
 

@@ -6,17 +6,20 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 from phiopt._types import Params
 from phiopt.objective import Objective
 from phiopt.solve.outcome import Outcome
+from phiopt.solve.solves import Solves
 
 RETRIES = 3
 """Roll-backs to the best iterate, each with a shorter step, before a solve gives up."""
 
 
+@runtime_checkable
 class Solver(Protocol):
     """A way to find argmin_w L(w).
 
-    That is all that a solver must have. What else it can do or needs it declares by having the members of
-    `StepSolver`, `DrawsAfresh` or `NeedsHessian`. A solver without them takes no steps that an adjoint can
-    go back by, minimises one function, and does with first derivatives.
+    These two members are all that a solver must have. What else it can do or needs it declares by the members of
+    `StepSolver`, `SolvesMany`, `DrawsAfresh` or `NeedsHessian`. A solver without them takes no steps that an
+    adjoint can go back by, solves one problem at a time, minimises one function, and does with first
+    derivatives.
     """
 
     @property
@@ -25,7 +28,7 @@ class Solver(Protocol):
         ...
 
     def solve(self, objective: Objective, start: Params, *, seed: int, progress: bool) -> Outcome:
-        """Minimise from ``start``, which is not modified. Never worse than the start; failure is a
+        """Minimise from ``start``, which is not modified. The result is never worse than the start. A failure is a
         status.
         """
         ...
@@ -53,6 +56,33 @@ class StepSolver(Protocol):
     def solve(
         self, objective: Objective, start: Params, *, seed: int, progress: bool
     ) -> Outcome: ...
+
+
+@runtime_checkable
+class SolvesMany(Protocol):
+    """A solver that can take the steps of many solves together: see `solve_many`."""
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    @property
+    def apart_reason(self) -> str:
+        """What its settings must be for that, such as "must have no tol"; empty where they are so."""
+        ...
+
+    def transformation(self, every: int) -> Any:
+        """The optimiser of a solve in which a term comes only once in ``every`` steps."""
+        ...
+
+    def drive(self, solves: Solves, began: float, bar: Any) -> list[Outcome]:
+        """Take the steps of these solves, without recording a graph, until each has ended.
+
+        Args:
+            solves: One or many.
+            began: When the work on them began, by ``time.perf_counter``.
+            bar: A progress bar, updated at each step.
+        """
+        ...
 
 
 @runtime_checkable

@@ -15,8 +15,8 @@ from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
 
 VALIDATION_SAMPLES = 8
-"""Held-out draws by which iterates are compared; always the same ones (common random numbers).
-Fewer, and one unlucky curvature probe can decide."""
+"""Held-out draws on which iterates are compared, always the same (common random numbers). With fewer draws a
+single unlucky probe could decide."""
 
 
 class Gradients(NamedTuple):
@@ -28,7 +28,7 @@ class Gradients(NamedTuple):
     norm: Tensor
 
 
-class Judged(NamedTuple):
+class Validated(NamedTuple):
     """On the validation samples: L of each solve, and its raw terms, the mean over the samples."""
 
     values: list[float]
@@ -38,8 +38,8 @@ class Judged(NamedTuple):
 class Solves(Protocol):
     """N solves that take their steps together.
 
-    Parameters, optimiser states and terms are trees of tensors that the loop hands back as it got
-    them. ``start`` is w0 of all.
+    Parameters, optimiser states and terms are trees of tensors. The loop does not look into them. ``start`` is w0
+    of all solves.
     """
 
     start: Params
@@ -47,17 +47,17 @@ class Solves(Protocol):
     def __len__(self) -> int: ...
 
     def draw(self, step: int) -> Any:
-        """The samples of a step. What reading the data raises goes through."""
+        """The samples of a step. An exception from reading the data is raised."""
         ...
 
     def gradients(self, params: Params, draw: Any) -> Gradients: ...
 
-    def judge(self, params: Params) -> Judged:
+    def validate(self, params: Params) -> Validated:
         """L and the terms with weight on the validation samples."""
         ...
 
     def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        """All that `judge` can measure of each solve, where ``terms`` are measured already."""
+        """All terms of each solve on the validation samples. ``terms`` are known already."""
         ...
 
     def init(self, params: Params) -> Any:
@@ -67,11 +67,11 @@ class Solves(Protocol):
     def update(
         self, gradient: Params, state: Any, params: Params, lengths: Sequence[float]
     ) -> tuple[Params, Any]:
-        """Parameters and states after a step, each solve's multiplied by its length."""
+        """Parameters and states after a step. Each solve's step is multiplied by its length."""
         ...
 
     def choose(self, which: Sequence[bool], ours: Any, theirs: Any) -> Any:
-        """A tree with ``ours`` of the solves where ``which`` is true, and ``theirs`` elsewhere."""
+        """A tree that is ``ours`` for the solves where ``which`` is true, and ``theirs`` for the others."""
         ...
 
     def only(self, index: int, params: Params) -> Params:
@@ -87,12 +87,12 @@ class Solves(Protocol):
         ...
 
     def error(self) -> Exception | None:
-        """What `report` met where the curvature could not be measured."""
+        """The exception that a term raised in `report`."""
         ...
 
 
 class OneSolve:
-    """One solve, evaluated as it is: what `Solves` has one of for each solve, it has one of."""
+    """One solve, evaluated without ``vmap``. See `Solves`."""
 
     def __init__(
         self,
@@ -122,10 +122,10 @@ class OneSolve:
         value, terms, gradient = self.objective.value_and_grad(params, draw)
         return Gradients(value, terms, gradient, square_norm(gradient).sqrt())
 
-    def judge(self, params: Params) -> Judged:
+    def validate(self, params: Params) -> Validated:
         objective = self.objective.objective
         terms = self.objective.mean_terms(params, self.validation, objective.active)
-        return Judged([float(objective.weigh(terms))], terms)
+        return Validated([float(objective.weigh(terms))], terms)
 
     def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
         return [self.objective.all_terms(params, self.validation, terms)]

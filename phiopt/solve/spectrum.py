@@ -19,9 +19,9 @@ from phiopt.solve.counted import Counted
 PRODUCTS = 60
 """Hessian-vector products of one search, at most."""
 FEWEST = 10
-"""Products before a spectrum without a negative end is believed. A random vector in n dimensions holds
-1/√n of each eigenvector. If nearly all eigenvalues are equal, the first products do not show a single
-negative one."""
+"""Least number of products for a spectrum without a negative end. A random vector in n dimensions has a part of
+1/√n along each eigenvector. If nearly all eigenvalues are equal, the first products do not show a single negative
+eigenvalue."""
 ACCURACY = 0.01
 """Relative accuracy of the least eigenvalue, where it is not flat."""
 FLAT = 1e-4
@@ -33,8 +33,8 @@ class Spectrum:
     """The two ends of a Hessian's spectrum, by Lanczos' method.
 
     Args:
-        least: An upper bound of the least eigenvalue, vᵀHv at a unit vector v: where it is
-            negative, so is the eigenvalue.
+        least: An upper bound of the least eigenvalue, vᵀHv at a unit vector v. If it is negative, so is the
+            eigenvalue.
         largest: A lower bound of the largest.
         residual: ‖H v − least v‖: an eigenvalue lies within it of ``least``.
         products: Hessian-vector products spent.
@@ -49,13 +49,13 @@ class Spectrum:
 class MeanHessian:
     """v ↦ ∇²L v at ``params``, the mean over the samples.
 
-    The graph of a single sample is kept between products. The graphs of several samples are made anew for
-    each product: that costs one more gradient, and memory for one sample only.
+    The graph of a single sample is kept between products. The graphs of several samples are made anew for each
+    product. That costs one more gradient, and needs memory for one sample only.
     """
 
     def __init__(self, objective: Counted, params: Params, samples: list[Sample]) -> None:
         self.objective, self.params, self.samples = objective, params, samples
-        self._kept: Product | None = None
+        self._product: Product | None = None
 
     def __call__(self, vector: Params) -> Params:
         total: Params = {}
@@ -67,18 +67,17 @@ class MeanHessian:
     def _at(self, sample: Sample) -> Product:
         if len(self.samples) > 1:
             return self.objective.hessian(self.params, sample)
-        if self._kept is None:
-            self._kept = self.objective.hessian(self.params, sample)
-        return self._kept
+        if self._product is None:
+            self._product = self.objective.hessian(self.params, sample)
+        return self._product
 
 
 def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Spectrum:
-    """The ends of the spectrum of a symmetric operator on vectors shaped as ``like``, by Lanczos'
-    method from a random vector (see `Krylov`), of which three vectors are kept at a time.
+    """The ends of the spectrum of a symmetric operator on vectors shaped as ``like``, by Lanczos' method from a
+    random vector (see `Krylov`). Three vectors are kept at a time.
 
-    The search ends once an eigenvalue at the lower end is known to 1 %, or to be flat, after 10
-    products at least if it is not below zero, and after 60 at the latest. Of NaN if a product is not
-    finite.
+    The search ends once an eigenvalue at the lower end is known to 1 %, or is known to be flat. It takes 10 products
+    at least if that eigenvalue is not negative, and 60 at most. The ends are NaN if a product is not finite.
     """
     device = next(iter(like.values())).device
     generator = Generator(device).manual_seed(seed)
@@ -105,15 +104,15 @@ def spectrum(hessian: Callable[[Params], Params], like: Params, seed: int) -> Sp
             products=products,
         )
         negligible = flat(ends, like)
-        known = ends.residual <= max(ACCURACY * abs(ends.least), negligible)
-        looked = ends.least < -negligible or products >= FEWEST
-        if (known and looked) or space.exhausted or products == PRODUCTS:
+        accurate = ends.residual <= max(ACCURACY * abs(ends.least), negligible)
+        believed = ends.least < -negligible or products >= FEWEST
+        if (accurate and believed) or space.exhausted or products == PRODUCTS:
             return ends
 
 
 def flat(ends: Spectrum, like: Params) -> float:
-    """The size below which an eigenvalue counts as zero. Tolerance and precision of the solve leave the
-    curvature uncertain by so much.
+    """The size below which an eigenvalue counts as zero: the uncertainty that the solve's tolerance and precision
+    leave.
     """
     return max(FLAT, _precision(like) ** 0.5) * _size(ends)
 

@@ -13,22 +13,23 @@ from torch.func import vmap
 from torchopt import pytree
 
 from phiopt._types import Params
+from phiopt._vector import under
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
 from phiopt.solve.counted import Counted, reported
 from phiopt.solve.outcome import Stats
-from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, Judged, OneSolve
+from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, OneSolve, Validated
 
 LAMBDAS = tuple(field.name for field in fields(Lambdas))
 """Names of the paper's terms, in the order of the columns of λ."""
 
 
 class StackableProblem(Protocol):
-    """One of many problems that have the same student, loss, neighbourhood and curvature."""
+    """A problem among many that have the same student, loss, neighbourhood and curvature."""
 
     @property
     def objective(self) -> Objective:
-        """L; its weights are not used."""
+        """L. Its weights are not used."""
         ...
 
     @property
@@ -38,7 +39,7 @@ class StackableProblem(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of every draw."""
+        """Seed of every draw."""
         ...
 
     @property
@@ -89,24 +90,25 @@ class StackedSolves:
             return self._counted(objective, "value_and_grad", w, draw.made(tensors))
 
         each = vmap(vmap(at, (0, 0, None, None)), (0, None, 0, 0))
-        found = each(self._by_problem(params), self.lambdas, self.shared, draw.tensors)
-        value, terms, gradient = _mapped(lambda v: v.flatten(0, 1), found)
+        grouped = each(self._by_problem(params), self.lambdas, self.shared, draw.tensors)
+        value, terms, gradient = _mapped(lambda v: v.flatten(0, 1), grouped)
         return Gradients(value, terms, gradient, vmap(square_norm)(gradient).sqrt())
 
-    def judge(self, params: Params) -> Judged:
+    def validate(self, params: Params) -> Validated:
         terms = self._mean_terms(params, self.active)
         weights = dict(zip(LAMBDAS, self.lambdas.unbind(1), strict=True))
         for name, weight in self.problems[0].objective.extra.items():
             weights[name] = torch.full_like(self.lambdas[:, 0], float(weight))
-        divisors = _under("divisors", self.shared)
+        divisors = under("divisors.", self.shared)
         grouped = self._by_problem(terms)
         parts = [weights[n] / divisors[n][:, None] * grouped[n] for n in self.active]
-        return Judged(torch.stack(parts).sum(0).flatten().tolist(), terms)
+        return Validated(torch.stack(parts).sum(0).flatten().tolist(), terms)
 
     def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        found, error = reported(self.names, terms, lambda names: self._mean_terms(params, names))
+        objective = self.problems[0].objective
+        complete, error = reported(objective, terms, lambda names: self._mean_terms(params, names))
         self.raised = error or self.raised
-        columns = {name: values.tolist() for name, values in found.items()}
+        columns = {name: values.tolist() for name, values in complete.items()}
         return [{name: column[i] for name, column in columns.items()} for i in range(len(self))]
 
     def init(self, params: Params) -> Any:
@@ -123,7 +125,7 @@ class StackedSolves:
         except RuntimeError as error:
             raise TypeError(
                 f"solver: its optimizer cannot be batched ({str(error).splitlines()[0]}); take one "
-                "without control flow that hangs on values, or solve one at a time"
+                "without control flow that depends on values, or solve one problem at a time"
             ) from error
         scale = self.lambdas.new_tensor(lengths)
         updates = {name: u * _wide(scale.to(u), u) for name, u in updates.items()}
@@ -153,8 +155,8 @@ class StackedSolves:
         return self.solved[index]
 
     def stats(self, index: int) -> Stats:
-        alone = self.solved.get(index)
-        return self.work if alone is None else self.work + alone.stats(0)
+        single = self.solved.get(index)
+        return self.work if single is None else self.work + single.stats(0)
 
     def error(self) -> Exception | None:
         return self.raised
@@ -171,25 +173,25 @@ class StackedSolves:
                 return self._counted(self._objective(shared), "mean_terms", w, [sample], names)
 
             each = vmap(vmap(at, (0, None, None)))
-            found = each(self._by_problem(params), self.shared, draw.tensors)
-            records.append({name: value.flatten(0, 1) for name, value in found.items()})
+            grouped = each(self._by_problem(params), self.shared, draw.tensors)
+            records.append({name: value.flatten(0, 1) for name, value in grouped.items()})
         return {name: torch.stack([r[name] for r in records]).mean(0) for name in records[0]}
 
     def _objective(self, shared: Params) -> Objective:
-        """L of a problem, one of many: its weights are not set."""
-        plain, constants = self.problems[0].objective, _under("constants", shared)
+        """L of a problem under ``vmap``. Its weights are not set."""
+        plain, constants = self.problems[0].objective, under("constants.", shared)
         return replace(
             plain,
             model=lambda w, inputs: plain.model(constants | w, inputs),
-            divisors=cast(Any, _under("divisors", shared)),
-        ).with_tensors(_under("tensors", shared))
+            divisors=cast(Any, under("divisors.", shared)),
+        ).with_tensors(under("tensors.", shared))
 
     def _weights(self, point: Tensor) -> Lambdas:
         named = dict(zip(LAMBDAS, point.unbind(), strict=True))
         return Lambdas(**{n: w if n in self.active else 0.0 for n, w in named.items()})
 
     def _counted(self, objective: Objective, method: str, *arguments: Any) -> Any:
-        """One call, counted once for each of the solves that it stands for under ``vmap``."""
+        """The result of a method. Under ``vmap`` it is counted once for each solve."""
         counted = Counted(objective)
         result = getattr(counted, method)(*arguments)
         self.work = self.work + counted.stats(0, 0, 0.0)
@@ -207,7 +209,7 @@ class StackedSolves:
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of every problem, tensors stacked, and how a sample is made of such tensors."""
+    """One draw of every problem: the stacked tensors, and a function that makes a sample of tensors."""
 
     tensors: list[Tensor]
     made: Callable[[list[Tensor]], Sample]
@@ -232,12 +234,12 @@ def _stacked(trees: Sequence[Any]) -> Any:
         return _mapped(lambda *values: torch.stack(values), *trees)
     except RuntimeError as error:
         raise ValueError(
-            f"problems: not alike ({error}); their batches and parameters must have one size each"
+            f"problems: not alike ({error}); all must have batches and parameters of the same sizes"
         ) from error
 
 
 def _constants(problem: StackableProblem) -> Params:
-    """What the problem's own tensors and numbers are, in one dictionary."""
+    """The problem's own tensors and numbers in one dictionary."""
     like = next(iter(problem.start.values()))
     objective = problem.objective
     divisors = {name: objective.divisors.get(name, 1.0) for name in objective.names}
@@ -252,11 +254,6 @@ def _constants(problem: StackableProblem) -> Params:
         },
     }
     return {f"{part}.{name}": v for part, values in parts.items() for name, v in values.items()}
-
-
-def _under(part: str, shared: Params) -> Params:
-    prefix = f"{part}."
-    return {n.removeprefix(prefix): v for n, v in shared.items() if n.startswith(prefix)}
 
 
 def _mapped(function: Callable[..., Tensor], *trees: Any) -> Any:

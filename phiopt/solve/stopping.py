@@ -20,10 +20,10 @@ WARM_UP = 20
 class Stationarity:
     """The gradient norm against ``tol`` times the start's.
 
-    The norm of a single gradient stays at the level of its noise, so the norm of a moving average of
-    gradients is used. Gradients of alternating sign average to zero far from any stationary point. So a
-    small average is confirmed by the mean gradient at the iterate itself, on the draws ``confirm``. A
-    frozen sample has no noise: with ``smooth=False`` each gradient is used alone.
+    The norm of a single gradient stays at the level of its noise, so the norm of a moving average of gradients is
+    used. Gradients of alternating sign average to zero far from any stationary point. So a small average is
+    confirmed by the mean gradient at the iterate itself, on the draws ``confirm``. A frozen sample has no noise: with
+    ``smooth=False`` each gradient is used alone.
 
     A ``tol`` of 0 stops at a gradient that is exactly zero.
     """
@@ -60,7 +60,7 @@ class Stationarity:
         return self._norm(params) <= self.threshold
 
     def forget(self) -> None:
-        """The iterate has jumped."""
+        """Start a new average, because the iterate has jumped."""
         self.average, self.age = None, 0
 
     def _norm(self, params: Params) -> float:

@@ -1,4 +1,4 @@
-"""The stochastic solver: a TorchOpt gradient transformation driven over draws of the objective."""
+"""The stochastic solver: steps of a TorchOpt gradient transformation on draws of the objective."""
 
 from __future__ import annotations
 
@@ -29,17 +29,15 @@ class TorchOpt:
         steps: Updates at most; default 150.
         batch_size: Examples of D1 to a step, drawn without repeats; None is all of D1. Default 128.
             A ``DataLoader`` gives batches of its own size.
-        tol: Stop once the gradient norm is at most ``tol`` times the start's. With fresh draws the
-            norm is that of a moving average of gradients, confirmed on the held-out draws. None
-            (default) takes all steps, unless the gradient is exactly zero; with a ``tol``, running
-            out of steps is a failure (``Status.STEP_LIMIT``, or ``Status.NOISE_FLOOR`` where the
-            gradient left cannot be told from its sampling error).
-        fresh: True (default): new examples, noise and probes at each step. False: one draw is kept
-            for all, and its objective is minimised (sample average approximation); the certificate
-            still reports fresh draws.
+        tol: Stop once the gradient norm is at most ``tol`` times the start's. With fresh draws the norm is that of
+            a moving average of gradients, confirmed on the held-out draws. If the steps run out before, the solve
+            has failed: ``Status.STEP_LIMIT``, or ``Status.NOISE_FLOOR`` where the gradient is within its sampling
+            error. None (default): take all steps, unless the gradient is exactly zero.
+        fresh: True (default): new examples, noise and probes at each step. False: one draw is kept for all steps,
+            and its objective is minimised (sample average approximation). The certificate still uses fresh draws.
         check_every: Steps between evaluations of the iterate on the validation samples; default 50.
 
-    The validation samples are eight held-out draws, or with ``fresh=False`` the one draw. The iterate with
+    The validation samples are eight held-out draws, or with ``fresh=False`` the kept draw. The iterate with
     the lowest value on them is returned. After a non-finite objective or gradient the solve goes back to
     the best iterate, with a new optimiser state and half the step, three times at most. An exception while
     a step's data are read ends the solve with ``Status.DATA_FAILED`` and the best iterate. An exception in
@@ -78,31 +76,36 @@ class TorchOpt:
         """See `Solver`. Runs without recording a graph: the result does not require grad."""
         began = perf_counter()
         with torch.no_grad():
-            loop = self.loop(
-                OneSolve(
-                    objective,
-                    start,
-                    seed,
-                    self.transformation(objective.interval),
-                    batch_size=self.batch_size,
-                    fresh=self.fresh,
-                )
+            solve = OneSolve(
+                objective,
+                start,
+                seed,
+                self.transformation(objective.interval),
+                batch_size=self.batch_size,
+                fresh=self.fresh,
             )
-            with tqdm(total=self.steps, desc="φ", disable=None if progress else True) as bar:
-                loop.run(bar)
-            (outcome,) = loop.outcomes(perf_counter() - began)
+        with tqdm(total=self.steps, desc="φ", disable=None if progress else True) as bar:
+            (outcome,) = self.drive(solve, began, bar)
         return outcome
 
+    @property
+    def apart_reason(self) -> str:
+        """See `SolvesMany`."""
+        return "must have fresh draws and no tol" if self.tol is not None or not self.fresh else ""
+
     def transformation(self, every: int) -> Any:
-        """The gradient transformation of a solve that has a curvature in one of ``every`` steps."""
+        """See `SolvesMany`."""
         return self.optimizer or default_optimizer(self.steps, every=every)
 
-    def loop(self, solves: Solves) -> Loop:
-        """The loop over these solves, before its first step."""
-        return Loop(
+    @torch.no_grad()
+    def drive(self, solves: Solves, began: float, bar: Any) -> list[Outcome]:
+        """See `SolvesMany`."""
+        loop = Loop(
             solves,
             steps=self.steps,
             check_every=self.check_every,
             tol=self.tol or 0.0,
             fresh=self.fresh,
         )
+        loop.run(bar)
+        return loop.outcomes(perf_counter() - began)

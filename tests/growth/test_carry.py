@@ -310,3 +310,30 @@ def test_a_new_parameter_of_a_kind_that_another_optimiser_moves_stays_out():
             return [p for p in module.parameters() if (p.ndim > 1) is rank]
 
         check_resumed(*resumed(OPTIMISERS["momentum"], of_rank))
+
+
+class Around(torch.optim.Optimizer):
+    """An optimiser around another one, as that of accelerate."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    @property
+    def state(self):
+        return self.optimizer.state
+
+
+def test_an_optimiser_around_another_stands_for_it():
+    teacher, student, optimizer = trained("adam")
+    growth = GrowthMap.between(teacher, student)
+    grown = grow(teacher, student, "zero", map=growth)
+    direct, around = (
+        carry_optimizer(o, growth, teacher, grown) for o in (optimizer, Around(Around(optimizer)))
+    )
+    assert type(around) is torch.optim.Adam
+    for p, state in direct.state.items():
+        assert torch.equal(around.state[p]["exp_avg"], state["exp_avg"])

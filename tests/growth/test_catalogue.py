@@ -9,14 +9,25 @@ import torch
 from torch import nn
 
 import phiopt.growth
-from phiopt.growth import Facts, GrowthMap, compare, grow, register_rule
+from phiopt.growth import (
+    AlignmentError,
+    Facts,
+    GrowthMap,
+    Mismatch,
+    compare,
+    grow,
+    register_rule,
+)
 from phiopt.growth.catalogue import OPERATIONS, facts
 from tests.growth.nets import randomised
 
 PRODUCT = Facts(product=True, inserted="identity")
 
 
-@torch.library.custom_op("phiopt_tests::fused_linear", mutates_args=())
+NAME = "phiopt_tests::fused_linear"
+
+
+@torch.library.custom_op(NAME, mutates_args=())
 def fused_linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -77,32 +88,32 @@ def net(width, depth=1, bias=True):
 class TestAProductFromOutside:
     @pytest.mark.parametrize("fill", ["zero-out", "net2wider"])
     def test_grows_in_width(self, fill):
-        register_rule("fused_linear", facts=PRODUCT)(fused_rule)
+        register_rule(NAME, facts=PRODUCT)(fused_rule)
         exact, growth = kept(net(5), net(8), fill)
         assert exact
         assert growth.placements["0.weight"].teacher_shape == (5, 4)
 
     def test_is_an_identity_where_only_the_student_has_it(self):
-        register_rule("fused_linear", facts=PRODUCT)(fused_rule)
+        register_rule(NAME, facts=PRODUCT)(fused_rule)
         exact, growth = kept(nn.Sequential(*net(8)), nn.Sequential(*list(net(8, depth=2))))
         assert exact
         assert [layer.how for layer in growth.inserted] == ["identity"]
 
     def test_is_no_identity_where_nobody_says_so(self):
-        register_rule("fused_linear", facts=Facts(product=True))(fused_rule)
+        register_rule(NAME, facts=Facts(product=True))(fused_rule)
         exact, growth = kept(net(8), net(8, depth=2))
         assert not exact
-        assert "the inserted fused_linear is no identity" in str(growth)
+        assert f"the inserted {NAME} is no identity" in str(growth)
 
     def test_may_have_its_bias_in_one_model_alone(self):
-        register_rule("fused_linear", facts=PRODUCT)(fused_rule)
+        register_rule(NAME, facts=PRODUCT)(fused_rule)
         exact, growth = kept(net(5, bias=False), net(8))
         assert exact
         assert [layer.weight for layer in growth.inserted] == ["0.bias"]
 
     @pytest.mark.parametrize("product", [True, False])
     def test_carries_the_mean_of_units_to_a_norm(self, product):
-        register_rule("fused_linear", facts=replace(PRODUCT, product=product))(fused_rule)
+        register_rule(NAME, facts=replace(PRODUCT, product=product))(fused_rule)
 
         def normed(width):
             return nn.Sequential(Fused(4, width), nn.LayerNorm(width), nn.Linear(width, 3))
@@ -119,7 +130,7 @@ class TestAProductFromOutside:
             def forward(self, x):
                 return self.head((self.factor * self.first(x)).tanh())
 
-        register_rule("fused_linear", facts=PRODUCT)(fused_rule)
+        register_rule(NAME, facts=PRODUCT)(fused_rule)
         exact, growth = kept(Scaled(2.0), Scaled(0.5))
         assert exact
         assert "constant factor" not in str(growth)
@@ -154,14 +165,57 @@ def test_a_rule_is_found_under_the_name_that_is_recorded():
     [
         ((), {}, fused_rule, ValueError, "names: got none"),
         ((3,), {}, fused_rule, TypeError, "names: got 3, must be the name of an operation"),
-        (("mine",), {"facts": {"product": True}}, fused_rule, TypeError, r"facts: got .*\.Facts"),
-        (("mine",), {}, 3, TypeError, "rule: got 3"),
+        (
+            ("mine",),
+            {},
+            fused_rule,
+            ValueError,
+            "names: got 'mine', which ATen has not; .*'mylib::mine'",
+        ),
+        ((NAME,), {"facts": {"product": True}}, fused_rule, TypeError, r"facts: got .*\.Facts"),
+        ((NAME,), {}, 3, TypeError, "rule: got 3"),
     ],
 )
 def test_what_is_no_rule_is_refused(names, options, rule, kind, words):
     with pytest.raises(kind, match=words):
         register_rule(*names, **options)(rule)
-    assert "mine" not in OPERATIONS
+    assert not {"mine", NAME} & OPERATIONS.keys()
+
+
+@torch.library.custom_op("phiopt_tests::relu", mutates_args=())
+def folded(x: torch.Tensor) -> torch.Tensor:
+    return x + x.flip(1)
+
+
+@folded.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+@pytest.mark.usefixtures("entries")
+def test_a_custom_operator_has_an_entry_of_its_own():
+    """Its name is that of an operation of ATen, whose rule would be wrong."""
+
+    class Folded(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, width), nn.Linear(width, 3)
+
+        def forward(self, x):
+            return self.last(folded(self.first(x)))
+
+    with pytest.raises(AlignmentError, match="no rule for operation 'phiopt_tests::relu'"):
+        GrowthMap.between(Folded(4), Folded(6))
+    known = OPERATIONS["relu"]
+
+    @register_rule("phiopt_tests::relu")
+    def rule(call):
+        raise Mismatch("halves meet", "Grow by whole halves")
+
+    assert OPERATIONS["relu"] is known
+    with pytest.raises(AlignmentError, match=r"halves meet. Grow by whole halves") as caught:
+        GrowthMap.between(Folded(4), Folded(6))
+    assert caught.value.student.node.name == "phiopt_tests::relu"
 
 
 @pytest.mark.parametrize(
@@ -180,8 +234,8 @@ def test_what_is_no_fact_is_refused(wrong, kind, words):
 
 @pytest.mark.usefixtures("entries")
 def test_a_rule_that_asks_for_an_unknown_argument_is_told_which_there_are():
-    register_rule("fused_linear", facts=PRODUCT)(lambda call: call.pair("input"))
-    with pytest.raises(ValueError, match=r"rule of 'fused_linear' asks for 'input'.* x, weight"):
+    register_rule(NAME, facts=PRODUCT)(lambda call: call.pair("input"))
+    with pytest.raises(ValueError, match=rf"rule of '{NAME}' asks for 'input'.* x, weight"):
         GrowthMap.between(net(5), net(8), inputs=torch.zeros(2, 4))
 
 

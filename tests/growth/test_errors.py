@@ -1,7 +1,6 @@
 """An alignment error can be examined: where both models stand, what settles it, what else was tried."""
 
 import pickle
-from itertools import pairwise
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from phiopt.growth import AlignmentError, GrowthMap, grow
 from phiopt.growth.errors import UNKNOWN, Side
+from phiopt.lift import Pad
 from tests.cases import mlp
 
 
@@ -128,15 +128,14 @@ def test_recurrent_layers_keep_what_was_found_first():
 
 
 def test_the_other_ways_to_pair_are_kept():
-    """A block more of another width: by names and by the longest common subsequence it fails at other operations."""
+    """A student of larger images is tried at the teacher's size too. It differs at both."""
 
-    def net(*widths):
-        layers = []
-        for old, new in pairwise(widths):
-            layers += [nn.Linear(old, new), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(widths[-1], 3))
+    def net(activation):
+        layers = nn.Conv2d(1, 2, 3, padding=1), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*layers, nn.Linear(2, 3))
 
-    error = refusal(net(4, 8), net(4, 6, 8))
+    image = torch.zeros(2, 1, 6, 6)
+    error = refusal(net(nn.ReLU()), net(nn.Tanh()), inputs=image, lift=Pad((8, 8)))
     assert error.alternatives
     assert all(isinstance(other, AlignmentError) for other in error.alternatives)
     assert len({str(error), *map(str, error.alternatives)}) == 1 + len(error.alternatives)

@@ -71,6 +71,32 @@ def test_a_reordered_vocabulary_is_followed(tied, bias, to, fill):
     assert (listed if to != sorted(to) else "[5:10, 0:8]") in str(growth)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_move_rows_and_classes_and_are_saved(tied, tmp_path):
+    lift, models = lifts.Tokens((3, 9, 0, 5, 1)), (Tokens(5, tied=tied), Tokens(10, tied=tied))
+    growth = exact(*models, "zero-out", lift=lift, inputs=torch.arange(20).reshape(4, 5) % 5)
+    assert growth.classes.tolist() == [3, 9, 0, 5, 1]
+    assert growth.placements["table.weight"].index_maps[0].tolist() == [3, 9, 0, 5, 1]
+    growth.save(tmp_path / "map")
+    assert GrowthMap.load(tmp_path / "map", *models).lift == lift
+
+
+@pytest.mark.parametrize("at", [(2, 1, 0), (1, 3, 0)])
+def test_placed_channels_are_followed_and_saved(at, tmp_path):
+    lift, x = lifts.Channels(4, "place", at=at), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    models = conv(3), conv(4)
+    growth = exact(*models, "zero-out", lift=lift, inputs=x)
+    growth.save(tmp_path / "map")
+    assert GrowthMap.load(tmp_path / "map", *models).lift == lift
+
+
+def test_a_fourth_channel_is_zero_by_default_and_the_map_says_so():
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    growth = exact(conv(3), conv(4), "zero-out", inputs=x)
+    assert growth.lift == lifts.Channels(4, "place")
+    assert "lift: Channels(channels=4, mode='place', at=0)" in str(growth)
+
+
 @pytest.mark.parametrize("kind", [ByIndex, Shifted])
 def test_rows_are_followed_however_they_are_looked_up(kind):
     more = int(kind is Shifted)

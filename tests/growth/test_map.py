@@ -334,17 +334,19 @@ def test_an_operation_without_a_rule_is_named_and_can_be_taught():
         def forward(self, x):
             return self.b(halve(self.a(x)))
 
-    with pytest.raises(AlignmentError, match=r"no rule for operation 'halve'.*register_rule"):
+    with pytest.raises(
+        AlignmentError, match=r"no rule for operation 'phiopt_tests::halve'.*register_rule"
+    ):
         GrowthMap.between(Halved(3), Halved(5))
 
-    @register_rule("halve")
+    @register_rule("phiopt_tests::halve")
     def rule(call):
         call.set(call.pair("x").axes)
 
     try:
         check_injective(GrowthMap.between(Halved(3), Halved(5)), Halved(3), Halved(5))
     finally:
-        del OPERATIONS["halve"]
+        del OPERATIONS["phiopt_tests::halve"]
 
 
 def test_the_table_names_every_tensor_and_its_share():

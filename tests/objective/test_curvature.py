@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from phiopt.derivatives import gauss_newton, square_norm
 from phiopt.objective import CurvatureTerm, Frobenius, Spectral, Stream, Uniform
-from phiopt.objective.importance import chosen, influence
+from phiopt.objective.importance import importance_sample, leverage_scores
 from phiopt.objective.probes import draw_probes
 from phiopt.solve import TorchOpt
 from tests.cases import (
@@ -78,9 +78,12 @@ def test_no_curvature_is_zero_with_a_zero_gradient(term):
 def parts(objective, params, sample):
     """A and B as a step takes them, and their Hessians."""
     task = objective._task(sample)
-    scores = influence(task, task.outputs(params))
+    scores = leverage_scores(task, task.outputs(params))
     size = objective.term("curvature").estimator.part(len(task))
-    found = [chosen(task, scores, size, offset) for offset in sample.draws["curvature"].offsets]
+    found = [
+        importance_sample(task, scores, size, offset)
+        for offset in sample.draws["curvature"].offsets
+    ]
     return [lambda w, t=t: dense_hessian(t, w) for t in found]
 
 

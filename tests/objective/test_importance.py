@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from phiopt.objective.importance import UNIFORM, chosen, inclusion, influence
+from phiopt.objective.importance import UNIFORM, importance_sample, inclusion, leverage_scores
 from phiopt.objective.mean_loss import Task
 from tests.cases import classification, dense_hessian, flatten, mlp, randn
 from tests.cases import parameters as parameters_of
@@ -43,7 +43,9 @@ def test_each_example_weighs_in_expectation_what_it_weighs_in_the_batch():
     scores = randn(n, seed=2).square() ** 3
     total = torch.zeros(n, dtype=torch.float64)
     for k in range(grid):
-        part = chosen(task, scores, size, torch.tensor((k + 0.5) / grid, dtype=torch.float64))
+        part = importance_sample(
+            task, scores, size, torch.tensor((k + 0.5) / grid, dtype=torch.float64)
+        )
         places = part.inputs[:, 0].long()
         assert len(set(places.tolist())) == size
         assert part.weights.max() <= 1 / UNIFORM
@@ -65,11 +67,11 @@ def test_the_hessian_of_a_fitted_batch_hardly_varies():
     w = parameters_of(net)
     task = Task(lambda p, z: torch.func.functional_call(net, p, (z,)), _losses, x, y)
     whole = dense_hessian(task, w)
-    scores = influence(task, task.outputs(w))
+    scores = leverage_scores(task, task.outputs(w))
 
     def error(scores):
         offsets = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
-        found = [dense_hessian(chosen(task, scores, 16, u), w) for u in offsets]
+        found = [dense_hessian(importance_sample(task, scores, 16, u), w) for u in offsets]
         return torch.stack([(h - whole).norm() for h in found]).square().mean().sqrt()
 
     assert error(scores) < 0.5 * error(torch.ones_like(scores))
@@ -83,7 +85,7 @@ def test_the_influence_vanishes_where_cross_entropy_is_fitted():
     margins = torch.tensor([0.0, 2.0, 5.0, 10.0, 20.0], dtype=torch.float64)
     outputs = torch.stack([margins, torch.zeros(5), torch.zeros(5)], 1)
     task = Task(linear, _losses, outputs, torch.zeros(5, dtype=torch.long))
-    scores = influence(task, outputs)
+    scores = leverage_scores(task, outputs)
     assert (scores.diff() < 0).all()
     away = 1 - outputs.softmax(1)[:, 0]
     ratio = scores / away
@@ -92,7 +94,7 @@ def test_the_influence_vanishes_where_cross_entropy_is_fitted():
 
 def test_the_influence_stays_where_a_squared_error_is_fitted():
     targets = randn(6, 2)
-    scores = influence(Task(linear, squares, targets, targets), targets)
+    scores = leverage_scores(Task(linear, squares, targets, targets), targets)
     torch.testing.assert_close(scores, scores[:1].expand(6))
     assert scores[0] > 0
 
@@ -102,15 +104,20 @@ def test_outputs_that_are_not_finite_choose_what_is_not_finite():
     task = objective._task(objective.sample(params, None, 0, 0, 0))
     outputs = task.outputs(params).clone()
     outputs[3] = torch.nan
-    part = chosen(task, influence(task, outputs), 16, torch.tensor(0.5, dtype=torch.float64))
+    part = importance_sample(
+        task, leverage_scores(task, outputs), 16, torch.tensor(0.5, dtype=torch.float64)
+    )
     assert not part(params).isfinite()
 
 
 def test_it_repeats_and_leaves_the_task_alone():
     objective, params = classification(count=40)
     task = objective._task(objective.sample(params, None, 0, 0, 0))
-    scores = influence(task, task.outputs(params))
-    parts = [chosen(task, scores, 16, torch.tensor(0.3, dtype=torch.float64)) for _ in range(2)]
+    scores = leverage_scores(task, task.outputs(params))
+    parts = [
+        importance_sample(task, scores, 16, torch.tensor(0.3, dtype=torch.float64))
+        for _ in range(2)
+    ]
     assert torch.equal(parts[0].inputs, parts[1].inputs)
     assert len(task) == 40
     assert task.weights is None

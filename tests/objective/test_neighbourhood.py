@@ -4,9 +4,11 @@ from math import inf
 
 import pytest
 import torch
+from torch import nn
 
+from phiopt import Replay, TorchOpt, initialize
 from phiopt.objective import Corruption, Gaussian, Uniform, delta_of
-from phiopt.objective.neighbourhood import largest_delta_of
+from phiopt.objective.neighbourhood import at_delta, largest_delta_of
 from tests.cases import generator, randn
 
 ALL = [
@@ -191,6 +193,61 @@ def test_what_a_neighbourhood_declares_of_its_size():
     assert delta_of(object()) is None
     largest = [largest_delta_of(n) for n in (Uniform(0.3), Corruption(0.3), Sized(), object())]
     assert largest == [inf, 1, 0.5, inf]
+
+
+class Plain:
+    """A neighbourhood that is no dataclass."""
+
+    def __init__(self, delta):
+        self.delta = delta
+
+    def draw(self, inputs, generator):
+        return (torch.randn(1, *inputs.shape, generator=generator, dtype=inputs.dtype),)
+
+    def perturb(self, inputs, draw):
+        return inputs + self.delta * draw[0]
+
+
+class Movable(Plain):
+    def with_delta(self, delta):
+        return Movable(delta)
+
+
+class Forgetful(Plain):
+    def with_delta(self, delta):
+        return Forgetful(float(delta))
+
+
+def test_another_delta_is_put_where_the_neighbourhood_says():
+    delta = torch.tensor(0.3)
+    assert at_delta(Gaussian(0.1, samples=3), 0.2) == Gaussian(0.2, samples=3)
+    assert at_delta(Movable(0.1), delta).delta is delta
+    assert at_delta(Forgetful(0.1), 0.2).delta == 0.2
+    with pytest.raises(TypeError, match=r"^neighbourhood: no other δ can be put into Plain"):
+        at_delta(Plain(0.1), 0.2)
+    with pytest.raises(TypeError, match=r"^neighbourhood: Forgetful .* its delta is 0\.3"):
+        at_delta(Forgetful(0.1), delta)
+
+
+def test_a_neighbourhood_that_is_no_dataclass_is_differentiated_in():
+    teacher, student = nn.Linear(3, 2).double(), nn.Linear(3, 4).double()
+    data = randn(20, 3, seed=1), torch.randint(2, (20,), generator=generator(2))
+
+    def solved(around, **options):
+        weights, solver = (0.4, 0.4, 0.2, 0.0), TorchOpt(steps=3)
+        return initialize(
+            teacher, student, weights, data, neighbourhood=around, solver=solver, **options
+        )
+
+    delta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for kind in (Gaussian, Movable):
+        params = solved(kind(delta), adjoint=Replay()).params
+        gradients += torch.autograd.grad(params["weight"].square().sum(), delta)
+    torch.testing.assert_close(*gradients)
+    assert solved(Plain(0.3)).objective == pytest.approx(solved(Gaussian(0.3)).objective)
+    with pytest.raises(TypeError, match=r"^neighbourhood: no other δ can be put into Plain"):
+        solved(Plain(delta))
 
 
 def test_what_a_neighbourhood_declares_of_its_precision():

@@ -38,11 +38,11 @@ def net(function):
     return nn.Sequential(first, nn.Sequential(nn.Tanh(), Calling(function)), last)
 
 
-def verify(module, x=X, loss=PLAIN, y=Y, names=("task", "proximity")):
+def verify(module, x=X, loss=PLAIN, y=Y, weights=("lambdas.task",), further=False):
     module = module.eval()
     params = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
     task = Task(pure_model(module, lambda x: x), loss, x, y)
-    verify_gradient(module, lambda x: x, task, params, names)
+    verify_gradient(module, lambda x: x, task, params, weights, checked_further=further)
 
 
 def still(x):
@@ -103,7 +103,7 @@ def test_a_parameter_that_is_left_out_is_named_with_the_terms():
     with torch.random.fork_rng():
         module = nn.Sequential(nn.Linear(4, 5), Weighted(5, 5), nn.Linear(5, 3))
     with pytest.raises(TypeError, match=r"of 1 \(Weighted\)") as caught:
-        verify(module, names=("task", "proximity", "noise"), x=X.float())
+        verify(module, weights=("lambdas.task", "lambdas.noise"), x=X.float())
     assert "in 1.weight among others" in str(caught.value)
     assert "lambdas.task, lambdas.noise would be" in str(caught.value)
 
@@ -241,7 +241,7 @@ def test_nothing_is_touched():
     states = torch.get_rng_state(), random.getstate(), OWN.get_state()
     params = {n: p.detach().clone() for n, p in module.named_parameters()}
     task = Task(pure_model(module, lambda x: x), PLAIN, X.clone(), Y)
-    verify_gradient(module, lambda x: x, task, params, ["task"])
+    verify_gradient(module, lambda x: x, task, params, ["lambdas.task"])
     assert all(part.training for part in module.modules())
     assert all(p.grad is None and p.requires_grad for p in module.parameters())
     assert all(torch.equal(value, before[n]) for n, value in module.state_dict().items())

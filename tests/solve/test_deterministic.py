@@ -151,8 +151,8 @@ def test_a_saddle_is_left_for_a_minimum(solver):
 
 @each_solver_newton_slow
 def test_the_spectral_curvature_is_minimised_too(solver):
-    objective, start = classification(curvature=Spectral(iterations=4), count=30)
-    found = replace(solver, tol=1e-3, draws=1, steps=15).solve(objective, start)
+    objective, start = classification(curvature=Spectral(iterations=4), count=12)
+    found = replace(solver, tol=1e-3, draws=1, steps=8).solve(objective, start)
     assert found.status is not Status.NON_FINITE
     assert found.objective < 0.7 * found.start_objective
 
@@ -245,8 +245,8 @@ def test_progress_is_quiet_in_a_pipe(capsys):
 
 def test_one_graph_serves_all_products_at_an_iterate():
     objective, start = classification((0.5, 0.5, 0, 0), curvature=Frobenius())
-    one = NewtonCG(draws=1, batch_size=None, tol=1e-3).solve(objective, start)
-    two = NewtonCG(draws=2, batch_size=None, tol=1e-3).solve(objective, start)
+    one = NewtonCG(draws=1, batch_size=None, tol=1e-2).solve(objective, start)
+    two = NewtonCG(draws=2, batch_size=None, tol=1e-2).solve(objective, start)
     torch.testing.assert_close(one.params, two.params)  # nothing is sampled
     assert one.stats.gradient <= 3 * one.stats.steps
     assert two.stats.gradient >= two.stats.hvp

@@ -32,8 +32,8 @@ def test_many_samples_come_near_the_closed_form_in_expectation():
 
 def test_fresh_noise_with_a_decaying_step_finds_the_closed_form():
     case = ridge(samples=20)
-    schedule = torchopt.schedule.polynomial_schedule(0.2, 0.002, 1, 300)
-    solver = TorchOpt(torchopt.sgd(schedule), steps=400, batch_size=None)
+    schedule = torchopt.schedule.polynomial_schedule(0.2, 0.002, 1, 120)
+    solver = TorchOpt(torchopt.sgd(schedule), steps=160, batch_size=None)
     found = solver.solve(case.objective(), case.start)
     assert found.status is Status.BUDGET_SPENT
     torch.testing.assert_close(found.params["weight"][0], case.argmin(), rtol=0, atol=0.05)

@@ -15,7 +15,7 @@ from phiopt.growth.rules.views import in_output, scaling, source_parameters
 from phiopt.growth.unify import split_cat, split_prod
 
 
-@register_rule("cat", facts=Facts(linear=True, joins=True))
+@register_rule("cat", facts=Facts(linear=True, moves=True, joins=True))
 @register_rule("concatenate")
 def concatenate(call: Call) -> None:
     """Tensors that only the student has, as in a deeper dense block, are new coordinates."""
@@ -58,7 +58,7 @@ def _concatenated(axes: Sequence[Axis]) -> Axis:
     return Axis(cat([a.term for a in axes]), source_parameters(axes))
 
 
-@register_rule("stack", facts=Facts(linear=True, meanings={"dim": in_output("dim")}))
+@register_rule("stack", facts=Facts(linear=True, moves=True, meanings={"dim": in_output("dim")}))
 def stack(call: Call) -> None:
     pairs = call.listed("tensors")
     axes = list(pairs[0].axes)
@@ -72,8 +72,8 @@ alias("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", of="split")
 alias("unsafe_chunk", of="chunk")
 
 
-@register_rule("split", facts=Facts(linear=True))
-@register_rule("chunk", "tensor_split", "split_copy")
+@register_rule("split", "chunk", "tensor_split", facts=Facts(linear=True, moves=True))
+@register_rule("split_copy")
 def split(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
@@ -92,7 +92,7 @@ def glu(call: Call) -> None:
     call.set([*x.axes[:dim], call.join(made, Axis(gates)), *x.axes[dim + 1 :]])
 
 
-@register_rule("unbind", facts=Facts(linear=True))
+@register_rule("unbind", facts=Facts(linear=True, moves=True))
 def unbind(call: Call) -> None:
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
@@ -100,7 +100,7 @@ def unbind(call: Call) -> None:
         pick(call, x, dim, i, i)
 
 
-@register_rule("select", facts=Facts(linear=True, part=("dim", "index")))
+@register_rule("select", facts=Facts(linear=True, moves=True, part=("dim", "index")))
 def select(call: Call) -> None:
     x = call.pair("self")
     t, s = call.both("index")
@@ -128,7 +128,7 @@ def pick(call: Call, x: Pair, dim: int, index: int, output: int = 0) -> None:
     call.set(rest, output, scales=scaling(x, rest))
 
 
-@register_rule("constant_pad_nd", facts=Facts(linear=True))
+@register_rule("constant_pad_nd", facts=Facts(linear=True, moves=True))
 @register_rule("pad")
 def constant_pad(call: Call) -> None:
     x = call.pair("self")
@@ -169,7 +169,8 @@ def part_of_table(whole: Pair, node: Node) -> Pair:
 
 
 @register_rule(
-    "slice", facts=Facts(linear=True, part=("dim", "start"), against_whole=part_of_table)
+    "slice",
+    facts=Facts(linear=True, moves=True, part=("dim", "start"), against_whole=part_of_table),
 )
 def slice_(call: Call) -> None:
     x = call.pair("self")

@@ -12,8 +12,8 @@ from phiopt.growth.rules.joining import replace_axis
 from phiopt.growth.rules.views import factored, in_order, joined
 
 
-@register_rule("roll", facts=Facts(linear=True, meanings={"dims": in_order("dims")}))
-@register_rule("flip")
+@register_rule("roll", facts=Facts(linear=True, moves=True, meanings={"dims": in_order("dims")}))
+@register_rule("flip", facts=Facts(moves=True))
 def reorder(call: Call) -> None:
     """A shift or a flip of an axis that neither grows nor has another order."""
     x = call.pair("self")
@@ -35,7 +35,7 @@ def _check_shifts(call: Call, x: Pair) -> None:
         raise difference(call.t, call.s, "shifts").mismatch()
 
 
-@register_rule("channel_shuffle", "native_channel_shuffle")
+@register_rule("channel_shuffle", "native_channel_shuffle", facts=Facts(moves=True))
 def channel_shuffle(call: Call) -> None:
     x = call.pair("self")
     groups = call.both("groups")
@@ -44,7 +44,7 @@ def channel_shuffle(call: Call) -> None:
     replace_axis(call, x, 1, joined(factored(channel, [groups, rest])[::-1]))
 
 
-@register_rule("pixel_shuffle")
+@register_rule("pixel_shuffle", facts=Facts(moves=True))
 def pixel_shuffle(call: Call) -> None:
     x = call.pair("self")
     r = call.const("upscale_factor")
@@ -53,7 +53,7 @@ def pixel_shuffle(call: Call) -> None:
     call.set([*lead, c, joined([h, rh]), joined([w, rw])])
 
 
-@register_rule("pixel_unshuffle")
+@register_rule("pixel_unshuffle", facts=Facts(moves=True))
 def pixel_unshuffle(call: Call) -> None:
     x = call.pair("self")
     r = call.const("downscale_factor")

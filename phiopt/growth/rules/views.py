@@ -50,10 +50,10 @@ def in_order(option: str) -> Callable[[Node], list[int]]:
 
 
 alias("_unsafe_view", "reshape", "_reshape_alias", of="view")
-VIEW = Facts(linear=True, regroups=True)
+VIEW = Facts(linear=True, regroups=True, moves=True)
 
 
-@register_rule("view", facts=replace(VIEW, inserted="nothing"))
+@register_rule("view", facts=VIEW)
 @register_rule("as_strided", facts=Facts(meanings={"stride": strides}))
 @register_rule("flatten", "unflatten", "view_copy")
 def view(call: Call) -> None:
@@ -144,7 +144,7 @@ def squeeze(call: Call) -> None:
     )
 
 
-@register_rule("expand", facts=replace(VIEW, inserted="nothing"))
+@register_rule("expand", facts=VIEW)
 def expand(call: Call) -> None:
     x = call.pair("self")
     axes = [Axis(Term(*size)) for size in call.out()]
@@ -154,7 +154,7 @@ def expand(call: Call) -> None:
     call.set(axes, scales=x.scales)
 
 
-@register_rule("repeat", facts=Facts(regroups=True))
+@register_rule("repeat", facts=Facts(regroups=True, moves=True))
 def repeat(call: Call) -> None:
     x = call.pair("self")
     times = list(zip(*call.both("repeats"), strict=True))

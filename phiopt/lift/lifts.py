@@ -1,43 +1,20 @@
-"""ψ: how an input of the teacher becomes an input of the student (paper, section 4, D1*).
-
-A lift is any callable on a batch. The lifts of this module also say *where* they put the teacher's coordinates. The
-growth map needs this for the columns of a linear layer behind ``flatten``. Any other callable is applied to probes. If
-it mixes coordinates, the teacher's are taken to be the first on each axis, and the map's ``inexact_reasons`` say so.
-
-A lift with parameters to learn is an ``nn.Module``. With methods ``shape`` and ``index_maps`` it says where it puts the
-teacher's coordinates, and can be part of a `Compose`. It runs in evaluation mode.
-"""
+"""The library's lifts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from phiopt._checks import count, one_of, shown, within
-
-Shape = tuple[int, ...]
-
-
-@runtime_checkable
-class PlacedLift(Protocol):
-    """A lift that says where it puts the teacher's coordinates. Shapes are of one example, without the batch axis."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-    def shape(self, shape: Shape) -> Shape:
-        """Shape of one lifted example."""
-        ...
-
-    def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
-        """For each axis, the student's coordinate of each of the teacher's, for an example of this ``shape``."""
-        ...
+from phiopt.lift.protocol import Shape
 
 
 @dataclass(frozen=True)
@@ -115,22 +92,28 @@ class Channels:
     Args:
         channels: Number of channels afterwards.
         mode: ``"repeat"``: ψ(x) = (x, x, ...), the teacher's channels in turn. ``"place"``: the teacher's channels
-            from ``at`` on, zeros in the others.
-        at: First channel of the input in mode ``"place"``.
+            where ``at`` says, zeros in the others.
+        at: In mode ``"place"`` the first channel of the input, or one channel for each of the teacher's, in any order.
 
     Examples:
         >>> Channels(3)(torch.ones(1, 1, 2, 2)).shape
         torch.Size([1, 3, 2, 2])
+        >>> Channels(4, "place", at=(2, 1, 0))(torch.arange(3.0)[None])  # from RGB to BGR and a fourth
+        tensor([[2., 1., 0., 0.]])
     """
 
     channels: int
     mode: Literal["repeat", "place"] = "repeat"
-    at: int = 0
+    at: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
         count("channels", self.channels)
         one_of("mode", self.mode, ("repeat", "place"))
-        if count("at", self.at, least=0) and self.mode == "repeat":
+        if isinstance(self.at, tuple | list):
+            object.__setattr__(self, "at", _indices("at", self.at))
+        else:
+            count("at", self.at, least=0)
+        if self.at != 0 and self.mode == "repeat":
             raise ValueError(f"at: got {self.at}, must be 0 in mode 'repeat'")
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -140,7 +123,7 @@ class Channels:
                 :, : self.channels
             ]
         out = x.new_zeros(x.shape[0], self.channels, *x.shape[2:])
-        out[:, self.at : self.at + x.shape[1]] = x
+        out[:, torch.from_numpy(self._places(x.shape[1])).to(x.device)] = x
         return out
 
     def shape(self, shape: Shape) -> Shape:
@@ -149,10 +132,18 @@ class Channels:
 
     def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
         self._check(shape)
-        return (self.at + np.arange(shape[0]), *(np.arange(n) for n in shape[1:]))
+        return (self._places(shape[0]), *(np.arange(n) for n in shape[1:]))
+
+    def _places(self, channels: int) -> NDArray[np.int64]:
+        """The channel of each of the input's."""
+        return self.at + np.arange(channels) if isinstance(self.at, int) else np.array(self.at)
 
     def _check(self, shape: Shape) -> None:
-        if self.at + shape[0] > self.channels:
+        if not isinstance(self.at, int) and len(self.at) != shape[0]:
+            raise ValueError(
+                f"at={self.at} must be as many as the {shape[0]} channels of an example"
+            )
+        if self._places(shape[0]).max(initial=-1) >= self.channels:
             raise ValueError(
                 f"channels={self.channels} (at={self.at}) cannot hold an example of {shape[0]} channels"
             )
@@ -199,90 +190,39 @@ class Resize:
         )
 
 
-class Compose(nn.Module):
-    """Apply lifts in turn: ``Compose(Channels(3), Pad((32, 32)))`` turns 1x28x28 images into 3x32x32 ones."""
+@dataclass(frozen=True)
+class Tokens:
+    """Another numbering of tokens, items or other indices: ψ(t) = ids[t], as for a new tokenizer or catalogue.
 
-    def __init__(self, *lifts: PlacedLift) -> None:
-        super().__init__()
-        if not lifts:
-            raise ValueError("lifts: got none, must be at least one; Identity() changes nothing")
-        for i, lift in enumerate(lifts):
-            if isinstance(lift, type) or not isinstance(lift, PlacedLift):
-                raise TypeError(
-                    f"lifts[{i}]: got {shown(lift)}, which has no shape() and index_maps(), must be a lift "
-                    "of its place; pass a plain callable as lift= itself"
-                )
-            if isinstance(lift, nn.Module):
-                self.add_module(str(i), lift)
-        self.lifts = lifts
+    The rows of tables that the tokens look up move with them. If the teacher has one class for each token, as a
+    language model has, the classes move too.
 
-    def forward(self, x: Tensor) -> Tensor:
-        for lift in self.lifts:
-            x = lift(x)
-        return x
+    Args:
+        ids: The student's token of each of the teacher's tokens, all different; a tuple, a list or a tensor.
+
+    Examples:
+        >>> Tokens((3, 0, 1))(torch.tensor([[0, 2, 2]]))
+        tensor([[3, 1, 1]])
+    """
+
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", _indices("ids", self.ids))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < len(self.ids):
+            raise ValueError(
+                f"ids: {len(self.ids)} given, must be one for each token; "
+                f"the input has tokens from {int(x.min())} to {int(x.max())}"
+            )
+        return torch.tensor(self.ids, dtype=x.dtype, device=x.device)[x.long()]
 
     def shape(self, shape: Shape) -> Shape:
-        for lift in self.lifts:
-            shape = lift.shape(shape)
         return shape
 
     def index_maps(self, shape: Shape) -> tuple[NDArray[np.int64], ...]:
-        total = tuple(np.arange(n) for n in shape)
-        for lift in self.lifts:
-            total = tuple(p[t] for p, t in zip(lift.index_maps(shape), total, strict=True))
-            shape = lift.shape(shape)
-        return total
-
-    def __repr__(self) -> str:
-        return f"Compose({', '.join(map(repr, self.lifts))})"
-
-
-def infer(teacher: Shape, student: Shape) -> PlacedLift:
-    """The lift between examples of these shapes, if they leave a single natural choice.
-
-    Equal shapes: the identity. Feature vectors: padded with zeros. One channel to several: repeated.
-
-    Args:
-        teacher: Shape of one of the teacher's examples, without the batch.
-        student: The student's.
-
-    Raises:
-        ValueError: There is no choice, or there are several; the message lists them.
-    """
-    teacher, student = _shape("teacher", teacher), _shape("student", student)
-    if teacher == student:
-        return Identity()
-    lists = f"the teacher reads examples of shape {teacher}, the student of shape {student}"
-    if len(teacher) != len(student) or any(n < o for o, n in zip(teacher, student, strict=False)):
-        raise ValueError(
-            f"lift=None cannot be inferred: {lists}; pass lift=, a callable from the first to the second"
-        )
-    if len(teacher) == 1:
-        return Pad(student)
-    channels, size = student[0], student[1:]
-    if size == teacher[1:] and teacher[0] == 1:
-        return Channels(channels)
-    colours = (
-        []
-        if channels == teacher[0]
-        else [f"Channels({channels})", f"Channels({channels}, mode='place')"]
-    )
-    spatial = (
-        []
-        if size == teacher[1:]
-        else [f"Pad({size})", f"Pad({size}, align='center')", f"Resize({size})"]
-    )
-    both = [f"Compose({c}, {s})" for c in colours for s in spatial]
-    choices = both or colours or spatial
-    raise ValueError(
-        f"lift=None leaves a choice: {lists}. Pass one of phiopt.lift: {'; '.join(choices)}; or any callable on a batch"
-    )
-
-
-def _shape(name: str, shape: object) -> Shape:
-    if not isinstance(shape, tuple | list):
-        raise TypeError(f"{name}: got {shown(shape)}, must be a shape, a tuple of whole numbers")
-    return tuple(count(name, n, least=0) for n in shape)
+        return tuple(np.arange(n) for n in shape)
 
 
 def nearest_indices(old: int, new: int) -> NDArray[np.int64]:
@@ -298,3 +238,16 @@ def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
             f"{name}: got {shown(sizes)}, must be a tuple of whole numbers, one for each of the last axes"
         )
     return tuple(count(name, n) for n in sizes)
+
+
+def _indices(name: str, indices: Sequence[int] | Tensor) -> tuple[int, ...]:
+    """Check that indices are different whole numbers of at least 0."""
+    indices = indices.tolist() if isinstance(indices, Tensor) else indices
+    rule = "a tuple of different whole numbers of at least 0"
+    if not isinstance(indices, tuple | list) or not indices:
+        kind = ValueError if isinstance(indices, tuple | list) else TypeError
+        raise kind(f"{name}: got {shown(indices)}, must be {rule}")
+    checked = tuple(count(name, n, least=0) for n in indices)
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"{name}: got {shown(indices)}, must be {rule}")
+    return checked

@@ -1,0 +1,184 @@
+"""A computation as a tree: the runs of its modules, with the operations and the runs of other modules inside each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from phiopt.growth.catalogue import facts
+from phiopt.growth.graph import Node, Trace
+from phiopt.growth.optional import acts, kind
+
+
+@dataclass(frozen=True)
+class Computation:
+    """A computation: its operations on data, the ids of the data, and the operation that makes each value."""
+
+    trace: Trace
+    nodes: list[Node]
+    data: set[int]
+    producers: dict[int, Node]
+
+    @classmethod
+    def of(cls, trace: Trace) -> Computation:
+        data = {v.id for v in trace.inputs}
+        nodes = []
+        for node in trace.nodes:
+            if any(v.id in data for v in node.inputs):
+                data.update(o.id for o in node.outputs)
+                nodes.append(node)
+        return cls(trace, nodes, data, {o.id: n for n in trace.nodes for o in n.outputs})
+
+
+@dataclass(frozen=True)
+class Form:
+    """All of an operation that its likeness to another depends on.
+
+    Attributes:
+        kind: The name under which it is compared.
+        scope: The student's module inside which it must sit, or sits, if a user names one.
+        last: Whether it makes an output of the model.
+        reads: For each tensor that it reads, whether it is data.
+        before: The shape of the first data that it reads.
+        after: The shapes of what it makes.
+        omissible: Whether the student may lack it: a sum, since a residual connection may exist only where widths are
+            equal, or an operation by which a parameter adds or multiplies.
+    """
+
+    kind: str
+    scope: str | None
+    last: bool
+    reads: tuple[bool, ...]
+    before: tuple[int, ...]
+    after: tuple[tuple[int, ...], ...]
+    omissible: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One operation.
+
+    Attributes:
+        node: The operation.
+        name: Of its module, seen from the run that holds it.
+        form: What its likeness to others depends on.
+        number: Equal for operations of equal form.
+    """
+
+    node: Node
+    name: str
+    form: Form
+    number: int
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [self.node]
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of a module: all its operations on data from the first to the last, in order.
+
+    Attributes:
+        module: Path of the module.
+        name: Its name, seen from the run that holds this one.
+        items: The operations, and the runs of the modules inside that have parameters or buffers.
+        number: Equal for runs whose items have equal names and numbers.
+        kinds: How many operations of each kind there are.
+        needed: How many of them have to have a counterpart.
+    """
+
+    module: str
+    name: str
+    items: list[Leaf | Run] = field(default_factory=list)
+    number: int = -1
+    kinds: Counter[str] = field(default_factory=Counter)
+    needed: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [node for item in self.items for node in item.nodes]
+
+    def close(self, numbers: dict[object, int]) -> None:
+        """Sum up what is inside."""
+        form = tuple((item.name, item.number) for item in self.items)
+        self.number = numbers.setdefault(form, len(numbers))
+        for item in self.items:
+            if isinstance(item, Run):
+                self.kinds.update(item.kinds)
+                self.needed.update(item.needed)
+            else:
+                self.kinds[item.form.kind] += 1
+                if not item.form.omissible:
+                    self.needed[item.form.kind] += 1
+
+
+Item = Leaf | Run
+
+
+def tree(
+    side: Computation,
+    scope: Callable[[str], str | None],
+    numbers: dict[object, int],
+    label: Callable[[str], str] | None = None,
+    *,
+    ends: bool = True,
+) -> Run:
+    """The run of the root module.
+
+    Args:
+        side: The computation.
+        scope: The scope of a module; see `Form`.
+        numbers: The numbers of all forms met so far. Trees that are compared share it.
+        label: Makes a tree without runs inside: the label of a module, seen from the root.
+        ends: Whether an output of the model is unlike other values.
+    """
+    modules = {""}
+    for name in side.trace.used if label is None else ():
+        parts = name.split(".")[:-1]
+        modules.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+    last = {o.id for o in side.trace.outputs if ends}
+    open_runs = [Run("", "")]
+    for node in side.nodes:
+        owner = node.module
+        while owner not in modules:
+            owner = owner.rpartition(".")[0]
+        while not inside(owner, open_runs[-1].module):
+            open_runs.pop().close(numbers)
+        for name in below(owner, open_runs[-1].module).split(".") if owner else ():
+            if name:
+                run = Run(f"{open_runs[-1].module}.{name}".lstrip("."), name)
+                open_runs[-1].items.append(run)
+                open_runs.append(run)
+        own = below(node.module, owner) if label is None else label(node.module)
+        form = _form(node, side.data, last, scope(node.module))
+        leaf = Leaf(node, own, form, numbers.setdefault(form, len(numbers)))
+        open_runs[-1].items.append(leaf)
+    while open_runs:
+        root = open_runs.pop()
+        root.close(numbers)
+    return root
+
+
+def _form(node: Node, data: set[int], ends: set[int], scope: str | None) -> Form:
+    reads = tuple(v.id in data for v in node.inputs)
+    return Form(
+        kind(node),
+        scope,
+        any(o.id in ends for o in node.outputs),
+        reads if acts(node) else (),
+        next(v.shape for v in node.inputs if v.id in data),
+        tuple(o.shape for o in node.outputs),
+        facts(node.name).branches is not None or (acts(node) and not all(reads)),
+    )
+
+
+def inside(module: str, outer: str) -> bool:
+    """Whether a module is another one or lies inside it, by their paths."""
+    return not outer or module == outer or module.startswith(f"{outer}.")
+
+
+def below(module: str, outer: str) -> str:
+    """The path of a module inside ``outer``, seen from there."""
+    return module[len(outer) :].lstrip(".")
