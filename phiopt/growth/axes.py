@@ -154,7 +154,11 @@ def each(parts: Sequence[Term], lead: Term | None) -> Term:
 
 def picked(term: Term, lead: Term, i: int) -> Term:
     """``term`` where coordinate ``i`` of the axis ``lead`` is selected."""
-    return term.parts[i] if term.kind == "each" and term.lead is lead else term
+    if term.kind != "each":
+        return term
+    if term.lead is lead:
+        return term.parts[i]
+    return each([picked(part, lead, i) for part in term.parts], term.lead)
 
 
 def marked(term: Term) -> Iterator[Term]:

@@ -15,8 +15,7 @@ from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.pairs import Axis, Factor
-from phiopt.growth.unify import find
-from phiopt.growth.unit_plan import marks
+from phiopt.growth.unit_plan import blocks, marks
 
 Mark = tuple[Term, ParameterAxis, float]
 """A term to multiply, for the rows of a parameter, by a factor."""
@@ -103,7 +102,9 @@ class _Graph:
             elif whole.same:  # an axis that does not grow has no terms for its blocks
                 return None
             else:
-                terms = ((whole if find(whole) is find(t) else t) for t in marked(scales.term))
+                terms = [b for t in marked(scales.term) for b in blocks(whole, t)]
+                if not terms:
+                    return None
                 rows += [(t, source, ratio) for t in terms]
         return rows
 

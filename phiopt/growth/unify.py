@@ -125,6 +125,11 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
     rest = term.t // size[0], term.s // size[1]
     if term.kind == "each":
         pairs = [_factor(part, size) for part in term.parts]
+        if all(a.same for a, _ in pairs):  # one axis picks within every part
+            lead = Term(*size)
+            for a, b in pairs:
+                b.lead = lead if b.lead is a else b.lead
+            return lead, each([b for _, b in pairs], term.lead)
         return each([a for a, _ in pairs], term.lead), each([b for _, b in pairs], term.lead)
     node = find(term)
     if node.same:

@@ -90,7 +90,7 @@ def _sum_linear(call: Call, axes: list[Axis], operands: list[Pair]) -> Axis | No
 def joint_scales(scales: Sequence[Axis | None]) -> Axis | None:
     """The axis of rows in which several values are linear together; ``None`` if one of them is in none."""
     known = [a for a in scales if a is not None]
-    if not known or len(known) < len(scales):
+    if not known or len(known) < len(scales) or len({a.size for a in known}) > 1:
         return None
     return Axis(known[0].term, frozenset().union(*(a.source_parameters for a in known)))
 

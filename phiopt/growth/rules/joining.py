@@ -28,8 +28,20 @@ def concatenate(call: Call) -> None:
     axes[dim] = _concatenated(
         [p.axes[dim] if isinstance(p, Pair) else Axis(Term(0, p.shape[dim])) for p in pairs]
     )
-    scales = joint_scales([p.scales if isinstance(p, Pair) else None for p in pairs])
-    call.set(axes, scales=scales)
+    call.set(axes, scales=_joined_scales(pairs, axes[dim], dim))
+
+
+def _joined_scales(pairs: list[Pair | Value], whole: Axis, dim: int) -> Axis | None:
+    """The axis of rows in which joined tensors are linear: the joined one if they are joined along it."""
+    scales = [p.scales if isinstance(p, Pair) else None for p in pairs]
+    joint = joint_scales(scales)
+    along = [
+        isinstance(p, Pair) and a is not None and a.term is p.axes[dim].term
+        for p, a in zip(pairs, scales, strict=True)
+    ]
+    if joint is None or not any(along):
+        return joint
+    return Axis(whole.term, joint.source_parameters) if all(along) else None
 
 
 def _listed(call: Call) -> list[Pair | Value]:
@@ -149,7 +161,8 @@ def constant_pad(call: Call) -> None:
 def replace_axis(call: Call, x: Pair, dim: int, axis: Axis, i: int = 0) -> None:
     axes = list(x.axes)
     axes[dim] = axis
-    call.set(axes, i, scales=x.scales)
+    along = x.scales is not None and x.scales.term is x.axes[dim].term
+    call.set(axes, i, scales=axis if along else x.scales)
 
 
 def part_of_table(whole: Pair, node: Node) -> Pair:
