@@ -8,6 +8,8 @@ from torch import nn
 from phiopt.growth import GrowthMap, grow
 from tests.growth.pairs import EXACT, check, said
 
+SLOW = [pytest.mark.slow]
+FILLS = ["net2wider", *(pytest.param(fill, marks=SLOW) for fill in ("zero-out", "vv-zz"))]
 TOKENS = torch.randint(20, (3, 7), generator=torch.Generator().manual_seed(5))
 
 
@@ -44,7 +46,7 @@ def a_row(y):
 
 
 @pytest.mark.parametrize("past", [nothing, twice_nothing, a_row, None])
-@pytest.mark.parametrize("fill", ["zero-out", "net2wider", "vv-zz"])
+@pytest.mark.parametrize("fill", FILLS)
 def test_keys_are_joined_to_an_empty_cache(past, fill):
     check(EXACT, Cached(8, past), Cached(16, past), TOKENS, fill)
 
@@ -175,7 +177,7 @@ class Scaled(nn.Module):
         return x * (self.shift + self.scale) if self.shift else self.scale * x
 
 
-@pytest.mark.parametrize("fill", ["zero-out", "net2wider"])
+@pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("norm", ["layer", "rms", "shifted"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_factors_of_the_width_are_taken_up_beside_a_tied_embedding(tied, norm, fill):
@@ -247,11 +249,8 @@ class Rotary(nn.Module):
         return torch.cat([x, rest], -1) if rest.shape[-1] else x
 
 
-FILLS = ["zero-out", "net2wider", "vv-zz"]
-
-
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("buffer", [True, False])
+@pytest.mark.parametrize("buffer", [True, pytest.param(False, marks=SLOW)])
 @pytest.mark.parametrize("layout", ["halves", "pairs", "part"])
 def test_rotary_heads_of_a_multiple_of_the_width_keep_the_function(layout, buffer, fill):
     heads = [Rotary(2, size, layout=layout, buffer=buffer) for size in (8, 16)]
@@ -351,3 +350,35 @@ def test_experts_whose_matrices_are_picked_by_token_grow(sizes, fill):
 
 def test_more_experts_are_said():
     check("remarked", Experts(8, 8), Experts(8, 8, 6), TOKENS)
+
+
+class Packed(nn.Module):
+    """Queries, keys and values in one layer, head by head or one after another."""
+
+    def __init__(self, heads, size, split):
+        super().__init__()
+        self.size, self.split = size, split
+        self.embed, self.pack, self.head = (
+            nn.Embedding(20, 8),
+            nn.Linear(8, 3 * heads * size),
+            nn.Linear(heads * size, 20),
+        )
+
+    def forward(self, tokens):
+        x = self.pack(self.embed(tokens))
+        if self.split == "chunk":
+            q, k, v = x.unflatten(-1, (-1, 3 * self.size)).transpose(1, 2).chunk(3, -1)
+        elif self.split == "select":
+            x = x.unflatten(-1, (-1, 3, self.size)).transpose(1, 2)
+            q, k, v = (x[..., i, :] for i in range(3))
+        else:
+            q, k, v = (y.transpose(1, 2) for y in x.unflatten(-1, (3, -1, self.size)).unbind(2))
+        y = (q @ k.mT * self.size**-0.5).softmax(-1) @ v
+        return self.head(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("split", ["chunk", "select", "unbind"])
+@pytest.mark.parametrize("size", [(2, 8), (4, 4)])
+def test_packed_heads_take_up_the_factor_of_their_width(split, size, fill):
+    check(EXACT, Packed(2, 4, split), Packed(*size, split), TOKENS, fill)
