@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from phiopt._attention import plain_attention
 from phiopt._modules import state_of, unchanged, unsaved, without_process_wide_hooks
+from phiopt._outputs import tensors_of
 from phiopt._types import Params
 from phiopt.growth.graph import Trace
 from phiopt.growth.recorder import ListsAsTensors, Recorder
@@ -72,7 +72,7 @@ def trace(
         ListsAsTensors(),
     ):
         result = torch.func.functional_call(module, state_in, given)
-    outputs = tuple(recorder.value(x) for x in tree_flatten(result)[0] if isinstance(x, Tensor))
+    outputs = tuple(recorder.value(x) for x in tensors_of(result))
     if not outputs:
         raise ValueError(f"the forward pass of {type(module).__name__} returned no tensor")
     return Trace(
