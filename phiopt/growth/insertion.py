@@ -183,12 +183,21 @@ class Insertions:
         if not (isinstance(a, Value) and isinstance(b, Value)):
             return through[0], None
         twins = [self.state.twins[c.source.id] for v in through if (c := self._carried(v))]
-        for stream, branch in ((a, b), (b, a)):
-            separate = branch not in through or (
-                twins[0] == twins[-1] and self._comes_from(branch, stream)
+        ways = [
+            (stream, branch)
+            for stream, branch in ((a, b), (b, a))
+            if stream in through
+            and (
+                branch not in through
+                or (twins[0] == twins[-1] and self._comes_from(branch, stream))
             )
-            if stream in through and separate:
+        ]
+        for stream, branch in ways:
+            inside = self._only_in(branch, stream, node)
+            if Closing(self.state.student, inside).settings(branch) is not None:
                 return stream, branch
+        if ways:
+            return ways[0]
         for stream, branch in ((a, b), (b, a)):
             if self._is_product(branch, node) and not self._is_product(stream, node):
                 return stream, branch
@@ -208,14 +217,21 @@ class Insertions:
             value, reader = self.source[id(maker)], maker
         return False
 
-    def _comes_from(self, value: Value, source: Value) -> bool:
-        return source.id in {v.id for n in self._between(value, source) for v in n.inputs}
+    def _comes_from(self, value: Value, stream: Value) -> bool:
+        """Whether ``value`` is computed from ``stream``, or from what the stream comes from."""
+        read = {v.id for n in self._between(value, stream) for v in n.inputs}
+        return any(v.id in read for v in self._passed(stream))
 
-    def _between(self, value: Value, stream: Value) -> list[Node]:
-        """The operations that lead to ``value`` from ``stream``, or from what the stream comes from."""
+    def _passed(self, stream: Value) -> list[Value]:
+        """A value, and the values that inserted operations passed on to it, the first one last."""
         passed = [stream]
         while (maker := self.producers.get(passed[-1].id)) and id(maker) in self.source:
             passed.append(self.source[id(maker)])
+        return passed
+
+    def _between(self, value: Value, stream: Value) -> list[Node]:
+        """The operations that lead to ``value`` from ``stream``, or from what the stream comes from."""
+        passed = self._passed(stream)
         nodes, todo, seen = [], [value], {v.id for v in passed}
         while todo:
             v = todo.pop()
@@ -245,6 +261,7 @@ class Insertions:
         """Let the last parameters of the branch that ``total`` adds take values with which it adds nothing."""
         inside = self._only_in(branch, stream, total)
         for node in inside:  # operations of a branch that adds nothing need not be the identity
+            self.silent.add(id(node))
             self.starts.pop(id(node), None)
             self.closed.pop(id(node), None)
             for value in node.outputs:
@@ -263,12 +280,12 @@ class Insertions:
     def _only_in(self, branch: Value, stream: Value, total: Node) -> list[Node]:
         """The operations of a branch of which no other part of the student reads anything."""
         ends = {v.id for v in self.state.student.outputs}
-        inside = []
+        silent, inside = set(self.silent), []
         for node in sorted(self._between(branch, stream), key=lambda n: -n.outputs[0].id):
             readers = [r for o in node.outputs for r in self.readers.get(o.id, ())]
-            elsewhere = any(r is not total and id(r) not in self.silent for r in readers)
+            elsewhere = any(r is not total and id(r) not in silent for r in readers)
             if branch in node.outputs or not (elsewhere or ends & {o.id for o in node.outputs}):
-                self.silent.add(id(node))
+                silent.add(id(node))
                 inside.append(node)
         return inside
 
