@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from phiopt._checks import count, instance, part, seed_of
+from phiopt._outputs import logits_of
 from phiopt._randomness import begun_anew, preserved_randomness
 from phiopt._types import Loss
 from phiopt.data import Source, check_pair, check_source
@@ -33,7 +34,7 @@ def means(
             if neighbourhood is not None:
                 generator = generator or Generator(x.device).manual_seed(seed)
                 x, y = _neighbours(neighbourhood, x, y, generator)
-            outputs = finite(model(x), "outputs")
+            outputs = finite(logits_of(model(x)), "outputs")
             values = [finite(measure(outputs, y), "losses").double() for measure in measures]
             if any(v.shape[:1] != y.shape[:1] for v in values):
                 raise ValueError(

@@ -149,6 +149,25 @@ def state_of(module: nn.Module) -> Params:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+def unsaved(module: nn.Module) -> frozenset[str]:
+    """Names of the buffers that no ``state_dict`` holds (``persistent=False``).
+
+    They are constants of the architecture, such as a causal mask or rotary frequencies: another instance computes them
+    anew. A tied buffer that some other module saves is saved.
+    """
+    named = {
+        name: value
+        for path, part in module.named_modules()
+        for name, value in (
+            (f"{path}.{n}".lstrip("."), part._buffers.get(n))
+            for n in part._non_persistent_buffers_set
+        )
+        if value is not None
+    }
+    saved = {id(value) for value in module.state_dict(keep_vars=True).values()}
+    return frozenset(name for name, value in named.items() if id(value) not in saved)
+
+
 def copies(tensors: Params) -> Params:
     """The same numbers in tensors of their own, still attached to the graph."""
     return {name: value.clone() for name, value in tensors.items()}

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from phiopt._checks import count, instance, part, seed_of
 from phiopt._modules import evaluating
+from phiopt._outputs import logits_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Loss
 from phiopt._vector import to_params, to_vector
@@ -88,14 +89,10 @@ def check(
         )
         # Errors of the arguments are raised here. Further down they would count as failed derivatives.
         with torch.no_grad(), differentiable():
-            outputs = model(x.clone())
-        if not isinstance(outputs, Tensor):
-            raise TypeError(
-                f"student: its forward returned {type(outputs).__name__}, must return one Tensor"
-            )
+            outputs = logits_of(model(x.clone()), "student")
         if loss is None:
             check_labels("data", outputs, y)
-        Task(lambda _, inputs: model(inputs.clone()), plain, x, y)({})
+        Task(lambda _, inputs: logits_of(model(inputs.clone())), plain, x, y)({})
         calls = layer_calls(model, x.clone())
         layers = tuple(_layer(call, seed) for call in calls if not call.inner)
         return DerivativeReport(layers, _whole(model, plain, x, y, calls, seed))
@@ -120,7 +117,7 @@ def _whole(
         def scalar(w: Tensor) -> Tensor:
             state = to_params(w, like) | {name: b.clone() for name, b in buffers.items()}
             with differentiable() if composite else nullcontext():
-                return loss(functional_call(model, state, (x.clone(),)), y).mean()
+                return loss(logits_of(functional_call(model, state, (x.clone(),))), y).mean()
 
         return derivative_orders(scalar, to_vector(like), seed, kinked=bool(kinks))
 

@@ -6,7 +6,8 @@ modes are restored; its parameters, the data and the global random state stay as
 Data are a pair of tensors ``(x, y)``, a map-style ``Dataset`` of such pairs, or a ``DataLoader`` of batches. Batches
 are moved to the device and the floating dtype of the model. Outputs are logits of shape ``(batch, classes, ...)``, with
 the classes on axis 1, and targets are class indices of shape ``(batch, ...)``. Other shapes and labels are refused with
-a ``ValueError``. A model that gives ``(batch, time, classes)`` must be wrapped in a model that moves the axis.
+a ``ValueError``. A model that gives ``(batch, time, classes)`` must be wrapped in a model that moves the axis. Of a
+mapping of outputs, as the models of transformers return it, the logits count, and of tokens the last axis is moved.
 
 Numbers that are not finite are refused with a ``FloatingPointError``: a diverged model has no accuracy.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from phiopt._checks import instance, number, part, shown
 from phiopt._evaluation import batches, evaluating, finite, means
+from phiopt._outputs import logits_of
 from phiopt._types import Function, Loss
 from phiopt.data import Source
 from phiopt.objective.loss import check_class_axis, check_labels
@@ -188,7 +190,7 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
     with evaluating(model, data, seed=0):
         parts = []
         for x, y in batches(model, data, batch_size):
-            outputs = finite(model(x), "outputs")
+            outputs = finite(logits_of(model(x)), "outputs")
             if not y.is_floating_point():  # others are no labels, and not needed here
                 check_class_axis("data", outputs, y)
             elif outputs.dim() < 2:

@@ -151,3 +151,53 @@ def test_predictions_need_an_axis_of_classes():
         criteria.predict(student, (X, Y))
     with pytest.raises(ValueError, match="outputs must be logits"):
         criteria.accuracy(student, (X, torch.zeros(40)[:, None].long()[:, 0]))
+
+
+class Mapped(nn.Module):
+    """A model of tokens that returns a mapping, its logits not first, as those of transformers may."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, width), nn.Linear(width, 9)
+
+    def forward(self, tokens):
+        hidden = self.embed(tokens).tanh()
+        return {"hidden": hidden, "loss": None, "logits": self.head(hidden)}
+
+
+TOKENS = torch.randint(9, (20, 5), generator=torch.Generator().manual_seed(1))
+
+
+def test_the_logits_of_a_mapping_are_the_outputs():
+    torch.manual_seed(0)
+    teacher, student = Mapped(4), Mapped(8)
+    data = TOKENS, (TOKENS + 1) % 9
+    solution = initialize(
+        teacher, student, (0.5, 0.3, 0.0, 0.2), data, start="zero-out", solver=FEW
+    )
+    assert solution.objective <= solution.start_objective
+    own = nn.Sequential(Moved(teacher))
+    assert criteria.evaluate(teacher, data) == criteria.evaluate(own, data)
+    assert criteria.predict(solution.student, data).shape == (20, 9, 5)
+    assert check(teacher, data).trusted == 4
+
+
+class Moved(nn.Module):
+    """The logits alone, with the classes on axis 1."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model(tokens)["logits"].movedim(-1, 1)
+
+
+def test_a_mapping_without_tensors_is_refused():
+    class Empty(Mapped):
+        def forward(self, tokens):
+            super().forward(tokens)
+            return {"logits": None}
+
+    with pytest.raises(TypeError, match="model: its forward returned dict, must return one Tensor"):
+        criteria.evaluate(Empty(4), (TOKENS, TOKENS))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from phiopt._modules import evaluating
+from phiopt._outputs import outputs_of
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
 from phiopt.derivatives.calls import (
@@ -86,7 +87,7 @@ def require_derivatives(
             )
     model = evaluating(module).requires_grad_(True)
     with torch.enable_grad(), differentiable(), recorded(model) as calls:
-        outputs = model(inputs.clone())
+        outputs = outputs_of(model(inputs.clone()))
     for call in calls:
         for kernel in sorted(call.kernels & SILENTLY_WRONG):
             raise TypeError(

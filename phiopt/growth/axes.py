@@ -58,6 +58,8 @@ class Term:
         phase: Of a zip, the part that comes first in the teacher and in the student.
         lead: Of an *each*, the axis that picks the part.
         external: Whether new coordinates are no layer's units: they are ψ's new pixels, or new classes.
+        copied: Whether new coordinates are copies of the only old one, under every function-preserving fill.
+        distinct: Whether constants tell the coordinates apart, so that a new one is no copy of an old one.
         zero_new: Parameters whose new rows must be zero, because two activations are contracted over them.
         rescale: Factors of parameters' rows, which make up for another constant in the student.
     """
@@ -70,12 +72,18 @@ class Term:
     phase: Size = (0, 0)
     lead: Term | None = None
     external: bool = False
+    copied: bool = False
+    distinct: bool = False
     zero_new: set[ParameterAxis] = field(default_factory=set)
     rescale: dict[ParameterAxis, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.t > self.s:
-            raise Mismatch(f"{self.t} teacher coordinates do not fit into {self.s} of the student")
+            raise Mismatch(
+                f"{self.t} teacher coordinates do not fit into {self.s} of the student",
+                "Give the student at least as many there. Where these are the width of a head, more heads need a wider "
+                "layer, or a head width of their own (head_dim=)",
+            )
 
     @property
     def size(self) -> Size:
@@ -146,7 +154,11 @@ def each(parts: Sequence[Term], lead: Term | None) -> Term:
 
 def picked(term: Term, lead: Term, i: int) -> Term:
     """``term`` where coordinate ``i`` of the axis ``lead`` is selected."""
-    return term.parts[i] if term.kind == "each" and term.lead is lead else term
+    if term.kind != "each":
+        return term
+    if term.lead is lead:
+        return term.parts[i]
+    return each([picked(part, lead, i) for part in term.parts], term.lead)
 
 
 def marked(term: Term) -> Iterator[Term]:

@@ -117,6 +117,7 @@ class Call:
             zeroed = first if b.weight else second
             for term, origin in self.makers(zeroed):
                 term.zero_new.add(origin)
+                self.state.zeroed.append((term, origin))
             if not zeroed.source_parameters:
                 self.inexact("a contraction over a widened axis that no layer makes")
         self.join(first, second)
@@ -151,7 +152,13 @@ class Call:
     # -- outputs -----------------------------------------------------------------------------------------------------
 
     def set(
-        self, axes: Sequence[Axis], i: int = 0, *, scales: Axis | None = None, squared: bool = False
+        self,
+        axes: Sequence[Axis],
+        i: int = 0,
+        *,
+        scales: Axis | None = None,
+        squared: bool = False,
+        weight: bool | None = None,
     ) -> None:
         """Give output ``i`` its axes.
 
@@ -160,6 +167,7 @@ class Call:
             i: The number of the output.
             scales: An axis of parameters' rows in which the output is linear.
             squared: Whether the output is the square of an activation.
+            weight: Whether the output counts as a parameter. ``None``: if it is computed from parameters alone.
         """
         sizes = self.out(i)
         if [a.size for a in axes] != sizes:
@@ -167,7 +175,8 @@ class Call:
                 f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
             )
         inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
-        weight = bool(inputs) and all(p.weight for p in inputs)
+        if weight is None:
+            weight = bool(inputs) and all(p.weight for p in inputs)
         if not weight:
             self.state.output_axes.update(*(a.source_parameters for a in axes))
         known = facts(self.t.name)

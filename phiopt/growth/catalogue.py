@@ -75,6 +75,7 @@ class Facts:
         joins: It joins a list of tensors and skips those of shape ``(0,)``. What it makes of one tensor is a copy.
         creates: It reads no more than the shape of its tensors.
         overwrites: It writes its result over ``self``, which it does not read.
+        repeats: It repeats each coordinate of the axis ``dim`` as often as ``repeats`` says. One model may lack it.
 
     Raises:
         TypeError, ValueError: ``inserted`` is none of these words, or a value of ``neutral`` or ``optional`` is no
@@ -101,6 +102,7 @@ class Facts:
     joins: bool = False
     creates: bool = False
     overwrites: bool = False
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         if self.inserted is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class MapContents:
         fresh: Mapping[str, tuple[int, ...]] | None = None,
         traced: tuple[tuple[int, ...], torch.dtype] | None = None,
         aliases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+        unplaced: Collection[str] = (),
     ) -> None:
         self.placements = dict(placements)
         self.lift, self.classes, self.class_axis = lift, classes, class_axis
@@ -38,3 +39,4 @@ class MapContents:
         self.fresh = dict(fresh or {})
         self.traced = traced
         self.aliases = aliases
+        self.unplaced = frozenset(unplaced)

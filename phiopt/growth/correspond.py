@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from phiopt.growth.axes import ParameterAxis, Term
+from phiopt.growth.axes import Mismatch, ParameterAxis, Term
 from phiopt.growth.catalogue import facts
 from phiopt.growth.errors import AlignmentError
-from phiopt.growth.graph import Trace, Value
+from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.lifted import Moves
-from phiopt.growth.pairs import Axis, ConstantPair, Norm, Pair, TensorPlace
+from phiopt.growth.pairs import Axis, ConstantPair, Factor, Norm, Pair, TensorPlace
+from phiopt.growth.repeated import shared
+
+
+def _repeat(maker: Node | None) -> Node | None:
+    return maker if maker is not None and facts(maker.name).repeats else None
 
 
 @dataclass
@@ -30,12 +35,14 @@ class Correspondence:
     """Axes of parameters that make units. A tied weight may read units along the same axis elsewhere."""
     products: list[tuple[Axis, Axis]] = field(default_factory=list)
     """Pairs of parameters' axes that are summed over against each other, as in weight @ vector."""
+    zeroed: list[tuple[Term, ParameterAxis]] = field(default_factory=list)
+    """Axes whose new coordinates must be zero, each with the axis of a parameter that makes them."""
     constants: list[ConstantPair] = field(default_factory=list)
     """Constants that paired operations read. They are compared when all axes are decided."""
     rounding: float = 0.0
     """The coarsest rounding up to which constants are equal."""
-    rescaled: list[tuple[ParameterAxis, str]] = field(default_factory=list)
-    """Parameters' axes that take up another constant factor, each with the reason to give if it cannot."""
+    factors: list[Factor] = field(default_factory=list)
+    """Constant factors that differ. Weights make up for them when all axes are decided, or the map is not exact."""
     inexact_reasons: dict[str, None] = field(default_factory=dict)
     """Why the function cannot be kept exactly, in the order found. A dictionary keeps the order."""
     added: dict[str, float] = field(default_factory=dict)
@@ -67,6 +74,11 @@ class Correspondence:
     def _new(self, t: Value, s: Value) -> Pair:
         names = self.teacher.tensors.get(t.id), self.student.tensors.get(s.id)
         maker = self._computed[1].get(s.id)
+        repeats = tuple(
+            _repeat(made.get(v.id)) for made, v in zip(self._computed, (t, s), strict=True)
+        )
+        if any(repeats):
+            return self._repeated((t, s), repeats)
         if names[0] is not None and maker is not None:
             against_whole = facts(maker.name).against_whole
             if against_whole is not None:
@@ -118,6 +130,23 @@ class Correspondence:
         axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))
         self.places[names[0]] = self._by_student[names[1]] = TensorPlace(names[1], axes)
         return Pair(axes, weight=True, averages=True)
+
+    def _repeated(self, values: tuple[Value, Value], repeats: tuple[Node | None, ...]) -> Pair:
+        """The pair of two values of which one, or both, are another with each coordinate of an axis repeated."""
+        dims = {n.arguments["dim"] for n in repeats if n is not None}
+        if len(dims) > 1:
+            raise Mismatch(f"axes {sorted(dims)} are repeated, one in each model")
+        before = [
+            v if n is None else n.arguments["self"] for v, n in zip(values, repeats, strict=True)
+        ]
+        times = [1 if n is None else n.arguments["repeats"] for n in repeats]
+        source = self.pair(before[0], before[1])
+        axes = list(source.axes)
+        (dim,) = dims
+        axes[dim] = shared(axes[dim], (times[0], times[1]))
+        pair = replace(source, axes=tuple(axes))
+        self.twins.setdefault(values[1].id, values[0])
+        return pair
 
     def settle_products(self) -> None:
         """Decide for two parameters that are summed over against each other which one reads units.

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from torch import Tensor, nn
 
-from phiopt._modules import state_of
+from phiopt._modules import state_of, unsaved
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import Step, align
@@ -16,9 +16,10 @@ from phiopt.growth.axes import Term, fixed
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
+from phiopt.growth.decided import decide_by_constants
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.example import accepted, recorded
-from phiopt.growth.factors import check_rescaled
+from phiopt.growth.factors import settle_factors
 from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
 from phiopt.growth.insertion import Inserted, Insertions
@@ -29,8 +30,9 @@ from phiopt.growth.optional import check_gone
 from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.placing import check_injective, match_unused, placement
+from phiopt.growth.repeated import unrepeated
 from phiopt.growth.trace import aliases_of, names_of
-from phiopt.growth.unit_plan import demands
+from phiopt.growth.unit_plan import demands, settle_zeros
 
 
 def derive(
@@ -58,11 +60,13 @@ def derive(
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
         raise
+    decide_by_constants(state)
     compare_constants(state)
     state.settle_products()
     check_gone(state.gone, state_of(teacher))
     inserted = _settle_norms(state, inserted)
-    check_rescaled(state)
+    settle_zeros(state)
+    settle_factors(state)
     placements = {name: placement(place, large.used) for name, place in state.places.items()}
     placements |= match_unused(state, small.used, large.used, names)
     names.check_places(
@@ -80,8 +84,9 @@ def derive(
         inexact_reasons=tuple(state.inexact_reasons),
         correspondence=state,
         inserted=inserted,
-        fresh={name: shape for name, shape in large.used.items() if name not in taken},
+        fresh={n: tuple(x.shape) for n, x in state_of(student).items() if n not in taken},
         aliases=(aliases_of(teacher), aliases_of(student)),
+        unplaced=unsaved(teacher),
         traced=(tuple(example.shape), example.dtype),
     )
 
@@ -162,7 +167,8 @@ def _matched(
     """The first way to pair the two computations under which every axis agrees."""
     failures: list[AlignmentError] = []
     try:
-        for steps in align(small, large, names):
+        old, new = (replace(trace, nodes=unrepeated(trace.nodes)) for trace in (small, large))
+        for steps in align(old, new, names):
             try:
                 state, inserted = _follow(small, large, steps, moves)
                 return state, inserted, *match_classes(state, classes)

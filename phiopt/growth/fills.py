@@ -106,7 +106,7 @@ def net2wider(start: Start) -> Params:
 
     def copied(leaf: Term, demand: int) -> Plan:
         plan = plain(leaf, demand)
-        if leaf.same or leaf.external or leaf.t == 0 or demand in (MEAN, ZERO):
+        if leaf.same or leaf.external or leaf.distinct or leaf.t == 0 or demand in (MEAN, ZERO):
             return plan
         source = plan.source.copy()
         new = np.flatnonzero(source == FRESH)
@@ -124,7 +124,7 @@ def vv_zz(start: Start) -> Params:
 
     def paired(leaf: Term, demand: int) -> Plan:
         plan = plain(leaf, demand)
-        if leaf.same or leaf.external or leaf.t == 0 or demand != FRESH:
+        if leaf.same or leaf.external or leaf.distinct or leaf.t == 0 or demand != FRESH:
             return plan
         return halves(np.flatnonzero(plan.source == FRESH), plan)
 
@@ -149,8 +149,16 @@ def _traced(map: GrowthMap) -> Correspondence:
     return map.correspondence
 
 
-def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, unit_plans: UnitPlans) -> Tensor:
-    """One tensor of the student. Copies and shares act along every axis in turn; fresh rows stay as constructed."""
+def _grown(old: Tensor, fresh: Tensor, place: TensorPlace, plans: UnitPlans) -> Tensor:
+    """One tensor of the student. What the models add to it is added first and taken away again."""
+    if not place.shift:
+        return _unshifted(old, fresh, place, plans)
+    first, second = (x.double() + place.shift for x in (old, fresh))
+    return (_unshifted(first, second, place, plans) - place.shift).to(fresh)
+
+
+def _unshifted(old: Tensor, fresh: Tensor, place: TensorPlace, unit_plans: UnitPlans) -> Tensor:
+    """Copies and shares act along every axis in turn; fresh rows stay as constructed."""
     plans = [unit_plans.plan(axis.term) for axis in place.axes]
     new_rows = torch.zeros(fresh.shape, dtype=torch.bool, device=fresh.device)
     value = old

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from phiopt._attention import plain_attention
 from phiopt._modules import copied, state_of, without_process_wide_hooks
+from phiopt._outputs import tensors_of
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
 from phiopt.growth.example import REFUSALS, steady
@@ -66,7 +66,7 @@ class Forward:
 
         with plain_attention(), without_process_wide_hooks():
             result = steady("forward", run)
-        return [y for y in tree_leaves(result) if isinstance(y, Tensor)]
+        return tensors_of(result)
 
     def values(self, x: Tensor, seed: int) -> tuple[Trace, dict[int, Tensor]]:
         """The trace of a forward pass, and the results of its operations by the ids of the trace."""

@@ -56,10 +56,10 @@ class Trace:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     tensors: dict[int, str]
-    """Names of parameters and buffers, by the ids of their values."""
+    """Names of parameters and buffers, by the ids of their values. Buffers that no file holds are constants."""
     constants: dict[int, Tensor] = field(default_factory=dict)
-    """Values that depend on no input, parameter or buffer, as a mask does, by id."""
+    """Values that depend on no input, parameter or saved buffer, as a mask does, by id."""
     used: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shapes of all parameters and buffers, by name. A tied one appears once."""
+    """Shapes of all parameters and saved buffers, by name. A tied one appears once."""
     buffers: frozenset[str] = frozenset()
     """Names of the buffers."""

@@ -176,25 +176,41 @@ class Insertions:
         if not (isinstance(a, Value) and isinstance(b, Value)):
             return through[0], None
         twins = [self.state.twins[c.source.id] for v in through if (c := self._carried(v))]
-        for stream, branch in ((a, b), (b, a)):
-            separate = branch not in through or (
-                twins[0] == twins[-1] and self._comes_from(branch, stream)
+        ways = [
+            (stream, branch)
+            for stream, branch in ((a, b), (b, a))
+            if stream in through
+            and (
+                branch not in through
+                or (twins[0] == twins[-1] and self._comes_from(branch, stream))
             )
-            if stream in through and separate:
+        ]
+        for stream, branch in ways:
+            inside = self._between(branch, stream)
+            if Closing(self.state.student, inside).settings(branch) is not None:
                 return stream, branch
+        if ways:
+            return ways[0]
         # The teacher has no such sum: a residual connection may exist only where widths are equal.
         later = max(through, key=lambda v: v.id)
         self.starts[id(node)] = f"{_where(node)}: a sum that the teacher does not have"
         return later, None
 
-    def _comes_from(self, value: Value, source: Value) -> bool:
-        return source.id in {v.id for n in self._between(value, source) for v in n.inputs}
+    def _comes_from(self, value: Value, stream: Value) -> bool:
+        """Whether ``value`` is computed from ``stream``, or from what the stream comes from."""
+        read = {v.id for n in self._between(value, stream) for v in n.inputs}
+        return any(v.id in read for v in self._passed(stream))
 
-    def _between(self, value: Value, stream: Value) -> list[Node]:
-        """The operations that lead to ``value`` from ``stream``, or from what the stream comes from."""
+    def _passed(self, stream: Value) -> list[Value]:
+        """A value, and the values that inserted operations passed on to it, the first one last."""
         passed = [stream]
         while (maker := self.producers.get(passed[-1].id)) and id(maker) in self.source:
             passed.append(self.source[id(maker)])
+        return passed
+
+    def _between(self, value: Value, stream: Value) -> list[Node]:
+        """The operations that lead to ``value`` from ``stream``, or from what the stream comes from."""
+        passed = self._passed(stream)
         nodes, todo, seen = [], [value], {v.id for v in passed}
         while todo:
             v = todo.pop()

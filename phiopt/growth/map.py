@@ -42,6 +42,7 @@ class GrowthMap(MapContents):
         inexact_reasons: Why no growth keeps the function exactly, with the layers; empty if some growth does.
         inserted: Operations that only the student has, and how their tensors start so that they change nothing.
         aliases: First names of the tied tensors of the teacher and of the student, by their other names.
+        unplaced: The teacher's buffers that no file holds, which the student has of its own.
         correspondence: What is known of both traces; ``None`` for a loaded map.
     """
 
@@ -116,6 +117,8 @@ class GrowthMap(MapContents):
         check_tensors("into", into)
         out = {name: value.clone() for name, value in into.items()}
         for name, value in self._by_first_name(u).items():
+            if name in self.unplaced:
+                continue
             place = self._placement(name, value)
             names = self._student_names(place, out)
             if not names:

@@ -151,7 +151,7 @@ def compare_constants(state: Correspondence) -> None:
         if c.picks is not None and not t.is_floating_point() and t.dtype != torch.bool:
             old, new = c.picks.size
             t, s = torch.from_numpy(index_map(c.picks.term))[t % max(old, 1)], s % max(new, 1)
-        unequal = ~_close(t, s)
+        unequal = ~equal_constants(t, s)
         if not unequal.any():
             if not torch.equal(t.nan_to_num(), s.nan_to_num()):
                 state.rounding = max(state.rounding, _rounding(t, s))
@@ -164,7 +164,8 @@ def compare_constants(state: Correspondence) -> None:
         ] = None
 
 
-def _close(t: Tensor, s: Tensor) -> Tensor:
+def equal_constants(t: Tensor, s: Tensor) -> Tensor:
+    """Where two constants are equal up to their rounding."""
     rtol = max(SAME, ROUNDINGS * _rounding(t, s))
     if t.dtype.is_complex or s.dtype.is_complex:
         return torch.isclose(t.to(torch.complex128), s.to(torch.complex128), rtol=rtol, atol=0.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from phiopt.growth.axes import ParameterAxis, Size, Term
+from phiopt.growth.graph import Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,8 @@ class TensorPlace:
     axes: tuple[Axis, ...]
     input_axes: set[int] = field(default_factory=set)
     """Dimensions that are summed over: the columns, which read the units of the layer before."""
+    shift: float = 0.0
+    """What the models add to the tensor before anything else: of a weight that is 1 plus a parameter, 1."""
 
 
 FRESH, MEAN, ZERO = -1, -2, -3
@@ -94,6 +97,23 @@ class Norm:
     averages: bool = False
     keeps: str | None = None
     copies: bool = True
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A constant factor that is another in the student.
+
+    Attributes:
+        value: The student's value that it multiplies.
+        scales: The axis of parameters' rows in which the value is linear; ``None`` where there is none.
+        ratio: The teacher's factor divided by the student's. The value is to be multiplied by it.
+        reason: Why the map is not exact if no parameter takes it up.
+    """
+
+    value: Value
+    scales: Axis | None
+    ratio: float
+    reason: str
 
 
 @dataclass(frozen=True)

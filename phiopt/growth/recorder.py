@@ -51,6 +51,11 @@ class Recorder(TorchDispatchMode):
         self.value(x)
         self._tainted.add(storage(x))
 
+    def enter(self, x: Tensor, original: Tensor) -> None:
+        """Let ``x`` stand for ``original``, a constant that the forward pass does not make."""
+        self.value(x)
+        self._constants.enter(x, original)
+
     @contextlib.contextmanager
     def follow(self, module: nn.Module) -> Iterator[None]:
         """Note in which submodule each operation runs."""
@@ -103,8 +108,7 @@ class Recorder(TorchDispatchMode):
         if not isinstance(x, Tensor) or id(x) in self._ids:
             return x
         joined = x.to("meta") if self.meta else x
-        self.value(joined)
-        self._constants.enter(joined, x)
+        self.enter(joined, x)
         return joined
 
     def _read(self, inputs: list[Tensor]) -> dict[Value, Tensor]:

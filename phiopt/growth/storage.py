@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from phiopt import _files
 from phiopt import lift as lifts
 from phiopt._json import WHOLE, Field
-from phiopt._modules import state_of
+from phiopt._modules import state_of, unsaved
 from phiopt._types import Lift
 from phiopt.growth.contents import MapContents
 from phiopt.growth.insertion import Inserted
@@ -97,6 +97,7 @@ def load(
         inserted=[_inserted(layer) for layer in about["inserted"].items()],
         fresh=fresh,
         aliases=(aliases_of(teacher), aliases_of(student)),
+        unplaced=unsaved(teacher),
         traced=_example(example) if example.value else None,
     )
     if tensors:

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from phiopt._attention import plain_attention
-from phiopt._modules import state_of, unchanged, without_process_wide_hooks
+from phiopt._modules import state_of, unchanged, unsaved, without_process_wide_hooks
+from phiopt._outputs import tensors_of
 from phiopt._types import Params
 from phiopt.growth.graph import Trace
 from phiopt.growth.recorder import ListsAsTensors, Recorder
+from phiopt.growth.repeated import with_repeats
 
 
 @torch.inference_mode(False)  # inference tensors keep composite operations whole
@@ -54,7 +55,13 @@ def trace(
             {k: v.to("meta") for k, v in state.items()},
         )
     recorder = Recorder(meta=not values, keep=keep)
-    for x in (*given, *state_in.values()):
+    constant = unsaved(module)
+    for name, x in state_in.items():
+        if name in constant:
+            recorder.enter(x, state[name])
+        else:
+            recorder.taint(x)
+    for x in given:
         recorder.taint(x)
     with (
         _in_evaluation_mode(module),
@@ -65,16 +72,16 @@ def trace(
         ListsAsTensors(),
     ):
         result = torch.func.functional_call(module, state_in, given)
-    outputs = tuple(recorder.value(x) for x in tree_flatten(result)[0] if isinstance(x, Tensor))
+    outputs = tuple(recorder.value(x) for x in tensors_of(result))
     if not outputs:
         raise ValueError(f"the forward pass of {type(module).__name__} returned no tensor")
     return Trace(
-        recorder.dependent(),
+        with_repeats(recorder.dependent()),
         tuple(recorder.value(x) for x in given),
         outputs,
-        {recorder.value(v).id: k for k, v in state_in.items()},
+        {recorder.value(v).id: k for k, v in state_in.items() if k not in constant},
         recorder.constants,
-        {k: tuple(v.shape) for k, v in state.items()},
+        {k: tuple(v.shape) for k, v in state.items() if k not in constant},
         frozenset(dict(module.named_buffers())),
     )
 

@@ -125,6 +125,11 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
     rest = term.t // size[0], term.s // size[1]
     if term.kind == "each":
         pairs = [_factor(part, size) for part in term.parts]
+        if all(a.same for a, _ in pairs):  # one axis picks within every part
+            lead = Term(*size)
+            for a, b in pairs:
+                b.lead = lead if b.lead is a else b.lead
+            return lead, each([b for _, b in pairs], term.lead)
         return each([a for a, _ in pairs], term.lead), each([b for _, b in pairs], term.lead)
     node = find(term)
     if node.same:
@@ -188,6 +193,8 @@ def unify(a: Term, b: Term) -> None:
         return
     if b.kind == "free":
         a, b = b, a
+    if a.kind == b.kind == "free":
+        b.copied |= a.copied
     kinds = {a.kind, b.kind}
     if a.kind == "free":
         a.kind, a.parts = "link", (b,)

@@ -49,7 +49,7 @@ def plain(leaf: Term, demand: int = FRESH) -> Plan:
     source[index_map(leaf)] = np.arange(leaf.t)
     share = (source >= 0).astype(float)
     new = np.flatnonzero(source < 0)
-    if demand == 0:  # every old unit equally often
+    if demand == 0 or leaf.copied:  # every old unit equally often
         source[new] = np.arange(len(new)) % leaf.t
     elif demand != FRESH:
         source[new] = demand
@@ -149,6 +149,33 @@ def _part_marks(term: Term, axis: ParameterAxis) -> Marks:
         for (s, g), at in zip(parts, positions(node)[1], strict=True):
             zero_new[at], rescale[at] = s, g
     return zero_new, rescale
+
+
+def settle_zeros(state: Correspondence) -> None:
+    """Mark the blocks of parameters' axes in place of axes that are put together of them, as turned heads are."""
+    for term, origin in state.zeroed:
+        whole = state.by_student()[origin[0]].axes[origin[1]].term
+        for block in blocks(whole, term):
+            block.zero_new.add(origin)
+
+
+def blocks(whole: Term, term: Term) -> list[Term]:
+    """The blocks of the axis ``whole`` that ``term`` is made of."""
+    if find(whole) is find(term):
+        return [whole]
+    inside, todo = {id(whole)}, [whole]
+    while todo:
+        parts = find(todo.pop()).parts
+        todo += parts
+        inside |= {id(part) for part in parts}
+    out, todo = [], [term]
+    while todo:
+        block = todo.pop()
+        if id(block) in inside:
+            out.append(block)
+        else:
+            todo += find(block).parts
+    return out
 
 
 def demands(norms: Iterable[Norm]) -> tuple[dict[int, int], list[str], list[tuple[Norm, float]]]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from phiopt._modules import evaluating, unchanged
+from phiopt._outputs import outputs_of
 from phiopt._types import Lift, Model, Params
 from phiopt._vector import under
 
@@ -30,13 +31,7 @@ def pure_model(student: nn.Module, lift: Lift) -> Model:
         psi = under(LIFT, params)
         w = {name: p for name, p in params.items() if not name.startswith(LIFT)}
         inputs = inputs.clone()  # a forward that works in place must not reach the data
-        result = model(w, lifted(psi, inputs) if lifted else lift(inputs))
-        if not isinstance(result, Tensor):
-            raise TypeError(
-                f"student: its forward returned {type(result).__name__}, "
-                "must return one Tensor of outputs"
-            )
-        return result
+        return outputs_of(model(w, lifted(psi, inputs) if lifted else lift(inputs)))
 
     return outputs
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phiopt._modules import state_of
+from phiopt._modules import state_of, unsaved
 
 
 def randomised(module, seed=0):
@@ -17,7 +17,10 @@ def randomised(module, seed=0):
             scale = 0.3 if p.ndim < 2 else 1.0 / max(p[0].numel(), 1) ** 0.5
             centre = 1.0 if p.ndim == 1 and name.endswith("weight") else 0.0
             p.copy_(centre + scale * torch.randn(p.shape, generator=source, dtype=torch.float64))
+        constant = unsaved(module)
         for name, b in module.named_buffers():
+            if name in constant:
+                continue
             if name.endswith("running_var"):
                 b.copy_(0.5 + torch.rand(b.shape, generator=source, dtype=torch.float64))
             elif b.is_floating_point():

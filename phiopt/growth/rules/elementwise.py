@@ -1,17 +1,17 @@
 """Operations that act on each coordinate. Operands are broadcast, and their axes equated."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from phiopt.growth.axes import Term
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts, alias
-from phiopt.growth.factors import rescale
-from phiopt.growth.graph import Value
+from phiopt.growth.graph import Node, Value
 from phiopt.growth.operations import POINTWISE, register_rule
 from phiopt.growth.optional import paired
 from phiopt.growth.options import same_option
-from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.pairs import Axis, Factor, Pair
 
 
 def broadcast(call: Call, operands: list[Pair]) -> list[Axis]:
@@ -66,18 +66,56 @@ def pointwise(call: Call) -> None:
         elif axis.moved and call.t.name in CUMULATIVE:
             call.inexact(f"{call.t.name} over a widened axis; kept only by zero-out")
     axes = broadcast(call, operands)
-    made = [a for a in axes if a.source_parameters]
-    # The sum of a product and its bias is linear in the rows of both.
-    biases = [p for p in operands if p.weight]
-    sums = (
-        call.t.name == "add"
-        and bool(biases)
-        and all(a.source_parameters for p in biases for a in p.axes[-1:])
-        and any(p.scales for p in operands)
-    )
-    call.set(axes, scales=made[-1] if sums and made else None)
+    call.set(axes, scales=_sum_linear(call, axes, operands))
+    if call.t.name in ("add", "sub", "rsub"):
+        note_shift(call)
     for i in range(1, len(call.t.outputs)):  # results for the backward pass
         call.set([Axis(Term(*size)) for size in call.out(i)], i)
+
+
+def _sum_linear(call: Call, axes: list[Axis], operands: list[Pair]) -> Axis | None:
+    """The axis of rows in which a sum is linear: those in which every term is."""
+    if call.t.name == "neg":
+        return operands[0].scales
+    if call.t.name not in ("add", "sub") or len(operands) < 2:
+        return None
+    made = [a for a in axes if a.source_parameters]
+    biases = [p for p in operands if p.weight]
+    if biases:  # a product and its bias
+        rows = all(a.source_parameters for p in biases for a in p.axes[-1:])
+        return made[-1] if rows and made and any(p.scales for p in operands) else None
+    return joint_scales([p.scales for p in operands])
+
+
+def joint_scales(scales: Sequence[Axis | None]) -> Axis | None:
+    """The axis of rows in which several values are linear together; ``None`` if one of them is in none."""
+    known = [a for a in scales if a is not None]
+    if not known or len(known) < len(scales) or len({a.size for a in known}) > 1:
+        return None
+    return Axis(known[0].term, frozenset().union(*(a.source_parameters for a in known)))
+
+
+def note_shift(call: Call) -> None:
+    """Note a number that is added to a parameter, if every reader of the parameter adds the same."""
+    trace, number = call.state.student, _added(call.s)
+    parameters = [v for v in call.s.inputs if v.id in trace.tensors]
+    if number is None or not parameters or number != _added(call.t):
+        return
+    readers = [n for n in trace.nodes if parameters[0] in n.inputs]
+    place = call.state.by_student().get(trace.tensors[parameters[0].id])
+    if place is not None and all(_added(n) == number for n in readers):
+        place.shift = number
+
+
+def _added(node: Node) -> float | None:
+    """The number that an operation adds to its tensor, up to a sign of the whole; ``None`` if it does more."""
+    if node.name not in ("add", "sub", "rsub") or len(node.inputs) != 1:
+        return None
+    numbers = [node.arguments.get(k) for k in ("self", "other")]
+    number = next((x for x in numbers if isinstance(x, int | float)), None)
+    if number is None or (node.name == "rsub" and node.arguments.get("alpha", 1) != 1):
+        return None
+    return float(number) * node.arguments.get("alpha", 1) * (1 if node.name == "add" else -1)
 
 
 @register_rule("_prelu_kernel")
@@ -117,16 +155,25 @@ def multiply(call: Call) -> None:
     axes = made_by_factors(broadcast(call, operands), operands)
     t, s = call.both("other")
     rounded = call.t.arguments.get("rounding_mode") is not None
-    scales = None if rounded else operands[0].scales
+    scales = None if rounded else _linear(axes, operands)
     if not isinstance(t, Value) and not same_option(call.t, call.s, "other"):
         reason = f"a constant factor is {t} in the teacher but {s} in the student; give the student the teacher's"
         where_and_why = f"{call.s.module or 'the root module'}: {reason}"
         ratio = _ratio(call.t.name, t, s)
-        value = call.s.arguments["self"]
-        if ratio is None or not rescale(call.state, value, scales, ratio, where_and_why):
+        if ratio is None:
             call.inexact(reason)
+        else:
+            factor = Factor(call.s.arguments["self"], scales, ratio, where_and_why)
+            call.state.factors.append(factor)
     squared = call.t.name == "mul" and call.t.arguments["self"] == call.t.arguments["other"]
     call.set(axes, scales=scales, squared=squared)
+
+
+def _linear(axes: list[Axis], operands: list[Pair]) -> Axis | None:
+    """The axis of rows in which a product is linear: those of a parameter in it, or those of an operand."""
+    if any(p.weight and any(a.source_parameters for a in p.axes) for p in operands):
+        return next((a for a in reversed(axes) if a.source_parameters), None)
+    return next((p.scales for p in operands if p.scales), None)
 
 
 def _ratio(name: str, t: Any, s: Any) -> float | None:

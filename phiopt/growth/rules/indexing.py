@@ -1,6 +1,6 @@
 """Operations that pick coordinates by index: rows of a table, or the largest values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +32,11 @@ def place_rows(call: Call, rows: Axis, at: tuple[Value, Value]) -> None:
         call.inexact(f"which rows the lift's inputs look up cannot be followed: {lookup.reason}")
     elif not np.array_equal(lookup.settled(rows.size[1]), np.arange(rows.size[0])):
         unify(rows.term, fixed(lookup.settled(rows.size[1]), rows.size[1], external=True))
+
+
+def matrices(x: Pair, picked: Sequence[int]) -> bool | None:
+    """Whether whole matrices are picked from a parameter, as those of experts are. They stay parameters."""
+    return True if x.weight and len(x.axes) - len(picked) > 1 else None
 
 
 TABLE = Lookup("indices", "weight", 0)
@@ -81,7 +86,7 @@ def index_select(call: Call) -> None:
     place_rows(call, x.axes[dim], (call.t.arguments["index"], call.s.arguments["index"]))
     axes = list(x.axes)
     axes[dim] = Axis(Term(*call.out()[dim]), x.axes[dim].source_parameters)
-    call.set(axes)
+    call.set(axes, weight=matrices(x, [dim]))
 
 
 @register_rule("index", facts=Facts(lookup=Lookup("indices", dim=None)))
@@ -97,7 +102,7 @@ def index(call: Call) -> None:
     start = given[0] if adjacent else 0
     picked = len(call.out()) - len(kept)
     new = [Axis(Term(*size)) for size in call.out()[start : start + picked]]
-    call.set([*kept[:start], *new, *kept[start:]])
+    call.set([*kept[:start], *new, *kept[start:]], weight=matrices(x, given))
 
 
 @register_rule("gather", facts=Facts(lookup=Lookup("index")))

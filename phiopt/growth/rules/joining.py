@@ -10,6 +10,7 @@ from phiopt.growth.graph import Node, Value
 from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
 from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.rules.elementwise import joint_scales
 from phiopt.growth.rules.views import in_output, scaling, source_parameters
 from phiopt.growth.unify import split_cat, split_prod
 
@@ -27,7 +28,20 @@ def concatenate(call: Call) -> None:
     axes[dim] = _concatenated(
         [p.axes[dim] if isinstance(p, Pair) else Axis(Term(0, p.shape[dim])) for p in pairs]
     )
-    call.set(axes)
+    call.set(axes, scales=_joined_scales(pairs, axes[dim], dim))
+
+
+def _joined_scales(pairs: list[Pair | Value], whole: Axis, dim: int) -> Axis | None:
+    """The axis of rows in which joined tensors are linear: the joined one if they are joined along it."""
+    scales = [p.scales if isinstance(p, Pair) else None for p in pairs]
+    joint = joint_scales(scales)
+    along = [
+        isinstance(p, Pair) and a is not None and a.term is p.axes[dim].term
+        for p, a in zip(pairs, scales, strict=True)
+    ]
+    if joint is None or not any(along):
+        return joint
+    return Axis(whole.term, joint.source_parameters) if all(along) else None
 
 
 def _listed(call: Call) -> list[Pair | Value]:
@@ -63,7 +77,7 @@ def stack(call: Call) -> None:
     for other in pairs[1:]:
         axes = [call.join(a, b) for a, b in zip(axes, other.axes, strict=True)]
     axes.insert(call.dim("dim", len(axes) + 1), Axis(Term(len(pairs), len(pairs))))
-    call.set(axes)
+    call.set(axes, scales=joint_scales([p.scales for p in pairs]))
 
 
 alias("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", of="split")
@@ -147,7 +161,8 @@ def constant_pad(call: Call) -> None:
 def replace_axis(call: Call, x: Pair, dim: int, axis: Axis, i: int = 0) -> None:
     axes = list(x.axes)
     axes[dim] = axis
-    call.set(axes, i, scales=x.scales)
+    along = x.scales is not None and x.scales.term is x.axes[dim].term
+    call.set(axes, i, scales=axis if along else x.scales)
 
 
 def part_of_table(whole: Pair, node: Node) -> Pair:

@@ -7,7 +7,8 @@ from phiopt.growth.axes import Mismatch
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts, declare
 from phiopt.growth.operations import register_rule
-from phiopt.growth.pairs import Axis, Pair
+from phiopt.growth.options import difference, same_option
+from phiopt.growth.pairs import Axis, Factor, Pair
 
 
 def linear_in(axes: list[Axis], *operands: Pair) -> Axis | None:
@@ -62,9 +63,20 @@ def addmm(call: Call) -> None:
     for i in range(1, len(bias.axes) + 1 if bias else 1):
         if bias and bias.axes[-i].size != (1, 1):
             axes[-i] = call.join(axes[-i], bias.axes[-i])
+    _factor(call, second)
     # The sum of a product and a bias is linear in the rows of both. That of a product and a constant is not.
     summed = bias is None or (bias.weight and any(axis.source_parameters for axis in bias.axes))
     call.set(axes, scales=linear_in(axes, a, b) if summed else None)
+
+
+def _factor(call: Call, second: str) -> None:
+    """Let the weights that make an operand take up another factor of the product."""
+    t, s = call.both("alpha")
+    if t and s and not same_option(call.t, call.s, "alpha"):
+        value = call.s.arguments[second]
+        where = call.s.module or "the root module"
+        reason = f"{where}: {difference(call.t, call.s, 'alpha').text}"
+        call.state.factors.append(Factor(value, call.pair(second).scales, t / s, reason))
 
 
 @register_rule("_trilinear")

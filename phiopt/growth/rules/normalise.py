@@ -25,7 +25,8 @@ def batch_norm(call: Call) -> None:
     channel = parameters(call, x.axes[1], "running_mean", "running_var")
     if call.has("weight"):  # its own parameters make the output
         channel = parameters(call, Axis(channel.term), "weight", "bias")
-    call.set([x.axes[0], channel, *x.axes[2:]])
+    scales = channel if call.has("weight") else None
+    call.set([x.axes[0], channel, *x.axes[2:]], scales=scales)
     for i in range(1, len(call.t.outputs)):
         call.set([Axis(Term(t, s)) for t, s in call.out(i)], i)
 
@@ -50,7 +51,7 @@ def layer_norm(call: Call) -> None:
         term = prod([a.term for a in trail])
         norm = Norm(call.s.module, kind, term, otherwise, weight, bias, x.averages, keeps)
         call.state.norms.append(norm)
-    call.set([*lead, *trail])
+    call.set([*lead, *trail], scales=trail[-1] if call.has("weight") and rank == 1 else None)
     for i in range(1, len(call.t.outputs)):
         call.set([*lead, *(Axis(Term(1, 1)) for _ in trail)], i)
 
