@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +10,7 @@ from phiopt.growth.catalogue import facts
 from phiopt.growth.closing import Closing, Settings
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError, Side
+from phiopt.growth.flow import Flow
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.optional import operand
 
@@ -49,20 +49,12 @@ class Insertions:
     starts: dict[int, Inserted | str] = field(default_factory=dict)
     closed: dict[int, Settings] = field(default_factory=dict)
     """What closes each inserted branch, by the operation that adds it."""
-    source: dict[int, Value] = field(default_factory=dict)
     carried: dict[int, Carried] = field(default_factory=dict)
     """The values that hold the coordinates of another in other places, by id."""
-    silent: set[int] = field(default_factory=set)
-    """The operations that only closed branches need."""
-    producers: Mapping[int, Node] = field(init=False)
-    readers: Mapping[int, list[Node]] = field(init=False)
+    flow: Flow = field(init=False)
 
     def __post_init__(self) -> None:
-        self.producers = {o.id: n for n in self.state.student.nodes for o in n.outputs}
-        self.readers = {}
-        for node in self.state.student.nodes:
-            for value in node.inputs:
-                self.readers.setdefault(value.id, []).append(node)
+        self.flow = Flow(self.state.student)
 
     def insert(self, node: Node) -> None:
         """Let the output of an operation that only the student has stand for the teacher's value that flows into it."""
@@ -94,7 +86,7 @@ class Insertions:
             self.starts[id(node)] = Inserted(
                 "identity", node.module, *self._weight_and_bias(node), float(eps)
             )
-        elif known.inserted != "nothing" and not self._repeats(node, source):
+        elif known.inserted != "nothing" and not self.flow.repeats(node, source):
             self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
 
     def _move(self, node: Node) -> None:
@@ -105,7 +97,7 @@ class Insertions:
             before = next(v for v in node.inputs if self._carried(v) is not None)
             self._carry(node, before, output, now)
             if now.numbers is None:
-                for other in self._between(output, now.source):
+                for other in self.flow.between(output, now.source):
                     if facts(other.name).moves:
                         self.starts.pop(id(other), None)
             elif now.shape == now.source.shape:
@@ -114,7 +106,7 @@ class Insertions:
     def _carry(self, node: Node, before: Value, output: Value, now: Carried | None) -> None:
         """Note that ``output`` carries what ``before`` does. It stands for the same value of the teacher."""
         assert now is not None
-        self.source[id(node)] = before
+        self.flow.source[id(node)] = before
         if now.numbers is not None:
             self.carried[output.id] = now
         if output.shape == now.source.shape:
@@ -153,7 +145,7 @@ class Insertions:
         self.state.inexact_reasons[f"{_where(node)}: a sum that the student does not have"] = None
 
     def _value(self, id: int) -> Value | None:
-        node = self.producers.get(id)
+        node = self.flow.producers.get(id)
         return None if node is None else next(o for o in node.outputs if o.id == id)
 
     def done(self) -> list[Inserted]:
@@ -189,79 +181,28 @@ class Insertions:
             if stream in through
             and (
                 branch not in through
-                or (twins[0] == twins[-1] and self._comes_from(branch, stream))
+                or (twins[0] == twins[-1] and self.flow.comes_from(branch, stream))
             )
         ]
         for stream, branch in ways:
-            inside = self._only_in(branch, stream, node)
+            inside = self.flow.only_in(branch, stream, node)
             if Closing(self.state.student, inside).settings(branch) is not None:
                 return stream, branch
         if ways:
             return ways[0]
         for stream, branch in ((a, b), (b, a)):
-            if self._is_product(branch, node) and not self._is_product(stream, node):
+            if self.flow.is_product(branch, node) and not self.flow.is_product(stream, node):
                 return stream, branch
         # The teacher has no such sum: a residual connection may exist only where widths are equal.
         later = max(through, key=lambda v: v.id)
         self.starts[id(node)] = f"{_where(node)}: a sum that the teacher does not have"
         return later, None
 
-    def _is_product(self, value: Value, total: Node) -> bool:
-        """Whether ``value`` comes from an inserted product that nothing but ``total`` needs."""
-        reader = total
-        while (maker := self.producers.get(value.id)) and id(maker) in self.source:
-            if any(r is not reader for r in self.readers[value.id]):
-                return False
-            if facts(maker.name).product:
-                return True
-            value, reader = self.source[id(maker)], maker
-        return False
-
-    def _comes_from(self, value: Value, stream: Value) -> bool:
-        """Whether ``value`` is computed from ``stream``, or from what the stream comes from."""
-        read = {v.id for n in self._between(value, stream) for v in n.inputs}
-        return any(v.id in read for v in self._passed(stream))
-
-    def _passed(self, stream: Value) -> list[Value]:
-        """A value, and the values that inserted operations passed on to it, the first one last."""
-        passed = [stream]
-        while (maker := self.producers.get(passed[-1].id)) and id(maker) in self.source:
-            passed.append(self.source[id(maker)])
-        return passed
-
-    def _between(self, value: Value, stream: Value) -> list[Node]:
-        """The operations that lead to ``value`` from ``stream``, or from what the stream comes from."""
-        passed = self._passed(stream)
-        nodes, todo, seen = [], [value], {v.id for v in passed}
-        while todo:
-            v = todo.pop()
-            if v.id in seen or v.id not in self.producers or v.id < passed[-1].id:
-                continue
-            seen.add(v.id)
-            nodes.append(self.producers[v.id])
-            todo.extend(nodes[-1].inputs)
-        return nodes
-
-    def _repeats(self, node: Node, source: Value) -> bool:
-        """Whether an operation is applied to its own result and changes nothing there, as ReLU after ReLU."""
-        v = source
-        while v.id in self.producers:
-            before = self.producers[v.id]
-            if before.name == node.name:
-                options = [
-                    {k: x for k, x in n.arguments.items() if k != "self"} for n in (node, before)
-                ]
-                return facts(node.name).inserted == "idempotent" and options[0] == options[1]
-            if id(before) not in self.source:
-                return False
-            v = self.source[id(before)]
-        return False
-
     def _close(self, branch: Value, stream: Value, total: Node) -> None:
         """Let the last parameters of the branch that ``total`` adds take values with which it adds nothing."""
-        inside = self._only_in(branch, stream, total)
+        inside = self.flow.only_in(branch, stream, total)
         for node in inside:  # operations of a branch that adds nothing need not be the identity
-            self.silent.add(id(node))
+            self.flow.silent.add(id(node))
             self.starts.pop(id(node), None)
             self.closed.pop(id(node), None)
             for value in node.outputs:
@@ -277,25 +218,13 @@ class Insertions:
             )
         self.closed[id(total)] = settings
 
-    def _only_in(self, branch: Value, stream: Value, total: Node) -> list[Node]:
-        """The operations of a branch of which no other part of the student reads anything."""
-        ends = {v.id for v in self.state.student.outputs}
-        silent, inside = set(self.silent), []
-        for node in sorted(self._between(branch, stream), key=lambda n: -n.outputs[0].id):
-            readers = [r for o in node.outputs for r in self.readers.get(o.id, ())]
-            elsewhere = any(r is not total and id(r) not in silent for r in readers)
-            if branch in node.outputs or not (elsewhere or ends & {o.id for o in node.outputs}):
-                silent.add(id(node))
-                inside.append(node)
-        return inside
-
     def _parameters(self, node: Node) -> list[str]:
         """The parameters among the arguments, and those of which the arguments are transposes or views."""
         names = []
         for value in node.inputs:
             v = value
-            while v.id in self.producers and len(self.producers[v.id].inputs) == 1:
-                v = self.producers[v.id].inputs[0]
+            while v.id in self.flow.producers and len(self.flow.producers[v.id].inputs) == 1:
+                v = self.flow.producers[v.id].inputs[0]
             if v.id in self.state.student.tensors:
                 names.append(self.state.student.tensors[v.id])
         return names
