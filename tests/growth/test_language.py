@@ -408,3 +408,16 @@ class Disentangled(nn.Module):
 @pytest.mark.parametrize("fill", FILLS)
 def test_heads_that_are_made_of_parameters_alone_grow(fill):
     check(EXACT, Disentangled(2), Disentangled(4), TOKENS, fill)
+
+
+class Peeking(Layers):
+    """A model that looks at one coordinate of its units, for the shape alone."""
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        positions = torch.arange(x[..., -1].shape[1])
+        return self.head(F.layer_norm(x + positions[:, None] / 9, x.shape[-1:]))
+
+
+def test_a_coordinate_of_which_the_shape_alone_is_read_is_none():
+    check(EXACT, Peeking(Gated, 0), Peeking(Gated, 0, 16), TOKENS)
