@@ -23,6 +23,7 @@ from torchvision.models.swin_transformer import (
 )
 
 from benchmarks import handwritten as own
+from benchmarks import sequences
 from phiopt import lift
 
 Make = Callable[[], nn.Module]
@@ -221,44 +222,47 @@ TORCHVISION = [
     pair("SqueezeNet Fire, width", own.fires, 4, 6),
 ]  # fmt: skip
 
-lstm = partial(own.Tagger, nn.LSTM)
-deep_lstm = partial(own.Tagger, nn.LSTM, num_layers=2, bidirectional=True)
-untied, without_rotary = partial(own.Decoder, tied=False), partial(own.Decoder, rotary=False)
-by_formula = partial(own.Decoder, rotary=False, fused=False, tied=False)
+lstm = partial(sequences.Tagger, nn.LSTM)
+deep_lstm = partial(sequences.Tagger, nn.LSTM, num_layers=2, bidirectional=True)
+untied, without_rotary = (
+    partial(sequences.Decoder, tied=False),
+    partial(sequences.Decoder, rotary=False),
+)
+by_formula = partial(sequences.Decoder, rotary=False, fused=False, tied=False)
 on_tokens = partial(pair, shape=(9,), vocabulary=11)
 
 HANDWRITTEN = [
     pair("Branches, unequal growth", own.Branches, (4, 6, 8), (6, 7, 12), shape=(3, 12, 12)),
-    pair("WaveNet gates", own.Gated, (6, 4, 5), (8, 6, 9), shape=(4, 16)),
-    pair("WaveNet gates, depth", own.Gated, (6, 4, 5), (6, 4, 5, 3), shape=(4, 16)),
+    pair("WaveNet gates", sequences.Gated, (6, 4, 5), (8, 6, 9), shape=(4, 16)),
+    pair("WaveNet gates, depth", sequences.Gated, (6, 4, 5), (6, 4, 5, 3), shape=(4, 16)),
     on_tokens("LSTM tagger", lstm, (4, 6), (6, 9)),
     on_tokens("LSTM tagger, two layers, both directions", deep_lstm, (4, 6), (5, 9), slow=True),
     on_tokens("LSTM tagger, projection", lstm, {"embedding": 4, "hidden": 6, "proj_size": 3},
               {"embedding": 4, "hidden": 9, "proj_size": 5}),
-    on_tokens("GRU tagger", own.Tagger, (nn.GRU, 4, 6), (nn.GRU, 6, 9)),
-    on_tokens("RNN tagger", own.Tagger, (nn.RNN, 4, 6), (nn.RNN, 6, 9)),
-    pair("LSTM cell in a loop", own.Cell, 6, 9, shape=(5, 5)),
-    pair("GRU cell in a loop", own.Cell, (6, nn.GRUCell), (9, nn.GRUCell), shape=(5, 5)),
+    on_tokens("GRU tagger", sequences.Tagger, (nn.GRU, 4, 6), (nn.GRU, 6, 9)),
+    on_tokens("RNN tagger", sequences.Tagger, (nn.RNN, 4, 6), (nn.RNN, 6, 9)),
+    pair("LSTM cell in a loop", sequences.Cell, 6, 9, shape=(5, 5)),
+    pair("GRU cell in a loop", sequences.Cell, (6, nn.GRUCell), (9, nn.GRUCell), shape=(5, 5)),
     pair("Squeeze-excitation", own.SqueezeExcitation, (6, 2), (9, 4), shape=(3, 12, 12)),
     pair("Channel shuffle, group width", own.Shuffled, 8, 12, shape=(3, 12, 12)),
     pair("Highway gates", own.Highway, 8, 13, shape=(12,)),
     pair("One block three times", own.Shared, 8, 13, shape=(12,)),
     pair("Low rank, hidden and rank", own.LowRank, (8, 3), (12, 5), shape=(48,)),
-    on_tokens("Decoder, more heads", own.Decoder, (8, 2, 4, 12), (8, 3, 4, 20)),
+    on_tokens("Decoder, more heads", sequences.Decoder, (8, 2, 4, 12), (8, 3, 4, 20)),
     on_tokens("Decoder, twice the width", untied, (8, 2, 4, 12), (16, 4, 4, 24)),
-    on_tokens("Decoder, tied embedding, twice the width", own.Decoder, (8, 2, 4, 12), (16, 4, 4, 24)),
+    on_tokens("Decoder, tied embedding, twice the width", sequences.Decoder, (8, 2, 4, 12), (16, 4, 4, 24)),
     on_tokens("Decoder, width", untied, (8, 2, 4, 12), (12, 3, 4, 24), expected="inexact"),
     on_tokens("Decoder, wider heads", without_rotary, (8, 2, 4, 12), (8, 2, 6, 20)),
-    on_tokens("Decoder, wider rotary heads", own.Decoder, (8, 2, 4, 12), (8, 2, 6, 20), expected="inexact"),
+    on_tokens("Decoder, wider rotary heads", sequences.Decoder, (8, 2, 4, 12), (8, 2, 6, 20), expected="inexact"),
     on_tokens("Decoder, attention as a formula", by_formula, (8, 2, 4, 12), (16, 2, 6, 20)),
-    on_tokens("GPT, hidden", own.GPT, (8, 2, 16), (8, 2, 24)),
-    on_tokens("GPT, twice the width", own.GPT, (8, 2, 16), (16, 4, 32)),
-    on_tokens("GPT, depth", own.GPT, (8, 2, 16), (8, 2, 16, 2)),
-    pair("TransformerEncoder, twice the width", own.encoder, (8, 2, 16), (16, 4, 24), shape=(7, 6)),
+    on_tokens("GPT, hidden", sequences.GPT, (8, 2, 16), (8, 2, 24)),
+    on_tokens("GPT, twice the width", sequences.GPT, (8, 2, 16), (16, 4, 32)),
+    on_tokens("GPT, depth", sequences.GPT, (8, 2, 16), (8, 2, 16, 2)),
+    pair("TransformerEncoder, twice the width", sequences.encoder, (8, 2, 16), (16, 4, 24), shape=(7, 6)),
     pair("MLP-Mixer, hidden", own.Mixer, (8, 12, 16), (8, 20, 24), shape=(3, 32, 32)),
     pair("MLP-Mixer, twice the width", own.Mixer, (8, 12, 16), (16, 20, 24), shape=(3, 32, 32)),
     pair("U-Net", own.UNet, (4, 6), (6, 10), shape=(3, 16, 16)),
-    pair("TCN", own.TCN, 6, 9, shape=(4, 20)),
+    pair("TCN", sequences.TCN, 6, 9, shape=(4, 20)),
 ]  # fmt: skip
 
 FAMILIES = TORCHVISION + HANDWRITTEN

@@ -7,7 +7,7 @@ the trained students against the percentage of corrupted pixels.
 from experiments.data import Source, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.scales import FASHION, NETWORKS, Scale
-from experiments.study import Task
+from experiments.task import Task
 
 
 def tasks(scale: Scale, images: Source) -> list[Task]:

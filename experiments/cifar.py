@@ -14,7 +14,7 @@ from experiments.data import Examples, Source, cifar10, cifar10_source, fashion_
 from experiments.experiment import Experiment
 from experiments.methods import Descent
 from experiments.scales import NETWORKS, Scale, Shape
-from experiments.study import Task
+from experiments.task import Task
 from phiopt import Corruption
 from phiopt._types import Lift
 from phiopt.lift import Channels, Pad

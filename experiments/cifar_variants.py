@@ -15,7 +15,7 @@ from experiments.methods import Growth, Initialised, default, phi, phi_slice, sc
 from experiments.rivals import RIVALS
 from experiments.rivals.late_reset import rest_afresh
 from experiments.scales import Scale
-from experiments.study import Method, Task
+from experiments.task import Method, Task
 from experiments.variants import but_head, head_reset, untested
 from phiopt.lift import Pad
 

@@ -13,7 +13,7 @@ from experiments.data import Source, Splits, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.models import MLP
 from experiments.scales import FASHION, NETWORKS, Scale
-from experiments.study import Task
+from experiments.task import Task
 from experiments.train import Recipe
 
 KNOWN = (0, 1, 2, 3, 4)

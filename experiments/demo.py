@@ -12,10 +12,11 @@ from experiments.data import digits
 from experiments.models import MLP
 from experiments.records import RunDirectory
 from experiments.scales import PHI
+from experiments.task import Task
 from experiments.train import Recipe
 
 RATES = (3e-3, 1e-2)
-TASK = study.Task(
+TASK = Task(
     name="digits",
     title="Digits 0-4 to 0-9",
     teacher=partial(MLP, 64, (32, 16), 5),

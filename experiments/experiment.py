@@ -11,7 +11,7 @@ from experiments import study
 from experiments.errors import UsageError
 from experiments.records import RunDirectory
 from experiments.scales import Scale
-from experiments.study import Method, Task
+from experiments.task import Method, Task
 
 Images = TypeVar("Images")
 Loaded = TypeVar("Loaded", covariant=True)
@@ -31,7 +31,7 @@ class Experiment(Generic[Images]):
     load: Load[Images]
     tasks: Callable[[Scale, Images], list[Task]]
     methods: Mapping[str, Method] | None = None
-    """What is compared in its tasks; None: `study.METHODS`, of which the paper's where none are named."""
+    """What is compared in its tasks; None: `task.METHODS`, of which the paper's where none are named."""
     mlp_at_quick: bool = False
     """At the quick scale the MLP's tasks alone, unless others are named."""
 

@@ -11,7 +11,7 @@ import torch
 from experiments.data import Source, Splits, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.scales import FASHION, NETWORKS, Scale
-from experiments.study import Task
+from experiments.task import Task
 
 
 def tasks(scale: Scale, images: Source) -> list[Task]:

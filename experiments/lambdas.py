@@ -12,7 +12,7 @@ from experiments.data import Source, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.methods import default, scratch
 from experiments.scales import Scale
-from experiments.study import Method, Task
+from experiments.task import Method, Task
 from experiments.weights import phi_at
 from phiopt import Lambdas
 

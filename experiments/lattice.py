@@ -17,7 +17,8 @@ from experiments.data import Splits
 from experiments.methods import Descent
 from experiments.models import built
 from experiments.records import RunDirectory
-from experiments.study import Task, trained_teacher
+from experiments.study import trained_teacher
+from experiments.task import Task
 from phiopt.solve import Outcome, solve_many
 
 FLOOR = 0.01

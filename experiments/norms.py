@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from experiments.methods import Growth, Initialised, default, phi_slice
-from experiments.study import Method
+from experiments.task import Method
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

@@ -12,7 +12,7 @@ from experiments.classes import KNOWN, TITLE, known_classes
 from experiments.data import Source, Splits, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.scales import NETWORKS, Scale
-from experiments.study import Task
+from experiments.task import Task
 
 SIZES = (100, 300, 1000, 3000, 10_000, 30_000)
 

@@ -11,7 +11,7 @@ from torch import nn
 from experiments.data import Source, Splits, split
 from experiments.methods import Descent, Phi
 from experiments.models import CNN, LSTM, MLP
-from experiments.study import Task
+from experiments.task import Task
 from experiments.train import Recipe
 from phiopt import Corruption
 

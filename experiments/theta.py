@@ -7,7 +7,7 @@ from experiments.data import Source, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.methods import default, scratch, uniform, zero
 from experiments.scales import Scale
-from experiments.study import Method, Task
+from experiments.task import Method, Task
 
 THETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 

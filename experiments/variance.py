@@ -9,7 +9,7 @@ from dataclasses import replace
 from experiments.data import Source, fashion_mnist
 from experiments.experiment import Experiment
 from experiments.scales import Scale
-from experiments.study import Task
+from experiments.task import Task
 from experiments.variants import both
 
 

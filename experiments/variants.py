@@ -36,7 +36,7 @@ from experiments.norms import STATISTICS
 from experiments.rivals import RIVALS
 from experiments.rivals.late_reset import Layers, first_half, rest_afresh
 from experiments.scales import FASHION, NETWORKS, RATES, Scale, Widths
-from experiments.study import Method, Task
+from experiments.task import Method, Task
 from phiopt import Corruption, Frobenius, Lambdas, Spectral
 
 EQUAL = Lambdas(0.25, 0.25, 0.25, 0.25)

@@ -121,8 +121,8 @@ def learn(
         >>> d1 = torch.randn(20, 3), torch.randint(2, (20,))
         >>> held_out = torch.randn(20, 3), torch.randint(4, (20,))
         >>> from phiopt import TorchOpt
-        >>> few = TorchOpt(steps=5)
-        >>> learned = learn(teacher, student, d1, OuterLoss(held_out), solver=few)
+        >>> options = {"solver": TorchOpt(steps=5), "search": Mirror(budget=5)}
+        >>> learned = learn(teacher, student, d1, OuterLoss(held_out), **options)
         >>> learned.outer <= learned.start_outer
         True
     """

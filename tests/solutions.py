@@ -34,6 +34,12 @@ def plain():
     return solved()
 
 
+def storages(*modules):
+    """Where the parameters and buffers are stored."""
+    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    return {t.untyped_storage().data_ptr() for t in tensors}
+
+
 class Bare(nn.Module):
     """One number per example, and no axis of classes."""
 

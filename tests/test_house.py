@@ -1,4 +1,4 @@
-"""The shape of the house: no import circles in phiopt/, no long file, no long function.
+"""The shape of the house: no import circles in phiopt/, and no long file or function anywhere.
 
 The lists name what is still too long or circular. They only get shorter: an entry that is no longer needed fails too.
 """
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FILE_LINES, FUNCTION_LINES = 300, 60
 
 CIRCLES: set[tuple[str, ...]] = set()
-LONG_FILES: set[str] = set()
+LONG_FILES = {"tests/growth/test_language.py"}
 LONG_FUNCTIONS: set[str] = set()
 
 
@@ -92,12 +92,17 @@ def test_a_circle_is_found() -> None:
     assert imports(ast.parse(text), modules()) == {"phiopt.growth.map", "phiopt.lift"}
 
 
+def files() -> list[Path]:
+    folders = ("phiopt", "experiments", "benchmarks", "tests")
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
 def test_no_long_files() -> None:
-    lengths = {f: len(f.read_text().splitlines()) for f in modules().values()}
+    lengths = {f: len(f.read_text().splitlines()) for f in files()}
     found = {f.relative_to(ROOT).as_posix() for f, n in lengths.items() if n > FILE_LINES}
     check(found, LONG_FILES)
 
 
 def test_no_long_functions() -> None:
-    found = {line for file in modules().values() for line in long_functions(file)}
+    found = {line for file in files() for line in long_functions(file)}
     check(found, LONG_FUNCTIONS)

@@ -17,8 +17,7 @@ from phiopt.objective import Corruption, Gaussian
 from phiopt.solve import LBFGS, SolveError, Status, TorchOpt
 from tests.bilevel.problems import Refused
 from tests.cases import generator, mlp, randn
-from tests.test_learn import FEW, QUICK, V, X, Y
-from tests.test_learn import learned as tried
+from tests.learning import FEW, QUICK, V, X, Y, learned, squares
 
 ONE = Mirror(budget=1)
 
@@ -37,7 +36,7 @@ def test_slopes_are_there_without_gradient_mode():
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [0.5, 1.0])
 def test_optuna_keeps_to_the_neighbourhoods_bound(start):
-    found = tried(
+    found = learned(
         search=Optuna(trials=8), neighbourhood=Corruption(start), parameters=("lambdas", "delta")
     )
     assert found.status is SearchStatus.BUDGET_SPENT
@@ -98,12 +97,14 @@ def test_a_trial_that_raises_does_not_lose_the_others():
                 raise RuntimeError("not here")
             return super().perturb(inputs, draw)
 
-    found = tried(search=Optuna(trials=4), neighbourhood=Once(0.3), parameters=("lambdas", "delta"))
+    found = learned(
+        search=Optuna(trials=4), neighbourhood=Once(0.3), parameters=("lambdas", "delta")
+    )
     assert found.status is SearchStatus.TRIAL_FAILED
     assert str(found.error) == "not here"
     assert len(found.path) == 1
     with pytest.raises(RuntimeError, match="not here"):
-        tried(neighbourhood=Once(0.2))
+        learned(neighbourhood=Once(0.2))
 
 
 def test_a_chosen_solution_whose_solve_failed_is_said():
@@ -111,7 +112,7 @@ def test_a_chosen_solution_whose_solve_failed_is_said():
     with pytest.warns(
         UserWarning, match="learn: the chosen solution's own solve ended as DIVERGED"
     ):
-        found = tried(solver=diverging, search=ONE)
+        found = learned(solver=diverging, search=ONE)
     assert found.solution.status.failed
     assert "own solve ended as DIVERGED" in str(found)
 
@@ -133,7 +134,7 @@ def test_loaders_of_the_outer_loss_repeat_and_are_left_as_they_were(owned):
         batch_size=10,
     )
     states = [torch.get_rng_state(), *(it.generator.get_state() for it in loaders if owned)]
-    paths = [tried(outer, test=loaders[2], search=ONE).path for _ in range(2)]
+    paths = [learned(outer, test=loaders[2], search=ONE).path for _ in range(2)]
     after = [torch.get_rng_state(), *(it.generator.get_state() for it in loaders if owned)]
     assert paths[0] == paths[1]
     assert all(map(torch.equal, states, after))
@@ -161,11 +162,6 @@ def test_theta_is_learned_with_a_data_set_whose_shape_cannot_be_guessed():
         search=ONE,
     )
     assert isfinite(found.outer)
-
-
-def squares(outputs, targets):
-    wanted = torch.nn.functional.one_hot(targets, 3).to(outputs)
-    return ((outputs - wanted) ** 2).sum(1)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +260,7 @@ class Refusing(Replay):
 @pytest.mark.parametrize("when", ["solve", "derivative"])
 @pytest.mark.parametrize("calls", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_refused_derivative_does_not_end_the_search(calls, when):
-    found = tried(search=Mirror(budget=8, adjoint=Refusing(calls, when)))
+    found = learned(search=Mirror(budget=8, adjoint=Refusing(calls, when)))
     assert isfinite(found.outer)
     assert any(trial.differentiated for trial in found.path)
     assert "no derivative" in str(found)
@@ -275,6 +271,6 @@ def test_a_refused_derivative_does_not_end_the_search(calls, when):
 @pytest.mark.slow
 def test_where_nothing_has_a_derivative_the_refusal_is_raised():
     with pytest.raises(AdjointError, match="refused"):
-        tried(search=Mirror(budget=12, adjoint=Refusing(10**6, "solve")))
+        learned(search=Mirror(budget=12, adjoint=Refusing(10**6, "solve")))
     with pytest.raises(AdjointError, match="refused"):
-        tried(search=Mirror(budget=6, restarts=1, adjoint=Refusing(10**6, "derivative")))
+        learned(search=Mirror(budget=6, restarts=1, adjoint=Refusing(10**6, "derivative")))

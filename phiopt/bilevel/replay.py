@@ -59,11 +59,12 @@ class Replay:
         TypeError: The solver takes no steps of an optimiser.
 
     Examples:
-        >>> from phiopt import initialize
+        >>> from phiopt import TorchOpt, initialize
         >>> teacher, student = nn.Linear(3, 2), nn.Linear(3, 4)
         >>> data = torch.randn(20, 3), torch.randint(2, (20,))
         >>> point = torch.tensor([0.4, 0.2, 0.2, 0.2], requires_grad=True)
-        >>> solution = initialize(teacher, student, point, data, adjoint=Replay())
+        >>> few = TorchOpt(steps=5)
+        >>> solution = initialize(teacher, student, point, data, solver=few, adjoint=Replay())
         >>> solution.params["weight"].square().sum().backward()
         >>> point.grad.shape
         torch.Size([4])

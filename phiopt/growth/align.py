@@ -61,8 +61,11 @@ def _paired(
         tree(side, scope, numbers, label)
         for side, scope, label in zip(sides, named.scopes, labels, strict=True)
     )
-    likeness = Likeness()
-    return list(_steps(likeness, sides, t, s)) if likeness.match(t, s).possible else None
+    for wrapped in (False, True) if labels[0] is None else (False,):
+        likeness = Likeness(wrapped=wrapped)
+        if likeness.match(t, s).possible:
+            return list(_steps(likeness, sides, t, s))
+    return None
 
 
 def _steps(likeness: Likeness, sides: Sequence[Computation], t: Item, s: Item) -> Iterator[Step]:

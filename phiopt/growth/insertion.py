@@ -52,10 +52,17 @@ class Insertions:
     source: dict[int, Value] = field(default_factory=dict)
     carried: dict[int, Carried] = field(default_factory=dict)
     """The values that hold the coordinates of another in other places, by id."""
+    silent: set[int] = field(default_factory=set)
+    """The operations that only closed branches need."""
     producers: Mapping[int, Node] = field(init=False)
+    readers: Mapping[int, list[Node]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.producers = {o.id: n for n in self.state.student.nodes for o in n.outputs}
+        self.readers = {}
+        for node in self.state.student.nodes:
+            for value in node.inputs:
+                self.readers.setdefault(value.id, []).append(node)
 
     def insert(self, node: Node) -> None:
         """Let the output of an operation that only the student has stand for the teacher's value that flows into it."""
@@ -186,16 +193,30 @@ class Insertions:
             )
         ]
         for stream, branch in ways:
-            inside = self._between(branch, stream)
+            inside = self._only_in(branch, stream, node)
             if Closing(self.state.student, inside).settings(branch) is not None:
                 return stream, branch
         for stream, branch in ways:
             if branch not in through or self._reads(branch, stream, [stream]):
                 return stream, branch
+        for stream, branch in ((a, b), (b, a)):
+            if self._is_product(branch, node) and not self._is_product(stream, node):
+                return stream, branch
         # The teacher has no such sum: a residual connection may exist only where widths are equal.
         later = max(through, key=lambda v: v.id)
         self.starts[id(node)] = f"{_where(node)}: a sum that the teacher does not have"
         return later, None
+
+    def _is_product(self, value: Value, total: Node) -> bool:
+        """Whether ``value`` comes from an inserted product that nothing but ``total`` needs."""
+        reader = total
+        while (maker := self.producers.get(value.id)) and id(maker) in self.source:
+            if any(r is not reader for r in self.readers[value.id]):
+                return False
+            if facts(maker.name).product:
+                return True
+            value, reader = self.source[id(maker)], maker
+        return False
 
     def _comes_from(self, value: Value, stream: Value) -> bool:
         """Whether ``value`` is computed from ``stream``, or from what the stream comes from."""
@@ -242,8 +263,9 @@ class Insertions:
 
     def _close(self, branch: Value, stream: Value, total: Node) -> None:
         """Let the last parameters of the branch that ``total`` adds take values with which it adds nothing."""
-        inside = self._between(branch, stream)
+        inside = self._only_in(branch, stream, total)
         for node in inside:  # operations of a branch that adds nothing need not be the identity
+            self.silent.add(id(node))
             self.starts.pop(id(node), None)
             self.closed.pop(id(node), None)
             for value in node.outputs:
@@ -258,6 +280,18 @@ class Insertions:
                 "Give both models the same",
             )
         self.closed[id(total)] = settings
+
+    def _only_in(self, branch: Value, stream: Value, total: Node) -> list[Node]:
+        """The operations of a branch of which no other part of the student reads anything."""
+        ends = {v.id for v in self.state.student.outputs}
+        silent, inside = set(self.silent), []
+        for node in sorted(self._between(branch, stream), key=lambda n: -n.outputs[0].id):
+            readers = [r for o in node.outputs for r in self.readers.get(o.id, ())]
+            elsewhere = any(r is not total and id(r) not in silent for r in readers)
+            if branch in node.outputs or not (elsewhere or ends & {o.id for o in node.outputs}):
+                silent.add(id(node))
+                inside.append(node)
+        return inside
 
     def _parameters(self, node: Node) -> list[str]:
         """The parameters among the arguments, and those of which the arguments are transposes or views."""

@@ -54,22 +54,24 @@ _NO_MATCH = Match(NEVER)
 
 
 class Likeness:
-    """The likeness of items. It is found once for items that are alike."""
+    """The likeness of items. It is found once for items that are alike.
 
-    def __init__(self) -> None:
+    Args:
+        wrapped: Whether a module may belong to a part of what is inside another one.
+    """
+
+    def __init__(self, *, wrapped: bool = False) -> None:
+        self._wrapped = wrapped
         self._scores: dict[tuple[int, int], int] = {}
 
     def match(self, t: Item, s: Item) -> Match:
-        """The best match of the teacher's item ``t`` and the student's ``s``.
-
-        If what is inside two modules cannot be paired, one module may belong to a part of the other.
-        """
+        """The best match of the teacher's item ``t`` and the student's ``s``."""
         if isinstance(t, Leaf) and isinstance(s, Leaf):
             return Match(_operations(t.form, s.form))
         if isinstance(t, Leaf) or isinstance(s, Leaf) or not t.needed <= s.kinds:
             return _NO_MATCH
         direct = self._in_order(t.items, s.items)
-        if direct.possible:
+        if direct.possible or not self._wrapped:
             return direct
         wrapped = self._in_order([t], s.items), self._in_order(t.items, [s])
         return max(wrapped, key=lambda match: match.score)

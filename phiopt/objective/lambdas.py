@@ -25,10 +25,9 @@ class Lambdas:
         noise: λ_3, of the loss in the neighbourhood U_δ.
         curvature: λ_4, of ‖∂²L_f/∂w²‖².
 
-    Each is a number, or a 0-dimensional tensor to differentiate in. A term whose weight is the
-    number 0 is not computed; one whose weight is a tensor always is. Numbers that sum to 1 within
-    1e-6 are rescaled to do so exactly; tensors are taken as they are, so that a derivative in λ_i
-    means what it says.
+    Each weight is a number, or a 0-dimensional tensor to differentiate in. A term is not computed if its weight is
+    the number 0. It is always computed if its weight is a tensor. Numbers that sum to 1 within 1e-6 are rescaled to
+    sum to 1 exactly. Tensors stay as they are, so that a derivative in λ_i is one in the given tensor.
 
     Raises:
         ValueError: A weight is negative or not finite, their sum is not 1, or ``proximity`` is 0.
@@ -48,7 +47,7 @@ class Lambdas:
         values = {name: scalar(f"lambdas.{name}", value) for name, value in self.items()}
         numbers = {name: known(value) for name, value in values.items()}
         if any(number is None for number in numbers.values()):
-            return  # inside torch.vmap: whoever made the batch has checked its points
+            return  # under torch.vmap; the points were checked before
         checked = {name: number for name, number in numbers.items() if number is not None}
         _check_simplex(checked)
         differentiable = any(isinstance(value, Tensor) for value in values.values())
@@ -59,8 +58,8 @@ class Lambdas:
 
     @classmethod
     def of(cls, value: object) -> Lambdas:
-        """``value`` as `Lambdas`: itself, four numbers, or a tensor of shape ``(4,)``, kept
-        differentiable if it is floating.
+        """``value`` as `Lambdas`. It may be `Lambdas`, four numbers, or a tensor of shape ``(4,)``. A derivative may be
+        taken in a floating tensor.
         """
         if isinstance(value, Lambdas):
             return value

@@ -1,3 +1,5 @@
+"""The derivative by taking the steps again, against unrolling, closed forms and central differences."""
+
 from dataclasses import replace
 from functools import partial
 
@@ -6,16 +8,14 @@ import torch
 import torchopt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.test_gradient_cost import Peak
-from phiopt.bilevel import AdjointError, Implicit, Replay, Unroll, replay
-from phiopt.data import Data
+from phiopt.bilevel import AdjointError, Replay, Unroll
 from phiopt.objective import Frobenius, Lambdas
 from phiopt.optimizers import clipped, masked, normalised
-from phiopt.solve import LBFGS, TorchOpt
+from phiopt.solve import TorchOpt
 from tests.bilevel.problems import LAMBDAS, at, claimed, inputs, outer, regression, slopes
-from tests.cases import CPU, changed, randn, ridge
+from tests.bilevel.solving import FRESH, solved
+from tests.cases import changed, randn, ridge
 
 OPTIMIZERS = {
     "sgd": torchopt.sgd(0.05),
@@ -28,11 +28,6 @@ OPTIMIZERS = {
     "clipped": clipped(torchopt.sgd(0.05), 0.5),
     "default": None,
 }
-FRESH = TorchOpt(OPTIMIZERS["adam"], steps=12, batch_size=16, check_every=12)
-
-
-def solved(adjoint, solver, objective, start):
-    return adjoint.solve(solver, objective, start, seed=0, progress=False)
 
 
 QUICK = {"adam", "rmsprop", "schedule", "clipped", "default"}
@@ -48,7 +43,7 @@ def test_replay_is_unroll_for_any_optimizer(name):
     for adjoint in (Replay(), Unroll()):
         theta = inputs(objective)
         w0 = {k: v.clone().requires_grad_() for k, v in start.items()}
-        outcome = solved(adjoint, solver, at(objective, theta), w0)
+        outcome = solved(adjoint, at(objective, theta), w0, solver)
         assert outcome.stats.steps == 6
         found.append(torch.autograd.grad(outer(outcome.params), [*theta.values(), *w0.values()]))
     for replayed, unrolled in zip(*found, strict=True):
@@ -63,7 +58,7 @@ def test_a_net_against_central_differences(fresh):
     theta = inputs(objective)
 
     def solve(adjoint, t):
-        return solved(adjoint, solver, at(objective, t), start).params
+        return solved(adjoint, at(objective, t), start, solver).params
 
     expected = pytest.approx(slopes(partial(solve, Replay()), theta, 1e-5), rel=1e-5)
     for adjoint in (Replay(), Unroll()):
@@ -89,7 +84,7 @@ def test_cheap_gradients_are_differentiated_as_the_steps_they_make(curvature, mi
     solver = replace(FRESH, steps=5, check_every=5, batch_size=40)
 
     def solve(t):
-        return solved(Replay(), solver, at(objective, t), start).params
+        return solved(Replay(), at(objective, t), start, solver).params
 
     assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 1e-5), rel=1e-5)
 
@@ -104,7 +99,7 @@ def test_the_quadratic_against_its_closed_form(steps, rate, seed):
         ridge().objective(), data=None, lambdas=Lambdas(0, 1, 0, 0), teacher={"weight": u[None]}
     )
     solver = TorchOpt(torchopt.sgd(rate), steps=steps, fresh=False)
-    found = solved(Replay(), solver, objective, {"weight": w0}).params["weight"][0]
+    found = solved(Replay(), objective, {"weight": w0}, solver).params["weight"][0]
     shrink = (1 - 2 * rate) ** steps
     expected = torch.cat([u + shrink * (w0[0, :4] - u), w0[0, 4:]])
     torch.testing.assert_close(found, expected)
@@ -123,7 +118,7 @@ def test_ridge_against_its_closed_form():
     solver = TorchOpt(
         torchopt.sgd(0.2, momentum=0.8), steps=800, batch_size=None, fresh=False, tol=1e-10
     )
-    outcome = solved(Replay(), solver, moved.objective(), case.start)
+    outcome = solved(Replay(), moved.objective(), case.start, solver)
     expected = moved.argmin(outcome.saa_samples[0].draws["noise"][0])
     target = randn(6, seed=11)
     ours = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
@@ -139,7 +134,7 @@ def test_values_are_those_of_the_plain_solve_and_repeat():
     plain = FRESH.solve(objective, start)
     grads = []
     for _ in range(2):
-        outcome = solved(Replay(), FRESH, moved, start)
+        outcome = solved(Replay(), moved, start, FRESH)
         assert outcome.history == plain.history
         assert all(torch.equal(outcome.params[n], p) for n, p in plain.params.items())
         grads.append(torch.autograd.grad(outer(outcome.params), list(theta.values())))
@@ -155,10 +150,10 @@ def test_the_path_ends_at_the_best_iterate():
     theta = inputs(objective)
 
     def solve(t):
-        return solved(Replay(), solver, at(objective, t), start).params
+        return solved(Replay(), at(objective, t), start, solver).params
 
     short = replace(solver, optimizer=torchopt.sgd(0.02), steps=6)
-    outcome = solved(Replay(), short, objective, start)
+    outcome = solved(Replay(), objective, start, short)
     assert all(torch.equal(solve(theta)[n], p) for n, p in outcome.params.items())
     assert claimed(solve, theta) == pytest.approx(slopes(solve, theta, 1e-5), rel=1e-5)
 
@@ -168,108 +163,11 @@ def test_a_start_that_is_kept_depends_on_nothing_else():
     w0 = {k: v.clone().requires_grad_() for k, v in start.items()}
     theta = inputs(objective)
     hopeless = replace(FRESH, optimizer=torchopt.sgd(1e3))
-    found = solved(Replay(), hopeless, at(objective, theta), w0).params
+    found = solved(Replay(), at(objective, theta), w0, hopeless).params
     gradient = torch.autograd.grad(outer(found), [*w0.values(), theta["lambdas"]])
     expected = torch.autograd.grad(outer(w0), list(w0.values()))
     torch.testing.assert_close(gradient[:-1], expected)
     assert not gradient[-1].any()
-
-
-@pytest.mark.parametrize("adjoint", [Replay(), Unroll()], ids=str)
-def test_a_loaders_own_batches_are_kept(adjoint):
-    x, y = randn(48, 3, seed=3), randn(48, 2, seed=4)
-    grads = []
-    for source in ((x, y), DataLoader(TensorDataset(x, y), batch_size=16)):
-        objective, start = regression()
-        objective = replace(objective, data=Data(source, CPU, torch.float64))
-        theta = inputs(objective)
-        loaded = isinstance(source, DataLoader)
-        moved = at(objective, theta) if loaded else _in_turn(at(objective, theta), x, y)
-        found = solved(adjoint, replace(FRESH, steps=5), moved, start).params
-        grads.append(torch.autograd.grad(outer(found), list(theta.values())))
-    torch.testing.assert_close(grads[0], grads[1])
-
-
-def _in_turn(objective, x, y):
-    """The batches that a loader gives after its first: eight judgements, then the steps."""
-
-    class InTurn(Data):
-        def __init__(self):
-            super().__init__((x, y), CPU, torch.float64)
-            self.calls = 0
-
-        repeatable = False
-
-        def batch(self, size, generator):
-            rows = torch.arange(16) + 16 * (self.calls % 3)
-            self.calls += 1
-            return x[rows], y[rows]
-
-    return replace(objective, data=InTurn())
-
-
-def test_fewer_iterates_give_the_same_bits(monkeypatch):
-    """And T/k + k of them are in memory at most."""
-    objective, start = regression()
-    alive, through = [], replay._through_step
-
-    def watched(path, *arguments):
-        alive.append(sum(bool(step.params) for step in path.steps))
-        assert alive[-1] == sum(step.state is not None for step in path.steps)
-        return through(path, *arguments)
-
-    monkeypatch.setattr(replay, "_through_step", watched)
-
-    def gradient(adjoint):
-        alive.clear()
-        theta = inputs(objective)
-        w0 = {k: v.clone().requires_grad_() for k, v in start.items()}
-        outcome = solved(adjoint, FRESH, at(objective, theta), w0)
-        return torch.autograd.grad(outer(outcome.params), [*theta.values(), *w0.values()])
-
-    expected = gradient(Replay())
-    assert set(alive) == {12}
-    for every in (2, 5, 12, 100):
-        assert all(map(torch.equal, gradient(Replay(every=every)), expected))
-        assert max(alive) <= -(-12 // every) + min(every, 12) - 1
-
-
-@pytest.mark.parametrize("every", [3, pytest.param(4, marks=pytest.mark.slow)])
-def test_fewer_iterates_and_a_path_that_ends_early(every):
-    """At a kept iterate, the sixth, or between two."""
-    objective, start = regression()
-    rising = torchopt.sgd(lambda step: 0.02 if int(step) < 6 else 2.0)
-    solver = replace(FRESH, optimizer=rising, check_every=2)
-    grads = []
-    for adjoint in (Replay(), Replay(every=every)):
-        theta = inputs(objective)
-        found = solved(adjoint, solver, at(objective, theta), start).params
-        grads.append(torch.autograd.grad(outer(found), list(theta.values())))
-    assert all(map(torch.equal, *grads))
-
-
-@pytest.mark.slow
-def test_fewer_iterates_with_a_loaders_batches_and_steps_that_cannot_be_taken_again():
-    x, y = randn(48, 3, seed=3), randn(48, 2, seed=4)
-    grads = []
-    for adjoint in (Replay(), Replay(every=2)):
-        objective, start = regression()
-        loader = DataLoader(TensorDataset(x, y), batch_size=16)
-        objective = replace(objective, data=Data(loader, CPU, torch.float64))
-        theta = inputs(objective)
-        found = solved(adjoint, replace(FRESH, steps=5), at(objective, theta), start).params
-        grads.append(torch.autograd.grad(outer(found), list(theta.values())))
-    assert all(map(torch.equal, *grads))
-    objective, start = regression()
-    impure = replace(FRESH, optimizer=torchopt.sgd(0.02, momentum=0.9, dampening=0.8))
-    found = solved(Replay(every=4), impure, at(objective, inputs(objective)), start).params
-    with pytest.raises(AdjointError, match="taken again, ends elsewhere"):
-        outer(found).backward()
-
-
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="every: got 0"):
-        Replay(every=0)
 
 
 def test_it_goes_through_torch_func():
@@ -278,7 +176,7 @@ def test_it_goes_through_torch_func():
 
     def loss(lambdas, adjoint):
         moved = at(objective, theta | {"lambdas": lambdas})
-        return outer(solved(adjoint, FRESH, moved, start).params)
+        return outer(solved(adjoint, moved, start, FRESH).params)
 
     expected = torch.autograd.grad(loss(theta["lambdas"], Replay()), theta["lambdas"])[0]
     point = torch.tensor(LAMBDAS, dtype=torch.float64)
@@ -287,38 +185,13 @@ def test_it_goes_through_torch_func():
         torch.testing.assert_close(found, expected)
 
 
-def in_parts(adjoint, micro_batch, delta=0.3):
-    """A hypergradient without the curvature, and the peak of its backward pass."""
-    objective, start = regression(count=4096)
-    objective = replace(objective, micro_batch=micro_batch)
-    theta = {**inputs(objective), "lambdas": (0.4, 0.3, 0.3, 0.0)}
-    wanted = [value for value in theta.values() if isinstance(value, torch.Tensor)]
-    if isinstance(adjoint, Replay):
-        solver = TorchOpt(torchopt.sgd(0.1, momentum=0.5), steps=3, batch_size=None)
-    else:
-        solver = LBFGS()
-    lost = outer(adjoint.solve(solver, at(objective, theta), start, seed=0, progress=False).params)
-    with Peak() as peak:
-        found = torch.autograd.grad(lost, wanted)
-    return found, peak.bytes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("adjoint", [Replay(), Implicit(check=False)], ids=["replay", "implicit"])
-def test_small_batches_bound_the_memory_of_the_backward_pass(adjoint):
-    whole, most = in_parts(adjoint, None)
-    found, peak = in_parts(adjoint, 256)
-    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-8)
-    assert peak < most / 2
-
-
 def test_clipped_steps_against_central_differences():
     objective, start = regression()
     solver = TorchOpt(clipped(torchopt.sgd(0.1), 0.1), steps=5, batch_size=10)
     theta = inputs(objective)
 
     def solve(adjoint, t):
-        return solved(adjoint, solver, at(objective, t), start).params
+        return solved(adjoint, at(objective, t), start, solver).params
 
     expected = pytest.approx(slopes(partial(solve, Replay()), theta, 1e-5), rel=1e-4)
     for adjoint in (Replay(), Unroll()):
@@ -337,4 +210,4 @@ def test_clipping_by_a_constant_factor_is_refused(adjoint, wrap):
         optimizer = normalised(optimizer)
     solver = TorchOpt(optimizer, steps=5, batch_size=10)
     with pytest.raises(AdjointError, match=r"phiopt\.optimizers\.clipped"):
-        solved(adjoint, solver, at(objective, inputs(objective)), start)
+        solved(adjoint, at(objective, inputs(objective)), start, solver)

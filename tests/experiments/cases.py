@@ -8,10 +8,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from experiments import study
 from experiments.data import Examples, digits
 from experiments.models import MLP
 from experiments.scales import Scale, Widths
+from experiments.task import Task
 from experiments.train import Recipe
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ TINY = Scale(
 
 def study_task(recipe, phi):
     """Digits 0 to 4 for the teacher, 5 to 9 for the student, of small MLPs."""
-    return study.Task(
+    return Task(
         name="tiny",
         title="Tiny digits",
         teacher=partial(MLP, 64, (6,), 5),

@@ -10,7 +10,7 @@ from experiments import cifar, cifar_variants
 from experiments.data import cifar10, cifar10_source
 from experiments.methods import Growth
 from experiments.models import built
-from experiments.study import METHODS
+from experiments.task import METHODS
 from tests.experiments.cases import TINY, made_up, performed
 
 IMAGES = cifar.Images(

@@ -19,6 +19,7 @@ from experiments.methods import METHODS as PAPER
 from experiments.methods import Descent, Phi
 from experiments.models import MLP
 from experiments.records import RunDirectory
+from experiments.task import Task
 from experiments.train import Recipe
 from phiopt import Corruption
 from tests.experiments.cases import CPU
@@ -52,7 +53,7 @@ def task(out, at_work=lambda: None):
         splits = digits(seed)
         return splits._replace(train=splits.train.of(range(5, 10)))
 
-    return study.Task(
+    return Task(
         name="tiny",
         title="Tiny digits",
         teacher=partial(MLP, 64, (6,), 10),

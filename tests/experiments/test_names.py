@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from experiments import ablation, cli, demo, methods, names, study
+from experiments import ablation, cli, demo, methods, names, task
 from experiments.cifar import Images
 from experiments.samples import SIZES
 from tests.experiments.cases import TINY, made_up
@@ -14,7 +14,7 @@ CIFAR = made_up(200, 2, channels=3, size=32), made_up(40, 3, channels=3, size=32
 
 
 def test_methods_are_those_of_the_registries():
-    assert tuple(study.METHODS) == names.METHODS
+    assert tuple(task.METHODS) == names.METHODS
     assert tuple(methods.METHODS) == names.PAPER
     assert tuple(demo.TASK.registry) == names.DEMO.methods
 
@@ -37,7 +37,7 @@ def test_tasks_and_methods_are_those_of_the_experiment(name):
         assert set(tasks) <= set(known.tasks)
     else:
         assert known.tasks == tasks
-    assert known.methods == tuple(experiment.methods or study.METHODS)
+    assert known.methods == tuple(experiment.methods or task.METHODS)
     assert known.compared == tuple(experiment.methods or methods.METHODS)
 
 

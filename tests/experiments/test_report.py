@@ -244,7 +244,7 @@ def test_the_report_is_written_whole_and_twice_the_same(tmp_path, capsys, found,
 
 
 def test_every_method_has_a_style_of_its_own(tmp_path):
-    from experiments.study import METHODS
+    from experiments.task import METHODS
 
     assert len(METHODS) <= len(figures.STYLES)
     looks = [(str(style["linestyle"]), style["marker"]) for style in figures.STYLES]

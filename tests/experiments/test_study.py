@@ -9,17 +9,13 @@ import torch
 
 from experiments import demo, measures, study
 from experiments.data import Splits, digits
-from experiments.methods import METHODS, Descent, Growth, Initialised, Phi, gradients
-from experiments.models import MLP, built
+from experiments.methods import METHODS
+from experiments.models import MLP
 from experiments.records import RunDirectory, load_module
-from experiments.train import Recipe
+from experiments.task import METHODS as ALL_METHODS
 from phiopt import Corruption, criteria
-from phiopt.solve import Stats
-from tests.experiments.cases import CPU, study_task
-
-RECIPE = Recipe(budget=80, batch_size=32, learning_rates=(1e-3, 1e-2))
-PHI = Phi(Corruption(0.3), 32, Descent(3, 1e-3), Descent(3, 1e-3), restrict_classes=True)
-TASK = study_task(RECIPE, PHI)
+from tests.experiments.cases import CPU
+from tests.experiments.tiny import RECIPE, TASK
 
 
 def run(path, methods=tuple(METHODS), seeds=(0,)):
@@ -78,22 +74,6 @@ def test_all_four_terms_cost_more_than_three(found):
     assert spent["phi4"] > spent["phi"] >= 2 * TASK.phi.three_terms.steps
 
 
-def test_gradient_evaluations_price_each_kind_of_pass():
-    # 10 gradients of two passes, six passes alone, ten products with their gradient, two without.
-    stats = Stats(steps=10, gradient=10, forward=26, hvp=12, rollbacks=0, seconds=0.0)
-    assert gradients(stats, samples=1, products=1) == 20 + 6 / 3 + 10 * 5 + 2 * 2.5
-    on_parts = replace(stats, hvp=4.5)
-    assert gradients(on_parts, samples=1, products=0.25) == 20 + 6 / 3 + 2.5 * 5 + 2 * 2.5
-    assert gradients(stats, samples=1, products=None) == 22
-
-
-def test_phi_is_paid_for_in_evaluations_of_the_students_batches():
-    growth, _ = grown("scratch")
-    price = METHODS["phi"](growth, 0).gradients
-    larger = replace(growth, batch_size=2 * growth.batch_size)
-    assert METHODS["phi"](larger, 0).gradients == price / 2 > 0
-
-
 def test_the_record_is_what_the_stored_student_does(found):
     path, records = found
     test = digits(0).test
@@ -107,7 +87,7 @@ def test_the_record_is_what_the_stored_student_does(found):
 
 def test_a_finished_run_is_read_and_not_made_again(found, monkeypatch):
     path, records = found
-    monkeypatch.setattr(study, "METHODS", {})
+    monkeypatch.setattr("experiments.task.METHODS", {})
     assert {record["method"]: record for record in run(path)} == records
 
 
@@ -117,7 +97,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(found, tmp_pa
 
     methods = ("scratch", "zero", "uniform", "phi")
     with monkeypatch.context() as patch:
-        patch.setitem(study.METHODS, "uniform", interrupted)
+        patch.setitem(ALL_METHODS, "uniform", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, methods)
     assert {p.name for p in (tmp_path / "records").iterdir()} == {
@@ -138,7 +118,7 @@ def test_what_cannot_be_had_is_left_out_and_noted_and_tried_again(tmp_path, monk
         raise ValueError("no growth exists")
 
     with monkeypatch.context() as patch:
-        patch.setitem(study.METHODS, "uniform", refused)
+        patch.setitem(ALL_METHODS, "uniform", refused)
         (record,) = run(tmp_path, methods=("uniform", "default"))
         assert record["method"] == "default"
     assert "uniform left out: no growth exists" in capsys.readouterr().err
@@ -201,35 +181,6 @@ def test_prediction_variance_needs_two_seeds_and_images_that_neither_was_trained
     assert study.prediction_variance(apart, records, directory, CPU) == {}
 
 
-def grown(method):
-    splits = digits(0)
-    growth = Growth(
-        teacher=built(TASK.teacher, 7),
-        student=TASK.student,
-        data=TASK.taught(0, splits).train,
-        classes=TASK.classes,
-        theta=TASK.theta,
-        phi=TASK.phi,
-        batch_size=TASK.student_recipe.batch_size,
-    )
-    return growth, METHODS[method](growth, 3).student
-
-
-@pytest.mark.parametrize("method", ["zero", "uniform", "default"])
-def test_warm_starts_hold_the_teacher(method):
-    growth, student = grown(method)
-    teacher = growth.teacher
-    assert torch.equal(student.hidden[0].weight[:6], teacher.hidden[0].weight)
-    assert torch.equal(student.head.weight[5:, :6], teacher.head.weight)
-    fresh = torch.cat([student.hidden[0].weight[6:].flatten(), student.head.bias[:5]])
-    if method == "zero":
-        assert (fresh == 0).all()
-    elif method == "uniform":
-        assert 0 <= fresh.min() < fresh.max() <= TASK.theta
-    else:
-        assert torch.equal(student.hidden[0].weight[6:], grown("scratch")[1].hidden[0].weight[6:])
-
-
 def test_nothing_before_the_final_measures_depends_on_the_test_part(found, tmp_path):
     def other_test(seed):
         splits = digits(seed)
@@ -256,11 +207,6 @@ def test_what_spends_gradients_waits_at_its_start(tmp_path, method):
     spent = record["initialisation_gradients"]
     assert [point["gradients"] for point in record["curve"][:3]] == [0, spent, spent]
     assert spent > 0
-
-
-def test_gradients_without_a_model_meanwhile_are_refused():
-    with pytest.raises(ValueError, match=r"start: got None, must be given where 5 were spent"):
-        Initialised(MLP(64, (6,), 5), 5)
 
 
 def test_seeds_of_one_teacher_differ_in_the_student_alone(tmp_path):

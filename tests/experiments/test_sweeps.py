@@ -9,6 +9,7 @@ from experiments import basic, classes, halves, lambdas, samples, study, theta, 
 from experiments.methods import Descent, Growth
 from experiments.models import built
 from experiments.records import RunDirectory
+from experiments.task import METHODS
 from tests.experiments.cases import CPU, TINY, made_up, performed
 
 IMAGES = made_up(200, 0), made_up(40, 1)
@@ -71,7 +72,7 @@ def test_phi_noise_weighs_the_noise_term_most(monkeypatch):
     seen = []
     monkeypatch.setattr(weights, "solve_phi", lambda *arguments: seen.append(arguments))
     given = growth(basic.tasks(TINY, IMAGES)[0])
-    study.METHODS["phi-noise"](given, 3)
+    METHODS["phi-noise"](given, 3)
     ((solved, seed, given_weights, descent),) = seen
     assert (solved, seed) == (given, 3)
     assert astuple(given_weights) == (0.1, 0.1, 0.8, 0.0)

@@ -11,7 +11,7 @@ from experiments import basic, norms, samples, study, variance, variants
 from experiments.classes import known_classes
 from experiments.methods import Descent, Growth, mapped, solve_phi
 from experiments.models import built
-from experiments.study import METHODS
+from experiments.task import METHODS
 from tests.experiments.cases import CPU, TINY, made_up, performed
 
 IMAGES = made_up(200, 0), made_up(40, 1)

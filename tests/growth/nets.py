@@ -219,3 +219,8 @@ class RootMeanSquare(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+def well_formed(kinds):
+    """Grouped blocks directly behind unequal branches have no separable places: keep them in front."""
+    return sorted(kinds, key=lambda kind: kind in ("concat", "split"))

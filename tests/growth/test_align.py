@@ -177,3 +177,30 @@ def test_a_refusal_names_the_innermost_modules_that_differ():
         GrowthMap.between(teacher, student, inputs=IMAGE.float())
     assert caught.value.teacher.module == "stages.1.2.first"
     assert caught.value.student.module.startswith("stages.1.1")
+
+
+def test_a_new_branch_that_reads_another_stream_leaves_that_stream_alone():
+    """As in HRNet: two streams with blocks of their own, each of which then adds something of the other."""
+
+    class Exchange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.ModuleList(Residual(4, 4) for _ in range(2))
+            self.other = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(2))
+
+        def forward(self, streams: list[Tensor]) -> list[Tensor]:
+            a, b = (block(x) for block, x in zip(self.own, streams, strict=True))
+            return [(a + self.other[0](b)).relu(), (b + self.other[1](a)).relu()]
+
+    class Streams(nn.Module):
+        def __init__(self, depth: int) -> None:
+            super().__init__()
+            self.stems = nn.ModuleList(nn.Conv2d(3, 4, 1) for _ in range(2))
+            self.stages = nn.Sequential(*(Exchange() for _ in range(depth)))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat(self.stages([s(x) for s in self.stems]), 1).mean((2, 3)))
+
+    found = mapped(Streams(1), Streams(3))
+    assert all(old == new for old, new in found.items())

@@ -104,3 +104,27 @@ def test_rows_bounded_in_norm_grow_by_zeros():
     growth = GrowthMap.between(teacher, student, inputs=torch.arange(6).view(2, 3))
     assert any("table: max_norm over a row that grows" in line for line in growth.inexact_reasons)
     assert compare(teacher, grow(teacher, student, "zero", map=growth), growth).exact
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [((4, 6), (8, 6), True), ((4, 6), (4, 8), False)])
+def test_weights_standardised_over_columns_that_grow_are_remarked(old, new, said):
+    """The mean and variance of a row are those of all its columns, new ones too. More rows change nothing."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.weight.reshape(1, len(self.weight), -1)
+            weight = F.batch_norm(rows, None, None, training=True).reshape_as(self.weight)
+            return F.conv2d(x, weight, self.bias)
+
+    def net(inner: int, outer: int) -> nn.Module:
+        convolutions = nn.Conv2d(3, inner, 1), Standardised(inner, outer, 3)
+        return nn.Sequential(
+            *convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(4 * outer, 2)
+        ).double()
+
+    x = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
+    teacher, student = randomised(net(*old), 0), randomised(net(*new), 1)
+    growth = GrowthMap.between(teacher, student, inputs=x)
+    student = grow(teacher, student, "zero-out", map=growth)
+    assert any("weight standardisation" in r for r in growth.inexact_reasons) == said
+    assert compare(teacher, student, growth, inputs=x + 1).exact != said

@@ -264,3 +264,30 @@ def test_it_runs_on_cuda():
     for ours in found:
         assert ours.params["0.weight"].device.type == "cuda"
         assert ours.objective < ours.start_objective
+
+
+class Outside:
+    """A solver that is no TorchOpt, and takes the steps of many solves by one."""
+
+    def __init__(self, apart_reason=""):
+        self.apart_reason, self.batch_size, self.driven = apart_reason, SOLVER.batch_size, []
+
+    def solve(self, objective, start, *, seed, progress):
+        return SOLVER.solve(objective, start, seed=seed, progress=progress)
+
+    def transformation(self, every):
+        return SOLVER.transformation(every)
+
+    def drive(self, solves, began, bar):
+        self.driven.append(len(solves))
+        return SOLVER.drive(solves, began, bar)
+
+
+def test_a_solver_from_outside_declares_that_it_solves_many():
+    problem, solver = posed(), Outside()
+    (outcomes,) = solve_many(solver, [problem], POINTS)
+    assert solver.driven == [3, 2]
+    for point, outcome in zip(POINTS, outcomes, strict=True):
+        assert_same(outcome, alone(SOLVER, problem, point))
+    with pytest.raises(ValueError, match=r"^solver: got .*, must sit still to be batched"):
+        solve_many(Outside("must sit still"), [problem], POINTS)

@@ -151,7 +151,7 @@ def test_a_saddle_is_left_for_a_minimum(solver):
 
 @each_solver_newton_slow
 def test_the_spectral_curvature_is_minimised_too(solver):
-    objective, start = classification(curvature=Spectral(iterations=4), count=12)
+    objective, start = classification(curvature=Spectral(iterations=2), count=12)
     found = replace(solver, tol=1e-3, draws=1, steps=8).solve(objective, start)
     assert found.status is not Status.NON_FINITE
     assert found.objective < 0.7 * found.start_objective

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from tests.solve.faults import KINDS, PLACES, Case, check
+from tests.solve.fault_cases import PLACES, Case
+from tests.solve.fault_rules import check
+from tests.solve.faults import KINDS
 
 CASES = [Case.of(number) for number in range(1000)]
 FEW = CASES[:20]

@@ -25,6 +25,7 @@ SOLVERS = {
 }
 VALUES = [torch.nan, pytest.param(torch.inf, marks=pytest.mark.slow)]
 STEPS = [int(step) for step in np.random.default_rng(0).integers(10, 60, 3)]
+STEPS_AND_SLOW = [STEPS[0], *(pytest.param(step, marks=pytest.mark.slow) for step in STEPS[1:])]
 
 
 class Poison(torch.autograd.Function):
@@ -75,7 +76,7 @@ def survived(found, start):
 
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("order", [0, 1], ids=["loss", "gradient"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEPS_AND_SLOW)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_one_fault_at_a_random_step_is_survived(solver, step, order, value):
     objective, start = poisoned({step}, order, value)
@@ -132,9 +133,9 @@ def test_faults_at_random_calls_of_the_default_step_are_survived(name, value, or
     objective, start = classification((0.3, 0.3, 0.2, 0.2), curvature=ESTIMATORS[name], count=80)
     assert Frobenius().part(64) == 16
     draw = np.random.default_rng(list(ESTIMATORS).index(name))
-    when = {int(call) for call in draw.integers(25, 90, RETRIES)}  # the first 24 judge the start
+    when = {int(call) for call in draw.integers(25, 60, RETRIES)}  # the first 24 judge the start
     loss = Faulty(objective, when, order, value)
-    solver = TorchOpt(steps=24, batch_size=64, check_every=6)
+    solver = TorchOpt(steps=10, batch_size=64, check_every=5)
     found = solver.solve(replace(objective, loss=loss), start)
     assert loss.calls > max(when)
     survived(found, start)

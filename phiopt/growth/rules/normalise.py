@@ -22,6 +22,9 @@ def parameters(call: Call, axis: Axis, *names: str) -> Axis:
 )  # fmt: skip
 def batch_norm(call: Call) -> None:
     x = call.pair("input")
+    own = not call.has("running_mean") or bool(call.t.arguments.get("training"))
+    if own and any(axis.grown for d, axis in enumerate(x.axes) if d != 1):
+        call.inexact("a mean and variance over an axis that grows, as in weight standardisation")
     channel = parameters(call, x.axes[1], "running_mean", "running_var")
     if call.has("weight"):  # its own parameters make the output
         channel = parameters(call, Axis(channel.term), "weight", "bias")
