@@ -57,8 +57,12 @@ class Flow:
 
     def comes_from(self, value: Value, stream: Value) -> bool:
         """Whether ``value`` is computed from ``stream``, or from what the stream comes from."""
+        return self.reads(value, stream, self.passed(stream))
+
+    def reads(self, value: Value, stream: Value, sources: list[Value]) -> bool:
+        """Whether an operation between ``stream`` and ``value`` reads one of ``sources``."""
         read = {v.id for n in self.between(value, stream) for v in n.inputs}
-        return any(v.id in read for v in self.passed(stream))
+        return any(v.id in read for v in sources)
 
     def only_in(self, branch: Value, stream: Value, total: Node) -> list[Node]:
         """The operations of a branch of which no other part of the student reads anything."""

@@ -188,8 +188,9 @@ class Insertions:
             inside = self.flow.only_in(branch, stream, node)
             if Closing(self.state.student, inside).settings(branch) is not None:
                 return stream, branch
-        if ways:
-            return ways[0]
+        for stream, branch in ways:
+            if branch not in through or self.flow.reads(branch, stream, [stream]):
+                return stream, branch
         for stream, branch in ((a, b), (b, a)):
             if self.flow.is_product(branch, node) and not self.flow.is_product(stream, node):
                 return stream, branch
