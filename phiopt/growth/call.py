@@ -100,15 +100,21 @@ class Call:
         return Axis(a.term, a.source_parameters | b.source_parameters)
 
     def contract(self, a: Pair, i: int, b: Pair, j: int) -> None:
-        """Sum the product of ``a`` and ``b`` over axis ``i`` of ``a``, which is axis ``j`` of ``b``."""
+        """Sum the product of ``a`` and ``b`` over axis ``i`` of ``a``, which is axis ``j`` of ``b``.
+
+        A parameter that is summed over reads units. One of which a part is summed over and another part is kept, as
+        the heads of a position's key are, makes units.
+        """
         first, second = a.axes[i], b.axes[j]
         reader = second if b.weight else first if a.weight else None
+        kept = [p.axes[0] for p in (a, b) if p.weight and len(p.axes) > 2]
         if a.weight and b.weight:
             self.state.products.append((first, second))
         elif (
             reader is not None
             and reader.source_parameters
             and not reader.source_parameters & self.state.output_axes
+            and not any(reader.source_parameters & axis.source_parameters for axis in kept)
         ):
             self.mark_input_axes(reader.source_parameters)
         elif first.grown:

@@ -196,8 +196,9 @@ class Insertions:
             inside = self._only_in(branch, stream, node)
             if Closing(self.state.student, inside).settings(branch) is not None:
                 return stream, branch
-        if ways:
-            return ways[0]
+        for stream, branch in ways:
+            if branch not in through or self._reads(branch, stream, [stream]):
+                return stream, branch
         for stream, branch in ((a, b), (b, a)):
             if self._is_product(branch, node) and not self._is_product(stream, node):
                 return stream, branch
@@ -219,8 +220,11 @@ class Insertions:
 
     def _comes_from(self, value: Value, stream: Value) -> bool:
         """Whether ``value`` is computed from ``stream``, or from what the stream comes from."""
+        return self._reads(value, stream, self._passed(stream))
+
+    def _reads(self, value: Value, stream: Value, sources: list[Value]) -> bool:
         read = {v.id for n in self._between(value, stream) for v in n.inputs}
-        return any(v.id in read for v in self._passed(stream))
+        return any(v.id in read for v in sources)
 
     def _passed(self, stream: Value) -> list[Value]:
         """A value, and the values that inserted operations passed on to it, the first one last."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from phiopt._attention import plain_attention
 from phiopt._modules import state_of, unchanged, unsaved, without_process_wide_hooks
 from phiopt._outputs import tensors_of
 from phiopt._types import Params
-from phiopt.growth.graph import Trace
+from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.recorder import ListsAsTensors, Recorder
 from phiopt.growth.repeated import with_repeats
 
@@ -76,7 +76,7 @@ def trace(
     if not outputs:
         raise ValueError(f"the forward pass of {type(module).__name__} returned no tensor")
     return Trace(
-        with_repeats(recorder.dependent()),
+        with_repeats(_read(recorder.dependent(), outputs)),
         tuple(recorder.value(x) for x in given),
         outputs,
         {recorder.value(v).id: k for k, v in state_in.items() if k not in constant},
@@ -84,6 +84,19 @@ def trace(
         {k: tuple(v.shape) for k, v in state.items() if k not in constant},
         frozenset(dict(module.named_buffers())),
     )
+
+
+def _read(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node]:
+    """The operations whose results lead to an output, or that write to a tensor. Of others only a shape is read."""
+    needed = {o.id for o in outputs}
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        aliases = (argument.alias_info for argument in node.target._schema.arguments)
+        writes = any(alias is not None and alias.is_write for alias in aliases)
+        if writes or any(o.id in needed for o in node.outputs):
+            needed |= {v.id for v in node.inputs}
+            kept.append(node)
+    return kept[::-1]
 
 
 def names_of(module: nn.Module) -> dict[str, list[str]]:

@@ -111,10 +111,20 @@ class Doubled(Two):
         return x + torch.cat(self.a(x).chunk(2, -1)[::-1], -1) + F.gelu(self.b(x))
 
 
-@pytest.mark.parametrize("layer", [Parallel, ShiftedNorm, Gated, Halved, Doubled])
+class Turned(Two):
+    """A sum within the branch, of two terms that are made of the same units."""
+
+    def forward(self, x):
+        y = self.a(x)
+        y = y * 0.8 + torch.cat([-y[..., 4:], y[..., :4]], -1) * 0.6
+        return x + self.b(y.tanh())
+
+
+@pytest.mark.parametrize("layer", [Parallel, ShiftedNorm, Gated, Halved, Doubled, Turned])
 @pytest.mark.parametrize("width", [8, 16])
 def test_new_layers_are_closed_at_their_last_parameters(layer, width):
-    check(EXACT, Layers(layer, 2), Layers(layer, 4, width), TOKENS)
+    wider = 8 if layer is Turned else width  # its halves do not grow
+    check(EXACT, Layers(layer, 2), Layers(layer, 4, wider), TOKENS)
 
 
 class Softmax(Two):
@@ -382,3 +392,42 @@ class Packed(nn.Module):
 @pytest.mark.parametrize("size", [(2, 8), (4, 4)])
 def test_packed_heads_take_up_the_factor_of_their_width(split, size, fill):
     check(EXACT, Packed(2, 4, split), Packed(*size, split), TOKENS, fill)
+
+
+class Disentangled(nn.Module):
+    """Attention to positions, whose keys are made of parameters alone."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = heads
+        self.embed, self.place = nn.Embedding(20, 8), nn.Embedding(7, 8)
+        self.query, self.key, self.value = (nn.Linear(8, 4 * heads) for _ in range(3))
+        self.head = nn.Linear(4 * heads, 20)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        q, v = self.split(self.query(x)), self.split(self.value(x))
+        k = self.split(self.key(self.place.weight)[None]).repeat(len(x), 1, 1)
+        y = (q @ k.mT).softmax(-1) @ v
+        return self.head(y.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2))
+
+    def split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_heads_that_are_made_of_parameters_alone_grow(fill):
+    check(EXACT, Disentangled(2), Disentangled(4), TOKENS, fill)
+
+
+class Peeking(Layers):
+    """A model that looks at one coordinate of its units, for the shape alone."""
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        positions = torch.arange(x[..., -1].shape[1])
+        return self.head(F.layer_norm(x + positions[:, None] / 9, x.shape[-1:]))
+
+
+def test_a_coordinate_of_which_the_shape_alone_is_read_is_none():
+    check(EXACT, Peeking(Gated, 0), Peeking(Gated, 0, 16), TOKENS)
