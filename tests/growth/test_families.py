@@ -11,7 +11,7 @@ import phiopt
 from benchmarks import zoo
 from benchmarks.families import FILLS, measure
 from phiopt._modules import state_of
-from phiopt.growth import AlignmentError, GrowthMap
+from phiopt.growth import GrowthMap
 from tests.growth.nets import randomised
 
 ROUNDING = 1e-11
