@@ -9,7 +9,7 @@ from torch import Tensor
 
 from phiopt._types import Lift
 from phiopt.growth.correspond import Correspondence
-from phiopt.growth.insertion import Inserted
+from phiopt.growth.inserted import Inserted
 from phiopt.growth.placement import Placement
 
 

@@ -51,7 +51,8 @@ def _collect(terms: list[Term], t: Tensor, s: Tensor, axes: dict[int, tuple[Term
         for other, of_other in enumerate(terms):
             if other != dim:
                 rows = rows.index_select(other, torch.from_numpy(index_map(of_other)))
-        _collect_rows(term, t.movedim(dim, 0).flatten(1), rows.movedim(dim, 0).flatten(1), axes)
+        old, new = (x.movedim(dim, 0).reshape(x.shape[dim], -1) for x in (t, rows))
+        _collect_rows(term, old, new, axes)
 
 
 def _collect_rows(term: Term, t: Tensor, s: Tensor, axes: dict[int, tuple[Term, Rows]]) -> None:

@@ -22,7 +22,8 @@ from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import settle_factors
 from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
-from phiopt.growth.insertion import Inserted, Insertions
+from phiopt.growth.inserted import Inserted
+from phiopt.growth.insertion import Insertions
 from phiopt.growth.lifted import Moves, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from phiopt.growth.carried import Carried, moved
 from phiopt.growth.catalogue import facts
@@ -12,33 +11,11 @@ from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.flow import Flow
 from phiopt.growth.graph import Node, Value
+from phiopt.growth.inserted import ON_THE_STREAM, Inserted, constant
 from phiopt.growth.optional import operand
 
 _EPS = ("eps", "epsilon")
 """Arguments that hold what a normalisation adds to its variance."""
-
-
-@dataclass(frozen=True)
-class Inserted:
-    """How the parameters of one inserted operation start, so that it changes nothing.
-
-    Attributes:
-        how: ``"identity"``: the operation passes its input on. ``"zero"``: a residual branch adds nothing.
-            ``"constant"``: a parameter that the teacher's layer lacks, or that closes a branch, has the ``value`` with
-            which it does nothing.
-        module: Path of the student's module.
-        weight: The student's name of the parameter that multiplies.
-        bias: The student's name of the parameter that is added.
-        eps: What a normalisation adds to its variance.
-        value: The value of a constant.
-    """
-
-    how: Literal["identity", "zero", "constant"]
-    module: str
-    weight: str | None
-    bias: str | None
-    eps: float = 0.0
-    value: float = 1.0
 
 
 @dataclass
@@ -87,7 +64,10 @@ class Insertions:
                 "identity", node.module, *self._weight_and_bias(node), float(eps)
             )
         elif known.inserted != "nothing" and not self.flow.repeats(node, source):
-            self.starts[id(node)] = f"{_where(node)}: the inserted {node.name} is no identity"
+            advice = ON_THE_STREAM * isinstance(node.arguments.get("normalized_shape"), list)
+            self.starts[id(node)] = (
+                f"{_where(node)}: the inserted {node.name} is no identity{advice}"
+            )
 
     def _move(self, node: Node) -> None:
         """Follow an operation that moves coordinates. It need not be the identity if another one moves them back."""
@@ -164,8 +144,8 @@ class Insertions:
             )
         starts = [x for x in self.starts.values() if isinstance(x, Inserted)]
         for name, value in settings.items():
-            starts.append(_constant(name, value, "constant" if value else "zero"))
-        return [*starts, *(_constant(name, value) for name, value in self.state.added.items())]
+            starts.append(constant(name, value, "constant" if value else "zero"))
+        return [*starts, *(constant(name, value) for name, value in self.state.added.items())]
 
     def _residual(
         self, node: Node, through: list[Value], branches: tuple[str, str]
@@ -239,10 +219,6 @@ class Insertions:
             names.sort(key=lambda n: -len(self.state.student.used[n]))
         weight, bias, *_ = [*names, None, None]
         return weight, bias
-
-
-def _constant(name: str, value: float, how: Literal["constant", "zero"] = "constant") -> Inserted:
-    return Inserted(how, name.rpartition(".")[0], name, None, value=value)
 
 
 def _where(node: Node) -> str:

@@ -18,7 +18,7 @@ from phiopt._json import WHOLE, Field
 from phiopt._modules import state_of, unsaved
 from phiopt._types import Lift
 from phiopt.growth.contents import MapContents
-from phiopt.growth.insertion import Inserted
+from phiopt.growth.inserted import Inserted
 from phiopt.growth.placement import Placement
 from phiopt.growth.trace import aliases_of
 

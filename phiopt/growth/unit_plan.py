@@ -163,18 +163,19 @@ def blocks(whole: Term, term: Term) -> list[Term]:
     """The blocks of the axis ``whole`` that ``term`` is made of."""
     if find(whole) is find(term):
         return [whole]
-    inside, todo = {id(whole)}, [whole]
+    inside: dict[int, list[Term]] = {}
+    todo = [whole]
     while todo:
-        parts = find(todo.pop()).parts
-        todo += parts
-        inside |= {id(part) for part in parts}
+        for part in find(todo.pop()).parts:
+            inside.setdefault(id(find(part)), []).append(part)
+            todo.append(part)
     out, todo = [], [term]
     while todo:
-        block = todo.pop()
+        block = find(todo.pop())
         if id(block) in inside:
-            out.append(block)
+            out += inside[id(block)]
         else:
-            todo += find(block).parts
+            todo += block.parts
     return out
 
 

@@ -159,8 +159,10 @@ CASES = {
     "scale=1 / head": (attention(lambda q, k, v, d: dot_product(q, k, v, scale=1 / d)), HEADS, SEQUENCES, EXACT),
     "cosines by sqrt of the head": (weights(lambda q, k, d: unit(q) @ unit(k).mT * d**0.5), HEADS, SEQUENCES, REMARKED),
     "smaller heads": (weights(lambda q, k, d: q @ k.mT), ((8, 4), (8, 2)), SEQUENCES, REFUSED),
-    "slopes by heads": (weights(alibi), ((8, 4), (16, 4)), SEQUENCES, REMARKED),
-    "angles by the head": (weights(rotary), HEADS, SEQUENCES, REMARKED),
+    "slopes by heads": (weights(alibi), ((8, 4), (16, 4)), SEQUENCES, EXACT),
+    "angles by the head": (weights(rotary), HEADS, SEQUENCES, EXACT),
+    "slopes that are not among the new": (weights(alibi), ((8, 4), (12, 4)), SEQUENCES, REMARKED),
+    "angles that are not among the new": (weights(rotary), ((8, 4), (12, 6)), SEQUENCES, REMARKED),
     "a softmax of features": (attention(lambda q, k, v, d: q.softmax(-1) @ (k.mT @ v)), HEADS, SEQUENCES, REMARKED),
     "keys by step": (attention(lambda q, k, v, d: q @ (k.softmax(-2).mT @ v)), HEADS, SEQUENCES, REFUSED),
 }  # fmt: skip
