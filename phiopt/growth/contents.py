@@ -40,3 +40,8 @@ class MapContents:
         self.traced = traced
         self.aliases = aliases
         self.unplaced = frozenset(unplaced)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The same as ``inexact_reasons``, by its older name."""
+        return self.inexact_reasons

@@ -128,3 +128,8 @@ def test_weights_standardised_over_columns_that_grow_are_remarked(old, new, said
     student = grow(teacher, student, "zero-out", map=growth)
     assert any("weight standardisation" in r for r in growth.inexact_reasons) == said
     assert compare(teacher, student, growth, inputs=x + 1).exact != said
+
+
+def test_the_older_name_of_the_reasons():
+    growth = GrowthMap.between(nn.Linear(3, 2), nn.Linear(3, 4))
+    assert growth.remarks == growth.inexact_reasons
