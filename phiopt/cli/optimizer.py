@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -68,7 +67,7 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+    except Exception as error:  # as many kinds as files can be damaged in
         first = str(error).partition("\n")[0]
         raise UsageError(f"--optimizer: {path} cannot be read: {first}") from None
     for key in ("optimizer", "optimizer_state_dict"):  # a checkpoint of more than the optimiser

@@ -155,27 +155,31 @@ def settle_zeros(state: Correspondence) -> None:
     """Mark the blocks of parameters' axes in place of axes that are put together of them, as turned heads are."""
     for term, origin in state.zeroed:
         whole = state.by_student()[origin[0]].axes[origin[1]].term
-        for block in blocks(whole, term):
+        zeroed = blocks(whole, term)
+        for block in zeroed:
             block.zero_new.add(origin)
+        if not zeroed and term.t != term.s:
+            state.inexact_reasons[
+                f"{origin[0]}: new coordinates of a contraction are put together in a way that cannot be zeroed"
+            ] = None
 
 
 def blocks(whole: Term, term: Term) -> list[Term]:
     """The blocks of the axis ``whole`` that ``term`` is made of."""
     if find(whole) is find(term):
         return [whole]
-    inside: dict[int, list[Term]] = {}
-    todo = [whole]
+    inside, todo = {id(whole)}, [whole]
     while todo:
-        for part in find(todo.pop()).parts:
-            inside.setdefault(id(find(part)), []).append(part)
-            todo.append(part)
+        parts = find(todo.pop()).parts
+        todo += parts
+        inside |= {id(part) for part in parts}
     out, todo = [], [term]
     while todo:
-        block = find(todo.pop())
+        block = todo.pop()
         if id(block) in inside:
-            out += inside[id(block)]
+            out.append(block)
         else:
-            todo += block.parts
+            todo += find(block).parts
     return out
 
 

@@ -160,7 +160,7 @@ CASES = {
     "cosines by sqrt of the head": (weights(lambda q, k, d: unit(q) @ unit(k).mT * d**0.5), HEADS, SEQUENCES, REMARKED),
     "smaller heads": (weights(lambda q, k, d: q @ k.mT), ((8, 4), (8, 2)), SEQUENCES, REFUSED),
     "slopes by heads": (weights(alibi), ((8, 4), (16, 4)), SEQUENCES, EXACT),
-    "angles by the head": (weights(rotary), HEADS, SEQUENCES, EXACT),
+    "angles by the head": (weights(rotary), HEADS, SEQUENCES, REMARKED),
     "slopes that are not among the new": (weights(alibi), ((8, 4), (12, 4)), SEQUENCES, REMARKED),
     "angles that are not among the new": (weights(rotary), ((8, 4), (12, 6)), SEQUENCES, REMARKED),
     "a softmax of features": (attention(lambda q, k, v, d: q.softmax(-1) @ (k.mT @ v)), HEADS, SEQUENCES, REMARKED),
