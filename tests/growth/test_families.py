@@ -9,9 +9,10 @@ from torchvision.models import VisionTransformer, mobilenet_v2
 
 import phiopt
 from benchmarks import zoo
-from benchmarks.families import FILLS, measure
+from benchmarks.families import measure
 from phiopt._modules import state_of
 from phiopt.growth import GrowthMap
+from phiopt.growth.registry import PRESERVING as FILLS
 from tests.growth.nets import randomised
 
 ROUNDING = 1e-11
