@@ -27,9 +27,8 @@ from benchmarks.libraries import TIMM, TIMM_KINDS, TRANSFORMERS, TRANSFORMERS_KI
 from benchmarks.zoo import HANDWRITTEN, TORCHVISION, Family
 from phiopt._modules import state_of
 from phiopt.growth import AlignmentError, GrowthMap, compare, grow
+from phiopt.growth.registry import PRESERVING
 
-FILLS = ("zero-out", "net2wider", "vv-zz")
-"""The fills that keep the function where that is possible."""
 ROUNDING = 1e-5
 """Relative change of the logits up to which a growth of a library's model counts as exact, in float64."""
 
@@ -65,7 +64,7 @@ def measure(family: Family) -> Measured:
         return Measured({}, 0.0, perf_counter() - began, (why,))
     seconds = perf_counter() - began
     changes = {}
-    for fill in FILLS:
+    for fill in PRESERVING:
         try:
             grown = grow(teacher, student, fill, map=growth, seed=1)
         except AlignmentError as error:  # the check on numbers
@@ -84,7 +83,7 @@ def share(growth: GrowthMap, student: nn.Module) -> float:
 
 def row(family: Family, found: Measured) -> str:
     """One line of the table."""
-    changes = [f"{found.changes[fill]:.0e}" if found.changes else "refused" for fill in FILLS]
+    changes = [f"{found.changes[fill]:.0e}" if found.changes else "refused" for fill in PRESERVING]
     carried = f"{100 * found.share:.0f} %" if found.changes else "-"
     more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
     reason = (found.reasons[0].replace("|", "\\|") + more) if found.reasons else ""
@@ -175,7 +174,9 @@ the peak that map and embedding add to the process, in multiples of the student'
 {large_table}
 """
 
-HEAD = f"| family | {' | '.join(FILLS)} | carried | map, s | not exact |\n" + "| --- " * 7 + "|"
+HEAD = (
+    f"| family | {' | '.join(PRESERVING)} | carried | map, s | not exact |\n" + "| --- " * 7 + "|"
+)
 
 
 def page(progress: Callable[[str], None] = print) -> str:

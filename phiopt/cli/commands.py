@@ -21,8 +21,7 @@ from phiopt.cli.optimizer import carried_state
 from phiopt.cli.sources import Source, UsageError, source_of
 from phiopt.growth import GrowthMap, Verification, compare
 from phiopt.growth import grow as grown_model
-
-PRESERVING = ("zero-out", "net2wider", "vv-zz")
+from phiopt.growth.registry import PRESERVING
 
 
 class Commands(TyperGroup):
@@ -31,11 +30,7 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         try:
             code = super().main(*args, **options | {"standalone_mode": False})
-        except (
-            ValueError,
-            TypeError,
-            OSError,
-        ) as error:  # phiopt's errors, and those of a user's files
+        except (ValueError, TypeError, OSError) as error:  # phiopt's, and of a user's files
             _fail(str(error))
         except Exception as error:
             if not hasattr(error, "format_message"):  # Typer's own errors have it
@@ -138,10 +133,8 @@ def grow(
     growth = _map(small, large, correspondence)
     for reason in growth.inexact_reasons:
         typer.echo(f"not exact: {reason}", err=True)
-    state = None
     grown = grown_model(small.module, large.module, fill, map=growth, seed=seed)
-    if optimizer is not None:
-        state = carried_state(optimizer, growth, small.module, grown)
+    state = optimizer and carried_state(optimizer, growth, small.module, grown)
     with _whole(out) as folder:
         large.write(grown, folder)
         if state is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.replay import called
@@ -46,15 +45,12 @@ def moved(
     same = all(
         known[v.id].source == source if v.id in known else v.id in constants for v in node.inputs
     )
-    if (
-        source is None or not same or node.arguments.get("value")
-    ):  # padding with another number than 0
+    padded = bool(node.arguments.get("value"))  # with another number than 0
+    if source is None or not same or padded:
         return []
-    values = {
-        v.id: known[v.id].numbered() if v.id in known else constants[v.id] for v in node.inputs
-    }
     made = called(
-        node, tree_map(lambda x: values[x.id] if isinstance(x, Value) else x, node.arguments)
+        node,
+        {v.id: known[v.id].numbered() if v.id in known else constants[v.id] for v in node.inputs},
     )
     return [
         Carried(source, None if _is_in_order(numbers, source.shape) else numbers)

@@ -6,11 +6,11 @@ one of its factors, a sum by all its terms, a gate by what it multiplies, and a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from phiopt.growth.catalogue import facts
 from phiopt.growth.constants import acts_on_each_coordinate
@@ -71,7 +71,7 @@ class Closing:
         if not acts_on_each_coordinate(node.target, node.name):
             return None
         points = torch.tensor([0.0, 1.0, 2.0], device="cpu")
-        low, middle, high = self._run(node, {node.inputs[0].id: points})[0].tolist()
+        low, middle, high = called(node, {node.inputs[0].id: points})[0].tolist()
         if middle == low or not abs(high - 2 * middle + low) <= 1e-6 * abs(middle - low):
             return None
         return self._root(node.inputs[0], (target - low) / (middle - low))
@@ -106,11 +106,7 @@ class Closing:
                     ramp = torch.linspace(0.5, 1.5, size, device="cpu").reshape(v.shape)
                     given[v.id] = ramp * float(v.id not in zeros)
         try:
-            made = self._run(node, given)[node.outputs.index(value)]
+            made = called(node, given)[node.outputs.index(value)]
         except REFUSALS:
             return False
         return not bool(made.any())
-
-    def _run(self, node: Node, given: dict[int, Tensor]) -> Sequence[Tensor]:
-        arguments = tree_map(lambda x: given[x.id] if isinstance(x, Value) else x, node.arguments)
-        return called(node, arguments)

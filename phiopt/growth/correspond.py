@@ -54,10 +54,7 @@ class Correspondence:
 
     def __post_init__(self) -> None:
         self._by_student: dict[str, TensorPlace] = {}
-        self._computed = tuple(
-            {o.id: n for n in trace.nodes for o in n.outputs}
-            for trace in (self.teacher, self.student)
-        )
+        self._computed = self.teacher.producers(), self.student.producers()
 
     def start(self, t: Value, s: Value, pair: Pair) -> None:
         """Record that ``s`` stands for ``t``."""

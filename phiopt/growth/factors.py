@@ -15,6 +15,7 @@ from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.pairs import Axis, Factor
+from phiopt.growth.runs import Computation
 from phiopt.growth.unit_plan import blocks, marks
 
 Mark = tuple[Term, ParameterAxis, float]
@@ -62,8 +63,7 @@ class _Graph:
         self._state = state
         trace = state.student
         self._readers: dict[int, list[Node]] = defaultdict(list)
-        self._producers: dict[int, Node] = {}
-        self._data = {v.id for v in trace.inputs}
+        self._producers, self._data = trace.producers(), Computation.of(trace).data
         live = {o.id for o in trace.outputs}
         for node in reversed(trace.nodes):
             if any(o.id in live for o in node.outputs):
@@ -72,9 +72,6 @@ class _Graph:
             for v in dict.fromkeys(node.inputs):
                 if any(o.id in live for o in node.outputs):
                     self._readers[v.id].append(node)
-            self._producers |= {o.id: node for o in node.outputs}
-            if any(v.id in self._data for v in node.inputs):
-                self._data |= {o.id for o in node.outputs}
         self._ends = {o.id for o in trace.outputs}
 
     def rows(self, factor: Factor, depth: int) -> list[Mark] | None:

@@ -63,3 +63,7 @@ class Trace:
     """Shapes of all parameters and saved buffers, by name. A tied one appears once."""
     buffers: frozenset[str] = frozenset()
     """Names of the buffers."""
+
+    def producers(self) -> dict[int, Node]:
+        """The operation that makes each value, by the value's id."""
+        return {o.id: node for node in self.nodes for o in node.outputs}

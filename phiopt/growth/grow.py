@@ -19,7 +19,7 @@ from phiopt.growth import fills as _fills  # noqa: F401  (registers the library'
 from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
 from phiopt.growth.map import GrowthMap
-from phiopt.growth.registry import FILLS, Start, filled
+from phiopt.growth.registry import FILLS, PRESERVING, Start, filled
 from phiopt.growth.verify import verify as verified
 
 _log = logging.getLogger("phiopt")
@@ -122,7 +122,7 @@ def grow(
         return filled(fill, start)
 
     grown = with_tensors(student, make(_detached(teacher), _detached(student)))
-    preserving = fill in ("zero-out", "net2wider", "vv-zz")
+    preserving = fill in PRESERVING
     if verify is not False and preserving and not map.inexact_reasons:
         new = _detached(grown)
         why = verified(teacher, student, map, make, new, fill=fill, inputs=inputs, seed=seed)

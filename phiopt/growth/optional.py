@@ -81,7 +81,7 @@ def operand(trace: Trace, node: Node) -> tuple[str, float] | None:
 
 def parameter_of(trace: Trace, value: Value) -> str | None:
     """The name of the parameter that ``value`` is, or a view of which it is; ``None`` if it is none."""
-    producers = {o.id: n for n in trace.nodes for o in n.outputs}
+    producers = trace.producers()
     while value.id in producers and facts(producers[value.id].name).regroups:
         value = producers[value.id].inputs[0]
     return trace.tensors.get(value.id)

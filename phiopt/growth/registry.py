@@ -36,6 +36,8 @@ class Start:
 
 Fill = Callable[[Start], Params]
 FILLS: dict[str, Fill] = {}
+PRESERVING = ("zero-out", "net2wider", "vv-zz")
+"""The library's fills that keep the function where that is possible."""
 OWN: set[str] = set()
 """Names of the library's own fills."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
     Raises:
         ValueError: The value depends on more than the input.
     """
-    producers = {o.id: n for n in trace.nodes for o in n.outputs}
+    producers = trace.producers()
     known: dict[int, Tensor] = {trace.inputs[0].id: given}
 
     def computed(wanted: Value) -> Tensor:
@@ -26,19 +25,16 @@ def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
             if wanted.id not in producers:
                 raise ValueError(f"a value of shape {wanted.shape} is no function of the input")
             node = producers[wanted.id]
-            arguments = tree_map(
-                lambda x: computed(x) if isinstance(x, Value) else x, node.arguments
-            )
-            known.update(
-                {o.id: x for o, x in zip(node.outputs, called(node, arguments), strict=False)}
-            )
+            made = called(node, {v.id: computed(v) for v in node.inputs})
+            known.update({o.id: x for o, x in zip(node.outputs, made, strict=False)})
         return known[wanted.id]
 
     return computed(value)
 
 
-def called(node: Node, arguments: Mapping[str, Any]) -> Sequence[Tensor]:
-    """The results of an operation on real tensors, on the CPU."""
+def called(node: Node, given: Mapping[int, Tensor]) -> Sequence[Tensor]:
+    """The results of an operation on real tensors on the CPU, by the ids of the values that it reads."""
+    arguments = tree_map(lambda x: given[x.id] if isinstance(x, Value) else x, node.arguments)
     made = node.target(**{k: _here(v) for k, v in arguments.items()})
     return made if isinstance(made, tuple | list) else (made,)
 

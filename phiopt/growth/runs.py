@@ -28,7 +28,7 @@ class Computation:
             if any(v.id in data for v in node.inputs):
                 data.update(o.id for o in node.outputs)
                 nodes.append(node)
-        return cls(trace, nodes, data, {o.id: n for n in trace.nodes for o in n.outputs})
+        return cls(trace, nodes, data, trace.producers())
 
 
 @dataclass(frozen=True)
