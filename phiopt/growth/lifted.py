@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phiopt import lift as lifts
+from phiopt._inputs import Inputs, main_of
 from phiopt._types import Lift
 from phiopt.growth.axes import Indices, Size
 from phiopt.growth.example import REFUSALS, accepted
@@ -29,10 +30,11 @@ _COLUMNS, _TOKENS = 64, 256
 """Largest numbers of columns, and of tokens that only some columns take, that are probed one by one."""
 
 
-def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor]:
-    """ψ, inferred if it is not given, and the lifted example."""
+def lifted(student: nn.Module, inputs: Inputs, lift: Lift | None) -> tuple[Lift, Tensor]:
+    """ψ, inferred if it is not given, and what it makes of the example, or of the main one of several inputs."""
+    example = main_of(inputs)
     if lift is None:
-        made = accepted(student, example, "student")
+        made = accepted(student, inputs, "student")
         lift = lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:]))
         if not isinstance(lift, lifts.Identity):
             _log.info("lift: none given, %r is taken", lift)
