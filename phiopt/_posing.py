@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ from phiopt.objective import (
 )
 from phiopt.objective.neighbourhood import at_delta
 from phiopt.problem import Problem
+from phiopt.solve import NO_DERIVATIVES
 
 REFERENCE_DRAWS = 8
 """Draws over which the terms' values at the start are averaged, for the relative scale. With a single draw and a
@@ -157,7 +158,9 @@ class Posing:
             if data is not None and relabelled and self.loss is not None:
                 outputs = objective.model({}, data.example[0][:2])
                 data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
-            left_out = _left_out(objective, third_derivatives)
+            # An extra term may get its weight in a solve. So what it needs is examined now.
+            needed = any(term.third_derivatives for _, term in self.extra)
+            left_out = _left_out(objective, not needed or third_derivatives())
             objective = objective.without_terms(left_out)
             if self.group is not None:
                 objective = _shared(objective, params, self.group, self.seed)
@@ -168,12 +171,14 @@ class Posing:
 
     def third_derivatives(
         self, w0: nn.Module, growth: GrowthMap, objective: Objective, params: Params
-    ) -> bool:
-        """Whether the student and the loss have them, as far as is known. The checks need a term over the data."""
+    ) -> Callable[[], bool]:
+        """A function that says whether the student and the loss have them, as far as is known. The checks need a term
+        over the data.
+        """
         counted = {*objective.active, *objective.extra}  # a solve may give an extra term its weight
         on_data = [t for t in objective.terms if t.over != "parameters" and t.name in counted]
         if objective.data is None or not on_data:
-            return True
+            return lambda: True
         class_axis = growth.class_axis if self.loss is None else None
         apart = {"micro_batch": self.micro_batch, "process_group": self.group}
         return check_task(w0, growth.lift, objective, params, class_axis, apart)
@@ -248,7 +253,7 @@ def _left_out(objective: Objective, third_derivatives: bool) -> dict[str, str]:
     """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
     reasons: dict[str, str] = {}
     if not third_derivatives:
-        reasons = dict.fromkeys(objective.beyond_gradient, "has no derivatives to trust")
+        reasons = dict.fromkeys(objective.beyond_gradient, NO_DERIVATIVES)
     data = objective.data
     if data is None or data.example[0].is_floating_point():
         return reasons

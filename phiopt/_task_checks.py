@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def check_task(
     params: Params,
     class_axis: int | None,
     apart: Mapping[str, object],
-) -> bool:
+) -> Callable[[], bool]:
     """Check that the student runs, that the loss has one value for each example, and that both have the derivatives
     that are needed.
 
@@ -35,8 +36,8 @@ def check_task(
         apart: Arguments, by name, with which a batch is divided. Such an argument is not None.
 
     Returns:
-        Whether the student and the loss have third derivatives. If a term with weight takes them they do, or this
-        raises.
+        A function that says whether the student and the loss have third derivatives. If a term with weight takes
+        them they do, or this raises. Else they are examined at the first call.
 
     Raises:
         ValueError, TypeError: Something is missing or wrong; the message names the argument.
@@ -59,8 +60,8 @@ def check_task(
     verify_gradient(student, lift, telling, params, weights, checked_further=bool(third))
     if third:
         require_derivatives(student, lift(task.inputs), task, params, third[0])
-        return True
-    return _has_derivatives(student, lift(task.inputs), task, params)
+        return lambda: True
+    return cache(lambda: _has_derivatives(student, lift(task.inputs), task, params))
 
 
 def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
