@@ -176,3 +176,35 @@ def test_windows_that_agree_stay_one_memory():
 )
 def test_overlap_is_read_off_the_strides(value, shared):
     assert overlapping(value) is shared
+
+
+class Cached(nn.Module):
+    """Adds a product of two parameters, which it keeps from its first forward pass on, as attention biases are kept."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.net = mlp(4, width, 3, seed=width)
+        self.bias = nn.Parameter(randn(3, 2, seed=width))
+        self.kept = {}
+
+    def train(self, mode=True):
+        self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return self.net(x) + self.bias.sum(1)
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.bias.sum(1)
+        return self.net(x) + self.kept["bias"]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_grown_student_forgets_what_it_computed_from_its_old_parameters(training):
+    teacher, student = Cached(5).double().eval(), Cached(8).double().eval()
+    before, old = teacher(X), student(X)
+    student.net.training = training
+    grown = grow(teacher, student, "zero-out")
+    assert torch.allclose(grown(X), before, atol=1e-12)
+    assert torch.equal(student(X), old)
+    assert [part.training for part in grown.modules()] == [p.training for p in student.modules()]

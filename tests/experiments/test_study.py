@@ -203,7 +203,8 @@ def test_the_demo_is_named_as_its_records_need():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ligo", "gradmax", "robustified", "phi_early"])
 def test_what_spends_gradients_waits_at_its_start(tmp_path, method):
-    (record,) = run(tmp_path, methods=(method,))
+    longer = replace(TASK, student_recipe=replace(RECIPE, budget=200))  # LiGO alone spends 100
+    (record,) = study.run(longer, (method,), (0,), RunDirectory(tmp_path, {}), CPU)
     spent = record["initialisation_gradients"]
     assert [point["gradients"] for point in record["curve"][:3]] == [0, spent, spent]
     assert spent > 0

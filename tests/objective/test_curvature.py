@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 import torchopt
@@ -190,7 +188,7 @@ def test_cheap_steps_reach_what_exact_ones_reach(curvature):
     solver = TorchOpt(optimizer, steps=2000, batch_size=128)
 
     def reached(curvature):
-        changed = replace(judge, curvature=curvature)
+        changed = judge.with_term(CurvatureTerm(curvature))
         params = solver.solve(changed, start, seed=0).params
         return torch.stack([judge.value(params, draw) for draw in draws]).mean()
 

@@ -48,8 +48,9 @@ def test_small_batches_give_the_same_terms_and_hessian(name):
     torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_nothing_sees_more_than_a_small_batch():
-    objective, params = classification(LAMBDAS, count=11)
+@pytest.mark.parametrize("lambdas", [LAMBDAS, (0.4, 0.3, 0.3, 0)], ids=["all", "no curvature"])
+def test_nothing_sees_more_than_a_small_batch(lambdas):
+    objective, params = classification(lambdas, count=11)
     seen = []
 
     def model(w, inputs):
