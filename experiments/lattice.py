@@ -19,7 +19,7 @@ from experiments.models import built
 from experiments.records import RunDirectory
 from experiments.study import trained_teacher
 from experiments.task import Task
-from phiopt.solve import Outcome, solve_many
+from phiopt.solve import Outcome, fresh_draws, solve_many, with_all_terms
 
 FLOOR = 0.01
 """Least λ2: a lattice point p becomes λ = floor e2 + (1 - floor) p, as in `phiopt.learn`."""

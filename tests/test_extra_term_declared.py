@@ -107,7 +107,9 @@ def test_a_report_of_a_term_that_raises_does_not_cost_the_solution():
 
     extra = [(0.0, Frail(Frobenius()))]
     with pytest.raises(phiopt.SolveError, match=r"the sharpness for the report .*memory") as caught:
-        phiopt.initialize(*models(), (0.5, 0.5, 0, 0), (X, Y), solver=QUICK, extra=extra)
+        phiopt.initialize(
+            *models(), (0.5, 0.5, 0, 0), (X, Y), solver=QUICK, extra=extra, certificate="full"
+        )
     assert list(caught.value.solution.terms) == ["task", "proximity", "noise", "curvature"]
 
 

@@ -133,9 +133,7 @@ def test_a_report_that_raises_does_not_cost_the_solution():
     with pytest.raises(
         SolveError, match=r"REPORT_FAILED(.|\n)*curvature.*: out of memory"
     ) as raised:
-        initialize(
-            *models, (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER, certificate="full"
-        )
+        initialize(*models, (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER, certificate="full")
     solution = raised.value.solution
     assert solution.objective < solution.start_objective
     assert list(solution.terms) == ["task", "proximity", "noise"]

@@ -133,8 +133,8 @@ class Solution:
         ]
         for name, weight in [*self.lambdas.items(), *self.extra.items()]:
             if not (name in self.terms and name in self.start_terms):
-                why = self.left_out.get(name, "certificate='full' measures terms without weight")
-                lines.append(f"{name:<12}{known(weight):>9.4g}  not reported, {why}")
+                if name in self.left_out:
+                    lines.append(f"{name:<12}{0.0:>9.4g}  not reported, {self.left_out[name]}")
                 continue
             row = f"{name:<12}{known(weight):>9.4g}{self.divisors.get(name, 1.0):>13.4g}"
             row += f"{self.start_terms[name]:>14.4g}{self.terms[name]:>14.4g}"
