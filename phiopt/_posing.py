@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_modules, check_options, check_precision, check_start
 from phiopt._checks import Scalar, count, instance, known
-from phiopt._inputs import Inputs, dtypes_of, entries_of
+from phiopt._inputs import Inputs, entries_of
 from phiopt._modules import copied, copies, state_of, with_tensors
-from phiopt._task_checks import check_task
+from phiopt._task_checks import check_task, left_out_of
 from phiopt._transforms import has_tangent, plain, wrapped
 from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel.adjoint import changed, given_tensors
@@ -153,7 +153,9 @@ class Posing:
             if data is not None and relabelled and self.loss is not None:
                 outputs = objective.model({}, data.example[0][:2])
                 data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
-            left_out = _left_out(objective, third_derivatives)
+            # An extra term may get its weight in a solve. So what it needs is examined now.
+            needed = any(term.third_derivatives for _, term in self.extra)
+            left_out = left_out_of(objective, not needed or third_derivatives())
             objective = objective.without_terms(left_out)
             if self.group is not None:
                 objective = _shared(objective, params, self.group, self.seed)
@@ -170,12 +172,14 @@ class Posing:
 
     def third_derivatives(
         self, w0: nn.Module, growth: GrowthMap, objective: Objective, params: Params
-    ) -> bool:
-        """Whether the student and the loss have them, as far as is known. The checks need a term over the data."""
+    ) -> Callable[[], bool]:
+        """A function that says whether the student and the loss have them, as far as is known. The checks need a term
+        over the data.
+        """
         counted = {*objective.active, *objective.extra}  # a solve may give an extra term its weight
         on_data = [t for t in objective.terms if t.over != "parameters" and t.name in counted]
         if objective.data is None or not on_data:
-            return True
+            return lambda: True
         class_axis = growth.class_axis if self.loss is None else None
         apart = {"micro_batch": self.micro_batch, "process_group": self.group}
         return check_task(w0, growth.lift, objective, params, class_axis, apart)
@@ -245,26 +249,6 @@ def _off_the_graph(weight: Scalar, term: Term) -> tuple[Scalar, Term]:
     inside = {n: v for n, v in term.tensors().items() if wrapped(v) or has_tangent(v)}
     number = plain(f"extra.{term.name}", weight) if isinstance(weight, Tensor) else weight
     return number, term.with_tensors({name: plain(name, v) for name, v in inside.items()})
-
-
-def _left_out(objective: Objective, third_derivatives: bool) -> dict[str, str]:
-    """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
-    reasons: dict[str, str] = {}
-    if not third_derivatives:
-        reasons = dict.fromkeys(objective.beyond_gradient, "has no derivatives to trust")
-    data = objective.data
-    if data is None or data.example[0].is_floating_point():
-        return reasons
-    for term in objective.terms:
-        if not term.floating_reason:
-            continue
-        if term.name in objective.active:
-            raise TypeError(
-                f"data: inputs are {dtypes_of(data.example[0])}, but {objective.weight_name(term.name)} is not 0; "
-                f"{term.floating_reason}"
-            )
-        reasons[term.name] = term.floating_reason
-    return reasons
 
 
 _OWNERS = {"teacher": "the teacher's", "psi": "the lift's"}

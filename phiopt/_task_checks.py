@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from phiopt.derivatives import require_derivatives
 from phiopt.objective import Objective, Task
 from phiopt.objective.examples import telling_examples
 from phiopt.objective.verify import require_gradient, verify_gradient
+from phiopt.solve import NO_DERIVATIVES
 
 
 def check_task(
@@ -24,7 +26,7 @@ def check_task(
     params: Params,
     class_axis: int | None,
     apart: Mapping[str, object],
-) -> bool:
+) -> Callable[[], bool]:
     """Check that the student runs, that the loss has one value for each example, and that both have the derivatives
     that are needed.
 
@@ -37,8 +39,8 @@ def check_task(
         apart: Arguments, by name, with which a batch is divided. Such an argument is not None.
 
     Returns:
-        Whether the student and the loss have third derivatives. If a term with weight takes them they do, or this
-        raises.
+        A function that says whether the student and the loss have third derivatives. If a term with weight takes
+        them they do, or this raises. Else they are examined at the first call.
 
     Raises:
         ValueError, TypeError: Something is missing or wrong; the message names the argument.
@@ -62,8 +64,28 @@ def check_task(
     verify_gradient(student, lift, telling, params, weights, checked_further=bool(third))
     if third:
         require_derivatives(student, lifted(lift, task.inputs), task, params, third[0])
-        return True
-    return _has_derivatives(student, lifted(lift, task.inputs), task, params)
+        return lambda: True
+    return cache(lambda: _has_derivatives(student, lifted(lift, task.inputs), task, params))
+
+
+def left_out_of(objective: Objective, third_derivatives: bool) -> dict[str, str]:
+    """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
+    reasons: dict[str, str] = {}
+    if not third_derivatives:
+        reasons = dict.fromkeys(objective.beyond_gradient, NO_DERIVATIVES)
+    data = objective.data
+    if data is None or data.example[0].is_floating_point():
+        return reasons
+    for term in objective.terms:
+        if not term.floating_reason:
+            continue
+        if term.name in objective.active:
+            raise TypeError(
+                f"data: inputs are {dtypes_of(data.example[0])}, but {objective.weight_name(term.name)} is not 0; "
+                f"{term.floating_reason}"
+            )
+        reasons[term.name] = term.floating_reason
+    return reasons
 
 
 def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:

@@ -49,15 +49,18 @@ def derive(
     """What a map is made of; see `GrowthMap.between`."""
     check_traceable(teacher, student, inputs)
     names = named(teacher, student, correspondence)
-    given = inputs[:2] if inputs is not None else accepted(teacher, None, "teacher")
-    given = mapped(lambda x: x.detach().to("cpu"), given)
-    small = recorded(teacher, given, "teacher")
-    lift, made = lifted(student, given, lift)
+    given: Inputs
+    if inputs is None:
+        given, small = accepted(teacher, None, "teacher")
+    else:
+        given = mapped(lambda x: x.detach().to("cpu"), inputs[:2])
+        small = recorded(teacher, given, "teacher")
+    lift, made, large = lifted(student, given, lift)
     example = main_of(given)
     moves = Moves.of(lift, example, made)
     try:
         large, (state, inserted, chosen, axis) = _matched_at_some_size(
-            small, student, moves, with_main(given, made), classes, names
+            small, large, student, moves, with_main(given, made), classes, names
         )
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
@@ -124,6 +127,7 @@ def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentErr
 
 def _matched_at_some_size(
     small: Trace,
+    large: Trace,
     student: nn.Module,
     moves: Moves,
     inputs: Inputs,
@@ -134,7 +138,7 @@ def _matched_at_some_size(
 
     A recurrent net repeats its operations for each step of a sequence, so the lengths must agree.
     """
-    large, made = recorded(student, inputs, "student"), main_of(inputs)
+    made = main_of(inputs)
     try:
         return large, _matched(small, large, moves, classes, names)
     except AlignmentError as error:

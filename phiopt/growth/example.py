@@ -73,9 +73,9 @@ def recorded(module: nn.Module, example: Inputs, role: str) -> Trace:
             ) from error
 
 
-def accepted(module: nn.Module, like: Inputs | None, role: str) -> Tensor:
-    """An input that ``module`` accepts: of the shape of ``like``, of a shape near it, or of a guessed shape. Of several
-    inputs it is the main one, and the others are those of ``like``.
+def accepted(module: nn.Module, like: Inputs | None, role: str) -> tuple[Tensor, Trace]:
+    """An input that ``module`` accepts, with its trace: of ``like``'s shape, of a shape near it, or of a guessed one.
+    Of several inputs it is the main one, and the others are those of ``like``.
 
     Raises:
         ValueError: The module accepts no shape that was tried; ``inputs=`` settles it.
@@ -87,11 +87,10 @@ def accepted(module: nn.Module, like: Inputs | None, role: str) -> Tensor:
     for example in _candidates(module, main):
         for values in (False, True) if example is main else (False,):
             try:
-                trace(module, example if like is None else with_main(like, example), values=values)
+                inputs = example if like is None else with_main(like, example)
+                return example, trace(module, inputs, values=values)
             except REFUSALS as error:
                 refusal = error if example is main else refusal
-            else:
-                return example
     near = "" if like is None else f" near the teacher's {shapes_of(like)}"
     why = "" if refusal is None else f"; on that shape its forward pass fails: {refusal}"
     raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from phiopt._attention import plain_attention
 from phiopt._inputs import Inputs, apply_with, joined, mapped
-from phiopt._modules import copied, state_of, without_process_wide_hooks
+from phiopt._modules import copied, state_of, unchanged, without_process_wide_hooks
 from phiopt._outputs import tensors_of
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
@@ -67,7 +67,7 @@ class Forward:
             _seed(seed)
             return apply_with(self.module, self._fresh(), self.placed(x))
 
-        with plain_attention(), without_process_wide_hooks():
+        with plain_attention(), unchanged(self.module), without_process_wide_hooks():
             result = steady("forward", run)
         return tensors_of(result)
 

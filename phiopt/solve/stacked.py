@@ -17,7 +17,7 @@ from phiopt._types import Params
 from phiopt._vector import under
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
-from phiopt.solve.counted import Counted, reported
+from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, OneSolve, Validated
 
@@ -25,7 +25,7 @@ Axes: TypeAlias = tuple[int | None, ...]
 
 TREES = "phiopt"
 """Namespace of trees with `Several` in them."""
-pytree.register_pytree_node(
+cast(Any, pytree).register_pytree_node(
     Several, flatten, lambda context, tensors: unflatten(tensors, context), namespace=TREES
 )
 
@@ -84,7 +84,6 @@ class StackedSolves:
         self.start = {n: v.repeat_interleave(len(lambdas), 0) for n, v in start.items()}
         self.work = Stats(0, 0, 0, 0, 0, 0.0)
         self.solved: dict[int, OneSolve] = {}
-        self.raised: Exception | None = None
         self.validation = [self._draw(Stream.HELD_OUT, i) for i in range(VALIDATION_SAMPLES)]
 
     def __len__(self) -> int:
@@ -112,13 +111,6 @@ class StackedSolves:
         grouped = self._by_problem(terms)
         parts = [weights[n] / divisors[n][:, None] * grouped[n] for n in self.active]
         return Validated(torch.stack(parts).sum(0).flatten().tolist(), terms)
-
-    def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        objective = self.problems[0].objective
-        complete, error = reported(objective, terms, lambda names: self._mean_terms(params, names))
-        self.raised = error or self.raised
-        columns = {name: values.tolist() for name, values in complete.items()}
-        return [{name: column[i] for name, column in columns.items()} for i in range(len(self))]
 
     def init(self, params: Params) -> Any:
         return vmap(self.optimizer.init)(params)
@@ -163,12 +155,13 @@ class StackedSolves:
             )
         return self.solved[index]
 
+    def weighted(self, index: int) -> Sequence[str]:
+        point = dict(zip(LAMBDAS, self.lambdas[index % len(self.lambdas)].tolist(), strict=True))
+        return [name for name in self.active if point.get(name, 1.0)]
+
     def stats(self, index: int) -> Stats:
         single = self.solved.get(index)
         return self.work if single is None else self.work + single.stats(0)
-
-    def error(self) -> Exception | None:
-        return self.raised
 
     def _mean_terms(self, params: Params, names: Sequence[str]) -> dict[str, Tensor]:
         """The raw terms, the mean over the validation samples."""
