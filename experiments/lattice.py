@@ -35,8 +35,8 @@ Point: TypeAlias = tuple[int, int, int, int]
 
 def points(resolution: int) -> list[Point]:
     """All of them: four whole numbers that sum to ``resolution``."""
-    found = product(range(resolution + 1), repeat=4)
-    return [(a, b, c, d) for a, b, c, d in found if a + b + c + d == resolution]
+    points = product(range(resolution + 1), repeat=4)
+    return [(a, b, c, d) for a, b, c, d in points if a + b + c + d == resolution]
 
 
 def weights(point: Point) -> list[float]:
@@ -128,9 +128,9 @@ def solved(scenes: Sequence[Scene], wanted: Sequence[Point]) -> Iterator[dict[st
         for each in scenes
     ]
     lambdas = torch.tensor([weights(point) for point in wanted], dtype=torch.float64)
-    found = solve_many(case.solver, problems, lambdas)
+    solved = solve_many(case.solver, problems, lambdas)
     seconds = (time.perf_counter() - began) / (len(scenes) * len(wanted))
-    for each, outcomes in zip(scenes, found, strict=True):
+    for each, outcomes in zip(scenes, solved, strict=True):
         losses = {
             horizon: case.outer(each.splits, horizon=horizon).of(each.student, each.seed)
             for horizon in (case.horizon, case.other_horizon)

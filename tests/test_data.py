@@ -141,11 +141,11 @@ def test_bad_data_is_refused_with_its_rule(source, error, message):
 
 
 def test_a_loader_that_cannot_go_round_is_told_by_its_pass():
-    held = data(DataLoader(Once(), batch_size=5))
+    kept = data(DataLoader(Once(), batch_size=5))
     for _ in range(2):
-        held.batch(5, generator(0))
+        kept.batch(5, generator(0))
     with pytest.raises(ValueError, match="empty on pass 2, must give its batches again"):
-        held.batch(5, generator(0))
+        kept.batch(5, generator(0))
 
 
 def test_bad_batches_of_a_data_set_are_found_when_they_are_read():

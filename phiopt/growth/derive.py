@@ -49,14 +49,16 @@ def derive(
     names = named(teacher, student, correspondence)
     if not isinstance(inputs, Tensor | None):
         raise TypeError(f"inputs={inputs!r} must be a Tensor, a batch of the teacher's inputs")
-    example = inputs[:2] if inputs is not None else accepted(teacher, None, "teacher")
-    example = example.detach().to("cpu")
-    small = recorded(teacher, example, "teacher")
-    lift, made = lifted(student, example, lift)
+    if inputs is None:
+        example, small = accepted(teacher, None, "teacher")
+    else:
+        example = inputs[:2].detach().to("cpu")
+        small = recorded(teacher, example, "teacher")
+    lift, made, large = lifted(student, example, lift)
     moves = Moves.of(lift, example, made)
     try:
         large, (state, inserted, chosen, axis) = _matched_at_some_size(
-            small, student, moves, made, classes, names
+            small, large, student, moves, made, classes, names
         )
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
@@ -122,6 +124,7 @@ def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentErr
 
 def _matched_at_some_size(
     small: Trace,
+    large: Trace,
     student: nn.Module,
     moves: Moves,
     made: Tensor,
@@ -132,7 +135,6 @@ def _matched_at_some_size(
 
     A recurrent net repeats its operations for each step of a sequence, so the lengths must agree.
     """
-    large = recorded(student, made, "student")
     try:
         return large, _matched(small, large, moves, classes, names)
     except AlignmentError as error:

@@ -72,8 +72,8 @@ def recorded(module: nn.Module, example: Tensor, role: str) -> Trace:
             ) from error
 
 
-def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
-    """An input that ``module`` accepts: of the shape of ``like``, of a shape near it, or of a guessed shape.
+def accepted(module: nn.Module, like: Tensor | None, role: str) -> tuple[Tensor, Trace]:
+    """An input that ``module`` accepts, with its trace: of ``like``'s shape, of a shape near it, or of a guessed one.
 
     Raises:
         ValueError: The module accepts no shape that was tried; ``inputs=`` settles it.
@@ -84,11 +84,9 @@ def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
     for example in _candidates(module, like):
         for values in (False, True) if example is like else (False,):
             try:
-                trace(module, example, values=values)
+                return example, trace(module, example, values=values)
             except REFUSALS as error:
                 refusal = error if example is like else refusal
-            else:
-                return example
     near = "" if like is None else f" near the teacher's {tuple(like.shape)}"
     why = "" if refusal is None else f"; on that shape its forward pass fails: {refusal}"
     raise ValueError(

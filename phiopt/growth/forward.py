@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phiopt._attention import plain_attention
-from phiopt._modules import copied, state_of, without_process_wide_hooks
+from phiopt._modules import copied, state_of, unchanged, without_process_wide_hooks
 from phiopt._outputs import tensors_of
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
@@ -64,7 +64,7 @@ class Forward:
             _seed(seed)
             return torch.func.functional_call(self.module, self._fresh(), (self.placed(x),))
 
-        with plain_attention(), without_process_wide_hooks():
+        with plain_attention(), unchanged(self.module), without_process_wide_hooks():
             result = steady("forward", run)
         return tensors_of(result)
 

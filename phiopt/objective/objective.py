@@ -83,7 +83,7 @@ class Objective(WeightedTerms):
         """
         counted = self._counted(sample)
         apart = [term for term in counted if self._apart(term, sample)]
-        if not apart:
+        if not apart and self.micro_batch is None:
             return gradient_of(lambda w: self._weighted(w, sample), params)
         scored = [term for term in apart if sample.step]
         terms, gradient = gradient_of_sum(self._passes(sample, scored), params)
