@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from phiopt._inputs import Inputs
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt.derivatives import Product, linearise
@@ -186,7 +187,7 @@ class Objective(WeightedTerms):
         terms, _ = self._values(params, sample, self._counted(sample))
         return self._sum(terms, sample), terms
 
-    def _outputs(self, params: Params, inputs: Tensor) -> Tensor:
+    def _outputs(self, params: Params, inputs: Inputs) -> Tensor:
         return self.model({LIFT + name: p for name, p in self.psi.items()} | params, inputs)
 
     def _task(self, sample: Sample) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 import torchopt
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 from torchopt import pytree
 
+from phiopt._inputs import Several, flatten, unflatten
 from phiopt._types import Params
 from phiopt._vector import under
 from phiopt.derivatives import square_norm
@@ -19,6 +20,14 @@ from phiopt.objective import Lambdas, Objective, Sample, Stream
 from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, OneSolve, Validated
+
+Axes: TypeAlias = tuple[int | None, ...]
+
+TREES = "phiopt"
+"""Namespace of trees with `Several` in them."""
+cast(Any, pytree).register_pytree_node(
+    Several, flatten, lambda context, tensors: unflatten(tensors, context), namespace=TREES
+)
 
 LAMBDAS = tuple(field.name for field in fields(Lambdas))
 """Names of the paper's terms, in the order of the columns of λ."""
@@ -88,8 +97,8 @@ class StackedSolves:
             objective = replace(self._objective(shared), lambdas=self._weights(point))
             return self._counted(objective, "value_and_grad", w, draw.made(tensors))
 
-        each = vmap(vmap(at, (0, 0, None, None)), (0, None, 0, 0))
-        grouped = each(self._by_problem(params), self.lambdas, self.shared, draw.tensors)
+        parts = self._by_problem(params), self.lambdas, self.shared, draw.tensors
+        grouped = self._each(at, (0, 0, None, None), (0, None, 0, 0), parts)
         value, terms, gradient = _mapped(lambda v: v.flatten(0, 1), grouped)
         return Gradients(value, terms, gradient, vmap(square_norm)(gradient).sqrt())
 
@@ -165,10 +174,24 @@ class StackedSolves:
                 sample = draw.made(tensors)
                 return self._counted(self._objective(shared), "mean_terms", w, [sample], names)
 
-            each = vmap(vmap(at, (0, None, None)))
-            grouped = each(self._by_problem(params), self.shared, draw.tensors)
+            parts = self._by_problem(params), self.shared, draw.tensors
+            grouped = self._each(at, (0, None, None), (0, 0, 0), parts)
             records.append({name: value.flatten(0, 1) for name, value in grouped.items()})
         return {name: torch.stack([r[name] for r in records]).mean(0) for name in records[0]}
+
+    def _each(
+        self, function: Callable[..., Any], points: Axes, problems: Axes, arguments: Sequence[Any]
+    ) -> Any:
+        """The function of every solve, with leading axes of problems and of points. ``points`` and ``problems`` say
+        which arguments have these axes. One problem alone is not batched: its data keep plain values, which a forward
+        pass may look at.
+        """
+        at_points = vmap(function, points)
+        if len(self.problems) > 1:
+            return vmap(at_points, problems)(*arguments)
+        alone = zip(arguments, problems, strict=True)
+        own = [v if axis is None else _mapped(lambda t: t[0], v) for v, axis in alone]
+        return _mapped(lambda t: t[None], at_points(*own))
 
     def _objective(self, shared: Params) -> Objective:
         """L of a problem under ``vmap``. Its weights are not set."""
@@ -209,7 +232,7 @@ class Draw:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Draw:
-        flat = [pytree.tree_flatten(cast(Any, sample[:3])) for sample in samples]
+        flat = [pytree.tree_flatten(cast(Any, sample[:3]), namespace=TREES) for sample in samples]
         step = samples[0].step
 
         def made(tensors: list[Tensor]) -> Sample:
