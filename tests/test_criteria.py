@@ -221,15 +221,19 @@ def test_data_that_cannot_be_measured_is_refused(model, data):
         criteria.accuracy(model, data, batch_size=0)
     with pytest.raises(TypeError, match=r"batch_size: got 2\.5"):
         criteria.accuracy(model, data, batch_size=2.5)
-    items = [{"image": image, "label": label} for image, label in zip(x, y, strict=True)]
-    for loader, kind in ((TensorDataset(x, y, y), "3 parts"), (items, "dict")):
-        with pytest.raises(TypeError, match=f"data: got {kind}, must be a pair"):
+    items = [{"image": image, "class": label} for image, label in zip(x, y, strict=True)]
+    for loader, message in (
+        (TensorDataset(x, y, y), "got 3 parts, must be a pair"),
+        (items, "a mapping with the entries image, class has no labels"),
+    ):
+        with pytest.raises(TypeError, match=f"data: {message}"):
             criteria.accuracy(model, DataLoader(loader, batch_size=4))
-    for bad in ((x.numpy(), y.numpy()), (x, y, y), "data"):
-        with pytest.raises(
-            TypeError, match=r"data: (got (3 parts|str)|inputs are ndarray), must be"
-        ):
+    for bad in ((x.tolist(), y), (x, y, y), "data"):
+        with pytest.raises(TypeError, match=r"data: (got (3 parts|str)|inputs are list), must be"):
             criteria.accuracy(model, bad)
+    items = [{"image": image, "label": label} for image, label in zip(x, y, strict=True)]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'image'"):
+        criteria.accuracy(model, DataLoader(items, batch_size=4))
 
 
 @pytest.mark.parametrize("measure", [criteria.evaluate, criteria.predict])

@@ -116,7 +116,7 @@ BAD = {
     "lengths": ((X, Y[:9]), ValueError, "10 inputs and 9 targets"),
     "empty": ((X[:0], Y[:0]), ValueError, "data: empty"),
     "three": ((X, Y, Y), TypeError, "got 3 parts"),
-    "arrays": ((X.numpy(), Y.numpy()), TypeError, "inputs are ndarray, must be a Tensor"),
+    "strings": ((["a", "b"], Y[:2]), TypeError, "inputs are list, must be a Tensor, an array"),
     "a tensor": (X, TypeError, "got Tensor, must be"),
     "numbers": ((torch.tensor(1.0), torch.tensor(1)), ValueError, "must have a batch axis"),
     "stream": (Stream(), TypeError, "wrap it in a DataLoader"),

@@ -112,7 +112,7 @@ def test_a_curvature_without_weight_or_derivatives_is_not_reported(case, kind):
         small, large = (Bag(5, 2), Bag(5, 2)) if case == "layer" else (mlp(4, 3, 2), mlp(4, 5, 2))
     data = (tokens, Y[:40]) if case == "layer" else (X, Y)
     loss = {"layer": None, "loss that raises": hinges, "loss that is wrong": flat}[case]
-    options = {"loss": loss, "solver": solver, "throw": False}
+    options = {"loss": loss, "solver": solver, "certificate": "full", "throw": False}
     lambdas = (0.5, 0.5, 0, 0)
     solution = initialize(small, large, lambdas, data, **options)
     assert solution.objective < solution.start_objective
@@ -133,7 +133,7 @@ def test_a_report_that_raises_does_not_cost_the_solution():
     with pytest.raises(
         SolveError, match=r"REPORT_FAILED(.|\n)*curvature.*: out of memory"
     ) as raised:
-        initialize(*models, (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER)
+        initialize(*models, (0.5, 0.5, 0, 0), (X, Y), loss=loss, solver=SOLVER, certificate="full")
     solution = raised.value.solution
     assert solution.objective < solution.start_objective
     assert list(solution.terms) == ["task", "proximity", "noise"]

@@ -209,6 +209,7 @@ class Run:
             self.data,
             solver=self.solver,
             adjoint=adjoint,
+            certificate="full" if case.number % 2 else "light",
             restarts=case.restarts,
             throw=case.throw,
             **self.options,

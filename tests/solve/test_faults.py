@@ -82,10 +82,7 @@ def test_one_fault_at_a_random_step_is_survived(solver, step, order, value):
     objective, start = poisoned({step}, order, value)
     outcome = solver.solve(objective, start)
     survived(outcome, start)
-    if outcome.status is Status.REPORT_FAILED:  # it struck the curvature, which has no weight
-        assert set(outcome.lost) <= {"terms.curvature", "start_terms.curvature"}
-    else:
-        assert outcome.status in (Status.SOLVED, Status.BUDGET_SPENT)
+    assert outcome.status in (Status.SOLVED, Status.BUDGET_SPENT)
     assert outcome.objective < outcome.start_objective
     assert outcome.stats.rollbacks <= 1
 
