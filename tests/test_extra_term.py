@@ -78,7 +78,7 @@ SOLVERS = {
 @pytest.mark.parametrize(
     ("solver", "lambdas", "micro_batch"),
     [
-        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in ("LBFGS", "NewtonCG")))
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name != "TorchOpt"))
         for name, case in SOLVERS.items()
     ],
 )
@@ -198,6 +198,7 @@ def test_a_term_that_is_no_scalar_is_named():
         phiopt.initialize(*models(), LAMBDAS, (X, Y), extra=[(0.5, Vector())], solver=QUICK)
 
 
+@pytest.mark.slow
 def test_estimators_of_the_curvature_work_beside_it():
     small, large = models()
     extra = [(2.0, consolidation(small, large))]

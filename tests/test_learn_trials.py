@@ -257,7 +257,7 @@ class Refusing(Replay):
         return outcome
 
 
-@pytest.mark.parametrize("when", ["solve", "derivative"])
+@pytest.mark.parametrize("when", [pytest.param("solve", marks=pytest.mark.slow), "derivative"])
 @pytest.mark.parametrize("calls", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_refused_derivative_does_not_end_the_search(calls, when):
     result = learned(search=Mirror(budget=8, adjoint=Refusing(calls, when)))

@@ -101,7 +101,7 @@ class TestLift:
         assert abs(numeric) > 1e-4
         return max(abs(claimed(adjoint) - numeric) for adjoint in adjoints) / abs(numeric)
 
-    @pytest.mark.parametrize("kind", ["features", "images"])
+    @pytest.mark.parametrize("kind", ["features", pytest.param("images", marks=pytest.mark.slow)])
     @pytest.mark.parametrize(
         "term", [*(pytest.param(i, marks=pytest.mark.slow) for i in range(3)), 3]
     )

@@ -70,7 +70,7 @@ def test_fewer_iterates_give_the_same_bits(monkeypatch):
 
     expected = gradient(Replay())
     assert set(alive) == {12}
-    for every in (2, 5, 12, 100):
+    for every in (5, 100):
         assert all(map(torch.equal, gradient(Replay(every=every)), expected))
         assert max(alive) <= -(-12 // every) + min(every, 12) - 1
 

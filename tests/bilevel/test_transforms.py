@@ -16,7 +16,7 @@ TEACHER, STUDENT = mlp(3, 2, 2, seed=1), mlp(3, 3, 2, seed=2)
 DATA = randn(30, 3, seed=3), randn(30, 2, seed=4)
 POINT = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64)
 TANGENT = torch.tensor([0.1, -0.2, 0.3, -0.2], dtype=torch.float64)
-STEPS = TorchOpt(steps=5, batch_size=16, check_every=5)
+STEPS = TorchOpt(steps=4, batch_size=16, check_every=4)
 IMPLICIT = Implicit(CG(1e-8), tol=1e-3)
 EVERY = pytest.mark.parametrize(
     ("adjoint", "solver"),

@@ -13,10 +13,8 @@ from benchmarks.libraries import TIMM, TRANSFORMERS
 QUICK = {
     ("ViT", "width and depth"),
     ("ResNet", "width"),
-    ("ConvNeXt", "width"),
     ("BERT", "more heads"),
     ("GPT-2", "depth"),
-    ("LLaMA", "hidden units"),
     ("T5 encoder", "depth"),
 }
 """These must be exact, and are quick enough for every run."""

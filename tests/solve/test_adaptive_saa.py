@@ -98,7 +98,13 @@ def test_growth_ends_with_the_steps():
     assert actual.stats.steps == alone + 2
 
 
-@pytest.mark.parametrize("solver", [LBFGS(), NewtonCG(tol=1e-4)], ids=["lbfgs", "newton-cg"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(LBFGS(), id="lbfgs"),
+        pytest.param(NewtonCG(tol=1e-4), id="newton-cg", marks=pytest.mark.slow),
+    ],
+)
 def test_a_sample_that_holds_at_once_is_left_alone(solver):
     case = ridge()
     outcome = solver.solve(case.objective(), case.start, seed=3)

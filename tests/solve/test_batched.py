@@ -97,7 +97,7 @@ def test_several_problems_keep_their_own_draws_starts_and_divisors():
 @pytest.mark.parametrize(
     "curvature",
     [
-        pytest.param(Frobenius(probes=3), id="probes"),
+        pytest.param(Frobenius(probes=3), id="probes", marks=pytest.mark.slow),
         pytest.param(Frobenius(batch=0.5), id="two batches", marks=pytest.mark.slow),
         pytest.param(Frobenius(every=2), id="now and then"),
     ],

@@ -41,7 +41,7 @@ def test_a_stationary_point_of_an_inexact_gradient_is_not_solved():
     assert verdict(spent, replace(certificate, unsettled=1)) is Status.BUDGET_SPENT
 
 
-@pytest.mark.parametrize("iterations", [3, 100])
+@pytest.mark.parametrize("iterations", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_work_and_what_was_left_are_counted_also_in_a_batch(iterations):
     objective, start = classification(LAMBDAS, curvature=Spectral(iterations))
     solver = TorchOpt(steps=2)
