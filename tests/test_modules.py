@@ -62,23 +62,23 @@ def models(request):
     return Scaled(5, request.param), Scaled(8, request.param, values=(3.0, 4.0))
 
 
-def held(module):
+def state(module):
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 @pytest.mark.parametrize("fill", ["default", "zero-out", "net2wider", "vv-zz"])
 def test_every_fill_places_the_teachers_values(models, fill):
     teacher, student = models
-    before = {name: value.detach().clone() for name, value in held(student).items()}
+    before = {name: value.detach().clone() for name, value in state(student).items()}
     growth = GrowthMap.between(teacher, student)
     grown = grow(teacher, student, fill, map=growth)
-    carried = growth.extract({name: value.detach() for name, value in held(grown).items()})
+    carried = growth.extract({name: value.detach() for name, value in state(grown).items()})
     if fill == "default":
-        assert all(torch.equal(carried[name], value) for name, value in held(teacher).items())
+        assert all(torch.equal(carried[name], value) for name, value in state(teacher).items())
     else:
         torch.testing.assert_close(grown(X), teacher(X))
-    assert not any(map(overlapping, held(grown).values()))
-    assert all(torch.equal(held(student)[name], value) for name, value in before.items())
+    assert not any(map(overlapping, state(grown).values()))
+    assert all(torch.equal(state(student)[name], value) for name, value in before.items())
 
 
 def test_a_solve_is_saved_and_loaded(models, tmp_path):
@@ -86,8 +86,8 @@ def test_a_solve_is_saved_and_loaded(models, tmp_path):
     solution = initialize(teacher, student, LAMBDAS, (X, Y), solver=FEW)
     solution.save(tmp_path / "solution.safetensors")
     again = Solution.load(tmp_path / "solution.safetensors", student)
-    for name, value in held(solution.student).items():
-        assert torch.equal(held(again.student)[name], value)
+    for name, value in state(solution.student).items():
+        assert torch.equal(state(again.student)[name], value)
     torch.testing.assert_close(again.student(X), solution.student(X), rtol=0, atol=0)
 
 
@@ -96,18 +96,20 @@ def test_a_map_embeds_into_views_and_is_saved(models, tmp_path):
     growth = GrowthMap.between(teacher, student)
     growth.save(tmp_path / "map.safetensors")
     growth = GrowthMap.load(tmp_path / "map.safetensors", teacher, student)
-    u = {name: value.detach() for name, value in held(teacher).items()}
-    w = growth.embed(u, into={name: value.detach() for name, value in held(student).items()})
+    u = {name: value.detach() for name, value in state(teacher).items()}
+    w = growth.embed(u, into={name: value.detach() for name, value in state(student).items()})
     assert all(torch.equal(growth.extract(w)[name], value) for name, value in u.items())
-    assert (held(student)["scale"] >= 3).all()  # untouched
+    assert (state(student)["scale"] >= 3).all()  # untouched
 
 
 def test_a_start_of_views_and_its_derivative():
     teacher, student = (Scaled(width, "expanded parameter") for width in (5, 8))
     start = {name: p.detach().clone() for name, p in student.named_parameters()}
     start["net.0.bias"] = torch.full((1,), 0.5, dtype=torch.float64).expand(8).requires_grad_()
-    found = initialize(teacher, student, LAMBDAS, (X, Y), start=start, solver=FEW, adjoint=Replay())
-    slopes = torch.autograd.grad(found.params["net.0.bias"].sum(), start["net.0.bias"])
+    solution = initialize(
+        teacher, student, LAMBDAS, (X, Y), start=start, solver=FEW, adjoint=Replay()
+    )
+    slopes = torch.autograd.grad(solution.params["net.0.bias"].sum(), start["net.0.bias"])
     assert slopes[0].isfinite().all()
 
 

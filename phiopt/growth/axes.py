@@ -59,7 +59,8 @@ class Term:
         lead: Of an *each*, the axis that picks the part.
         external: Whether new coordinates are no layer's units: they are ψ's new pixels, or new classes.
         copied: Whether new coordinates are copies of the only old one, under every function-preserving fill.
-        distinct: Whether constants tell the coordinates apart, so that a new one is no copy of an old one.
+        distinct: Whether a new coordinate must be no copy of an old one: constants tell them apart, or it is zero at
+            one of its makers.
         zero_new: Parameters whose new rows must be zero, because two activations are contracted over them.
         rescale: Factors of parameters' rows, which make up for another constant in the student.
     """

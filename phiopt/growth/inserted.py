@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 ON_THE_STREAM = (
-    ". It normalises the stream itself, as in a post-norm layer: no values make such a layer the identity; those of "
-    "the layer beside it are the nearest"
+    ". It normalises the stream itself, as in a post-norm layer: no values make such a layer the identity. The nearest "
+    "is a layer whose branches add nothing, and whose norm has the stream's usual mean as bias and deviation as weight"
 )
 """What a map says of an inserted normalisation of the stream."""
 
@@ -18,6 +18,7 @@ class Inserted:
 
     Attributes:
         how: ``"identity"``: the operation passes its input on. ``"zero"``: a residual branch adds nothing.
+            ``"stream"``: a normalisation of the stream undoes itself as far as it can.
             ``"constant"``: a parameter that the teacher's layer lacks, or that closes a branch, has the ``value`` with
             which it does nothing.
         module: Path of the student's module.
@@ -25,14 +26,17 @@ class Inserted:
         bias: The student's name of the parameter that is added.
         eps: What a normalisation adds to its variance.
         value: The value of a constant.
+        made_by: Of ``"stream"``, the weight and the bias of the normalisation that made the stream, by the student's
+            names. An empty name stands for none.
     """
 
-    how: Literal["identity", "zero", "constant"]
+    how: Literal["identity", "zero", "constant", "stream"]
     module: str
     weight: str | None
     bias: str | None
     eps: float = 0.0
     value: float = 1.0
+    made_by: tuple[str, str] = ("", "")
 
 
 def constant(name: str, value: float, how: Literal["constant", "zero"] = "constant") -> Inserted:

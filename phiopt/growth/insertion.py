@@ -27,6 +27,8 @@ class Insertions:
     starts: dict[int, Inserted | str] = field(default_factory=dict)
     closed: dict[int, Settings] = field(default_factory=dict)
     """What closes each inserted branch, by the operation that adds it."""
+    norms: dict[int, Inserted] = field(default_factory=dict)
+    """How inserted normalisations of the stream start, by operation."""
     carried: dict[int, Carried] = field(default_factory=dict)
     """The values that hold the coordinates of another in other places, by id."""
     flow: Flow = field(init=False)
@@ -65,10 +67,40 @@ class Insertions:
                 "identity", node.module, *self._weight_and_bias(node), float(eps)
             )
         elif known.inserted != "nothing" and not self.flow.repeats(node, source):
-            advice = ON_THE_STREAM * isinstance(node.arguments.get("normalized_shape"), list)
+            advice = ON_THE_STREAM * self._normalises(node, source)
             self.starts[id(node)] = (
                 f"{_where(node)}: the inserted {node.name} is no identity{advice}"
             )
+
+    def _normalises(self, node: Node, stream: Value) -> bool:
+        """Whether an operation normalises the stream. If a normalisation made the stream too, note how it starts."""
+        if not isinstance(node.arguments.get("normalized_shape"), list):
+            return False
+        before = self.flow.producers.get(self.flow.passed(stream)[-1].id)
+        (weight, bias), eps = (
+            self._own(node),
+            next(node.arguments[k] for k in _EPS if k in node.arguments),
+        )
+        made_by = (
+            self._own(before) if before is not None and before.name == node.name else (None, None)
+        )
+        if weight and made_by[0]:
+            self.norms[id(node)] = Inserted(
+                "stream",
+                node.module,
+                weight,
+                bias,
+                float(eps or 0.0),
+                made_by=(made_by[0], made_by[1] or ""),
+            )
+        return True
+
+    def _own(self, node: Node) -> tuple[str | None, str | None]:
+        """The names of the weight and of the bias of a normalisation, where they are parameters."""
+        values = (node.arguments.get(name) for name in ("weight", "bias"))
+        known = self.state.student.tensors
+        names = [known.get(v.id) if isinstance(v, Value) else None for v in values]
+        return names[0], names[1]
 
     def _move(self, node: Node) -> None:
         """Follow an operation that moves coordinates. It need not be the identity if another one moves them back."""
@@ -170,7 +202,13 @@ class Insertions:
         starts = [x for x in self.starts.values() if isinstance(x, Inserted)]
         for name, value in settings.items():
             starts.append(constant(name, value, "constant" if value else "zero"))
-        return [*starts, *(constant(name, value) for name, value in self.state.added.items())]
+        starts += [constant(name, value) for name, value in self.state.added.items()]
+        taken = self.state.by_student()
+        return starts + [
+            start
+            for id, start in self.norms.items()
+            if id in self.starts and start.weight not in taken
+        ]
 
     def _residual(
         self, node: Node, through: list[Value], branches: tuple[str, str]

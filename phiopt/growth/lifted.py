@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phiopt import lift as lifts
+from phiopt._inputs import Inputs, main_of, with_main
 from phiopt._types import Lift
 from phiopt.growth.axes import Indices, Size
 from phiopt.growth.example import REFUSALS, accepted, recorded
@@ -29,10 +30,13 @@ _COLUMNS, _TOKENS = 64, 256
 """Largest numbers of columns, and of tokens that only some columns take, that are probed one by one."""
 
 
-def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor, Trace]:
-    """ψ, inferred if it is not given, the lifted example, and the student's trace on it."""
+def lifted(student: nn.Module, inputs: Inputs, lift: Lift | None) -> tuple[Lift, Tensor, Trace]:
+    """ψ, inferred if it is not given, what it makes of the example, or of the main one of several inputs, and the
+    student's trace on it.
+    """
+    example = main_of(inputs)
     if lift is None:
-        made, large = accepted(student, example, "student")
+        made, large = accepted(student, inputs, "student")
         lift = lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:]))
         if not isinstance(lift, lifts.Identity):
             _log.info("lift: none given, %r is taken", lift)
@@ -49,7 +53,7 @@ def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift
         raise ValueError(
             f"lift={lift!r} makes {shape} of a batch {tuple(example.shape)}; it must keep batch and rank"
         )
-    return lift, made, recorded(student, made, "student")
+    return lift, made, recorded(student, with_main(inputs, made), "student")
 
 
 @dataclass(frozen=True)

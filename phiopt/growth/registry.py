@@ -10,6 +10,7 @@ import torch
 from phiopt._checks import instance, part
 from phiopt._types import Function, Params
 from phiopt.growth.given import check_tensors
+from phiopt.growth.inserted import Inserted
 from phiopt.growth.map import GrowthMap
 
 
@@ -101,6 +102,9 @@ def identities(start: Start, out: Params) -> Params:
         if layer.weight is None:
             continue
         weight = torch.zeros_like(out[layer.weight])
+        if layer.how == "stream":
+            out |= undone(layer, out)
+            continue
         if layer.how == "constant":
             out[layer.weight] = weight + layer.value
             continue
@@ -116,3 +120,22 @@ def identities(start: Start, out: Params) -> Params:
             weight.view(*weight.shape[:2], -1)[rows, rows % weight.shape[1], centre] = 1.0
         out[layer.weight] = weight
     return out
+
+
+def undone(layer: Inserted, tensors: Params) -> Params:
+    """The weight and the bias with which a normalisation of the stream comes nearest to the identity.
+
+    The stream is ``γ n + β``, where ``n`` has mean 0 and variance 1 over the units. So its mean is that of β, and its
+    variance that of β and the mean of γ², up to how ``n`` and the parameters happen to agree. With these as bias and
+    weight, the normalisation is undone up to that, and exactly if γ and β are the same for all units.
+    """
+    gamma, beta = (tensors[name] if name else None for name in layer.made_by)
+    assert layer.weight is not None
+    assert gamma is not None
+    variance, mean = gamma.square().mean() + layer.eps, gamma.new_zeros(())
+    if beta is not None and layer.bias is not None:
+        variance, mean = variance + beta.var(correction=0), beta.mean()
+    out = {layer.weight: variance.sqrt().to(tensors[layer.weight]).expand_as(tensors[layer.weight])}
+    if layer.bias is not None:
+        out[layer.bias] = mean.to(tensors[layer.bias]).expand_as(tensors[layer.bias])
+    return {name: value.clone() for name, value in out.items()}

@@ -45,7 +45,9 @@ def save(growth: MapContents, path: str | os.PathLike[str]) -> None:
         "remarks": growth.inexact_reasons,
         "inserted": [asdict(layer) for layer in growth.inserted],
         "fresh": growth.fresh,
-        "example": growth.traced and [growth.traced[0], str(growth.traced[1])],
+        "example": growth.traced
+        and growth.beside is None
+        and [growth.traced[0], str(growth.traced[1])],
         "placements": {
             name: {
                 "student": place.student,
@@ -167,7 +169,10 @@ def _inserted(field: Field) -> Inserted:
     )
     how = parts["how"].text(get_args(get_type_hints(Inserted)["how"]))
     numbers = parts["eps"].number(), parts["value"].number()
-    return Inserted(how, parts["module"].text(), weight, bias, *numbers)  # type: ignore[arg-type]
+    made_by = tuple(name.text() for name in parts["made_by"].items())
+    if len(made_by) != 2:
+        raise parts["made_by"].wrong("the names of a weight and of a bias")
+    return Inserted(how, parts["module"].text(), weight, bias, *numbers, made_by)  # type: ignore[arg-type]
 
 
 def _example(field: Field) -> tuple[tuple[int, ...], torch.dtype]:

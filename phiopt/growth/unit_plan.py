@@ -152,8 +152,15 @@ def _part_marks(term: Term, axis: ParameterAxis) -> Marks:
 
 
 def settle_zeros(state: Correspondence) -> None:
-    """Mark the blocks of parameters' axes in place of axes that are put together of them, as turned heads are."""
+    """Mark the blocks of parameters' axes in place of axes that are put together of them, as turned heads are.
+
+    What also reads such an axis elsewhere cannot share an old coordinate with a new one, for the new one is zero.
+    """
+    places = state.places.values()
+    read = {id(leaf) for p in places for d in p.input_axes for leaf in leaves(p.axes[d].term)}
     for term, origin in state.zeroed:
+        for leaf in leaves(term):
+            leaf.distinct |= id(leaf) in read
         whole = state.by_student()[origin[0]].axes[origin[1]].term
         zeroed = blocks(whole, term)
         for block in zeroed:

@@ -112,6 +112,14 @@ def alibi(q, k, d):
     return q @ k.mT / d**0.5 - (steps[:, None] - steps).abs() * slopes[:, None, None]
 
 
+def masked(q, k, d):
+    """Slopes that grow with the head beside values that only mask."""
+    steps = torch.arange(float(q.shape[2]))
+    bias = (-d * steps).expand(q.shape[2], -1)
+    future = steps[:, None] < steps
+    return q @ k.mT / d**0.5 + bias.masked_fill(future, torch.finfo(torch.float32).min)
+
+
 def rotary(q, k, d):
     angles = torch.arange(q.shape[2])[:, None] * 100.0 ** (-torch.arange(0, d, 2) / d)
 
@@ -160,6 +168,7 @@ CASES = {
     "cosines by sqrt of the head": (weights(lambda q, k, d: unit(q) @ unit(k).mT * d**0.5), HEADS, SEQUENCES, REMARKED),
     "smaller heads": (weights(lambda q, k, d: q @ k.mT), ((8, 4), (8, 2)), SEQUENCES, REFUSED),
     "slopes by heads": (weights(alibi), ((8, 4), (16, 4)), SEQUENCES, EXACT),
+    "slopes by the size, masked": (weights(masked), HEADS, SEQUENCES, REMARKED),
     "angles by the head": (weights(rotary), HEADS, SEQUENCES, REMARKED),
     "slopes that are not among the new": (weights(alibi), ((8, 4), (12, 4)), SEQUENCES, REMARKED),
     "angles that are not among the new": (weights(rotary), ((8, 4), (12, 6)), SEQUENCES, REMARKED),
@@ -168,7 +177,7 @@ CASES = {
 }  # fmt: skip
 QUICK = {"a branch by 1 / depth", "DeepNet", "the last branch otherwise", "ReZero", "eps by width",
          "one block, more often", "1 / width behind", "scale=1 / head", "slopes by heads",
-         "angles by the head"}  # fmt: skip
+         "slopes by the size, masked", "angles by the head"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

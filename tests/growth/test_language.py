@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from phiopt.growth import GrowthMap, compare, grow
+from tests.growth.nets import randomised
 from tests.growth.pairs import EXACT, check, said
 
 SLOW = [pytest.mark.slow]
@@ -124,6 +126,59 @@ class Turned(Two):
 def test_new_layers_are_closed_at_their_last_parameters(layer, width):
     wider = 8 if layer is Turned else width  # its halves do not grow
     check(EXACT, Layers(layer, 2), Layers(layer, 4, wider), TOKENS)
+
+
+class PostNorm(nn.Module):
+    """A layer whose sums are normalised, as BERT's are."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+
+    def forward(self, x):
+        for part, norm in zip(self.parts, self.norms, strict=True):
+            x = norm(x + part(x).tanh())
+        return x
+
+
+def nearby(spread):
+    """A teacher and a deeper student of post-norm layers, whose norms differ by ``spread`` between units."""
+    models = [randomised(Layers(PostNorm, depth, 32).double(), depth).eval() for depth in (2, 3)]
+    source = torch.Generator().manual_seed(7)
+    for name, value in models[0].named_parameters():
+        if "norms" in name:
+            drawn = torch.randn(value.shape, generator=source, dtype=value.dtype)
+            value.data = (1.5 if name.endswith("weight") else 0.5) + spread * drawn
+    return models
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_new_post_norm_layer_starts_nearer_to_the_identity_than_other_starts(fill):
+    teacher, student = nearby(0.3)
+    growth = GrowthMap.between(teacher, student, inputs=TOKENS)
+    assert all("normalises the stream itself" in reason for reason in growth.inexact_reasons)
+    grown = grow(teacher, student, fill, map=growth)
+    start, new, last = grown.state_dict(), "layers.2.", "layers.1."
+    own = {name: value for name, value in start.items() if name.startswith(new)}
+    others = {
+        "zero branches": {n: torch.ones_like(x) * n.endswith("weight") if "norms" in n else x for n, x in own.items()},
+        "random": {n: student.state_dict()[n] for n in own},
+        "its neighbour": {n: start[n.replace(new, last)] for n in own},
+    }  # fmt: skip
+    error = compare(teacher, grown, growth, inputs=TOKENS).max_abs
+    for name, values in others.items():
+        grown.load_state_dict(start | values)
+        assert error < 0.5 * compare(teacher, grown, growth, inputs=TOKENS).max_abs, name
+
+
+def test_a_new_post_norm_layer_is_the_identity_behind_a_norm_that_treats_all_units_alike(tmp_path):
+    teacher, student = nearby(0.0)
+    growth = GrowthMap.between(teacher, student, inputs=TOKENS)
+    grown = grow(teacher, student, "zero-out", map=growth)
+    assert compare(teacher, grown, growth, inputs=TOKENS).max_rel < 1e-4
+    growth.save(tmp_path / "map")
+    assert GrowthMap.load(tmp_path / "map", teacher, student).inserted == growth.inserted
 
 
 class Softmax(Two):

@@ -199,7 +199,7 @@ class Packed(nn.Module):
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("split", ["chunk", "select", "unbind"])
-@pytest.mark.parametrize("size", [(2, 8), (4, 4)])
+@pytest.mark.parametrize("size", [(2, 8), (4, 4), (4, 8)])
 def test_packed_heads_take_up_the_factor_of_their_width(split, size, fill):
     check(EXACT, Packed(2, 4, split), Packed(*size, split), TOKENS, fill)
 
@@ -207,24 +207,40 @@ def test_packed_heads_take_up_the_factor_of_their_width(split, size, fill):
 class Disentangled(nn.Module):
     """Attention to positions, whose keys are made of parameters alone."""
 
-    def __init__(self, heads):
+    def __init__(self, heads, size=4):
         super().__init__()
-        self.heads = heads
+        self.heads, width = heads, heads * size
         self.embed, self.place = nn.Embedding(20, 8), nn.Embedding(7, 8)
-        self.query, self.key, self.value = (nn.Linear(8, 4 * heads) for _ in range(3))
-        self.head = nn.Linear(4 * heads, 20)
+        self.query, self.key, self.value = (nn.Linear(8, width) for _ in range(3))
+        self.head = nn.Linear(width, 20)
 
     def forward(self, tokens):
         x = self.embed(tokens)
         q, v = self.split(self.query(x)), self.split(self.value(x))
         k = self.split(self.key(self.place.weight)[None]).repeat(len(x), 1, 1)
-        y = (q @ k.mT).softmax(-1) @ v
+        y = (q @ k.mT + self.more(q)).softmax(-1) @ v
         return self.head(y.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2))
+
+    def more(self, q):
+        return 0.0
 
     def split(self, x):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
 
 
+class Segmented(Disentangled):
+    """The same queries also meet a vector of each head for each position, which is a parameter."""
+
+    def __init__(self, heads, size=4):
+        super().__init__(heads, size)
+        self.kinds = nn.Parameter(torch.zeros(heads, size, 7))
+
+    def more(self, q):
+        return (q.unflatten(0, (-1, self.heads)) @ self.kinds).flatten(0, 1)
+
+
 @pytest.mark.parametrize("fill", FILLS)
-def test_heads_that_are_made_of_parameters_alone_grow(fill):
-    check(EXACT, Disentangled(2), Disentangled(4), TOKENS, fill)
+@pytest.mark.parametrize("size", [(4, 4), (2, 8)])
+@pytest.mark.parametrize("kind", [Disentangled, Segmented])
+def test_heads_that_are_made_of_parameters_alone_grow(kind, size, fill):
+    check(EXACT, kind(2), kind(*size), TOKENS, fill)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from phiopt.growth.axes import Mismatch, ParameterAxis, Size, Term, prod
+from phiopt.growth.axes import Mismatch, ParameterAxis, Size, Term, followed, prod
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts, alias
 from phiopt.growth.graph import Node
@@ -63,9 +63,17 @@ def view(call: Call) -> None:
 
 
 def scaling(x: Pair, axes: Sequence[Axis]) -> Axis | None:
-    """The one of the regrouped ``axes`` in which the value is linear, if ``x`` is linear in an axis."""
+    """The axis of rows in which a value is linear after its axes are regrouped to ``axes``.
+
+    If that axis is one of those that are regrouped, the last one that takes its place is it. An axis that was summed
+    over before stays: the heads of packed queries, keys and values scale all three, the width of the keys only them.
+    """
+    if x.scales is None:
+        return None
+    scaled = followed(x.scales.term)
+    before, after = ([followed(a.term) is scaled for a in group] for group in (x.axes, axes))
     made = [a for a in axes if a.source_parameters and a.grown]
-    return made[-1] if x.scales is not None and made else x.scales
+    return made[-1] if made and any(before) and not any(after) else x.scales
 
 
 def reshape(axes: Sequence[Axis], sizes: Sequence[Size]) -> list[Axis]:
