@@ -17,7 +17,8 @@ from phiopt._inputs import (
     main_first,
     main_of,
     repeated,
-)from phiopt.objective import Uniform
+)
+from phiopt.objective import Uniform
 from phiopt.objective.around import drawn_around, perturbed
 
 IDS = torch.arange(6).view(3, 2)
