@@ -31,8 +31,12 @@ def inputs_of(name: str, given: Any) -> Inputs:
     if isinstance(given, Mapping):
         given = {key: value for key, value in given.items() if key not in LABELS}
     elif not isinstance(given, Tensor | np.ndarray | Several) and not _arrays(given):
+        parts = given if isinstance(given, tuple | list) else ()
+        mixed = any(isinstance(x, Tensor | np.ndarray) for x in parts)
+        kinds = f"a {type(given).__name__} of {', '.join(type(x).__name__ for x in parts)}"
         raise TypeError(
-            f"{name}: got {shown(given)}, must be a Tensor, an array, or a tuple or mapping of several"
+            f"{name}: got {kinds if mixed else shown(given)}, must be a Tensor, an array, or a tuple or mapping of "
+            "several"
         )
     return tensors_of(name, "inputs", given)
 
