@@ -4,7 +4,7 @@ from html import escape
 
 
 class Printed:
-    """An object whose ``str`` is a report for people. The report stands for the object in a prompt and in a notebook."""
+    """An object whose ``str`` is a report for people. A prompt and a notebook show the report."""
 
     def __repr__(self) -> str:
         return str(self)

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from phiopt.bilevel import Learned, SearchStatus
+from phiopt.bilevel import SearchStatus
+from phiopt.bilevel.trial import Learned
 from phiopt.objective import Lambdas
 from phiopt.solve import Certificate, Solution, SolveError, Spectrum, Stats, Status
 
