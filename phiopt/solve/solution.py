@@ -13,6 +13,7 @@ from phiopt._checks import instance, known
 from phiopt._files import check_path, new_file
 from phiopt._json import Field
 from phiopt._modules import state_of, with_tensors
+from phiopt._printed import Printed
 from phiopt._records import plain, revived_fields
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
@@ -26,8 +27,8 @@ _APART = ("student", "params", "map")
 goes into the header."""
 
 
-@dataclass(frozen=True)
-class Solution:
+@dataclass(frozen=True, repr=False)
+class Solution(Printed):
     """w1 = φ(u) and everything worth knowing about it.
 
     Args:
@@ -72,7 +73,7 @@ class Solution:
     history: list[dict[str, float]]
     stats: Stats
     error: BaseException | None = None
-    map: GrowthMap | None = field(default=None, repr=False, compare=False)
+    map: GrowthMap | None = field(default=None, compare=False)
     extra: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
