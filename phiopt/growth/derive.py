@@ -13,6 +13,7 @@ from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import Step, align
 from phiopt.growth.axes import Term, fixed
+from phiopt.growth.catalogue import facts
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
@@ -32,6 +33,7 @@ from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.placing import check_injective, match_unused, placement
 from phiopt.growth.repeated import unrepeated
+from phiopt.growth.resampled import settle_tables
 from phiopt.growth.trace import aliases_of, names_of
 from phiopt.growth.unit_plan import demands, settle_zeros
 
@@ -60,7 +62,9 @@ def derive(
         )
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
+        _check_chosen(small, error)
         raise
+    settle_tables(state)
     decide_by_constants(state)
     compare_constants(state)
     state.settle_products()
@@ -118,6 +122,28 @@ def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentErr
                 student=replace(error.student, module=name),
                 alternatives=[error],
             ) from error
+
+
+def _check_chosen(trace: Trace, error: AlignmentError) -> None:
+    """Name a module that lists the coordinates whose values fulfil a condition, as the cause of ``error``.
+
+    Which operations follow depends on values, as in a loop over the experts that some token chooses.
+
+    Raises:
+        AlignmentError: There is such a module.
+    """
+    chosen = next((node for node in trace.nodes if facts(node.name).chooses), None)
+    if chosen is not None:
+        raise AlignmentError(
+            f"{chosen.module or 'the root module'} runs on what {chosen.name} finds by its values, as a loop over the "
+            "experts that some token chooses does. What the two models compute then depends on their "
+            "weights, and cannot be paired",
+            "Build both models in a form that computes the same for all values; for experts of transformers this is "
+            "experts_implementation='batched_mm' or 'grouped_mm'",
+            teacher=replace(error.teacher, module=chosen.module),
+            student=error.student,
+            alternatives=[error],
+        ) from error
 
 
 def _matched_at_some_size(

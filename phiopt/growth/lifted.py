@@ -100,6 +100,16 @@ class Moves:
             for p in self.parts
         )
 
+    @property
+    def resizes(self) -> bool:
+        """Whether ψ resizes images."""
+        return any(isinstance(part, lifts.Resize) for part in self.parts)
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether ψ, in resizing images, only repeats values."""
+        return all(p.mode == "nearest" for p in self.parts if isinstance(p, lifts.Resize))
+
     def classes(self, size: Size) -> Indices:
         """The student's class of each of the teacher's by default: the first ones, or ψ's tokens if there is a class
         for each token.
