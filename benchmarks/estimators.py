@@ -78,8 +78,8 @@ def steps(draws: int, seed: int) -> Iterator[list[str]]:
     for name, curvature in STEPS.items():
         means, noises = [], []
         for net in (fitted(n, seed) for n in NETS):
-            found = [step(net, curvature, seed, number) for number in range(draws)]
-            estimates, gradients = map(torch.stack, zip(*found, strict=True))
+            steps = [step(net, curvature, seed, number) for number in range(draws)]
+            estimates, gradients = map(torch.stack, zip(*steps, strict=True))
             means.append(jackknife(Tensor.mean, estimates / net.hessian.square().sum()))
             noises.append(jackknife(noise_to_signal, gradients))
         yield [name, *means, *noises]
@@ -91,9 +91,9 @@ def steps(draws: int, seed: int) -> Iterator[list[str]]:
 def parts(draws: int, seed: int) -> Iterator[list[str]]:
     yield ["examples in A, in B, of 128", *(f"noise / signal, {n}" for n in NETS)]
     for sizes in PARTS:
-        found = [noise_of_parts(fitted(n, seed), sizes, draws, seed) for n in NETS]
+        samples = [noise_of_parts(fitted(n, seed), sizes, draws, seed) for n in NETS]
         # Of all batches and probes together: the root of the noise's mean square by the signal's.
-        ratios = [jackknife(lambda d: (d[:, 0].mean() / d[:, 1].mean()).sqrt(), f) for f in found]
+        ratios = [jackknife(lambda d: (d[:, 0].mean() / d[:, 1].mean()).sqrt(), f) for f in samples]
         yield [", ".join(map(str, sizes)), *ratios]
 
 
@@ -103,7 +103,7 @@ def noise_of_parts(net: Net, sizes: tuple[int, int], draws: int, seed: int) -> T
     E is over ten choices of A and B there; Eg is the gradient of ‖H v‖² on the batch.
     """
     generator = Generator().manual_seed(seed)
-    found = []
+    rows = []
     for number in range(draws // 10):
         batch, probe = net.batch(seed, number)
         scores = leverage_scores(batch, batch.outputs(net.params))
@@ -116,8 +116,8 @@ def noise_of_parts(net: Net, sizes: tuple[int, int], draws: int, seed: int) -> T
                 for size, offset in zip(sizes, offsets, strict=True)
             )
             noise.append((by_parts(net, a, b, probe)[1] - exact).square().sum())
-        found.append(torch.stack([torch.stack(noise).mean(), exact.square().sum()]))
-    return torch.stack(found)
+        rows.append(torch.stack([torch.stack(noise).mean(), exact.square().sum()]))
+    return torch.stack(rows)
 
 
 # Probes: relative standard deviation of estimates of ‖H‖² on all examples.
@@ -134,8 +134,8 @@ def probes(draws: int, seed: int) -> Iterator[list[str]]:
     for h in (fitted(n, seed).hessian for n in NETS):
         row.append("")
         for k in products[1:]:
-            found = torch.stack([hutch_pp(h, k, generator) for _ in range(draws)])
-            row.append(jackknife(Tensor.std, found / h.square().sum()))
+            estimates = torch.stack([hutch_pp(h, k, generator) for _ in range(draws)])
+            row.append(jackknife(Tensor.std, estimates / h.square().sum()))
     yield ["Hutch++, rademacher", *row]
 
 
@@ -171,8 +171,8 @@ def spectral(draws: int, seed: int) -> Iterator[list[str]]:
             for k in products:
                 generator = Generator().manual_seed(seed)
                 starts = draw_probes({"H": h[0]}, draws, generator)["H"]
-                found = torch.stack([(h @ search(h, start, k)).square().sum() for start in starts])
-                row.append(jackknife(Tensor.mean, found / largest))
+                shares = torch.stack([(h @ search(h, start, k)).square().sum() for start in starts])
+                row.append(jackknife(Tensor.mean, shares / largest))
         yield [name, *row]
 
 
@@ -201,21 +201,21 @@ def noise(draws: int, seed: int) -> Iterator[list[str]]:
                 cube = Uniform(delta, samples=samples)
                 base = losses_around(net, cube, draws, seed)
                 for sampling in others:
-                    found = losses_around(net, replace(cube, sampling=sampling), draws, seed)
-                    row.append(jackknife(ratio_of_variances, torch.stack([found, base], 1)))
+                    losses = losses_around(net, replace(cube, sampling=sampling), draws, seed)
+                    row.append(jackknife(ratio_of_variances, torch.stack([losses, base], 1)))
             yield [str(delta), str(samples), *row]
 
 
 def losses_around(net: Net, cube: Uniform, draws: int, seed: int) -> Tensor:
     """The mean loss around each example, ``(draws / 10, examples)``."""
     generator = Generator().manual_seed(seed)
-    found = []
+    around = []
     for _ in range(draws // 10):
         noisy = cube.perturb(net.inputs, cube.draw(net.inputs, generator))
         outputs = net.objective.model(net.params, noisy.flatten(0, 1))
         losses = net.objective.loss(outputs, net.targets.repeat(cube.samples))
-        found.append(losses.view(cube.samples, -1).mean(0))
-    return torch.stack(found)
+        around.append(losses.view(cube.samples, -1).mean(0))
+    return torch.stack(around)
 
 
 def ratio_of_variances(pairs: Tensor) -> Tensor:

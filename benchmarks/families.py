@@ -81,13 +81,15 @@ def share(growth: GrowthMap, student: nn.Module) -> float:
     return sum(int(m.sum()) for m in mask.values()) / total
 
 
-def row(family: Family, found: Measured) -> str:
+def row(family: Family, measured: Measured) -> str:
     """One line of the table."""
-    changes = [f"{found.changes[fill]:.0e}" if found.changes else "refused" for fill in PRESERVING]
-    carried = f"{100 * found.share:.0f} %" if found.changes else "-"
-    more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
-    reason = (found.reasons[0].replace("|", "\\|") + more) if found.reasons else ""
-    cells = (family.name, *changes, carried, f"{found.seconds:.2f}", reason)
+    changes = [
+        f"{measured.changes[fill]:.0e}" if measured.changes else "refused" for fill in PRESERVING
+    ]
+    carried = f"{100 * measured.share:.0f} %" if measured.changes else "-"
+    more = f" (and {len(measured.reasons) - 1} more)" if len(measured.reasons) > 1 else ""
+    reason = (measured.reasons[0].replace("|", "\\|") + more) if measured.reasons else ""
+    cells = (family.name, *changes, carried, f"{measured.seconds:.2f}", reason)
     return "| " + " | ".join(cells) + " |"
 
 
@@ -98,14 +100,14 @@ def matrix(
     cells: dict[str, dict[str, str]] = {}
     notes, seconds = [], []
     for family in families:
-        found = measure(family)
-        seconds.append(found.seconds)
-        verdict = judged(found)
-        progress(f"{family.name}, {family.kind}: {verdict}, {found.seconds:.1f} s")
+        measured = measure(family)
+        seconds.append(measured.seconds)
+        verdict = judged(measured)
+        progress(f"{family.name}, {family.kind}: {verdict}, {measured.seconds:.1f} s")
         cells.setdefault(family.name, {})[family.kind] = verdict
         if verdict != "exact":
-            more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
-            why = found.reasons[0] if found.reasons else "no reason is given"
+            more = f" (and {len(measured.reasons) - 1} more)" if len(measured.reasons) > 1 else ""
+            why = measured.reasons[0] if measured.reasons else "no reason is given"
             notes.append(f"- {family.name}, {family.kind}: {verdict}: {why}{more}")
     head = f"| family | {' | '.join(kinds)} |\n" + "| --- " * (len(kinds) + 1) + "|"
     rows = [
@@ -118,14 +120,14 @@ def matrix(
     return "\n".join([f"{counts}. {times}", "", head, *rows, "", *notes])
 
 
-def judged(found: Measured) -> str:
+def judged(measured: Measured) -> str:
     """``exact``, ``refused``, ``Δ`` and the change if the map gives a reason for it, else ``WRONG``."""
-    if not found.changes:
+    if not measured.changes:
         return "refused"
-    change = max(found.changes[fill] for fill in ("zero-out", "net2wider"))
+    change = max(measured.changes[fill] for fill in ("zero-out", "net2wider"))
     if change <= ROUNDING:
         return "exact"
-    return f"Δ {change:.0e}" if found.reasons else f"WRONG {change:.0e}"
+    return f"Δ {change:.0e}" if measured.reasons else f"WRONG {change:.0e}"
 
 
 PAGE = """# Families

@@ -63,8 +63,8 @@ def changed(problem: Posed, change: Callable[[Tensor], Tensor]) -> Posed:
 
 def gradient(problem: Posed, term: str) -> Tensor:
     objective, params, sample = problem
-    found = gradient_of(lambda w: (objective.evaluate(w, sample, [term])[term], {}), params)[2]
-    return to_vector(found).double()
+    slopes = gradient_of(lambda w: (objective.evaluate(w, sample, [term])[term], {}), params)[2]
+    return to_vector(slopes).double()
 
 
 @torch.no_grad()
@@ -87,8 +87,8 @@ def main() -> None:
     print(f"| | {' | '.join(head)} |\n| --- |{' --- |' * len(head)}")
     for form, change in FORMATS.items():
         times = [f"{taken[form] / taken['float32']:.2f}" for taken in seconds.values()]
-        found = {term: gradient(changed(exact, change), term) for term in TERMS}
-        errors = [f"{(found[t] - true[t]).norm() / true[t].norm():.1e}" for t in TERMS]
+        gradients = {term: gradient(changed(exact, change), term) for term in TERMS}
+        errors = [f"{(gradients[t] - true[t]).norm() / true[t].norm():.1e}" for t in TERMS]
         print(f"| {form} | {' | '.join([*times, *errors])} |")
 
 

@@ -131,17 +131,17 @@ def main() -> None:
     chosen = parser.parse_args()
     tried = settings(chosen.steps)
     for regime in chosen.regimes:
-        found: dict[str, list[float]] = {name: [] for name in ("start", *tried)}
+        objectives: dict[str, list[float]] = {name: [] for name in ("start", *tried)}
         for seed in range(chosen.first, chosen.first + chosen.seeds):
             objective, start, _ = posed(regime, seed)
-            found["start"].append(judged(objective, start))
+            objectives["start"].append(judged(objective, start))
             for name, (curvature, solver) in tried.items():
                 changed = objective.with_term(CurvatureTerm(curvature))
                 outcome = solver.solve(changed, start, seed=seed)
-                found[name].append(judged(objective, outcome.params))
+                objectives[name].append(judged(objective, outcome.params))
         print(f"\n| {regime} | objective | log ratio |\n| --- | --- | --- |")
-        for name, values in found.items():
-            print(row(name, values, found["exact"]), flush=True)
+        for name, values in objectives.items():
+            print(row(name, values, objectives["exact"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ class Problem:
 
     def adjoint(self, adjoint, steps, optimizer=torchopt.sgd):
         solver = TorchOpt(optimizer(RATE), steps=steps, batch_size=None, fresh=False)
-        found = adjoint.solve(solver, self.moved(), self.params, seed=0, progress=False)
-        return self.slopes(found.params.values())
+        outcome = adjoint.solve(solver, self.moved(), self.params, seed=0, progress=False)
+        return self.slopes(outcome.params.values())
 
     def torchopt_functional(self, steps):
         objective, optimizer = self.moved(), torchopt.sgd(RATE)
@@ -63,8 +63,8 @@ class Problem:
         state = optimizer.init(params)
         for _ in range(steps):
             loss = objective.value(params, self.sample)
-            found = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-            gradient = dict(zip(params, found, strict=True))
+            gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+            gradient = dict(zip(params, gradients, strict=True))
             updates, state = optimizer.update(gradient, state, inplace=False)
             params = torchopt.apply_updates(params, updates, inplace=False)
         return self.slopes(params.values())

@@ -44,9 +44,9 @@ def test_the_ensemble_agrees_and_its_time(network, benchmark):
     few = [(x.double(), y) for x, y in batches[:5]]
     loop, ensemble = (trained(kind, exact, few) for kind in (Loop, Ensemble))
     for row in range(len(RATES)):
-        expected, found = (students.student(row).state_dict() for students in (loop, ensemble))
+        expected, actual = (students.student(row).state_dict() for students in (loop, ensemble))
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value)
+            torch.testing.assert_close(actual[name], value)
     seconds = interleaved(
         {
             "one by one": lambda: trained(Loop, model, batches),

@@ -57,14 +57,14 @@ def test_many_points_at_once_are_not_slower_than_one_at_a_time(benchmark, curvat
     def together():
         solve_many(SOLVER, problems, lambdas)
 
-    def alone():
+    def singly():
         for each in problems:
             for point in lambdas:
                 weights = phiopt.Lambdas.of(point.tolist())
                 objective = replace(each.objective, lambdas=weights)
                 SOLVER.solve(objective, each.start, seed=each.seed)
 
-    seconds = interleaved({"together": together, "alone": alone}, rounds=3)
+    seconds = interleaved({"together": together, "alone": singly}, rounds=3)
     solves = len(problems) * COUNT
     rates = {name: solves / value for name, value in seconds.items()}
     benchmark.extra_info |= {"points per second": rates, "device": str(DEVICE)}

@@ -60,8 +60,8 @@ def four_terms(case, curvature=None):
 
     def gradients():
         with torch.no_grad():
-            found = [objective.value_and_grad(case.params, sample)[2] for sample in samples]
-        return found[0]
+            gradients = [objective.value_and_grad(case.params, sample)[2] for sample in samples]
+        return gradients[0]
 
     return gradients
 
@@ -93,8 +93,8 @@ def product_of_backpack(case):
     def product():
         leaves = case.leaves()
         loss = cross_entropy(case.module(case.sample.inputs), case.sample.targets)
-        found = hessian_vector_product(loss, leaves, list(case.probe.values()))
-        return dict(zip(case.names, found, strict=True))
+        products = hessian_vector_product(loss, leaves, list(case.probe.values()))
+        return dict(zip(case.names, products, strict=True))
 
     return product
 
@@ -106,8 +106,8 @@ def product_of_pyhessian(case):
         leaves = case.leaves()
         loss = cross_entropy(case.module(case.sample.inputs), case.sample.targets)
         gradients = torch.autograd.grad(loss, leaves, create_graph=True)
-        found = hessian_vector_product(gradients, leaves, list(case.probe.values()))
-        return dict(zip(case.names, found, strict=True))
+        products = hessian_vector_product(gradients, leaves, list(case.probe.values()))
+        return dict(zip(case.names, products, strict=True))
 
     return product
 

@@ -50,11 +50,11 @@ def solve(problem, solver):
     )
 
 
-def report(name, found, benchmark):
-    c, s = found.certificate, found.stats
+def report(name, outcome, benchmark):
+    c, s = outcome.certificate, outcome.stats
     row = {
-        "status": found.status.name,
-        "fitted": found.objective,
+        "status": outcome.status.name,
+        "fitted": outcome.objective,
         "fresh": c.objective,
         "relative gradient norm": c.gradient_norm,
         "gradients": s.gradient,
@@ -80,9 +80,9 @@ SOLVERS = {
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_minimum_and_its_price(benchmark, problem, name):
-    found = benchmark.pedantic(solve, (problem, SOLVERS[name]), rounds=1)
-    report(name, found, benchmark)
-    assert found.objective < found.start_objective
+    outcome = benchmark.pedantic(solve, (problem, SOLVERS[name]), rounds=1)
+    report(name, outcome, benchmark)
+    assert outcome.objective < outcome.start_objective
 
 
 def test_a_larger_frozen_sample_holds_better_on_fresh_draws(benchmark, problem):
@@ -90,9 +90,9 @@ def test_a_larger_frozen_sample_holds_better_on_fresh_draws(benchmark, problem):
     gaps = {}
     for draws in (1, 16, None):
         solver = phiopt.LBFGS(draws=draws, batch_size=64, tol=1e-3)
-        found = solve(problem, solver)
-        gaps[draws] = found.certificate.objective - found.objective
-        report(f"LBFGS, {draws} draws of 64", found, benchmark)
+        outcome = solve(problem, solver)
+        gaps[draws] = outcome.certificate.objective - outcome.objective
+        report(f"LBFGS, {draws} draws of 64", outcome, benchmark)
     benchmark.extra_info["gaps"] = gaps
     benchmark.pedantic(lambda: None, rounds=1)
     assert max(gaps[16], gaps[None]) < gaps[1]

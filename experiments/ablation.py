@@ -37,15 +37,15 @@ def cases(names: Sequence[str], scale: Scale, data: Path | None, *, download: bo
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown:
         raise UsageError(f"--tasks: unknown {unknown[0]!r}; choose from {', '.join(ABLATIONS)}")
-    found = {"digits": Case(demo.TASK, 64, Descent(60, 1e-3), HORIZON, 0.5)}
+    cases = {"digits": Case(demo.TASK, 64, Descent(60, 1e-3), HORIZON, 0.5)}
     if set(names) - {"digits"}:
         images = fashion_mnist(data_root(data), download=download)
         grown, same = (module.tasks(scale, images)[0] for module in (classes, basic))
-        found["classes"] = Case(
+        cases["classes"] = Case(
             replace(grown, name="classes"), 128, Descent(40, 1e-3), HORIZON, 0.5
         )
-        found["noise"] = Case(replace(same, name="noise"), 128, Descent(40, 1e-3), 0, 1.0)
-    return [found[name] for name in names]
+        cases["noise"] = Case(replace(same, name="noise"), 128, Descent(40, 1e-3), 0, 1.0)
+    return [cases[name] for name in names]
 
 
 def run(
@@ -76,8 +76,8 @@ def run(
         show_and_write(
             directory.path,
             title,
-            [found for found in solved if found],
-            [found for found in searched if found],
+            [records for records in solved if records],
+            [records for records in searched if records],
         )
 
 
@@ -147,7 +147,7 @@ def _fill(
 def learned(scene: Scene) -> dict[str, Any]:
     """The record of one search from the centre."""
     began = time.perf_counter()
-    found = phiopt.learn(
+    learned = phiopt.learn(
         scene.teacher,
         scene.student,
         scene.data,
@@ -157,15 +157,15 @@ def learned(scene: Scene) -> dict[str, Any]:
         solver=scene.case.solver,
         **scene.options,
     )
-    path = [{**asdict(t), "outer": finite(t.outer)} for t in found.path]
+    path = [{**asdict(t), "outer": finite(t.outer)} for t in learned.path]
     return {
         "task": scene.case.task.name,
         "seed": scene.seed,
-        "lambdas": [float(weight) for _, weight in found.lambdas.items()],
-        "outer": found.outer,
-        "start_outer": found.start_outer,
-        "status": found.status.name,
-        "gradients": found.gradients,
+        "lambdas": [float(weight) for _, weight in learned.lambdas.items()],
+        "outer": learned.outer,
+        "start_outer": learned.start_outer,
+        "status": learned.status.name,
+        "gradients": learned.gradients,
         "path": [{**t, "status": t["status"].name if t["status"] else None} for t in path],
         "seconds": time.perf_counter() - began,
         "environment": environment(scene.splits.train.x.device),

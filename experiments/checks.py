@@ -53,15 +53,15 @@ def seeds(text: str | None, default: int) -> list[int]:
 
 def names(option: str, text: str, known: Sequence[str] = ()) -> list[str]:
     """Of a list separated by commas, each once; of those ``known``, where these are given."""
-    found = [name.strip() for name in text.split(",")]
-    if len(set(found)) < len(found):
+    given = [name.strip() for name in text.split(",")]
+    if len(set(given)) < len(given):
         raise UsageError(f"{option} {text}: repeated; each may be named once")
-    unknown = [name for name in found if known and name not in known]
+    unknown = [name for name in given if known and name not in known]
     if unknown:
         raise UsageError(
             f"{option} {text}: unknown {', '.join(unknown)!r}; choose from {', '.join(known)}"
         )
-    return found
+    return given
 
 
 def tasks(text: str | None, known: Names) -> list[str] | None:
@@ -150,13 +150,13 @@ def reported(runs: Sequence[Path]) -> None:
             raise UsageError(f"RUNS {run}: is a file, must be a run directory or a folder of them")
         if not os.path.exists(run):
             raise UsageError(f"RUNS {run}: does not exist, must be a run directory")
-        found = False
+        seen = False
         for directory in _directories(run):
-            found = True
+            seen = True
             _object(f"RUNS {run}", directory / SETTINGS)
             for record in sorted((directory / "records").glob("[!.]*.json")):
                 _object(f"RUNS {run}", record, torn=True)
-        if not found:
+        if not seen:
             raise UsageError(
                 f"RUNS {run}: not a run directory of an experiment, and holds none (no {SETTINGS})"
             )

@@ -34,11 +34,11 @@ def divide(items: Sequence[Item], work: Callable[[Item, bool], None]) -> None:
     """
     left, wait = list(items), False
     while left:
-        held = []
+        taken = []
         for item in left:
             try:
                 work(item, wait)
                 wait = False
             except Timeout:
-                held.append(item)
-        left, wait = held, len(held) == len(left)
+                taken.append(item)
+        left, wait = taken, len(taken) == len(left)

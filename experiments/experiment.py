@@ -55,8 +55,8 @@ class Experiment(Generic[Images]):
         wanted = chosen(tasks, names)
         directory = RunDirectory(out, study.settings(f"{self.name}, {scale.name}", tasks))
         for task in wanted:
-            mine = [method for method in methods if method in task.registry]
-            study.finish(task, mine, seeds, directory, device, suffix=".svg")
+            available = [method for method in methods if method in task.registry]
+            study.finish(task, available, seeds, directory, device, suffix=".svg")
 
 
 def chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:

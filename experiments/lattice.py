@@ -19,7 +19,7 @@ from experiments.models import built
 from experiments.records import RunDirectory
 from experiments.study import trained_teacher
 from experiments.task import Task
-from phiopt.solve import Outcome, solve_many
+from phiopt.solve import Outcome, fresh_draws, solve_many, with_all_terms
 
 FLOOR = 0.01
 """Least λ2: a lattice point p becomes λ = floor e2 + (1 - floor) p, as in `phiopt.learn`."""
@@ -35,8 +35,8 @@ Point: TypeAlias = tuple[int, int, int, int]
 
 def points(resolution: int) -> list[Point]:
     """All of them: four whole numbers that sum to ``resolution``."""
-    found = product(range(resolution + 1), repeat=4)
-    return [(a, b, c, d) for a, b, c, d in found if a + b + c + d == resolution]
+    points = product(range(resolution + 1), repeat=4)
+    return [(a, b, c, d) for a, b, c, d in points if a + b + c + d == resolution]
 
 
 def weights(point: Point) -> list[float]:
@@ -128,9 +128,11 @@ def solved(scenes: Sequence[Scene], wanted: Sequence[Point]) -> Iterator[dict[st
         for each in scenes
     ]
     lambdas = torch.tensor([weights(point) for point in wanted], dtype=torch.float64)
-    found = solve_many(case.solver, problems, lambdas)
+    solved = solve_many(case.solver, problems, lambdas)
     seconds = (time.perf_counter() - began) / (len(scenes) * len(wanted))
-    for each, outcomes in zip(scenes, found, strict=True):
+    for each, problem, outcomes in zip(scenes, problems, solved, strict=True):
+        objective, start = problem.objective, problem.start
+        fresh = fresh_draws(objective, start, size, each.seed)
         losses = {
             horizon: case.outer(each.splits, horizon=horizon).of(each.student, each.seed)
             for horizon in (case.horizon, case.other_horizon)
@@ -138,7 +140,8 @@ def solved(scenes: Sequence[Scene], wanted: Sequence[Point]) -> Iterator[dict[st
         for point, outcome in zip(wanted, outcomes, strict=True):
             with torch.no_grad():
                 outer = {h: float(loss(outcome.params)) for h, loss in losses.items()}
-            yield _record(each, point, outcome, outer, seconds)
+            whole = with_all_terms(outcome, objective, start, outcome.params, fresh, ())
+            yield _record(each, point, whole, outer, seconds)
 
 
 def _record(

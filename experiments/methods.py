@@ -199,6 +199,7 @@ def solve_phi(
         scale=scale,
         start={name: value.detach() for name, value in state_of(start).items()},
         solver=phiopt.TorchOpt(optimizer, descent.steps, growth.phi.batch_size),
+        certificate="full",  # the records have the terms without weight too
         restrict_classes=growth.phi.restrict_classes,
         seed=seed,
         throw=False,

@@ -19,11 +19,11 @@ def reset(method: Method) -> Method:
     """Mean 0 and variance 1 everywhere."""
 
     def variant(growth: Growth, seed: int) -> Initialised:
-        found = method(growth, seed)
-        student = deepcopy(found.student)
+        initialised = method(growth, seed)
+        student = deepcopy(initialised.student)
         for norm in _norms(student):
             norm.reset_running_stats()
-        return replace(found, student=student)
+        return replace(initialised, student=student)
 
     return variant
 
@@ -34,8 +34,8 @@ def recomputed(method: Method) -> Method:
     def variant(growth: Growth, seed: int) -> Initialised:
         if growth.d2 is None:
             raise ValueError("d2: got None, must be given: the statistics are taken on it")
-        found = method(growth, seed)
-        student, (train, _) = deepcopy(found.student), growth.d2
+        initialised = method(growth, seed)
+        student, (train, _) = deepcopy(initialised.student), growth.d2
         momenta = {norm: norm.momentum for norm in _norms(student)}
         for norm in momenta:
             norm.reset_running_stats()
@@ -47,8 +47,13 @@ def recomputed(method: Method) -> Method:
         student.train(mode)
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-        spent = found.gradients + len(train.x) / growth.batch_size / 3
-        return replace(found, student=student, gradients=spent, start=found.start or found.student)
+        spent = initialised.gradients + len(train.x) / growth.batch_size / 3
+        return replace(
+            initialised,
+            student=student,
+            gradients=spent,
+            start=initialised.start or initialised.student,
+        )
 
     return variant
 

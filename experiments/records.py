@@ -134,13 +134,13 @@ def load_module(module: nn.Module, path: Path) -> nn.Module:
     except SafetensorError as error:
         raise UsageError(f"{path}: no safetensors file ({error}); remove it") from error
     state = module.state_dict()
-    expected, found = (
-        {name: (*value.shape, str(value.dtype)) for name, value in held.items()}
-        for held in (state, tensors)
+    expected, actual = (
+        {name: (*value.shape, str(value.dtype)) for name, value in values.items()}
+        for values in (state, tensors)
     )
     wrong = [
-        *differences("it", expected, found),
-        *(f"it has {n} too" for n in found.keys() - expected),
+        *differences("it", expected, actual),
+        *(f"it has {n} too" for n in actual.keys() - expected),
     ]  # type: ignore[arg-type]
     if wrong:
         raise UsageError(f"{path}: of another module, {wrong[0]}; remove it")

@@ -61,13 +61,13 @@ def finish(
 ) -> None:
     """Run what is missing, print the tables and write the report beside the records."""
     directory.log(task.name, task.title, methods, seeds)
-    found = run(task, methods, seeds, directory, device)
-    if not found:
+    all_records = run(task, methods, seeds, directory, device)
+    if not all_records:
         print(f"{task.title}: no initialisation could be had", file=sys.stderr)
         return
-    variance = prediction_variance(task, found, directory, device)
-    shown = page.show(found, variance, task.title)
-    page.write(directory.path, task.name, task.title, found, variance, shown, suffix)
+    variance = prediction_variance(task, all_records, directory, device)
+    shown = page.show(all_records, variance, task.title)
+    page.write(directory.path, task.name, task.title, all_records, variance, shown, suffix)
     print(f"figures, tables and records of {task.name}: {directory.path}")
 
 
@@ -85,8 +85,8 @@ def run(
     directory; the next run tries it again.
     """
     cells = [(method, seed) for seed in seeds for method in methods]
-    found = {cell: directory.read(task.name, *cell) for cell in cells}
-    missing = [cell for cell, record in found.items() if record is None]
+    stored_records = {cell: directory.read(task.name, *cell) for cell in cells}
+    missing = [cell for cell, record in stored_records.items() if record is None]
     refusals = {cell: directory.refused_at(task.name, *cell) for cell in missing}
 
     @lru_cache(maxsize=1)
@@ -111,14 +111,14 @@ def run(
                 drawn = task.drawn(seed)
                 _make(task, method, seed, teacher(drawn, wait), *data(drawn), directory)
             # As the disk has it, so that every process and a resumed run report the same.
-            found[cell] = directory.read(task.name, method, seed)
+            stored_records[cell] = directory.read(task.name, method, seed)
         bar.update()
 
     with tqdm(
         total=len(cells), initial=len(cells) - len(missing), desc=task.name, disable=None
     ) as bar:
         divide(missing, settle)
-    return [record for record in found.values() if record is not None]
+    return [record for record in stored_records.values() if record is not None]
 
 
 def trained_teacher(
@@ -138,14 +138,14 @@ def trained_teacher(
         except (FileNotFoundError, UsageError):
             return None
 
-    if (found := stored()) is None:
+    if (module := stored()) is None:
         with claimed(path, wait=wait):
-            if (found := stored()) is None:
+            if (module := stored()) is None:
                 recipe = task.teacher_recipe
                 views = tune(teacher, taught.train, taught.validation, recipe, seed=seed)
                 records.save_module(views.equal_gradients.model, path)
-                found = records.load_module(teacher, path)
-    return found
+                module = records.load_module(teacher, path)
+    return module
 
 
 def _make(
@@ -170,7 +170,7 @@ def _make(
 
 
 def prediction_variance(
-    task: Task, found: Sequence[Record], directory: RunDirectory, device: torch.device
+    task: Task, all_records: Sequence[Record], directory: RunDirectory, device: torch.device
 ) -> dict[str, float]:
     """Variance over seeds of the predictions on test data, for methods with two seeds or more.
 
@@ -179,14 +179,14 @@ def prediction_variance(
     variance: dict[str, float] = {}
     if not task.same_test:
         return variance
-    for method in dict.fromkeys(record["method"] for record in found):
-        mine = [record for record in found if record["method"] == method]
-        if len(mine) > 1:
+    for method in dict.fromkeys(record["method"] for record in all_records):
+        method_records = [record for record in all_records if record["method"] == method]
+        if len(method_records) > 1:
             students = [
                 records.load_module(
                     task.student(), directory.student_path(task.name, method, record["seed"])
                 ).to(device)
-                for record in mine
+                for record in method_records
             ]
             test = task.splits(0).test
             variance[method] = criteria.prediction_variance(students, test)

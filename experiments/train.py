@@ -124,8 +124,8 @@ def tune(
     """
     stops = (_affordable(recipe, spent, loss), recipe.budget)
     rates = recipe.learning_rates
-    found = _training(model, train, validation, recipe, rates, seed, loss, stops)
-    gradients, epochs = (min(view, key=lambda t: t.curve[-1].cross_entropy) for view in found)
+    views = _training(model, train, validation, recipe, rates, seed, loss, stops)
+    gradients, epochs = (min(view, key=lambda t: t.curve[-1].cross_entropy) for view in views)
     return Views(_priced(gradients, spent, loss), epochs)
 
 

@@ -52,7 +52,7 @@ def phi_learned(growth: Growth, seed: int) -> Initialised:
         training=phiopt.Training((train.x, train.y), steps=HORIZON, batch_size=growth.batch_size),
         batch_size=HELD_OUT,
     )
-    found = phiopt.learn(
+    learned = phiopt.learn(
         growth.teacher,
         constructed(growth, seed),
         (growth.data.x, growth.data.y),
@@ -71,24 +71,24 @@ def phi_learned(growth: Growth, seed: int) -> Initialised:
         seed=seed,
     )
     return Initialised(
-        found.solution.student,
-        _price(found, growth),
+        learned.solution.student,
+        _price(learned, growth),
         extended(growth, seed, "default"),
-        report(found.solution),
+        report(learned.solution),
     )
 
 
-def _price(found: phiopt.Learned, growth: Growth) -> float:
+def _price(learned: phiopt.Learned, growth: Growth) -> float:
     """In evaluations of the student's batches: φ's solves and the outer losses, a derivative of either three
     more; the solver's judgements on held-out draws are forward passes, a third of an evaluation each.
     """
     terms, share = 2, growth.phi.batch_size / growth.batch_size
-    judged = found.solution.stats.forward - terms * found.solution.stats.gradient
+    judged = learned.solution.stats.forward - terms * learned.solution.stats.gradient
     looked = 2 * HELD_OUT / growth.batch_size / 3
     return sum(
         share * (terms * trial.gradients * (1 + 3 * trial.differentiated) + judged / 3)
         + (HORIZON + looked) * (1 + 3 * trial.differentiated)
-        for trial in found.path
+        for trial in learned.path
     )
 
 

@@ -18,7 +18,7 @@ from phiopt.data import Source, check_source
 from phiopt.growth.registry import FILLS
 from phiopt.objective import Lambdas
 from phiopt.objective.paper import PAPER_TERMS
-from phiopt.solve import Solver
+from phiopt.solve import LEVELS, Solver
 
 SCALES = ("relative", "paper")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -104,14 +104,31 @@ def check_options(
 
 
 def check_solve(
-    solver: object, adjoint: object, seed: object, restarts: object, flags: Mapping[str, object]
+    solver: object,
+    adjoint: object,
+    certificate: object,
+    seed: object,
+    restarts: object,
+    flags: Mapping[str, object],
 ) -> None:
     """Refuse arguments of a solve."""
     check_parts({"solver": (solver, Solver), "adjoint": (adjoint, Adjoint)})
+    if certificate is not None:
+        one_of("certificate", certificate, LEVELS)
     for name, value in flags.items():
         flag(name, value)
     seed_of(seed)
     count("restarts", restarts, least=0)
+
+
+def check_posed(weights: Lambdas, posed: Lambdas) -> None:
+    """Refuse weight for terms that had none when the problem was posed."""
+    for name in [name for name in weights.active if name not in posed.active]:
+        raise ValueError(
+            f"lambdas.{name}: got {dict(weights.items())[name]}, must be the number 0: the problem was posed without "
+            f"a weight for {name}, and what the term needs was not checked. Pose the problem with weights for all "
+            "terms that are to have one"
+        )
 
 
 def without_data(lambdas: Lambdas) -> Lambdas:

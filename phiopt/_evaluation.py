@@ -1,17 +1,42 @@
 """Run a trained model on data, for the measures of `phiopt.criteria`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from phiopt._checks import count, instance, part, seed_of
+from phiopt._inputs import (
+    Inputs,
+    apply_to,
+    around_of,
+    as_loss_takes,
+    dtypes_of,
+    flattened,
+    mapped,
+    neighbours,
+    repeated,
+    shapes_of,
+)
 from phiopt._outputs import logits_of
 from phiopt._randomness import begun_anew, preserved_randomness
 from phiopt._types import Loss
-from phiopt.data import Source, check_pair, check_source
+from phiopt.data import (
+    LEFT_OUT,
+    Batch,
+    NextTokens,
+    Source,
+    batch_of,
+    check_source,
+    collated,
+    is_list_of_items,
+    leaves_out,
+)
+from phiopt.objective.loss import check_labels
 from phiopt.objective.neighbourhood import Neighbourhood
 
 
@@ -22,42 +47,58 @@ def means(
     batch_size: int,
     neighbourhood: Neighbourhood | None,
     seed: int,
+    *,
+    default_loss: bool,
 ) -> list[float]:
-    """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples."""
+    """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples.
+
+    With ``default_loss`` the measures take class indices. Labels of a causal language model are moved then, and
+    positions that the default loss leaves out do not count.
+    """
     seed = seed_of(seed)
     if neighbourhood is not None:
         part("neighbourhood", neighbourhood, Neighbourhood)
-    totals, losses = [0.0 for _ in measures], 0
+    totals, losses, shapes = [0.0 for _ in measures], 0, ""
     generator: Generator | None = None
     with evaluating(model, data, seed):
-        for x, y in batches(model, data, batch_size):
+        for x, y in batches(model, data, batch_size, default_loss=default_loss):
             if neighbourhood is not None:
-                generator = generator or Generator(x.device).manual_seed(seed)
+                generator = generator or Generator(_like(model).device).manual_seed(seed)
                 x, y = _neighbours(neighbourhood, x, y, generator)
-            outputs = finite(logits_of(model(x)), "outputs")
-            values = [finite(measure(outputs, y), "losses").double() for measure in measures]
-            if any(v.shape[:1] != y.shape[:1] for v in values):
-                raise ValueError(
-                    f"loss: returned shape {tuple(values[0].shape)}, must give one loss per example, "
-                    f"shape ({len(y)},) (reduction='none')"
-                )
-            if not values[0].numel():
-                raise ValueError(
-                    f"data: targets of shape {tuple(y.shape)} give no loss, must hold one label or more"
-                )
+            outputs = finite(logits_of(apply_to(model, x)), "outputs")
+            if default_loss:
+                check_labels("data", outputs, y, leaves_out(x))
+            values = [_measured(measure, outputs, y) for measure in measures]
+            if default_loss and leaves_out(x):
+                values = [v[y != LEFT_OUT] for v in values]
             totals = [total + v.sum().item() for total, v in zip(totals, values, strict=True)]
-            losses += values[0].numel()
+            losses, shapes = losses + values[0].numel(), shapes_of(y)
+    if not losses:
+        raise ValueError(
+            f"data: targets of shape {shapes} give no loss, must hold one label or more"
+        )
     return [total / losses for total in totals]
 
 
+def _measured(measure: Loss, outputs: Tensor, targets: Inputs) -> Tensor:
+    values = finite(measure(outputs, as_loss_takes(targets)), "losses").double()
+    if values.shape[:1] != (len(targets),):
+        raise ValueError(
+            f"loss: returned shape {tuple(values.shape)}, must give one loss per example, "
+            f"shape ({len(targets)},) (reduction='none')"
+        )
+    return values
+
+
 def _neighbours(
-    neighbourhood: Neighbourhood, x: Tensor, y: Tensor, generator: Generator
-) -> tuple[Tensor, Tensor]:
+    neighbourhood: Neighbourhood, x: Inputs, y: Inputs, generator: Generator
+) -> tuple[Inputs, Inputs]:
     """All samples x' of the batch as one batch, each with its target."""
     if not x.is_floating_point():
-        raise TypeError(f"data: inputs are {x.dtype}; neighbours x' need floating inputs")
-    noisy = neighbourhood.perturb(x, neighbourhood.draw(x, generator))
-    return noisy.flatten(0, 1), y.expand(len(noisy), *y.shape).flatten(0, 1)
+        raise TypeError(f"data: inputs are {dtypes_of(x)}; neighbours x' need floating inputs")
+    clear = around_of(x)
+    noisy = neighbourhood.perturb(clear, neighbourhood.draw(clear, generator))
+    return flattened(neighbours(x, noisy)), repeated(y, len(noisy))
 
 
 @contextmanager
@@ -88,30 +129,41 @@ def _like(model: nn.Module) -> Tensor:
     return next(model.parameters(), torch.empty(0))
 
 
-def batches(model: nn.Module, data: Source, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every batch of the data, on the model's device and dtype."""
+def batches(
+    model: nn.Module, data: Source, batch_size: int, *, default_loss: bool = False
+) -> Iterator[Batch]:
+    """Every batch of the data, on the model's device and dtype. With ``default_loss`` the labels of a causal language
+    model are moved.
+    """
     like = _like(model)
-    empty = True
+    empty, next_tokens = True, NextTokens()
     for batch in _source(data, batch_size):
-        x, y = check_pair("data", batch)
+        x, y = batch_of("data", batch)
         if len(x) == 0:
             continue
         empty = False
-        dtype = like.dtype if x.is_floating_point() else x.dtype
-        yield x.to(like.device, dtype), (y if y.is_floating_point() else y.long()).to(like.device)
+        y = next_tokens("data", x, y) if default_loss else y
+        yield (
+            mapped(
+                lambda t: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype), x
+            ),
+            mapped(lambda t: (t if t.is_floating_point() else t.long()).to(like.device), y),
+        )
     if empty:
         raise ValueError("data: empty, at least one example is needed")
 
 
-def _source(data: Source, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
+def _source(data: Source, batch_size: int) -> Iterable[Any]:
     count("batch_size", batch_size)
     check_source("data", data)
     if isinstance(data, DataLoader):
         return begun_anew(data)
-    if isinstance(data, Dataset):
-        return DataLoader(data, batch_size)
-    x, y = check_pair("data", data)
-    return zip(x.split(batch_size), y.split(batch_size), strict=True)
+    if isinstance(data, Mapping | tuple | list) and not is_list_of_items(data):
+        x, y = batch_of("data", data)
+        starts = range(0, len(x), batch_size)
+        return ((x[i : i + batch_size], y[i : i + batch_size]) for i in starts)
+    examples: Any = data
+    return DataLoader(examples, batch_size, collate_fn=partial(collated, "data"))
 
 
 def finite(values: Tensor, name: str) -> Tensor:

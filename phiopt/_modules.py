@@ -81,7 +81,20 @@ def with_tensors(module: Module, tensors: Params) -> Module:
             wanted = value.detach().to(state[name])
             if not torch.equal(state[name], wanted):
                 state[name].data = wanted.clone(memory_format=torch.contiguous_format)
+    _forget_derived(copy)
     return copy
+
+
+def _forget_derived(module: nn.Module) -> None:
+    """Let a module drop what its forward pass has computed from its parameters and kept, such as attention biases.
+
+    Modules that keep such tensors drop them in ``train()`` and ``eval()``.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.train(not module.training)
+    module.train(not module.training)
+    for part, mode in modes:
+        part.training = mode
 
 
 def overlapping(value: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import (
-    check_modules,
-    check_options,
-    check_precision,
-    check_start,
-)
+from phiopt._arguments import check_modules, check_options, check_precision, check_start
 from phiopt._checks import Scalar, count, instance, known
+from phiopt._inputs import Inputs, entries_of
 from phiopt._modules import copied, copies, state_of, with_tensors
-from phiopt._task_checks import check_task
+from phiopt._task_checks import check_task, left_out_of
 from phiopt._transforms import has_tangent, plain, wrapped
 from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel.adjoint import changed, given_tensors
@@ -52,7 +48,7 @@ def derived_map(
     student: nn.Module,
     lift: Lift | None,
     classes: Sequence[int] | Tensor | None,
-    inputs: Tensor | None,
+    inputs: Inputs | None,
 ) -> GrowthMap:
     """Where the teacher sits in the student. The map holds a copy of ψ in evaluation mode."""
     still = copied(lift).eval() if isinstance(lift, nn.Module) else lift
@@ -146,7 +142,7 @@ class Posing:
             dtype = next(self.student.parameters()).dtype
             parts = {"curvature": self.curvature, "neighbourhood": self.neighbourhood}
             check_precision(dtype, parts | {f"extra.{t.name}": t for _, t in self.extra})
-            data = None if self.source is None else Data(self.source, device, dtype)
+            data = self.data(device, dtype)
             inputs = None if data is None else data.example[0]
             growth = self.growth(inputs)
             relabelled = data is not None and self.relabelled(growth, data)
@@ -157,7 +153,9 @@ class Posing:
             if data is not None and relabelled and self.loss is not None:
                 outputs = objective.model({}, data.example[0][:2])
                 data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
-            left_out = _left_out(objective, third_derivatives)
+            # An extra term may get its weight in a solve. So what it needs is examined now.
+            needed = any(term.third_derivatives for _, term in self.extra)
+            left_out = left_out_of(objective, not needed or third_derivatives())
             objective = objective.without_terms(left_out)
             if self.group is not None:
                 objective = _shared(objective, params, self.group, self.seed)
@@ -166,19 +164,27 @@ class Posing:
         about = (growth, self.scale, self.seed, self.source, self.group)
         return Problem(objective, params, w0, *about, left_out, third_derivatives)
 
+    def data(self, device: torch.device, dtype: torch.dtype) -> Data | None:
+        """D1, open for reading."""
+        if self.source is None:
+            return None
+        return Data(self.source, device, dtype, default_loss=self.loss is None)
+
     def third_derivatives(
         self, w0: nn.Module, growth: GrowthMap, objective: Objective, params: Params
-    ) -> bool:
-        """Whether the student and the loss have them, as far as is known. The checks need a term over the data."""
+    ) -> Callable[[], bool]:
+        """A function that says whether the student and the loss have them, as far as is known. The checks need a term
+        over the data.
+        """
         counted = {*objective.active, *objective.extra}  # a solve may give an extra term its weight
         on_data = [t for t in objective.terms if t.over != "parameters" and t.name in counted]
         if objective.data is None or not on_data:
-            return True
+            return lambda: True
         class_axis = growth.class_axis if self.loss is None else None
         apart = {"micro_batch": self.micro_batch, "process_group": self.group}
         return check_task(w0, growth.lift, objective, params, class_axis, apart)
 
-    def growth(self, inputs: Tensor | None) -> GrowthMap:
+    def growth(self, inputs: Inputs | None) -> GrowthMap:
         """The map that is given, checked, or a new one."""
         if self.map is not None:
             self.map.check_models(self.teacher, self.student)
@@ -191,8 +197,9 @@ class Posing:
         that do not fit the loss are refused.
         """
         in_order = growth.classes.tolist() == list(range(len(growth.classes)))
-        floating = data.example[1].is_floating_point()
-        relabelled = not (in_order or self.restrict_classes or floating)
+        targets = data.example[1]
+        indices = isinstance(targets, Tensor) and not targets.is_floating_point()
+        relabelled = indices and not (in_order or self.restrict_classes)
         as_given = self.loss is not None and not self.restrict_classes and not relabelled
         if growth.class_axis <= 0 and not as_given:
             raise ValueError(
@@ -203,7 +210,7 @@ class Posing:
             data.expect_classes(len(growth.classes))
         return relabelled
 
-    def module(self, growth: GrowthMap, inputs: Tensor | None) -> nn.Module:
+    def module(self, growth: GrowthMap, inputs: Inputs | None) -> nn.Module:
         """A new module at w0, in the student's modes. Whether a start keeps the function is verified, if it should."""
         if isinstance(self.start, dict):
             return with_tensors(self.student, self.start)
@@ -244,26 +251,6 @@ def _off_the_graph(weight: Scalar, term: Term) -> tuple[Scalar, Term]:
     return number, term.with_tensors({name: plain(name, v) for name, v in inside.items()})
 
 
-def _left_out(objective: Objective, third_derivatives: bool) -> dict[str, str]:
-    """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
-    reasons: dict[str, str] = {}
-    if not third_derivatives:
-        reasons = dict.fromkeys(objective.beyond_gradient, "has no derivatives to trust")
-    data = objective.data
-    if data is None or data.example[0].is_floating_point():
-        return reasons
-    for term in objective.terms:
-        if not term.floating_reason:
-            continue
-        if term.name in objective.active:
-            raise TypeError(
-                f"data: inputs are {data.example[0].dtype}, but {objective.weight_name(term.name)} is not 0; "
-                f"{term.floating_reason}"
-            )
-        reasons[term.name] = term.floating_reason
-    return reasons
-
-
 _OWNERS = {"teacher": "the teacher's", "psi": "the lift's"}
 
 
@@ -276,7 +263,8 @@ def _shared(objective: Objective, start: Params, group: ProcessGroup, seed: int)
         values[f"{_OWNERS.get(part, part)} {rest}"] = value
     data = objective.data
     if data is not None:
-        values |= dict(zip(("data's inputs", "data's targets"), data.example, strict=True))
+        for which, batch in zip(("inputs", "targets"), data.example, strict=True):
+            values |= {f"data's {which} {key}".strip(): x for key, x in entries_of(batch).items()}
         values["data's length"] = data.length
     values["the seed"] = seed
     check_replicas(group, values, device)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from phiopt._inputs import Inputs, dtypes_of, lifted, main_of, shapes_of
 from phiopt._types import Lift, Loss, Params
 from phiopt.derivatives import require_derivatives
 from phiopt.objective import Objective, Task
 from phiopt.objective.examples import telling_examples
 from phiopt.objective.verify import require_gradient, verify_gradient
+from phiopt.solve import NO_DERIVATIVES
 
 
 def check_task(
@@ -22,7 +26,7 @@ def check_task(
     params: Params,
     class_axis: int | None,
     apart: Mapping[str, object],
-) -> bool:
+) -> Callable[[], bool]:
     """Check that the student runs, that the loss has one value for each example, and that both have the derivatives
     that are needed.
 
@@ -35,17 +39,18 @@ def check_task(
         apart: Arguments, by name, with which a batch is divided. Such an argument is not None.
 
     Returns:
-        Whether the student and the loss have third derivatives. If a term with weight takes them they do, or this
-        raises.
+        A function that says whether the student and the loss have third derivatives. If a term with weight takes
+        them they do, or this raises. Else they are examined at the first call.
 
     Raises:
         ValueError, TypeError: Something is missing or wrong; the message names the argument.
     """
     data = objective.data
     assert data is not None, "a term with weight needs data"
-    task = Task(objective.model, objective.loss, *(part[:2] for part in data.example))
+    inputs, targets = data.example
+    task = Task(objective.model, objective.loss, inputs[:2], targets[:2])
     x, y = data.spread()
-    places = telling_examples(x, y).to(x.device)
+    places = telling_examples(x, y).to(main_of(x).device)
     telling = replace(task, inputs=x[places], targets=y[places])
     _check_loss(task, params, class_axis)
     for name, value in apart.items():
@@ -58,9 +63,29 @@ def check_task(
         require_gradient(student, lift, task, params)
     verify_gradient(student, lift, telling, params, weights, checked_further=bool(third))
     if third:
-        require_derivatives(student, lift(task.inputs), task, params, third[0])
-        return True
-    return _has_derivatives(student, lift(task.inputs), task, params)
+        require_derivatives(student, lifted(lift, task.inputs), task, params, third[0])
+        return lambda: True
+    return cache(lambda: _has_derivatives(student, lifted(lift, task.inputs), task, params))
+
+
+def left_out_of(objective: Objective, third_derivatives: bool) -> dict[str, str]:
+    """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
+    reasons: dict[str, str] = {}
+    if not third_derivatives:
+        reasons = dict.fromkeys(objective.beyond_gradient, NO_DERIVATIVES)
+    data = objective.data
+    if data is None or data.example[0].is_floating_point():
+        return reasons
+    for term in objective.terms:
+        if not term.floating_reason:
+            continue
+        if term.name in objective.active:
+            raise TypeError(
+                f"data: inputs are {dtypes_of(data.example[0])}, but {objective.weight_name(term.name)} is not 0; "
+                f"{term.floating_reason}"
+            )
+        reasons[term.name] = term.floating_reason
+    return reasons
 
 
 def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
@@ -76,16 +101,16 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
         except RuntimeError as error:
             whole = not task.inputs.is_floating_point()
             raise ValueError(
-                f"student: its forward pass fails on ψ of the data's inputs, {task.inputs.dtype} of "
-                f"shape {tuple(task.inputs.shape)}: {error}"
+                f"student: its forward pass fails on ψ of the data's inputs, {dtypes_of(task.inputs)} of "
+                f"shape {shapes_of(task.inputs)}: {error}"
                 + whole
                 * " (whole numbers are handed on as they are; images must be floating)"
             ) from error
         if class_axis is not None:
             places = (*outputs.shape[:class_axis], *outputs.shape[class_axis + 1 :])
-            if task.targets.shape != places:
+            if not isinstance(task.targets, Tensor) or task.targets.shape != places:
                 raise ValueError(
-                    f"data: {len(task)} targets have shape {tuple(task.targets.shape)}, must have "
+                    f"data: {len(task)} targets have shape {shapes_of(task.targets)}, must have "
                     f"{places}: class indices for outputs of shape {tuple(outputs.shape)} (give "
                     "loss= for other targets)"
                 )
@@ -100,13 +125,13 @@ def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:
 def _with_shapes_in_errors(loss: Loss) -> Loss:
     """The same loss. Its errors say with which shapes the loss was called."""
 
-    def wrapped(outputs: Tensor, targets: Tensor) -> Tensor:
+    def wrapped(outputs: Tensor, targets: Any) -> Tensor:
         try:
             return loss(outputs, targets)
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"loss: fails on the student's outputs of shape {tuple(outputs.shape)} and targets of "
-                f"shape {tuple(targets.shape)}: {error} (restrict_classes=True hands it the outputs of "
+                f"shape {shapes_of(targets)}: {error} (restrict_classes=True hands it the outputs of "
                 "the teacher's classes alone)"
             ) from error
 
@@ -146,7 +171,7 @@ def _check_apart(task: Task, params: Params, name: str) -> None:
         )
 
 
-def _has_derivatives(module: nn.Module, inputs: Tensor, task: Task, params: Params) -> bool:
+def _has_derivatives(module: nn.Module, inputs: Inputs, task: Task, params: Params) -> bool:
     """Whether a curvature without weight can be reported."""
     try:
         require_derivatives(module, inputs, task, params)

@@ -8,13 +8,14 @@ from torch import Tensor
 Params: TypeAlias = dict[str, Tensor]
 """Parameters, and where stated buffers, by their qualified name in the module."""
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``l(outputs, targets) -> per-example losses`` of shape ``(batch,)``."""
+Loss: TypeAlias = Callable[[Tensor, Any], Tensor]
+"""``l(outputs, targets) -> per-example losses`` of shape ``(batch,)``. Targets are a tensor, or a dictionary of tensors
+where the data have several."""
 
 Lift: TypeAlias = Callable[[Tensor], Tensor]
 """ψ: a batch of the teacher's inputs to a batch of the student's."""
 
-Model: TypeAlias = Callable[[Params, Tensor], Tensor]
+Model: TypeAlias = Callable[[Params, Any], Tensor]
 """f(ψ(x), w): the student's outputs on a batch of the teacher's inputs, as a pure function of w."""
 
 

@@ -6,15 +6,15 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from phiopt._checks import count, instance, part, seed_of
+from phiopt._inputs import Inputs, Targets, apply_to, apply_with, as_loss_takes, lifted
 from phiopt._modules import evaluating
 from phiopt._outputs import logits_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Loss
 from phiopt._vector import to_params, to_vector
-from phiopt.data import Data, Source, check_source
+from phiopt.data import Data, Source, check_source, leaves_out
 from phiopt.derivatives import differentiable
 from phiopt.derivatives.calls import Call
 from phiopt.derivatives.layers import as_scalar, layer_calls
@@ -48,8 +48,8 @@ def check(
     names such layers.
 
     Args:
-        student: Any module of one tensor; never modified.
-        data: ``(inputs, targets)``, a ``Dataset`` or a ``DataLoader``.
+        student: Any module; never modified.
+        data: ``(inputs, targets)``, a mapping with labels, a ``Dataset`` or a ``DataLoader``.
         lift: ψ, if the inputs are the teacher's; None: they are the student's.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``. None: cross-entropy of
             logits ``(batch, classes, ...)``.
@@ -79,9 +79,10 @@ def check(
     with torch.inference_mode(False), preserved_randomness(data, torch.device("cpu"), seed):
         model = evaluating(student).to("cpu", torch.float64).requires_grad_(True)
         generator = torch.Generator().manual_seed(seed)
-        source = Data(data, torch.device("cpu"), torch.float64)
-        x, y = (part[:examples] for part in source.batch(examples, generator))
-        x = x if lift is None else lift(x)
+        source = Data(data, torch.device("cpu"), torch.float64, default_loss=loss is None)
+        inputs, targets = source.batch(examples, generator)
+        x, y = inputs[:examples], targets[:examples]
+        x = x if lift is None else lifted(lift, x)
         plain = (
             student_loss(None, torch.arange(0, device="cpu"), 1, restrict=False)
             if loss is None
@@ -89,10 +90,10 @@ def check(
         )
         # Errors of the arguments are raised here. Further down they would count as failed derivatives.
         with torch.no_grad(), differentiable():
-            outputs = logits_of(model(x.clone()), "student")
+            outputs = logits_of(apply_to(model, x.clone()), "student")
         if loss is None:
-            check_labels("data", outputs, y)
-        Task(lambda _, inputs: logits_of(model(inputs.clone())), plain, x, y)({})
+            check_labels("data", outputs, y, leaves_out(x))
+        Task(lambda _, inputs: logits_of(apply_to(model, inputs.clone())), plain, x, y)({})
         calls = layer_calls(model, x.clone())
         layers = tuple(_layer(call, seed) for call in calls if not call.inner)
         return DerivativeReport(layers, _whole(model, plain, x, y, calls, seed))
@@ -108,7 +109,7 @@ def _layer(call: Call, seed: int) -> LayerReport:
 
 
 def _whole(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, calls: list[Call], seed: int
+    model: nn.Module, loss: Loss, x: Inputs, y: Targets, calls: list[Call], seed: int
 ) -> LayerReport:
     like = {name: p.detach() for name, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
@@ -117,7 +118,8 @@ def _whole(
         def scalar(w: Tensor) -> Tensor:
             state = to_params(w, like) | {name: b.clone() for name, b in buffers.items()}
             with differentiable() if composite else nullcontext():
-                return loss(logits_of(functional_call(model, state, (x.clone(),))), y).mean()
+                outputs = logits_of(apply_with(model, state, x.clone()))
+                return loss(outputs, as_loss_takes(y)).mean()
 
         return derivative_orders(scalar, to_vector(like), seed, kinked=bool(kinks))
 

@@ -3,11 +3,14 @@
 Each takes a module and data, and gives plain numbers. The model runs in evaluation mode and without gradients. Its
 modes are restored; its parameters, the data and the global random state stay as they were.
 
-Data are a pair of tensors ``(x, y)``, a map-style ``Dataset`` of such pairs, or a ``DataLoader`` of batches. Batches
-are moved to the device and the floating dtype of the model. Outputs are logits of shape ``(batch, classes, ...)``, with
-the classes on axis 1, and targets are class indices of shape ``(batch, ...)``. Other shapes and labels are refused with
-a ``ValueError``. A model that gives ``(batch, time, classes)`` must be wrapped in a model that moves the axis. Of a
-mapping of outputs, as the models of transformers return it, the logits count, and of tokens the last axis is moved.
+Data are a pair of tensors ``(x, y)``, a mapping with labels, a map-style ``Dataset`` of such pairs or mappings, or a
+``DataLoader`` of batches (docs/data.md). Batches are moved to the device and the floating dtype of the model.
+
+Outputs are logits of shape ``(batch, classes, ...)``, with the classes on axis 1, and targets are class indices of
+shape ``(batch, ...)``. Other shapes and labels are refused with a ``ValueError``. A model that gives
+``(batch, time, classes)`` must be wrapped in a model that moves the axis. Of a mapping of outputs, as the models of
+transformers return it, the logits count, and of tokens the last axis is moved. Where inputs are given by name, labels
+-100 are left out of every mean.
 
 Numbers that are not finite are refused with a ``FloatingPointError``: a diverged model has no accuracy.
 """
@@ -21,10 +24,11 @@ from torch import Tensor, nn
 
 from phiopt._checks import instance, number, part, shown
 from phiopt._evaluation import batches, evaluating, finite, means
+from phiopt._inputs import apply_to
 from phiopt._outputs import logits_of
 from phiopt._types import Function, Loss
 from phiopt.data import Source
-from phiopt.objective.loss import check_class_axis, check_labels
+from phiopt.objective.loss import check_class_axis
 from phiopt.objective.neighbourhood import Corruption, Neighbourhood
 
 PERCENTAGES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
@@ -77,7 +81,7 @@ def evaluate(
         True
     """
     measures = (_log_loss, _hits)
-    loss, hits = means(model, data, measures, batch_size, neighbourhood, seed)
+    loss, hits = means(model, data, measures, batch_size, neighbourhood, seed, default_loss=True)
     return Scores(hits, loss)
 
 
@@ -145,7 +149,8 @@ def robustness(
     if loss is not None:
         part("loss", loss, Function)
     measures = (_log_loss if loss is None else loss,)
-    return means(model, data, measures, batch_size, neighbourhood, seed)[0]
+    default = loss is None
+    return means(model, data, measures, batch_size, neighbourhood, seed, default_loss=default)[0]
 
 
 def prediction_variance(
@@ -190,8 +195,8 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
     with evaluating(model, data, seed=0):
         parts = []
         for x, y in batches(model, data, batch_size):
-            outputs = finite(logits_of(model(x)), "outputs")
-            if not y.is_floating_point():  # others are no labels, and not needed here
+            outputs = finite(logits_of(apply_to(model, x)), "outputs")
+            if isinstance(y, Tensor) and not y.is_floating_point():  # else no labels
                 check_class_axis("data", outputs, y)
             elif outputs.dim() < 2:
                 raise ValueError(
@@ -260,5 +265,4 @@ def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _log_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    check_labels("data", outputs, targets)
     return F.cross_entropy(outputs, targets, reduction="none")

@@ -20,7 +20,7 @@ from phiopt.growth import GrowthMap
 from phiopt.objective import Curvature, Lambdas, Neighbourhood, Term
 from phiopt.objective.extra import check_extra
 from phiopt.pose import pose
-from phiopt.solve import Solution, Solver, TorchOpt
+from phiopt.solve import Level, Solution, Solver, TorchOpt
 
 
 @global_lock()
@@ -42,6 +42,7 @@ def initialize(
     start: str | Params | None = None,
     solver: Solver | None = None,
     adjoint: Adjoint | None = None,
+    certificate: Level | None = "light",
     restrict_classes: bool = False,
     restarts: int = 0,
     micro_batch: int | None = None,
@@ -99,6 +100,10 @@ def initialize(
             ``start`` given as Params, and the weights and tensors of ``extra`` terms. The relative scale's
             divisors, and a start given by name, count as constants. ``torch.func`` can differentiate in λ, δ
             and the start too, but not under ``vmap`` over them. None: no derivative.
+        certificate: How much is measured of the result, on fresh draws: "light" (default), "full", or None for
+            nothing. See `Certificate` for what each costs. With "full" terms without weight are measured too.
+            Without a certificate the status is the solver's own: a saddle, or a sample that was too small, is not
+            noticed.
         restrict_classes: True: the loss sees only the outputs of the teacher's classes. False: all
             of them.
         restarts: Number of further solves, from perturbed starts. The certificate lists the objectives that they
@@ -133,7 +138,8 @@ def initialize(
         True
     """
     weights = Lambdas.of(lambdas)
-    check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
+    flags = {"throw": throw, "progress": progress}
+    check_solve(solver, adjoint, certificate, seed, restarts, flags)
     given = given_tensors(weights, neighbourhood, start, check_extra(extra))
     check_derivative(given, adjoint)
     problem = pose(
@@ -160,6 +166,7 @@ def initialize(
     return problem.with_tensors(given).solve(
         solver=solver,
         adjoint=adjoint,
+        certificate=certificate,
         restarts=restarts,
         throw=throw,
         progress=progress,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._arguments import check_solve, check_start, without_data
+from phiopt._arguments import check_posed, check_solve, check_start, without_data
 from phiopt._checks import Scalar, scalar, shown
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
@@ -23,6 +23,8 @@ from phiopt.growth import GrowthMap
 from phiopt.objective import Lambdas, Objective
 from phiopt.objective.extra import check_weights
 from phiopt.solve import (
+    NO_DERIVATIVES,
+    Level,
     Outcome,
     Solution,
     SolveError,
@@ -34,6 +36,7 @@ from phiopt.solve import (
     restarted,
     solve_many,
     verdict,
+    with_all_terms,
 )
 from phiopt.solve.solver import SolvesMany, needs_hessian
 
@@ -52,7 +55,8 @@ class Problem:
         source: D1 as it was given, or None.
         process_group: The processes that solve the problem together, or None.
         left_out: Terms that cannot be computed, and so are not in the objective, with the reason.
-        third_derivatives: Whether the student and the loss have them, as far as is known.
+        third_derivatives: Says whether the student and the loss have them, as far as is known. Where no term with
+            weight takes them, the first call examines them.
     """
 
     objective: Objective
@@ -64,7 +68,7 @@ class Problem:
     source: Source | None = None
     process_group: ProcessGroup | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
-    third_derivatives: bool = True
+    third_derivatives: Callable[[], bool] = lambda: True
 
     @property
     def constants(self) -> Params:
@@ -81,6 +85,7 @@ class Problem:
         start: Params | None = None,
         solver: Solver | None = None,
         adjoint: Adjoint | None = None,
+        certificate: Level | None = "light",
         restarts: int = 0,
         seed: int | None = None,
         throw: bool = True,
@@ -94,9 +99,10 @@ class Problem:
                 the problem.
             extra: Weights of extra terms by name; None, and where not named: those of the problem.
             start: The student's parameters by name, and buffers if any; None: that of the problem.
-            solver: As in `initialize`, and so are ``adjoint``, ``restarts``, ``throw`` and
-                ``progress``.
+            solver: As in `initialize`, and so are ``adjoint``, ``certificate``, ``restarts``, ``throw``
+                and ``progress``.
             adjoint: How to differentiate.
+            certificate: How much is measured of the result.
             restarts: Solves from perturbed starts.
             seed: Seed of every random draw; None: that of the problem.
             throw: Whether a failed solve raises.
@@ -113,6 +119,7 @@ class Problem:
             start,
             solver=TorchOpt() if solver is None else solver,
             adjoint=adjoint,
+            certificate=certificate,
             restarts=restarts,
             seed=self.seed if seed is None else seed,
             throw=throw,
@@ -186,6 +193,7 @@ def _solve(
     *,
     solver: Solver,
     adjoint: Adjoint | None,
+    certificate: Level | None,
     restarts: int,
     seed: int,
     throw: bool,
@@ -195,18 +203,14 @@ def _solve(
     """See `Problem.solve`."""
     if problem.objective.data is None:
         weights = without_data(weights)
-    check_solve(solver, adjoint, seed, restarts, {"throw": throw, "progress": progress})
+    flags = {"throw": throw, "progress": progress}
+    check_solve(solver, adjoint, certificate, seed, restarts, flags)
     seed = int(seed)
-    _check_weights(weights, problem.objective.lambdas)
+    check_posed(weights, problem.objective.lambdas)
     if start is not None and not isinstance(start, dict):
         raise TypeError(f"start: got {shown(start)}, must be Params; a fill's name is for pose()")
     problem, given = problem._moved(weights, delta, extra, start)
     check_derivative(given, adjoint)
-    if not problem.third_derivatives and needs_hessian(solver):
-        raise TypeError(
-            f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
-            "(see phiopt.check); take LBFGS or TorchOpt"
-        )
     if adjoint is None:  # the model holds ψ's parameters itself
         problem = replace(problem, objective=replace(problem.objective, psi={}))
     device = next(iter(problem.start.values())).device
@@ -216,10 +220,15 @@ def _solve(
         torch.autocast(device.type, enabled=False),  # it would round the derivatives
         preserved_randomness(problem.source, device, seed),
     ):
+        if needs_hessian(solver) and not problem.third_derivatives():
+            raise TypeError(
+                f"solver: {type(solver).__name__} needs second derivatives, which the student or the loss lacks "
+                "(see phiopt.check); take LBFGS or TorchOpt"
+            )
         if process_group is not None:
             numbers = {n: float(value) for n, value in problem.objective.weights.items()}
             settings: dict[str, object] = {"solver": solver, "adjoint": adjoint, "seed": seed}
-            settings |= {"restarts": restarts, "lambdas": numbers}
+            settings |= {"certificate": certificate, "restarts": restarts, "lambdas": numbers}
             check_replicas(process_group, settings, device)
 
         def solve(objective: Objective, start: Params) -> Outcome:
@@ -230,20 +239,10 @@ def _solve(
             with inside_transforms(transforms):
                 return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
 
-        solution = _solution(problem, weights, solver, solve, restarts, seed, progress)
+        solution = _solution(problem, weights, solver, solve, certificate, restarts, seed, progress)
     if throw and solution.status.failed:
         raise SolveError(solution) from solution.error
     return solution
-
-
-def _check_weights(weights: Lambdas, posed: Lambdas) -> None:
-    """Refuse weight for terms that had none when the problem was posed."""
-    for name in [name for name in weights.active if name not in posed.active]:
-        raise ValueError(
-            f"lambdas.{name}: got {dict(weights.items())[name]}, must be the number 0: the problem was posed without "
-            f"a weight for {name}, and what the term needs was not checked. Pose the problem with weights for all "
-            "terms that are to have one"
-        )
 
 
 def _solution(
@@ -251,6 +250,7 @@ def _solution(
     weights: Lambdas,
     solver: Solver,
     solve: Callable[[Objective, Params], Outcome],
+    level: Level | None,
     restarts: int,
     seed: int,
     progress: bool,
@@ -258,18 +258,25 @@ def _solution(
     """The outcome of ``solve``, with restarts and a certificate."""
     objective, start = problem.objective, problem.start
     # Drawn now, because later the data may fail.
-    fresh = fresh_draws(objective, start, solver.batch_size, seed)
+    fresh = fresh_draws(objective, start, solver.batch_size, seed, level)
     outcome = solve(objective, start)
     params = {name: plain(name, value) for name, value in outcome.params.items()}
-    # The spectrum shows whether a stationary point is a minimum. It can only be one of the frozen sample.
-    stationary = outcome.status is Status.SOLVED and problem.third_derivatives
-    curved_on = (outcome.saa_samples or fresh) if stationary else None
     others, error = restarted(solver, objective, start, restarts, seed, progress)
     if error is not None:
         outcome = replace(outcome, status=Status.DATA_FAILED, error=error)
-    certificate = certify(
-        objective, start, params, fresh, curved_on=curved_on, restarts=others, seed=seed
-    )
+    certificate = None
+    if level is not None:
+        # The spectrum shows whether a stationary point is a minimum. It can only be one of the frozen sample.
+        stationary = outcome.status is Status.SOLVED and problem.third_derivatives()
+        curved_on = (outcome.saa_samples or fresh) if stationary else None
+        certificate = certify(
+            objective, start, params, fresh, level, curved_on=curved_on, restarts=others, seed=seed
+        )
+    left_out = dict(problem.left_out)
+    if level == "full":
+        if not problem.third_derivatives():
+            left_out |= dict.fromkeys(objective.beyond_gradient, NO_DERIVATIVES)
+        outcome = with_all_terms(outcome, objective, start, params, fresh, left_out)
     return Solution(
         student=with_tensors(problem.student, params),
         params=outcome.params,
@@ -287,5 +294,5 @@ def _solution(
         stats=outcome.stats,
         error=outcome.error,
         map=problem.map,
-        left_out=dict(problem.left_out),
+        left_out=left_out,
     )

@@ -56,19 +56,19 @@ def texts(value):
     """Any of these in a message shows the value: itself, the type, or a part that is wrong."""
     if isinstance(value, type):
         return [value.__name__]
-    found = [repr(value)[:60], type(value).__name__]
+    results = [repr(value)[:60], type(value).__name__]
     if isinstance(value, int | float) and abs(value) < 1e300:
-        found.append(repr(float(value)))
+        results.append(repr(float(value)))
     if isinstance(value, tuple | list):
-        found += [text for part in value for text in texts(part)] + [
+        results += [text for part in value for text in texts(part)] + [
             f"{len(value)} parts",
             f"got {len(value)},",
         ]
     if isinstance(value, dict):
-        found += [text for part in value.values() for text in texts(part)]
+        results += [text for part in value.values() for text in texts(part)]
     if isinstance(value, torch.Tensor):
-        found.append(str(tuple(value.shape)))
-    return found
+        results.append(str(tuple(value.shape)))
+    return results
 
 
 def check_refused(call, name, values, rule):

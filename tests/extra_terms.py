@@ -11,7 +11,7 @@ from tests.cases import generator, mlp, randn
 
 X, Y = randn(60, 4, seed=3), torch.randint(2, (60,), generator=generator(4))
 LAMBDAS = (0.3, 0.3, 0.2, 0.2)
-QUICK = phiopt.TorchOpt(torchopt.adam(2e-2, eps_root=1e-12), steps=6, batch_size=16, check_every=3)
+QUICK = phiopt.TorchOpt(torchopt.adam(2e-2, eps_root=1e-12), steps=6, batch_size=16, check_every=6)
 
 
 class Sharpness(CurvatureTerm):

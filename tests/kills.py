@@ -69,7 +69,7 @@ def solved() -> list[phiopt.Solution]:
 def learn(out: Path) -> None:
     torch.manual_seed(0)
     data, held_out = ((torch.randn(24, 3), torch.arange(24) % 2) for _ in range(2))
-    found = phiopt.learn(
+    actual = phiopt.learn(
         net(2),
         net(4),
         data,
@@ -80,9 +80,9 @@ def learn(out: Path) -> None:
         search=phiopt.Mirror(budget=11),
         directory=out / "search",
     )
-    params = {name: value.tolist() for name, value in found.solution.params.items()}
-    path = [{**asdict(trial), "status": str(trial.status)} for trial in found.path]
-    result = {"text": str(found), "outer": found.outer, "path": path, "params": params}
+    params = {name: value.tolist() for name, value in actual.solution.params.items()}
+    path = [{**asdict(trial), "status": str(trial.status)} for trial in actual.path]
+    result = {"text": str(actual), "outer": actual.outer, "path": path, "params": params}
     write_text(out / "learned.json", json.dumps(result))
 
 
@@ -96,7 +96,7 @@ WORKS: dict[str, Callable[[Path], None]] = {
 
 def content(out: Path) -> dict[str, object]:
     """What a reader accepts as results, times apart."""
-    found: dict[str, object] = {}
+    actual: dict[str, object] = {}
     for path in sorted(out.rglob("[!.]*")):
         name = str(path.relative_to(out))
         if path.name == SOLUTION:
@@ -110,16 +110,16 @@ def content(out: Path) -> dict[str, object]:
             with safe_open(path, "pt") as file:
                 header = json.loads(file.metadata()["phiopt"])
             tensors = {key: value.tolist() for key, value in load_file(path).items()}
-            found[name] = tensors, timeless(header)
+            actual[name] = tensors, timeless(header)
         elif path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
+            actual[name] = path.read_bytes()
         elif path.suffix == ".json":
-            found[name] = timeless(schema.read(path, schema.anything))
+            actual[name] = timeless(schema.read(path, schema.anything))
         elif path.suffix == ".csv":
-            found[name] = untimed(path.read_text())
+            actual[name] = untimed(path.read_text())
         elif path.suffix == ".md":
-            found[name] = path.read_text()
-    return found
+            actual[name] = path.read_text()
+    return actual
 
 
 def timeless(value: object) -> object:
@@ -219,8 +219,8 @@ def campaign(name: str, folder: Path, kills: int, seed: int) -> dict[str, int]:
         others = [begun(work, out) for _ in range(2 if name != "solution" else 1)]
         counts["two at once"] += len(others) == 2
         assert [ended(process) for process in others] == [0] * len(others)
-        found = content(out)
-        different = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+        result = content(out)
+        different = [key for key in wanted | result if wanted.get(key) != result.get(key)]
         assert not different, (out, different)
         counts["runs"] += 1
         shutil.rmtree(out)

@@ -27,20 +27,20 @@ def call(directory=None, **options):
     return learn(small, large, data, outer, directory=directory, **options)
 
 
-def content(found):
+def content(actual):
     """All that must be the same."""
-    solution = found.solution
+    solution = actual.solution
     seconds = replace(solution.stats, seconds=0)
     return {
-        "path": found.path,
-        "lambdas": found.lambdas,
-        "rest": (found.delta, found.theta, found.outer, found.start_outer, found.status),
-        "error": str(found.error),
+        "path": actual.path,
+        "lambdas": actual.lambdas,
+        "rest": (actual.delta, actual.theta, actual.outer, actual.start_outer, actual.status),
+        "error": str(actual.error),
         "params": {name: value.tolist() for name, value in solution.params.items()},
         "student": {name: value.tolist() for name, value in solution.student.state_dict().items()},
         "report": (solution.terms, solution.objective, solution.certificate, seconds),
         "history": solution.history,
-        "text": str(found),
+        "text": str(actual),
     }
 
 

@@ -11,7 +11,7 @@ from phiopt.solve import TorchOpt
 from tests.cases import generator, mlp, randn
 
 QUARTERS = (0.25, 0.25, 0.25, 0.25)
-QUICK = TorchOpt(torchopt.adam(5e-3), steps=10, batch_size=16, check_every=5)
+QUICK = TorchOpt(torchopt.adam(5e-3), steps=10, batch_size=16, check_every=10)
 CROSS_ENTROPY = partial(nn.functional.cross_entropy, reduction="none")
 X, Y = randn(40, 4, seed=3), torch.randint(2, (40,), generator=generator(4))
 

@@ -248,8 +248,8 @@ def test_work_takes_every_good_seed_and_flag(seed):
     few = phiopt.TorchOpt(steps=1)
     yes, no = np.True_, np.False_
     options = {"solver": few, "seed": seed, "throw": no, "progress": no, "restrict_classes": yes}
-    found = with_data(**options, micro_batch=np.int64(5), start="zero-out", restarts=0)
-    assert not found.lost
+    actual = with_data(**options, micro_batch=np.int64(5), start="zero-out", restarts=0)
+    assert not actual.lost
     assert grow(seed=seed, verify=yes, fill="net2wider", theta=np.float32(0.1)) is not None
     assert 0 <= criteria.evaluate(STUDENT, DATA, phiopt.Uniform(0.1), seed=seed).accuracy <= 1
     search = phiopt.Optuna(trials=2)

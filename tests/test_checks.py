@@ -81,8 +81,8 @@ def test_what_a_part_lacks_is_said():
 
 @pytest.mark.parametrize("check", [fraction, positive, number])
 def test_numbers_are_taken_off_the_graph_and_others_refused_by_name(check):
-    found = check("tol", torch.tensor(0.5, requires_grad=True))
-    assert (found, type(found)) == (0.5, float)
+    actual = check("tol", torch.tensor(0.5, requires_grad=True))
+    assert (actual, type(actual)) == (0.5, float)
     for value in ("a", None, True, torch.ones(2)):
         with pytest.raises(TypeError, match=r"^tol: got"):
             check("tol", value)

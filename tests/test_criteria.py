@@ -100,13 +100,13 @@ def test_gaussian_robustness_of_a_linear_model_is_its_closed_form():
         model.weight.copy_(torch.tensor([[1.0, -2.0, 0.5, 0.0, 1.5]]))
         clean = squared(model(x), y).mean().item()
         weight = model.weight.square().sum().item()
-    found = criteria.robustness(model, (x, y), Gaussian(0.7, samples=50), loss=squared)
-    assert found == pytest.approx(clean + 0.49 * weight, rel=0.02)
+    actual = criteria.robustness(model, (x, y), Gaussian(0.7, samples=50), loss=squared)
+    assert actual == pytest.approx(clean + 0.49 * weight, rel=0.02)
 
 
 def test_robustness_without_noise_is_the_loss(model, data):
-    found = criteria.robustness(model, data, Uniform(0.0, samples=3))
-    assert found == pytest.approx(criteria.cross_entropy(model, data))
+    actual = criteria.robustness(model, data, Uniform(0.0, samples=3))
+    assert actual == pytest.approx(criteria.cross_entropy(model, data))
 
 
 def test_robustness_repeats_with_its_seed_alone(model, data):
@@ -139,9 +139,9 @@ def test_prediction_variance_is_that_of_the_probabilities():
 
 
 def test_predict_gives_probabilities_in_order(model, data):
-    found = criteria.predict(model, data, batch_size=7)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, model.eval()(data[0]).softmax(1))
+    actual = criteria.predict(model, data, batch_size=7)
+    assert actual.dtype == torch.float64
+    torch.testing.assert_close(actual, model.eval()(data[0]).softmax(1))
 
 
 def test_corruption_replaces_that_share_of_the_pixels_by_the_range():
@@ -221,15 +221,19 @@ def test_data_that_cannot_be_measured_is_refused(model, data):
         criteria.accuracy(model, data, batch_size=0)
     with pytest.raises(TypeError, match=r"batch_size: got 2\.5"):
         criteria.accuracy(model, data, batch_size=2.5)
-    items = [{"image": image, "label": label} for image, label in zip(x, y, strict=True)]
-    for loader, kind in ((TensorDataset(x, y, y), "3 parts"), (items, "dict")):
-        with pytest.raises(TypeError, match=f"data: got {kind}, must be a pair"):
+    items = [{"image": image, "class": label} for image, label in zip(x, y, strict=True)]
+    for loader, message in (
+        (TensorDataset(x, y, y), "got 3 parts, must be a pair"),
+        (items, "a mapping with the entries image, class has no labels"),
+    ):
+        with pytest.raises(TypeError, match=f"data: {message}"):
             criteria.accuracy(model, DataLoader(loader, batch_size=4))
-    for bad in ((x.numpy(), y.numpy()), (x, y, y), "data"):
-        with pytest.raises(
-            TypeError, match=r"data: (got (3 parts|str)|inputs are ndarray), must be"
-        ):
+    for bad in ((x.tolist(), y), (x, y, y), "data"):
+        with pytest.raises(TypeError, match=r"data: (got (3 parts|str)|inputs are list), must be"):
             criteria.accuracy(model, bad)
+    items = [{"image": image, "label": label} for image, label in zip(x, y, strict=True)]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'image'"):
+        criteria.accuracy(model, DataLoader(items, batch_size=4))
 
 
 @pytest.mark.parametrize("measure", [criteria.evaluate, criteria.predict])

@@ -116,7 +116,7 @@ BAD = {
     "lengths": ((X, Y[:9]), ValueError, "10 inputs and 9 targets"),
     "empty": ((X[:0], Y[:0]), ValueError, "data: empty"),
     "three": ((X, Y, Y), TypeError, "got 3 parts"),
-    "arrays": ((X.numpy(), Y.numpy()), TypeError, "inputs are ndarray, must be a Tensor"),
+    "strings": ((["a", "b"], Y[:2]), TypeError, "inputs are list, must be a Tensor, an array"),
     "a tensor": (X, TypeError, "got Tensor, must be"),
     "numbers": ((torch.tensor(1.0), torch.tensor(1)), ValueError, "must have a batch axis"),
     "stream": (Stream(), TypeError, "wrap it in a DataLoader"),
@@ -141,11 +141,11 @@ def test_bad_data_is_refused_with_its_rule(source, error, message):
 
 
 def test_a_loader_that_cannot_go_round_is_told_by_its_pass():
-    held = data(DataLoader(Once(), batch_size=5))
+    kept = data(DataLoader(Once(), batch_size=5))
     for _ in range(2):
-        held.batch(5, generator(0))
+        kept.batch(5, generator(0))
     with pytest.raises(ValueError, match="empty on pass 2, must give its batches again"):
-        held.batch(5, generator(0))
+        kept.batch(5, generator(0))
 
 
 def test_bad_batches_of_a_data_set_are_found_when_they_are_read():

@@ -56,12 +56,12 @@ def test_the_examples_of_the_docstrings_run(module: str) -> None:
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     names = {"torch": torch, "nn": nn}
     try:
-        found = importlib.import_module(module)
+        actual = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not module.startswith("phiopt.cli."):
             raise
         pytest.skip(f"{error.name} is not installed; phiopt[families] has it")
-    assert doctest.testmod(found, extraglobs=names, optionflags=options).failed == 0
+    assert doctest.testmod(actual, extraglobs=names, optionflags=options).failed == 0
 
 
 def test_docstrings_head_their_examples_as_the_reference_reads_them() -> None:

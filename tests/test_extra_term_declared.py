@@ -34,7 +34,7 @@ def test_what_a_term_takes_of_the_loss_is_checked_by_what_it_declares():
         phiopt.pose(*models(), (0.5, 0.5, 0, 0), (X, Y), extra=[(0.1, term)], **options)
     problem = phiopt.pose(*models(), (0.5, 0.5, 0, 0), (X, Y), extra=[(0.0, term)], **options)
     assert sorted(problem.left_out) == ["curvature", "sharpness"]
-    solution = problem.solve(solver=QUICK)
+    solution = problem.solve(solver=QUICK, certificate="full")
     assert list(solution.terms) == ["task", "proximity", "noise"]
     assert str(solution).count("not reported, has no derivatives to trust") == 2
     with pytest.raises(ValueError, match=r"^extra\.sharpness: got 0\.1, must be the number 0"):
@@ -107,7 +107,9 @@ def test_a_report_of_a_term_that_raises_does_not_cost_the_solution():
 
     extra = [(0.0, Frail(Frobenius()))]
     with pytest.raises(phiopt.SolveError, match=r"the sharpness for the report .*memory") as caught:
-        phiopt.initialize(*models(), (0.5, 0.5, 0, 0), (X, Y), solver=QUICK, extra=extra)
+        phiopt.initialize(
+            *models(), (0.5, 0.5, 0, 0), (X, Y), solver=QUICK, extra=extra, certificate="full"
+        )
     assert list(caught.value.solution.terms) == ["task", "proximity", "noise", "curvature"]
 
 

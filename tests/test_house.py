@@ -24,16 +24,16 @@ def modules() -> dict[str, Path]:
 
 def imports(tree: ast.AST, known: dict[str, Path]) -> set[str]:
     """The library's modules that a file names in an import: at its top, in a function, or for type checkers only."""
-    found = set()
+    actual = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            actual |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports are not followed"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else str(node.module))
-    return found & known.keys()
+                actual.add(inner if inner in known else str(node.module))
+    return actual & known.keys()
 
 
 def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
@@ -72,16 +72,16 @@ def long_functions(file: Path) -> Iterator[str]:
             yield f"{file.relative_to(ROOT).as_posix()}: {node.name}"
 
 
-def check(found: set[Any], listed: set[Any]) -> None:
-    assert not found - listed, f"circular or too long: {sorted(found - listed)}"
-    done = listed - found
+def check(actual: set[Any], listed: set[Any]) -> None:
+    assert not actual - listed, f"circular or too long: {sorted(actual - listed)}"
+    done = listed - actual
     assert not done, f"mended: take {sorted(done)} off the list above"
 
 
 def test_no_import_circles() -> None:
     known = modules()
     graph = {name: imports(ast.parse(f.read_text()), known) for name, f in known.items()}
-    graph = {name: found - {name} for name, found in graph.items()}
+    graph = {name: actual - {name} for name, actual in graph.items()}
     check(circles(graph), CIRCLES)
 
 
@@ -99,10 +99,10 @@ def files() -> list[Path]:
 
 def test_no_long_files() -> None:
     lengths = {f: len(f.read_text().splitlines()) for f in files()}
-    found = {f.relative_to(ROOT).as_posix() for f, n in lengths.items() if n > FILE_LINES}
-    check(found, LONG_FILES)
+    actual = {f.relative_to(ROOT).as_posix() for f, n in lengths.items() if n > FILE_LINES}
+    check(actual, LONG_FILES)
 
 
 def test_no_long_functions() -> None:
-    found = {line for file in files() for line in long_functions(file)}
-    check(found, LONG_FUNCTIONS)
+    actual = {line for file in files() for line in long_functions(file)}
+    check(actual, LONG_FUNCTIONS)

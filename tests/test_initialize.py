@@ -31,30 +31,30 @@ from tests.solutions import (
 
 class TestTheSolution:
     def test_is_a_new_student_with_a_report(self):
-        found = plain()
-        assert isinstance(found, Solution)
-        assert found.status is Status.BUDGET_SPENT
-        assert list(found.terms) == ["task", "proximity", "noise", "curvature"]
-        assert found.objective < found.start_objective
-        assert found.scale == "relative"
+        actual = plain()
+        assert isinstance(actual, Solution)
+        assert actual.status is Status.BUDGET_SPENT
+        assert list(actual.terms) == ["task", "proximity", "noise", "curvature"]
+        assert actual.objective < actual.start_objective
+        assert actual.scale == "relative"
         weights = dict(Lambdas.of(QUARTERS).items())
-        value = sum(w * found.terms[n] / found.divisors.get(n, 1.0) for n, w in weights.items())
-        assert found.objective == pytest.approx(value)
-        assert found.start_terms["proximity"] == 0  # the default start holds a copy of u
-        for name, p in found.student.named_parameters():
-            assert torch.equal(p, found.params[name])
+        value = sum(w * actual.terms[n] / actual.divisors.get(n, 1.0) for n, w in weights.items())
+        assert actual.objective == pytest.approx(value)
+        assert actual.start_terms["proximity"] == 0  # the default start holds a copy of u
+        for name, p in actual.student.named_parameters():
+            assert torch.equal(p, actual.params[name])
             assert p.requires_grad
             assert p.is_leaf
-        assert "BUDGET_SPENT" in str(found)
+        assert "BUDGET_SPENT" in str(actual)
 
     def test_can_be_trained_and_copied(self):
-        found = solved()
-        optimizer = torch.optim.SGD(found.student.parameters(), lr=0.1)
-        nn.functional.cross_entropy(found.student(X), Y).backward()
+        solution = solved()
+        optimizer = torch.optim.SGD(solution.student.parameters(), lr=0.1)
+        nn.functional.cross_entropy(solution.student(X), Y).backward()
         optimizer.step()
-        copy.deepcopy(found.student)
-        moved = dict(found.student.named_parameters())["0.weight"]
-        assert not torch.equal(moved, found.params["0.weight"])
+        copy.deepcopy(solution.student)
+        moved = dict(solution.student.named_parameters())["0.weight"]
+        assert not torch.equal(moved, solution.params["0.weight"])
 
     @pytest.mark.slow
     def test_is_the_same_in_inference_mode(self):
@@ -87,58 +87,58 @@ class TestTheSolution:
         x, y = X.clone(), Y.clone()
         before = [p.clone() for m in (small, large) for p in m.parameters()]
         state = torch.get_rng_state()
-        found = initialize(small, large, QUARTERS, (x, y), solver=QUICK)
+        solution = initialize(small, large, QUARTERS, (x, y), solver=QUICK)
         after = [p for m in (small, large) for p in m.parameters()]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         assert all(p.grad is None for p in after)
         assert torch.equal(x, X)
         assert torch.equal(y, Y)
         assert torch.equal(torch.get_rng_state(), state)
-        assert not storages(found.student) & storages(small, large)
-        held = {p.untyped_storage().data_ptr() for p in found.params.values()}
-        assert not held & storages(found.student, small, large)
-        assert found.student.training
+        assert not storages(solution.student) & storages(small, large)
+        kept = {p.untyped_storage().data_ptr() for p in solution.params.values()}
+        assert not kept & storages(solution.student, small, large)
+        assert solution.student.training
         assert all(large.training for large in large.modules())
 
     def test_is_the_closed_form_for_the_proximity_alone(self):
         """λ = (0, 1, 0, 0) from w0: u at its places, w0 elsewhere, without any data."""
         w0 = {name: p + 0.1 for name, p in parameters(student()).items()}
         solver = TorchOpt(torchopt.sgd(0.4), steps=500, fresh=False, tol=1e-10)
-        found = solved((0, 1, 0, 0), None, start=w0, solver=solver, scale="paper")
-        assert found.status is Status.SOLVED
-        assert list(found.terms) == ["proximity"]
+        solution = solved((0, 1, 0, 0), None, start=w0, solver=solver, scale="paper")
+        assert solution.status is Status.SOLVED
+        assert list(solution.terms) == ["proximity"]
         u = parameters(teacher())
-        torch.testing.assert_close(found.params["0.weight"][:3], u["0.weight"])
-        assert torch.equal(found.params["0.weight"][3:], w0["0.weight"][3:])
+        torch.testing.assert_close(solution.params["0.weight"][:3], u["0.weight"])
+        assert torch.equal(solution.params["0.weight"][3:], w0["0.weight"][3:])
 
     def test_nothing_to_do_is_solved(self):
-        found = initialize(teacher(), student(), (0, 1, 0, 0))
-        assert found.status is Status.SOLVED
-        assert found.stats.steps == 1
-        assert found.certificate.gradient_norm == 0
+        solution = initialize(teacher(), student(), (0, 1, 0, 0))
+        assert solution.status is Status.SOLVED
+        assert solution.stats.steps == 1
+        assert solution.certificate.gradient_norm == 0
 
 
 class TestDeterministicSolvers:
     @pytest.mark.slow
     @pytest.mark.parametrize("solver", [LBFGS(tol=1e-3), NewtonCG(tol=1e-3, draws=2)], ids=str)
     def test_are_solvers_like_any_other(self, solver):
-        found = solved((0.4, 0.4, 0.2, 0), solver=solver, restrict_classes=True)
-        ends = found.certificate.spectrum
-        assert found.status in (Status.SOLVED, Status.SAMPLE_TOO_SMALL)
+        solution = solved((0.4, 0.4, 0.2, 0), solver=solver, restrict_classes=True)
+        ends = solution.certificate.spectrum
+        assert solution.status in (Status.SOLVED, Status.SAMPLE_TOO_SMALL)
         assert ends.least > -1e-6 * ends.largest
-        assert found.objective < found.start_objective
-        assert found.certificate.objective < found.certificate.start_objective
+        assert solution.objective < solution.start_objective
+        assert solution.certificate.objective < solution.certificate.start_objective
 
     def test_an_over_fitted_sample_is_told_and_both_values_reported(self):
-        found = solved(
+        solution = solved(
             (0.05, 0.9, 0.05, 0),
             restrict_classes=True,
             solver=LBFGS(draws=1, batch_size=4, tol=1e-3),
             throw=False,
         )
-        assert found.status is Status.SAMPLE_TOO_SMALL
-        fitted = found.start_objective - found.objective
-        fresh = found.certificate.start_objective - found.certificate.objective
+        assert solution.status is Status.SAMPLE_TOO_SMALL
+        fitted = solution.start_objective - solution.objective
+        fresh = solution.certificate.start_objective - solution.certificate.objective
         assert fresh < fitted / 2
 
     def test_a_stationary_point_with_negative_curvature_is_a_saddle(self):
@@ -152,7 +152,7 @@ class TestDeterministicSolvers:
             def forward(self, x):
                 return x[:, :2] + self.w.prod()
 
-        found = initialize(
+        solution = initialize(
             Product(),
             Product(),
             (0.9, 0.1, 0, 0),
@@ -160,8 +160,8 @@ class TestDeterministicSolvers:
             loss=lambda outputs, targets: outputs.sum(1),
             throw=False,
         )
-        assert found.certificate.spectrum.least < 0
-        assert found.status is Status.SADDLE
+        assert solution.certificate.spectrum.least < 0
+        assert solution.status is Status.SADDLE
 
 
 class TestFailure:
@@ -201,7 +201,7 @@ class TestFailure:
 
 def test_threads_take_turns():
     """They share the global generator, and parameters that are swapped while a module runs."""
-    small, large, turns, found = teacher(), student(), [], {}
+    small, large, turns, actual = teacher(), student(), [], {}
 
     def loss(outputs, targets):
         turns.append(threading.get_ident())
@@ -209,7 +209,9 @@ def test_threads_take_turns():
         return CROSS_ENTROPY(outputs, targets)
 
     def solve(seed):
-        found[seed] = initialize(small, large, QUARTERS, (X, Y), loss=loss, solver=QUICK, seed=seed)
+        actual[seed] = initialize(
+            small, large, QUARTERS, (X, Y), loss=loss, solver=QUICK, seed=seed
+        )
 
     threads = [threading.Thread(target=solve, args=(seed,)) for seed in range(2)]
     for thread in threads:
@@ -217,13 +219,13 @@ def test_threads_take_turns():
     for thread in threads:
         thread.join()
     assert sum(a != b for a, b in pairwise(turns)) == 1
-    for seed, solution in found.items():
+    for seed, solution in actual.items():
         alone = solved(seed=seed)
         assert all(map(torch.equal, solution.params.values(), alone.params.values()))
 
 
 def test_a_solution_can_be_changed_only_by_replacing():
-    found = plain()
+    actual = plain()
     with pytest.raises(AttributeError):
-        found.status = Status.SOLVED
-    assert replace(found, scale="paper").scale == "paper"
+        actual.status = Status.SOLVED
+    assert replace(actual, scale="paper").scale == "paper"

@@ -43,16 +43,16 @@ class TestArguments:
         assert torch.equal(own.get_state(), state)
 
     def test_the_paper_scale_is_the_raw_weighted_sum(self):
-        found = solved(scale="paper")
-        assert found.divisors == {}
-        assert found.objective == pytest.approx(sum(found.terms.values()) / 4)
+        solution = solved(scale="paper")
+        assert solution.divisors == {}
+        assert solution.objective == pytest.approx(sum(solution.terms.values()) / 4)
 
     def test_the_relative_scale_starts_at_order_one(self):
-        found = plain()
-        assert found.divisors["proximity"] == pytest.approx(
+        actual = plain()
+        assert actual.divisors["proximity"] == pytest.approx(
             sum(float(u.square().sum()) for u in parameters(teacher()).values())
         )
-        ratio = found.start_terms["curvature"] / found.divisors["curvature"]
+        ratio = actual.start_terms["curvature"] / actual.divisors["curvature"]
         assert 0.3 < ratio < 3
 
     @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ class TestArguments:
         ids=str,
     )
     def test_options_change_the_solution_and_lower_the_objective(self, options):
-        found = solved(**options)
-        assert found.objective < found.start_objective
-        assert not torch.equal(found.params["0.weight"], plain().params["0.weight"])
+        solution = solved(**options)
+        assert solution.objective < solution.start_objective
+        assert not torch.equal(solution.params["0.weight"], plain().params["0.weight"])
 
     def test_micro_batches_bound_the_memory_and_change_nothing_else(self):
         torch.testing.assert_close(solved(micro_batch=5).params, plain().params)
@@ -88,27 +88,27 @@ class TestArguments:
             return CROSS_ENTROPY(2 * outputs, targets)
 
         solver = replace(QUICK, batch_size=38)  # of which a step chooses examples
-        found, wanted = (solved(loss=loss, solver=solver) for loss in (in_place, plain))
-        torch.testing.assert_close(found.params, wanted.params)
+        actual, wanted = (solved(loss=loss, solver=solver) for loss in (in_place, plain))
+        torch.testing.assert_close(actual.params, wanted.params)
 
     def test_numbers_may_be_numpys(self):
         solver = TorchOpt(
             QUICK.optimizer, steps=np.int64(10), batch_size=np.int32(16), check_every=5
         )
-        found = solved(solver=solver, seed=np.int64(3), restarts=np.int8(1))
-        torch.testing.assert_close(found.params, solved(seed=3, restarts=1).params)
+        solution = solved(solver=solver, seed=np.int64(3), restarts=np.int8(1))
+        torch.testing.assert_close(solution.params, solved(seed=3, restarts=1).params)
 
     @pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
     def test_a_tensor_of_lambdas_may_need_no_data(self, dtype):
-        found = solved(torch.tensor([0, 1, 0, 0]).to(dtype), None)
-        assert list(found.terms) == ["proximity"]
+        solution = solved(torch.tensor([0, 1, 0, 0]).to(dtype), None)
+        assert list(solution.terms) == ["proximity"]
         with pytest.raises(ValueError, match="data: None, but the weight of task"):
             solved(torch.tensor([0.0, 1, 0, 0], requires_grad=True), None)
 
     def test_unseen_classes_leave_the_softmax_when_restricted(self):
-        found = solved((0.5, 0.5, 0, 0), restrict_classes=True)
+        solution = solved((0.5, 0.5, 0, 0), restrict_classes=True)
         last = "2.bias"  # of the class that the teacher does not know
-        assert found.params[last][2] == parameters(student())[last][2]
+        assert solution.params[last][2] == parameters(student())[last][2]
         free = solved((0.5, 0.5, 0, 0))
         assert free.params[last][2] < parameters(student())[last][2]
 
@@ -116,8 +116,8 @@ class TestArguments:
         def squared(outputs, targets):
             return ((outputs - targets) ** 2).mean(1)
 
-        found = solved(data=(X, randn(40, 2)), loss=squared, restrict_classes=True)
-        assert found.objective < found.start_objective
+        solution = solved(data=(X, randn(40, 2)), loss=squared, restrict_classes=True)
+        assert solution.objective < solution.start_objective
 
     def test_a_plain_callable_lifts(self):
         wide = mlp(6, 5, 3, seed=2)
@@ -125,19 +125,21 @@ class TestArguments:
         def pad(x):
             return nn.functional.pad(x, (0, 2))
 
-        found = initialize(teacher(), wide, QUARTERS, (X, Y), lift=pad, solver=QUICK)
-        assert found.objective < found.start_objective
-        assert found.params["0.weight"].shape == (5, 6)
+        solution = initialize(teacher(), wide, QUARTERS, (X, Y), lift=pad, solver=QUICK)
+        assert solution.objective < solution.start_objective
+        assert solution.params["0.weight"].shape == (5, 6)
 
     def test_frozen_parameters_stay(self):
         large = student()
         large[0].weight.requires_grad_(False)
-        found = initialize(teacher(), large, QUARTERS, (X, Y), solver=QUICK)
-        assert "0.weight" not in found.params
-        held = dict(found.student.named_parameters())["0.weight"]
-        assert torch.equal(held[:3], parameters(teacher())["0.weight"])
-        assert not held.requires_grad
-        assert not torch.equal(found.params["2.weight"][:2, :3], parameters(teacher())["2.weight"])
+        solution = initialize(teacher(), large, QUARTERS, (X, Y), solver=QUICK)
+        assert "0.weight" not in solution.params
+        kept = dict(solution.student.named_parameters())["0.weight"]
+        assert torch.equal(kept[:3], parameters(teacher())["0.weight"])
+        assert not kept.requires_grad
+        assert not torch.equal(
+            solution.params["2.weight"][:2, :3], parameters(teacher())["2.weight"]
+        )
 
     def test_integer_inputs_have_no_neighbours_but_every_other_term(self):
         def tagger(width, classes):
@@ -149,8 +151,8 @@ class TestArguments:
         with torch.random.fork_rng():
             small, large = tagger(2, 2), tagger(4, 3)
         tokens = torch.randint(7, (40, 3), generator=generator())
-        found = initialize(small, large, (0.4, 0.3, 0, 0.3), (tokens, Y), solver=QUICK)
-        assert list(found.terms) == ["task", "proximity", "curvature"]
+        solution = initialize(small, large, (0.4, 0.3, 0, 0.3), (tokens, Y), solver=QUICK)
+        assert list(solution.terms) == ["task", "proximity", "curvature"]
         with pytest.raises(TypeError, match="neighbours x' need floating inputs"):
             initialize(small, large, QUARTERS, (tokens, Y))
 
@@ -164,10 +166,10 @@ class TestArguments:
         with torch.random.fork_rng():
             small, large = net(3), net(5)
         small(X)  # statistics of its own
-        found = initialize(small, large, QUARTERS, (X, Y), solver=QUICK)
-        held = dict(found.student.named_buffers())
-        assert torch.equal(held["1.running_mean"][:3], small[1].running_mean)
-        assert not storages(found.student) & storages(small, large)
+        solution = initialize(small, large, QUARTERS, (X, Y), solver=QUICK)
+        kept = dict(solution.student.named_buffers())
+        assert torch.equal(kept["1.running_mean"][:3], small[1].running_mean)
+        assert not storages(solution.student) & storages(small, large)
         assert large[1].num_batches_tracked == 0
 
     def test_float32_data_for_a_float64_model(self):
@@ -198,8 +200,8 @@ def test_parameters_without_entries_stay():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_tensor_of_lambdas_in_another_dtype_than_the_model(dtype):
     point = torch.tensor(QUARTERS, dtype=dtype, requires_grad=True)
-    found = initialize(teacher().float(), student().float(), point, (X, Y), solver=QUICK)
-    assert found.params["0.weight"].dtype == torch.float32
-    assert not found.params["0.weight"].requires_grad
-    rows = [line.split()[:2] for line in str(found).splitlines()]
+    solution = initialize(teacher().float(), student().float(), point, (X, Y), solver=QUICK)
+    assert solution.params["0.weight"].dtype == torch.float32
+    assert not solution.params["0.weight"].requires_grad
+    rows = [line.split()[:2] for line in str(solution).splitlines()]
     assert ["curvature", "0.25"] in rows

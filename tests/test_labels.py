@@ -73,14 +73,14 @@ def test_a_loss_of_the_users_own_gets_them(mark, kind, options):
     )
     y = void(LABELS, mark) if vectors else positions(mark)
     loss = leaving_out(mark)
-    found = initialize(teacher, student, LAMBDAS, (X, y), loss=loss, solver=FEW, **options)
+    solution = initialize(teacher, student, LAMBDAS, (X, y), loss=loss, solver=FEW, **options)
     kept = y != mark
     classes = torch.tensor(options.get("classes", [0, 1, 2]))
-    outputs = found.student(X).detach()
+    outputs = solution.student(X).detach()
     if "restrict_classes" in options:
         outputs, classes = outputs[:, classes], torch.arange(3)
     places = torch.where(kept, classes[y.clamp(0, 2)], mark)
-    assert found.terms["task"] == pytest.approx(float(loss(outputs, places).mean()), rel=1e-6)
+    assert solution.terms["task"] == pytest.approx(float(loss(outputs, places).mean()), rel=1e-6)
 
 
 @pytest.mark.parametrize("label", [3, 4])

@@ -121,9 +121,9 @@ def test_bad_arguments_are_named(options, error, message, monkeypatch):
     ids=["requires grad", "rounded", "ndarray", "Lambdas"],
 )
 def test_the_start_may_be_given_as_initialize_takes_it(lambdas):
-    found = learned(lambdas=lambdas, search=Mirror(budget=1))
-    assert found.path[0].lambdas == pytest.approx((0.2, 0.4, 0.4, 0.0))
-    assert found.path[0].lambdas[3] == 0
+    result = learned(lambdas=lambdas, search=Mirror(budget=1))
+    assert result.path[0].lambdas == pytest.approx((0.2, 0.4, 0.4, 0.0))
+    assert result.path[0].lambdas[3] == 0
     if isinstance(lambdas, torch.Tensor):
         assert lambdas.grad is None
 
@@ -146,8 +146,8 @@ def test_test_data_that_share_nothing_are_welcome():
 @pytest.mark.slow
 def test_autocast_around_the_search_is_without_effect():
     small, large = mlp(4, 3, 2, seed=1).float(), mlp(4, 5, 3, seed=2).float()
-    found = []
+    results = []
     for rounded in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
-            found.append(learn(small, large, (X, Y), OuterLoss(V), solver=QUICK, search=FEW).path)
-    assert found[0] == found[1]
+            results.append(learn(small, large, (X, Y), OuterLoss(V), solver=QUICK, search=FEW).path)
+    assert results[0] == results[1]

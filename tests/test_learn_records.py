@@ -93,11 +93,11 @@ def changed(**values):
     """A record with other values, and a checksum that fits."""
 
     def change(text):
-        found = json.loads(text) | values
-        found = {name: value for name, value in found.items() if value is not ...}
-        found.pop("checksum", None)
-        fits = records.checksum([json.dumps(found)])
-        return json.dumps(found | {"checksum": fits} | values.get("and", {}))
+        content = json.loads(text) | values
+        content = {name: value for name, value in content.items() if value is not ...}
+        content.pop("checksum", None)
+        fits = records.checksum([json.dumps(content)])
+        return json.dumps(content | {"checksum": fits} | values.get("and", {}))
 
     return change
 
@@ -166,9 +166,9 @@ def test_a_best_solution_that_is_damaged_or_another_is_refused(copied, solves, k
         again(copied)
     assert not solves
     path.unlink()
-    found = content(again(copied))
+    result = content(again(copied))
     assert len(solves) == 1
-    assert found == kept[1]
+    assert result == kept[1]
 
 
 def test_files_that_are_lost_are_made_again(copied, solves, kept):
@@ -227,8 +227,8 @@ def at_once(folder, place, log):
     Run._solved = noted
     # A fork has none of its parent's OpenMP threads, and would wait for them.
     torch.set_num_threads(1)
-    found = content(again(folder))
-    place.write_text(json.dumps([found["text"], found["params"]]))
+    result = content(again(folder))
+    place.write_text(json.dumps([result["text"], result["params"]]))
 
 
 def test_two_processes_at_once_share_one_search(tmp_path, kept):

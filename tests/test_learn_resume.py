@@ -75,8 +75,8 @@ def test_a_search_cut_off_anywhere_goes_on_to_the_same_bits(options, tmp_path, m
             return call(directory, **options)
 
     whole = content(solve())
-    found = cut_off_at_every_write(tmp_path / "new" / "search", monkeypatch, solve)
-    assert content(found) == whole
+    actual = cut_off_at_every_write(tmp_path / "new" / "search", monkeypatch, solve)
+    assert content(actual) == whole
     solves.clear()
     assert content(solve(tmp_path / "new" / "search")) == whole
     assert not solves
@@ -168,16 +168,16 @@ def test_a_shuffling_loader_repeats(tmp_path, monkeypatch):
         loader = DataLoader(TensorDataset(X, Y), 16, shuffle=True, generator=generator(7))
         return call(directory, data=loader, search=Mirror(budget=5))
 
-    found = cut_off_at_every_write(tmp_path, monkeypatch, solve)
-    assert content(found) == content(solve())
+    actual = cut_off_at_every_write(tmp_path, monkeypatch, solve)
+    assert content(actual) == content(solve())
 
 
 def test_the_outer_loss_is_that_of_the_student_with_all_that_is_not_solved_for():
     """A frozen layer of the start moves with θ."""
-    found = call(
+    actual = call(
         parameters=("lambdas", "theta"), start="uniform", theta=0.5, search=Optuna(trials=3)
     )
-    best = [trial.outer for trial in found.path].index(found.outer)
+    best = [trial.outer for trial in actual.path].index(actual.outer)
     assert best > 0
-    again = OuterLoss(V).of(found.solution.student, 0)(parameters(found.solution.student))
-    assert float(again) == pytest.approx(found.outer, rel=1e-12)
+    again = OuterLoss(V).of(actual.solution.student, 0)(parameters(actual.solution.student))
+    assert float(again) == pytest.approx(actual.outer, rel=1e-12)

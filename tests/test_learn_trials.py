@@ -36,12 +36,12 @@ def test_slopes_are_there_without_gradient_mode():
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [0.5, 1.0])
 def test_optuna_keeps_to_the_neighbourhoods_bound(start):
-    found = learned(
+    result = learned(
         search=Optuna(trials=8), neighbourhood=Corruption(start), parameters=("lambdas", "delta")
     )
-    assert found.status is SearchStatus.BUDGET_SPENT
-    assert len(found.path) == 8
-    assert all(start / 3 - 1e-9 <= trial.delta <= 1 for trial in found.path)
+    assert result.status is SearchStatus.BUDGET_SPENT
+    assert len(result.path) == 8
+    assert all(start / 3 - 1e-9 <= trial.delta <= 1 for trial in result.path)
 
 
 class Uneven(torch.utils.data.Dataset):
@@ -74,13 +74,13 @@ def test_data_that_fail_midway_end_the_search_and_the_best_is_kept(search, share
     """While a trial is begun, or amid its steps."""
     models = mlp(4, 3, 2, seed=1), mlp(4, 5, 3, seed=2)
     data = Uneven(int(share * reads()))
-    found = learn(*models, data, OuterLoss(V), solver=QUICK, search=search)
-    assert found.status is SearchStatus.TRIAL_FAILED
-    assert "the disk is gone" in f"{found.error}{found.error.__cause__}"
-    assert isfinite(found.outer)
-    assert found.outer == found.path[0].outer
-    assert "TRIAL_FAILED" in str(found)
-    assert all(isfinite(t.outer) == (t.status is not Status.DATA_FAILED) for t in found.path)
+    result = learn(*models, data, OuterLoss(V), solver=QUICK, search=search)
+    assert result.status is SearchStatus.TRIAL_FAILED
+    assert "the disk is gone" in f"{result.error}{result.error.__cause__}"
+    assert isfinite(result.outer)
+    assert result.outer == result.path[0].outer
+    assert "TRIAL_FAILED" in str(result)
+    assert all(isfinite(t.outer) == (t.status is not Status.DATA_FAILED) for t in result.path)
 
 
 def test_data_that_fail_in_the_first_solve_are_an_error():
@@ -97,12 +97,12 @@ def test_a_trial_that_raises_does_not_lose_the_others():
                 raise RuntimeError("not here")
             return super().perturb(inputs, draw)
 
-    found = learned(
+    result = learned(
         search=Optuna(trials=4), neighbourhood=Once(0.3), parameters=("lambdas", "delta")
     )
-    assert found.status is SearchStatus.TRIAL_FAILED
-    assert str(found.error) == "not here"
-    assert len(found.path) == 1
+    assert result.status is SearchStatus.TRIAL_FAILED
+    assert str(result.error) == "not here"
+    assert len(result.path) == 1
     with pytest.raises(RuntimeError, match="not here"):
         learned(neighbourhood=Once(0.2))
 
@@ -112,9 +112,9 @@ def test_a_chosen_solution_whose_solve_failed_is_said():
     with pytest.warns(
         UserWarning, match="learn: the chosen solution's own solve ended as DIVERGED"
     ):
-        found = learned(solver=diverging, search=ONE)
-    assert found.solution.status.failed
-    assert "own solve ended as DIVERGED" in str(found)
+        result = learned(solver=diverging, search=ONE)
+    assert result.solution.status.failed
+    assert "own solve ended as DIVERGED" in str(result)
 
 
 def shuffled(data, seed):
@@ -151,7 +151,7 @@ def test_theta_is_learned_with_a_data_set_whose_shape_cannot_be_guessed():
         ).double()
 
     torch.manual_seed(0)
-    found = learn(
+    result = learn(
         net(3, 2),
         net(5, 3),
         TensorDataset(X, Y),
@@ -161,7 +161,7 @@ def test_theta_is_learned_with_a_data_set_whose_shape_cannot_be_guessed():
         solver=QUICK,
         search=ONE,
     )
-    assert isfinite(found.outer)
+    assert isfinite(result.outer)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_theta_is_learned_with_a_data_set_whose_shape_cannot_be_guessed():
 )
 def test_other_adjoints_lower_the_outer_loss(adjoint, solver, share):
     """Linear models and squares: one minimiser, well conditioned, on every processor."""
-    found = learn(
+    result = learn(
         mlp(4, 2, seed=1),
         mlp(4, 3, seed=2),
         (X, Y),
@@ -185,9 +185,9 @@ def test_other_adjoints_lower_the_outer_loss(adjoint, solver, share):
         loss=squares,
         lambdas=(0.4, 0.4, 0.2, 0),
     )
-    assert found.path[0].differentiated
-    assert not any(trial.mark for trial in found.path)
-    assert found.outer < share * found.start_outer
+    assert result.path[0].differentiated
+    assert not any(trial.mark for trial in result.path)
+    assert result.outer < share * result.start_outer
 
 
 SIGNS = (X[:, 0] > 0).long()
@@ -225,18 +225,18 @@ def at_a_saddle(search, solver):
     ids=["mirror", "optuna"],
 )
 def test_a_trial_that_ends_at_a_saddle_is_repeated_from_a_start_nearby(search, solver):
-    found = at_a_saddle(search, solver)
-    first, second = found.path[:2]
+    actual = at_a_saddle(search, solver)
+    first, second = actual.path[:2]
     assert first.status is Status.SADDLE
     assert first.mark == "SADDLE"
     assert second.again
     assert second.lambdas == first.lambdas
     assert second.status is not Status.SADDLE
     assert second.outer < 0.95 * first.outer
-    assert found.outer <= second.outer
-    assert "SADDLE" in str(found)
-    assert "again" in str(found)
-    assert len({trial.lambdas for trial in found.path}) > 1
+    assert actual.outer <= second.outer
+    assert "SADDLE" in str(actual)
+    assert "again" in str(actual)
+    assert len({trial.lambdas for trial in actual.path}) > 1
 
 
 class Refusing(Replay):
@@ -257,15 +257,15 @@ class Refusing(Replay):
         return outcome
 
 
-@pytest.mark.parametrize("when", ["solve", "derivative"])
+@pytest.mark.parametrize("when", [pytest.param("solve", marks=pytest.mark.slow), "derivative"])
 @pytest.mark.parametrize("calls", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_refused_derivative_does_not_end_the_search(calls, when):
-    found = learned(search=Mirror(budget=8, adjoint=Refusing(calls, when)))
-    assert isfinite(found.outer)
-    assert any(trial.differentiated for trial in found.path)
-    assert "no derivative" in str(found)
-    assert any(trial.error == "refused" for trial in found.path)
-    assert len({trial.lambdas for trial in found.path}) > 1
+    result = learned(search=Mirror(budget=8, adjoint=Refusing(calls, when)))
+    assert isfinite(result.outer)
+    assert any(trial.differentiated for trial in result.path)
+    assert "no derivative" in str(result)
+    assert any(trial.error == "refused" for trial in result.path)
+    assert len({trial.lambdas for trial in result.path}) > 1
 
 
 @pytest.mark.slow

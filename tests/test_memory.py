@@ -54,8 +54,8 @@ def kinds() -> list[Callable[[], object]]:
 
     def differentiated(adjoint: object, **options: object) -> None:
         lambdas = torch.tensor(weights, requires_grad=True)
-        found: phiopt.Solution = solved(lambdas, adjoint=adjoint, **options)  # type: ignore[assignment]
-        sum(p.square().sum() for p in found.params.values()).backward()  # type: ignore[union-attr]
+        actual: phiopt.Solution = solved(lambdas, adjoint=adjoint, **options)  # type: ignore[assignment]
+        sum(p.square().sum() for p in actual.params.values()).backward()  # type: ignore[union-attr]
 
     sgd = phiopt.TorchOpt(torchopt.sgd(1e6), steps=3, batch_size=32)
     lbfgs = phiopt.LBFGS(steps=3, draws=1)
@@ -118,8 +118,8 @@ def test_memory_does_not_grow_with_the_number_of_calls():
     code = "from tests.test_memory import measure; measure()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.splitlines()[-1])
-    assert found["ended"] == [
+    content = json.loads(run.stdout.splitlines()[-1])
+    assert content["ended"] == [
         "fine",
         "fine",
         "ValueError",
@@ -131,8 +131,8 @@ def test_memory_does_not_grow_with_the_number_of_calls():
         "fine",
         "ValueError",
     ]
-    assert found["seen"] >= found["size"]
-    (first, first_blocks), *_, (last, last_blocks) = found["used"]
+    assert content["seen"] >= content["size"]
+    (first, first_blocks), *_, (last, last_blocks) = content["used"]
     # Not even one call has kept a copy of the student, and a solution that stays is dozens of blocks.
-    assert last - first < found["size"], found["used"]
-    assert last_blocks - first_blocks < 5 * (CALLS - FIRST), found["used"]
+    assert last - first < content["size"], content["used"]
+    assert last_blocks - first_blocks < 5 * (CALLS - FIRST), content["used"]

@@ -62,23 +62,23 @@ def models(request):
     return Scaled(5, request.param), Scaled(8, request.param, values=(3.0, 4.0))
 
 
-def held(module):
+def state(module):
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 @pytest.mark.parametrize("fill", ["default", "zero-out", "net2wider", "vv-zz"])
 def test_every_fill_places_the_teachers_values(models, fill):
     teacher, student = models
-    before = {name: value.detach().clone() for name, value in held(student).items()}
+    before = {name: value.detach().clone() for name, value in state(student).items()}
     growth = GrowthMap.between(teacher, student)
     grown = grow(teacher, student, fill, map=growth)
-    carried = growth.extract({name: value.detach() for name, value in held(grown).items()})
+    carried = growth.extract({name: value.detach() for name, value in state(grown).items()})
     if fill == "default":
-        assert all(torch.equal(carried[name], value) for name, value in held(teacher).items())
+        assert all(torch.equal(carried[name], value) for name, value in state(teacher).items())
     else:
         torch.testing.assert_close(grown(X), teacher(X))
-    assert not any(map(overlapping, held(grown).values()))
-    assert all(torch.equal(held(student)[name], value) for name, value in before.items())
+    assert not any(map(overlapping, state(grown).values()))
+    assert all(torch.equal(state(student)[name], value) for name, value in before.items())
 
 
 def test_a_solve_is_saved_and_loaded(models, tmp_path):
@@ -86,8 +86,8 @@ def test_a_solve_is_saved_and_loaded(models, tmp_path):
     solution = initialize(teacher, student, LAMBDAS, (X, Y), solver=FEW)
     solution.save(tmp_path / "solution.safetensors")
     again = Solution.load(tmp_path / "solution.safetensors", student)
-    for name, value in held(solution.student).items():
-        assert torch.equal(held(again.student)[name], value)
+    for name, value in state(solution.student).items():
+        assert torch.equal(state(again.student)[name], value)
     torch.testing.assert_close(again.student(X), solution.student(X), rtol=0, atol=0)
 
 
@@ -96,18 +96,20 @@ def test_a_map_embeds_into_views_and_is_saved(models, tmp_path):
     growth = GrowthMap.between(teacher, student)
     growth.save(tmp_path / "map.safetensors")
     growth = GrowthMap.load(tmp_path / "map.safetensors", teacher, student)
-    u = {name: value.detach() for name, value in held(teacher).items()}
-    w = growth.embed(u, into={name: value.detach() for name, value in held(student).items()})
+    u = {name: value.detach() for name, value in state(teacher).items()}
+    w = growth.embed(u, into={name: value.detach() for name, value in state(student).items()})
     assert all(torch.equal(growth.extract(w)[name], value) for name, value in u.items())
-    assert (held(student)["scale"] >= 3).all()  # untouched
+    assert (state(student)["scale"] >= 3).all()  # untouched
 
 
 def test_a_start_of_views_and_its_derivative():
     teacher, student = (Scaled(width, "expanded parameter") for width in (5, 8))
     start = {name: p.detach().clone() for name, p in student.named_parameters()}
     start["net.0.bias"] = torch.full((1,), 0.5, dtype=torch.float64).expand(8).requires_grad_()
-    found = initialize(teacher, student, LAMBDAS, (X, Y), start=start, solver=FEW, adjoint=Replay())
-    slopes = torch.autograd.grad(found.params["net.0.bias"].sum(), start["net.0.bias"])
+    solution = initialize(
+        teacher, student, LAMBDAS, (X, Y), start=start, solver=FEW, adjoint=Replay()
+    )
+    slopes = torch.autograd.grad(solution.params["net.0.bias"].sum(), start["net.0.bias"])
     assert slopes[0].isfinite().all()
 
 
@@ -174,3 +176,35 @@ def test_windows_that_agree_stay_one_memory():
 )
 def test_overlap_is_read_off_the_strides(value, shared):
     assert overlapping(value) is shared
+
+
+class Cached(nn.Module):
+    """Adds a product of two parameters, which it keeps from its first forward pass on, as attention biases are kept."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.net = mlp(4, width, 3, seed=width)
+        self.bias = nn.Parameter(randn(3, 2, seed=width))
+        self.kept = {}
+
+    def train(self, mode=True):
+        self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return self.net(x) + self.bias.sum(1)
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.bias.sum(1)
+        return self.net(x) + self.kept["bias"]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_grown_student_forgets_what_it_computed_from_its_old_parameters(training):
+    teacher, student = Cached(5).double().eval(), Cached(8).double().eval()
+    before, old = teacher(X), student(X)
+    student.net.training = training
+    grown = grow(teacher, student, "zero-out")
+    assert torch.allclose(grown(X), before, atol=1e-12)
+    assert torch.equal(student(X), old)
+    assert [part.training for part in grown.modules()] == [p.training for p in student.modules()]

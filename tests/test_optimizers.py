@@ -19,7 +19,7 @@ def test_the_argmin_over_the_mask_is_that_of_the_restricted_quadratic():
     mask = torch.arange(weight.numel()).reshape(weight.shape) % 2 == 0
     optimizer = masked(torchopt.sgd(0.15, momentum=0.8), {"weight": mask})
     solver = TorchOpt(optimizer, steps=2000, batch_size=None, fresh=False)
-    found = solver.solve(objective, case.start, seed=3).params["weight"]
+    outcome = solver.solve(objective, case.start, seed=3).params["weight"]
 
     sample = objective.sample(case.start, None, 3, Stream.TRAIN, 0)
     value = lambda w: objective.value({"weight": w.reshape(weight.shape)}, sample)  # noqa: E731
@@ -27,7 +27,7 @@ def test_the_argmin_over_the_mask_is_that_of_the_restricted_quadratic():
     slope, curvature = grad(value)(w0)[free], hessian(value)(w0)[free][:, free]
     expected = w0.clone()
     expected[free] -= torch.linalg.solve(curvature, slope)
-    torch.testing.assert_close(found.flatten(), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(outcome.flatten(), expected, rtol=1e-8, atol=1e-8)
 
 
 def grown():
@@ -104,10 +104,10 @@ def test_a_gradient_is_shortened_to_the_norm_and_else_left(size):
     gradient = {"a": size * randn(3, seed=0), "b": size * randn(2, seed=1)}
     w = {name: torch.zeros_like(value) for name, value in gradient.items()}
     ours, theirs = clipped(torchopt.sgd(1.0), 0.5), torchopt.clip.clip_grad_norm(0.5)
-    found = ours.update(gradient, ours.init(w), params=w, inplace=False)[0]
+    gradients = ours.update(gradient, ours.init(w), params=w, inplace=False)[0]
     wanted = theirs.update(gradient, theirs.init(w), params=w, inplace=False)[0]
     for name in w:
-        torch.testing.assert_close(-found[name], wanted[name], rtol=1e-5, atol=1e-12)
+        torch.testing.assert_close(-gradients[name], wanted[name], rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [0.0, 0.1, 30.0])
@@ -207,8 +207,8 @@ def test_the_default_averages_over_as_many_steps_as_share_one_curvature():
         changed = objective.with_term(CurvatureTerm(Frobenius(every=every)))
         explicit = TorchOpt(default_optimizer(12, every=every), steps=12, batch_size=32)
         expected = explicit.solve(changed, start, seed=1).params
-        found = TorchOpt(steps=12, batch_size=32).solve(changed, start, seed=1).params
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        outcome = TorchOpt(steps=12, batch_size=32).solve(changed, start, seed=1).params
+        assert all(torch.equal(outcome[name], expected[name]) for name in expected)
 
 
 def test_a_bad_window_is_named():

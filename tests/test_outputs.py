@@ -91,8 +91,8 @@ OPTIONS = {
 def test_every_curvature_takes_them(shape, option):
     teacher, student, loss = models(shape)
     options = {"solver": FEW, "loss": loss, "throw": False, **OPTIONS[option]}
-    found = initialize(teacher, student, LAMBDAS, (X, Y), **options)
-    assert not found.lost
+    solution = initialize(teacher, student, LAMBDAS, (X, Y), **options)
+    assert not solution.lost
 
 
 @pytest.mark.slow

@@ -66,16 +66,16 @@ HEAVY += ("scipy.stats", "scipy.optimize", "scipy.linalg", "optuna")
 def imported_modules(file: Path) -> set[str]:
     """Absolute names of every module ``file`` imports, at any depth."""
     package = file.relative_to(ROOT).with_suffix("").parts[:-1]
-    found = set()
+    actual = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            actual |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join((*base, *([node.module] if node.module else [])))
             # `from phiopt import growth` names a room in its alias.
-            found |= {f"{module}.{a.name}" for a in node.names} if module == "phiopt" else {module}
-    return found
+            actual |= {f"{module}.{a.name}" for a in node.names} if module == "phiopt" else {module}
+    return actual
 
 
 def room(file: Path) -> str:

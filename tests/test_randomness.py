@@ -127,10 +127,10 @@ def test_the_same_seed_reads_the_same_and_another_does_not(name):
 
 
 def test_a_persistent_loader_that_is_in_use_goes_on():
-    held = loader(**KEPT)
-    others = iter(held)
+    kept = loader(**KEPT)
+    others = iter(kept)
     seen = [next(others)[1]]
-    read(held)
+    read(kept)
     seen += [y for _, y in others]
     assert torch.equal(torch.cat(seen), Y)
 
@@ -168,5 +168,7 @@ def test_persistent_workers_give_a_solve_and_a_search_the_same_numbers():
     assert robust[0] == robust[1]
     outer = phiopt.OuterLoss(data)
     weights = (0.5, 0.5, 0, 0)
-    found = phiopt.learn(teacher, student, data, outer, lambdas=weights, search=Twice(), solver=few)
-    assert found.path[0].outer == found.path[1].outer
+    result = phiopt.learn(
+        teacher, student, data, outer, lambdas=weights, search=Twice(), solver=few
+    )
+    assert result.path[0].outer == result.path[1].outer

@@ -40,7 +40,7 @@ def vit(width, heads, classes):
             id="MobileNetV2",
             marks=pytest.mark.slow,
         ),
-        pytest.param(lambda: vit(16, 2, 5), lambda: vit(32, 4, 10), id="ViT"),
+        pytest.param(lambda: vit(8, 2, 5), lambda: vit(16, 4, 10), id="ViT"),
     ],
 )
 def test_phi_starts_from_the_teachers_function_and_lowers_its_objective(teacher, student):

@@ -58,11 +58,11 @@ def section(run: Stored, out: Path, label: str) -> list[Block]:
             whole = [seed for seed in seeds if not _unsolved(run, resolution, seed)]
             solved = [r for seed in whole for r in _solved(run, resolution, seed)]
             if solved:
-                found = [record for record in learned if record["seed"] in whole]
+                searches = [record for record in learned if record["seed"] in whole]
                 stem = out / "figures" / f"{label}-{resolution}"
-                drawn = simplex.every(title, solved, found, stem)
+                drawn = simplex.every(title, solved, searches, stem)
                 blocks.append(Heading(3, f"{title}, resolution {resolution}"))
-                blocks += every(title, solved, found)
+                blocks += every(title, solved, searches)
                 blocks += [Figure(path.relative_to(out), text) for path, text in drawn.items()]
     return blocks
 
@@ -94,8 +94,8 @@ def _asked(run: Stored) -> dict[int, list[int]]:
 
 
 def _solved(run: Stored, resolution: int, seed: int) -> list[Record]:
-    mine = (record for record in run.lattice if record["seed"] == seed and "point" in record)
-    return [record for record in mine if sum(record["point"]) == resolution]
+    records = (record for record in run.lattice if record["seed"] == seed and "point" in record)
+    return [record for record in records if sum(record["point"]) == resolution]
 
 
 def _unsolved(run: Stored, resolution: int, seed: int) -> int:
@@ -138,23 +138,23 @@ def points(title: str, solved: Sequence[Record]) -> Table:
 def comparison(title: str, solved: Sequence[Record], learned: Sequence[Record]) -> Table:
     """One row a seed: the best point of the lattice, what was learned, and the gradients of each."""
     rows, pairs = [], []
-    for found in learned:
-        mine = [r for r in solved if r["seed"] == found["seed"] and r["outer"] is not None]
-        if not mine:
+    for search in learned:
+        solves = [r for r in solved if r["seed"] == search["seed"] and r["outer"] is not None]
+        if not solves:
             continue
-        best = min(mine, key=lambda record: record["outer"])
-        spent = sum(r["stats"]["gradient"] for r in solved if r["seed"] == found["seed"])
-        pairs.append((found["outer"], best["outer"]))
+        best = min(solves, key=lambda record: record["outer"])
+        spent = sum(r["stats"]["gradient"] for r in solved if r["seed"] == search["seed"])
+        pairs.append((search["outer"], best["outer"]))
         rows.append(
             [
-                str(found["seed"]),
-                f"{found['start_outer']:.4f}",
+                str(search["seed"]),
+                f"{search['start_outer']:.4f}",
                 f"{best['outer']:.4f}",
                 " ".join(f"{w:.3g}" for w in best["lambdas"]),
-                f"{found['outer']:.4f}",
-                " ".join(f"{w:.3g}" for w in found["lambdas"]),
-                f"{found['outer'] - best['outer']:+.4f}",
-                f"{found['gradients'] / spent:.2f}",
+                f"{search['outer']:.4f}",
+                " ".join(f"{w:.3g}" for w in search["lambdas"]),
+                f"{search['outer'] - best['outer']:+.4f}",
+                f"{search['gradients'] / spent:.2f}",
             ]
         )
     if len(pairs) > 1:
@@ -194,5 +194,5 @@ def _shown(values: Sequence[float | None], form: str) -> str:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return f"not finite ×{len(values) - len(known)}"
-    found = summary(known)
-    return f"{form.format(found.mean)} ± {form.format(found.sd)}"
+    mean_and_sd = summary(known)
+    return f"{form.format(mean_and_sd.mean)} ± {form.format(mean_and_sd.sd)}"

@@ -85,18 +85,18 @@ def _tasks(run: Stored) -> list[str]:
 
 
 def _task(run: Stored, task: str, title: str, out: Path, label: str) -> list[Block]:
-    found = run.of(task)
-    if not found:
+    task_records = run.of(task)
+    if not task_records:
         return []
-    drawn = figures.every(title, found, out / "figures" / f"{label}-{task}", ".svg")
+    drawn = figures.every(title, task_records, out / "figures" / f"{label}-{task}", ".svg")
     swept = []
-    if sweeps.has_thetas(found):
+    if sweeps.has_thetas(task_records):
         path = Path("figures") / f"{label}-{task}-theta.svg"
-        sweeps.theta_curves(found, title, out / path)
+        sweeps.theta_curves(task_records, title, out / path)
         swept.append(Figure(path, f"{title}: test accuracy, clean and with noise, against θ"))
     return [
         Heading(3, title),
-        *tables.every(title, found, run.variance(task)),
+        *tables.every(title, task_records, run.variance(task)),
         *(Figure(path.relative_to(out), caption) for path, caption in drawn.items()),
         *swept,
     ]
@@ -108,11 +108,11 @@ def _sizes(run: Stored, out: Path, label: str) -> list[Block]:
     networks = dict.fromkeys(task.rpartition("-")[0] for task in run.titles)
     for network in networks if run.settings["experiment"].startswith("samples") else ():
         titles = {t: title for t, title in run.titles.items() if t.rpartition("-")[0] == network}
-        found = [record for task in titles for record in run.of(task)]
-        if len({record["examples"] for record in found}) > 1:
+        all_records = [record for task in titles for record in run.of(task)]
+        if len({record["examples"] for record in all_records}) > 1:
             title = next(iter(titles.values())).rpartition(", ")[0]
             path = Path("figures") / f"{label}-{network}-sizes.svg"
-            sweeps.size_curves(found, title, out / path)
+            sweeps.size_curves(all_records, title, out / path)
             blocks.append(Figure(path, f"{title}: test measures against |D2|"))
     return blocks
 

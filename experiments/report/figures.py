@@ -29,7 +29,7 @@ STYLES: tuple[dict[str, Any], ...] = tuple(
 PANELS = {"accuracy": "accuracy", "cross_entropy": "cross-entropy"}
 
 
-def every(title: str, found: Sequence[Record], stem: Path, suffix: str) -> dict[Path, str]:
+def every(title: str, all_records: Sequence[Record], stem: Path, suffix: str) -> dict[Path, str]:
     """Draw the figures of one task beside ``stem``; their captions."""
     drawn = {}
 
@@ -39,17 +39,17 @@ def every(title: str, found: Sequence[Record], stem: Path, suffix: str) -> dict[
         return path
 
     caption = "validation accuracy and cross-entropy against epochs"
-    learning_curves(found, title, add("learning", caption))
-    if view := in_equal_epochs(found):
+    learning_curves(all_records, title, add("learning", caption))
+    if view := in_equal_epochs(all_records):
         path = add("equal-epochs", f"{caption}, φ's own not counted")
         learning_curves(view, f"{title}, equal epochs", path, "epochs of training on D2")
     path = add("corruption", "test accuracy and cross-entropy against corrupted pixels")
-    corruption_curves(found, title, path)
+    corruption_curves(all_records, title, path)
     return drawn
 
 
 def learning_curves(
-    found: Sequence[Record],
+    all_records: Sequence[Record],
     title: str,
     path: Path,
     against: str = "epochs of gradient evaluations, φ's own included",
@@ -60,7 +60,7 @@ def learning_curves(
     """
     figure, axes = panels(title, len(PANELS))
     for axis, measure in zip(axes, PANELS, strict=True):
-        for style, (method, records) in zip(STYLES, by_method(found).items(), strict=False):
+        for style, (method, records) in zip(STYLES, by_method(all_records).items(), strict=False):
             curves = [_curve(record, measure) for record in records]
             # A step is drawn as one: its foot is the last number below it.
             x = np.concatenate([x for x, _ in curves])
@@ -71,11 +71,11 @@ def learning_curves(
     save(figure, axes, path)
 
 
-def corruption_curves(found: Sequence[Record], title: str, path: Path) -> None:
+def corruption_curves(all_records: Sequence[Record], title: str, path: Path) -> None:
     """Test accuracy and loss against the percentage of corrupted pixels, mean ± sd over seeds."""
     figure, axes = panels(title, len(PANELS))
     for axis, measure in zip(axes, PANELS, strict=True):
-        for style, (method, records) in zip(STYLES, by_method(found).items(), strict=False):
+        for style, (method, records) in zip(STYLES, by_method(all_records).items(), strict=False):
             x = np.array(records[0]["corruption"]["percentages"])
             heights = np.array([record["corruption"][measure] for record in records])
             band(axis, x, heights, method, style)

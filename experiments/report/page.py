@@ -13,9 +13,9 @@ from experiments.report.tables import Table
 PIPE_WIDTH = 140
 
 
-def show(found: Sequence[Record], variance: dict[str, float], title: str) -> list[Table]:
+def show(all_records: Sequence[Record], variance: dict[str, float], title: str) -> list[Table]:
     """The tables of one task, printed."""
-    shown = tables.every(title, found, variance)
+    shown = tables.every(title, all_records, variance)
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
@@ -29,15 +29,15 @@ def write(
     out: Path,
     task: str,
     title: str,
-    found: Sequence[Record],
+    all_records: Sequence[Record],
     variance: dict[str, float],
     shown: Sequence[Table],
     suffix: str,
 ) -> None:
     """Write the figures (``suffix``: ``.svg`` or ``.png``), tables and records of one task."""
-    figures.every(title, found, out / task, suffix)
-    write_text(out / f"{task}.csv", tables.csv_text(found))
-    write_text(out / f"{task}-curves.csv", tables.curves_csv_text(found))
+    figures.every(title, all_records, out / task, suffix)
+    write_text(out / f"{task}.csv", tables.csv_text(all_records))
+    write_text(out / f"{task}-curves.csv", tables.curves_csv_text(all_records))
     write_text(out / f"{task}.md", "\n".join(table.markdown() for table in shown))
     write_text(out / f"{task}-variance.json", json.dumps(variance, indent=1))
-    write_text(out / f"{task}.json", json.dumps(found, indent=1, allow_nan=False))
+    write_text(out / f"{task}.json", json.dumps(all_records, indent=1, allow_nan=False))

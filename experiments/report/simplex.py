@@ -63,7 +63,7 @@ def slices(
         axis.set_rlabel(NAMES[2])
         axis.set_title(f"λ4 = {level:.3g}", pad=28)
         if level == 0:
-            for end in (np.array(found["lambdas"]) for found in learned):
+            for end in (np.array(search["lambdas"]) for search in learned):
                 if end[3] < FLAT:  # elsewhere it would lie in another slice
                     axis.plot(*(end[:3, None] / end[:3].sum()), "kx", markersize=7)
     figure.colorbar(drawn, ax=figure.axes, label="outer loss E, mean over seeds", shrink=0.7)
@@ -86,9 +86,9 @@ def tetrahedron(
     drawn = axis.scatter(
         *(lambdas @ CORNERS).T, c=values, s=15 + 150 * good**3, cmap=MAP, edgecolors="0.3"
     )
-    for found in learned:
+    for search in learned:
         best, way = np.inf, []
-        for trial in found["path"]:
+        for trial in search["path"]:
             if trial["outer"] is not None and trial["outer"] < best:
                 best = trial["outer"]
                 way.append(np.array(trial["lambdas"]) @ CORNERS)
@@ -100,12 +100,12 @@ def tetrahedron(
 
 def _levels(lambdas: np.ndarray) -> list[float]:
     """The λ4 at which points make a triangle."""
-    found = []
+    levels = []
     for level in np.unique(lambdas[:, 3]):
         here = lambdas[lambdas[:, 3] == level, :3]
         if np.linalg.matrix_rank(here - here[:1], tol=1e-9) == 2:
-            found.append(float(level))
-    return found
+            levels.append(float(level))
+    return levels
 
 
 def _means(solved: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

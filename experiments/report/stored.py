@@ -32,8 +32,8 @@ class Stored:
     def of(self, task: str) -> list[Record]:
         """The task's records, methods in the order they were asked for."""
         order = list(dict.fromkeys(m for entry in self.log for m in entry["methods"]))
-        mine = [record for record in self.records if record["task"] == task]
-        return sorted(mine, key=lambda r: (r["seed"], order.index(r["method"])))
+        task_records = [record for record in self.records if record["task"] == task]
+        return sorted(task_records, key=lambda r: (r["seed"], order.index(r["method"])))
 
     def variance(self, task: str) -> dict[str, float]:
         path = self.path / f"{task}-variance.json"
@@ -69,11 +69,11 @@ def read(path: Path) -> Stored:
     if (version := settings.get("format", 1)) not in range(1, FORMAT + 1):
         raise UsageError(f"{path}: its records are of format {version}, must be 1 to {FORMAT}")
     asked = {(entry["task"], method) for entry in log for method in entry["methods"]}
-    found = _objects(path / "records", schema.cell)
-    lattice = [record for record in found if "point" in record or "path" in record]
+    all_records = _objects(path / "records", schema.cell)
+    lattice = [record for record in all_records if "point" in record or "path" in record]
     records = [
         record
-        for record in found
+        for record in all_records
         if "method" in record and (record["task"], record["method"]) in asked
     ]
     reasons = {

@@ -14,15 +14,15 @@ UNIFORM = "uniform-"
 AGAINST_THETA = {name: BRIEF[name] for name in ("accuracy", "accuracy_30")}
 
 
-def has_thetas(found: Sequence[Record]) -> bool:
-    return len(_by_theta(found)) > 1
+def has_thetas(all_records: Sequence[Record]) -> bool:
+    return len(_by_theta(all_records)) > 1
 
 
-def theta_curves(found: Sequence[Record], title: str, path: Path) -> None:
+def theta_curves(all_records: Sequence[Record], title: str, path: Path) -> None:
     """U[0, θ] against θ; what has no θ is a level line."""
-    swept = _by_theta(found)
+    swept = _by_theta(all_records)
     x = np.array(sorted(swept))
-    levels = {m: r for m, r in by_method(found).items() if not m.startswith(UNIFORM)}
+    levels = {m: r for m, r in by_method(all_records).items() if not m.startswith(UNIFORM)}
     figure, axes = panels(title, len(AGAINST_THETA))
     for axis, (measure, label) in zip(axes, AGAINST_THETA.items(), strict=True):
         heights = _columns([swept[theta] for theta in x], measure)
@@ -37,11 +37,11 @@ def theta_curves(found: Sequence[Record], title: str, path: Path) -> None:
     save(figure, axes, path)
 
 
-def size_curves(found: Sequence[Record], title: str, path: Path) -> None:
-    """Every method against the number of D2's training images; ``found`` is of several tasks."""
+def size_curves(all_records: Sequence[Record], title: str, path: Path) -> None:
+    """Every method against the number of D2's training images; ``all_records`` are of several tasks."""
     figure, axes = panels(title, len(BRIEF))
     for axis, (measure, label) in zip(axes, BRIEF.items(), strict=True):
-        for style, (method, records) in zip(STYLES, by_method(found).items(), strict=False):
+        for style, (method, records) in zip(STYLES, by_method(all_records).items(), strict=False):
             sizes = sorted({record["examples"] for record in records})
             of_size = [[r for r in records if r["examples"] == size] for size in sizes]
             heights = _columns(of_size, measure)
@@ -53,10 +53,10 @@ def size_curves(found: Sequence[Record], title: str, path: Path) -> None:
     save(figure, axes, path)
 
 
-def _by_theta(found: Sequence[Record]) -> dict[float, list[Record]]:
+def _by_theta(all_records: Sequence[Record]) -> dict[float, list[Record]]:
     return {
         float(method.removeprefix(UNIFORM)): records
-        for method, records in by_method(found).items()
+        for method, records in by_method(all_records).items()
         if method.startswith(UNIFORM)
     }
 

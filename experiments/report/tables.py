@@ -73,56 +73,56 @@ def _cell(text: str) -> str:
     return markdown_text(text).replace("|", r"\|")
 
 
-def by_method(found: Sequence[Record]) -> dict[str, list[Record]]:
+def by_method(all_records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records of each method in order of seed, methods in order of appearance."""
     groups: dict[str, list[Record]] = {}
-    for record in sorted(found, key=lambda record: record["seed"]):
+    for record in sorted(all_records, key=lambda record: record["seed"]):
         groups.setdefault(record["method"], []).append(record)
     return groups
 
 
-def every(title: str, found: Sequence[Record], variance: dict[str, float]) -> list[Table]:
+def every(title: str, all_records: Sequence[Record], variance: dict[str, float]) -> list[Table]:
     """The tables of one task that have rows."""
     paired = (
         f"paired differences, 95 % bootstrap intervals ({HOLDS}: holds after Holm's correction)"
     )
     shown = [
-        results(f"{title}: mean ± sd over seeds", found, variance),
-        differences(f"{title}: {paired}", found),
-        equal_epochs(f"{title}: equal epochs, φ's own not counted, and {paired}", found),
-        others(f"{title}: other measures, mean ± sd over seeds", found),
-        solutions(f"{title}: φ, as its solver reports it (terms raw)", found),
+        results(f"{title}: mean ± sd over seeds", all_records, variance),
+        differences(f"{title}: {paired}", all_records),
+        equal_epochs(f"{title}: equal epochs, φ's own not counted, and {paired}", all_records),
+        others(f"{title}: other measures, mean ± sd over seeds", all_records),
+        solutions(f"{title}: φ, as its solver reports it (terms raw)", all_records),
     ]
     return [table for table in shown if table.rows]
 
 
-def results(title: str, found: Sequence[Record], variance: dict[str, float]) -> Table:
+def results(title: str, all_records: Sequence[Record], variance: dict[str, float]) -> Table:
     """Mean ± sd over seeds of each measure, and the prediction variance over seeds."""
     rows = []
-    for method, cells in _means(found, MEASURES).items():
+    for method, cells in _means(all_records, MEASURES).items():
         spread = f"{variance[method]:.4f}" if method in variance else "n/a"
         rows.append([method, *cells, spread])
-    teachers = "one teacher" if _one_teacher(found) else "each seed a teacher of its own"
+    teachers = "one teacher" if _one_teacher(all_records) else "each seed a teacher of its own"
     columns = ["initialisation", *MEASURES.values(), f"prediction variance, {teachers}"]
     return Table(title, columns, rows)
 
 
-def _one_teacher(found: Sequence[Record]) -> bool:
+def _one_teacher(all_records: Sequence[Record]) -> bool:
     """Whether the seeds are of students alone; records of formats 1 and 2 have a teacher each."""
-    return len({record.get("teacher_seed", record["seed"]) for record in found}) < len(
-        {record["seed"] for record in found}
+    return len({record.get("teacher_seed", record["seed"]) for record in all_records}) < len(
+        {record["seed"] for record in all_records}
     )
 
 
-def differences(title: str, found: Sequence[Record]) -> Table:
+def differences(title: str, all_records: Sequence[Record]) -> Table:
     """Paired differences against default extension with 95 % intervals; no row without a pair."""
-    rows = [[method, *cells] for method, cells in _differences(found, MEASURES).items()]
+    rows = [[method, *cells] for method, cells in _differences(all_records, MEASURES).items()]
     return Table(title, [f"against {REFERENCE}", *MEASURES.values()], rows)
 
 
-def equal_epochs(title: str, found: Sequence[Record]) -> Table:
+def equal_epochs(title: str, all_records: Sequence[Record]) -> Table:
     """Students after the same number of steps on D2, in brief; records of format 1 have none."""
-    view = in_equal_epochs(found)
+    view = in_equal_epochs(all_records)
     compared = _differences(view, BRIEF)
     rows = [
         [method, *cells, *compared.get(method, ["n/a"] * len(BRIEF))]
@@ -132,30 +132,30 @@ def equal_epochs(title: str, found: Sequence[Record]) -> Table:
     return Table(title, ["initialisation", *BRIEF.values(), *against], rows)
 
 
-def in_equal_epochs(found: Sequence[Record]) -> list[Record]:
+def in_equal_epochs(all_records: Sequence[Record]) -> list[Record]:
     """Records with that view's curve and measures in place of the main ones, where there is one."""
-    return [record | record["equal_epochs"] for record in found if "equal_epochs" in record]
+    return [record | record["equal_epochs"] for record in all_records if "equal_epochs" in record]
 
 
-def others(title: str, found: Sequence[Record]) -> Table:
+def others(title: str, all_records: Sequence[Record]) -> Table:
     """The measures beside the paper's; records of format 1 have none."""
-    view = [record for record in with_steps(found) if "fgsm" in record["test"]]
+    view = [record for record in with_steps(all_records) if "fgsm" in record["test"]]
     rows = [[method, *cells] for method, cells in _means(view, OTHERS).items()]
     return Table(title, ["initialisation", *OTHERS.values()], rows)
 
 
-def with_steps(found: Sequence[Record]) -> list[Record]:
+def with_steps(all_records: Sequence[Record]) -> list[Record]:
     """Records with the gradient evaluations to the target; None where it is not reached or not known.
 
     What an initialisation starts from is not its own: a curve counts from where w1 is had.
     """
     target = {
         (record["task"], record["seed"]): TARGET * record["curve"][-1]["accuracy"]
-        for record in found
+        for record in all_records
         if record["method"] == REFERENCE
     }
     completed = []
-    for record in found:
+    for record in all_records:
         aim = target.get((record["task"], record["seed"]))
         curve = [Point(**point) for point in record["curve"]]
         spent = record["initialisation_gradients"]
@@ -165,21 +165,21 @@ def with_steps(found: Sequence[Record]) -> list[Record]:
     return completed
 
 
-def overview(measure: str, found: Sequence[Record]) -> Table:
+def overview(measure: str, all_records: Sequence[Record]) -> Table:
     """One measure of every task of a run, mean ± sd over seeds: a row a method, a column a task."""
-    names = list(dict.fromkeys(record["task"] for record in found))
+    names = list(dict.fromkeys(record["task"] for record in all_records))
     rows = []
-    for method, records in by_method(found).items():
+    for method, records in by_method(all_records).items():
         of_task = {name: [r for r in records if r["task"] == name] for name in names}
         cells = [_mean(of, measure) for of in of_task.values()]
         rows.append([method, *cells])
     return Table(f"{MEASURES[measure]}, by task", ["initialisation", *names], rows)
 
 
-def solutions(title: str, found: Sequence[Record]) -> Table:
+def solutions(title: str, all_records: Sequence[Record]) -> Table:
     """What the solver reports of each φ, seeds averaged: status, λ, raw terms, objective, cost."""
     rows = []
-    for method, records in by_method(found).items():
+    for method, records in by_method(all_records).items():
         reports = [record["solution"] for record in records if record["solution"] is not None]
         if reports:
             statuses = [report["status"] for report in reports]
@@ -208,26 +208,26 @@ def _weights(reports: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{summary(weight).mean:.2g}" for weight in weights)
 
 
-def csv_text(found: Sequence[Record]) -> str:
+def csv_text(all_records: Sequence[Record]) -> str:
     """One row a record, full precision; empty where a record lacks the measure."""
     stream = io.StringIO()
     columns = ["task", "method", "seed", "learning_rate", "initialisation_gradients", "seconds"]
     measures = [*MEASURES, *OTHERS]
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*columns, *measures, *(f"{name}, equal epochs" for name in MEASURES)])
-    for record in with_steps(found):
+    for record in with_steps(all_records):
         longer = record.get("equal_epochs", {"test": {}})["test"]
         row = [*(record[c] for c in columns), *(record["test"].get(m) for m in measures)]
         writer.writerow([*row, *(longer.get(m) for m in MEASURES)])
     return stream.getvalue()
 
 
-def curves_csv_text(found: Sequence[Record]) -> str:
+def curves_csv_text(all_records: Sequence[Record]) -> str:
     """The figures' data: one row a point of a learning or corruption curve."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["task", "method", "seed", "against", "value", "accuracy", "cross_entropy"])
-    for record in found:
+    for record in all_records:
         cell = [record["task"], record["method"], record["seed"]]
         longer = record.get("equal_epochs", {"curve": []})["curve"]
         for against, curve in (("gradient evaluations", record["curve"]), ("steps", longer)):
@@ -239,9 +239,9 @@ def curves_csv_text(found: Sequence[Record]) -> str:
     return stream.getvalue()
 
 
-def _means(found: Sequence[Record], measures: Mapping[str, str]) -> dict[str, list[str]]:
+def _means(all_records: Sequence[Record], measures: Mapping[str, str]) -> dict[str, list[str]]:
     """A method's cells."""
-    groups = by_method(found)
+    groups = by_method(all_records)
     return {method: [_mean(records, m) for m in measures] for method, records in groups.items()}
 
 
@@ -254,9 +254,11 @@ def _mean(records: Sequence[Record], measure: str) -> str:
     return text if len(values) == len(records) else f"{text} ({len(values)} of {len(records)})"
 
 
-def _differences(found: Sequence[Record], measures: Mapping[str, str]) -> dict[str, list[str]]:
+def _differences(
+    all_records: Sequence[Record], measures: Mapping[str, str]
+) -> dict[str, list[str]]:
     """A method's cells against `REFERENCE`; Holm's correction is over the cells of all methods."""
-    groups = by_method(found)
+    groups = by_method(all_records)
     theirs = {record["seed"]: record["test"] for record in groups.pop(REFERENCE, ())}
     pairs = {
         (method, measure): [

@@ -53,8 +53,8 @@ def gradmax(growth: Growth, seed: int) -> Initialised:
     added = _spread([y.outgoing for y in layers], [y.new for y in layers], rows, quiet)
     grown = {name: value + added[name] for name, value in quiet.items()}
     tensors = state_of(student)
-    start, found = (with_tensors(student, {**tensors, **params}) for params in (quiet, grown))
-    return Initialised(found, 2 * ITERATIONS * PRODUCT, start)
+    start, moved = (with_tensors(student, {**tensors, **params}) for params in (quiet, grown))
+    return Initialised(moved, 2 * ITERATIONS * PRODUCT, start)
 
 
 def _directions(

@@ -49,8 +49,8 @@ def rest_afresh(growth: Growth, seed: int, student: nn.Module, kept: Layers) -> 
     places = {
         map.placements[name].student for layer in kept(layers_of(growth, map)) for name in layer
     }
-    held = {name: w[name].detach() for name in places}
-    return with_tensors(fresh, state_of(fresh) | held)
+    kept = {name: w[name].detach() for name in places}
+    return with_tensors(fresh, state_of(fresh) | kept)
 
 
 def first_half(layers: Sequence[Layer]) -> Sequence[Layer]:

@@ -34,14 +34,14 @@ class Layer:
 
 def grown_axes(state: Correspondence) -> list[Term]:
     """The layers whose units grow, each once; ψ's new pixels and the new classes are no layer's."""
-    found = {
+    axes = {
         id(leaf): leaf
         for place in state.places.values()
         for axis in place.axes
         for leaf in leaves(axis.term)
         if not (leaf.same or leaf.external or leaf.t == 0)
     }
-    return list(found.values())
+    return list(axes.values())
 
 
 def grown_layers(state: Correspondence, params: Params) -> list[Layer]:

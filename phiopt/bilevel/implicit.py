@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phiopt._checks import flag, fraction, part, positive
+from phiopt._inputs import entries_of
 from phiopt._transforms import outside_transforms
 from phiopt._types import Function, Params
 from phiopt._vector import to_vector
@@ -244,5 +245,5 @@ def _ends(point: StationaryPoint) -> Spectrum:
 
 def _versions(samples: list[Sample]) -> list[int]:
     """How often the tensors of the samples have been written to. They may be the caller's own."""
-    tensors = [tensor for sample in samples for tensor in (sample.inputs, sample.targets)]
-    return [tensor._version for tensor in tensors if tensor is not None]
+    parts = [part for sample in samples for part in (sample.inputs, sample.targets)]
+    return [x._version for part in parts if part is not None for x in entries_of(part).values()]

@@ -12,9 +12,20 @@ from torch import Generator, Tensor, nn
 from torch.func import grad
 
 from phiopt._checks import count, part, within
+from phiopt._inputs import (
+    Inputs,
+    Targets,
+    around_of,
+    as_loss_takes,
+    dtypes_of,
+    entries_of,
+    neighbours,
+    shapes_of,
+)
+from phiopt._outputs import logits_of, outputs_of
 from phiopt._types import Function, Loss, Model, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
-from phiopt.data import Data, Source, check_source
+from phiopt.data import Batch, Data, Source, check_source, leaves_out
 from phiopt.objective import Neighbourhood, Uniform, pure_model
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
@@ -80,7 +91,7 @@ class OuterLoss:
         neighbourhood: U_δ of the criterion, in the student's input space; None: ``Uniform(0.1)``.
         training: T^k; None: E is taken at w1 itself.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``; None: cross-entropy of logits
-            ``(batch, classes, ...)``, the classes on axis 1.
+            ``(batch, classes, ...)``, the classes on axis 1, or on the last axis of tokens in a mapping of outputs.
         batch_size: Examples of V that are drawn once and used; None (default) for all.
 
     Raises:
@@ -128,36 +139,38 @@ class OuterLoss:
         """
         like = next(student.parameters())
         generator = Generator(like.device).manual_seed(seed)
-        model = pure_model(student, lambda x: x)
+        default = self.loss is None
+        model = pure_model(student, lambda x: x, logits_of if default else outputs_of)
         loss = cross_entropy_along(1) if self.loss is None else self.loss
-        data = Data(self.data, like.device, like.dtype, "outer.data")
+        data = Data(self.data, like.device, like.dtype, "outer.data", default_loss=default)
         x, y = data.batch(self.batch_size, generator)
         if self.robust and not x.is_floating_point():
             raise TypeError(
-                f"outer.data: inputs are {x.dtype}, which have no neighbours x'; give "
+                f"outer.data: inputs are {dtypes_of(x)}, which have no neighbours x'; give "
                 "OuterLoss(..., robust=0)"
             )
         around = Uniform(0.1) if self.neighbourhood is None else self.neighbourhood
-        noisy = around.perturb(x, around.draw(x, generator)) if self.robust else x[None]
-        batches = _batches(self.training, like, generator)
+        clear = around_of(x) if self.robust else None
+        noisy = None if clear is None else around.perturb(clear, around.draw(clear, generator))
+        batches = _batches(self.training, like, generator, default)
         named = [("outer.data", x, y), *(("outer.training.data", *batch) for batch in batches)]
         for name, inputs, targets in named:
             outputs = _outputs(name, student, model, inputs[:2])
             if self.loss is None:
-                check_labels(name, outputs, targets)
+                check_labels(name, outputs, targets[:2], leaves_out(inputs))
             else:
                 _check_loss(loss, outputs, targets[:2], differentiable or bool(batches))
 
         def value(w: Params, beside: Params | None = None) -> Tensor:
-            def whole(w: Params, inputs: Tensor) -> Tensor:
+            def whole(w: Params, inputs: Inputs) -> Tensor:
                 return model((beside or {}) | w, inputs)
 
-            def plain(w: Params, inputs: Tensor, targets: Tensor) -> Tensor:
+            def plain(w: Params, inputs: Inputs, targets: Targets) -> Tensor:
                 return task(whole, loss, w, inputs, targets)
 
             w = _trained(self.training, plain, batches)(w)
             clean = plain(w, x, y) if self.robust < 1 else 0.0
-            rough = noise(whole, loss, w, noisy, y) if self.robust else 0.0
+            rough = 0.0 if noisy is None else noise(whole, loss, w, neighbours(x, noisy), y)
             return torch.as_tensor(
                 (1 - self.robust) * clean + self.robust * rough, device=like.device
             )
@@ -166,32 +179,33 @@ class OuterLoss:
 
 
 def _batches(
-    training: Training | None, like: Tensor, generator: Generator
-) -> list[tuple[Tensor, Tensor]]:
+    training: Training | None, like: Tensor, generator: Generator, default_loss: bool
+) -> list[Batch]:
     """The batches of T^k, drawn once."""
     if training is None:
         return []
-    data = Data(training.data, like.device, like.dtype, "outer.training.data")
+    name = "outer.training.data"
+    data = Data(training.data, like.device, like.dtype, name, default_loss=default_loss)
     return [data.batch(training.batch_size, generator) for _ in range(training.steps)]
 
 
-def _outputs(name: str, student: nn.Module, model: Model, inputs: Tensor) -> Tensor:
+def _outputs(name: str, student: nn.Module, model: Model, inputs: Inputs) -> Tensor:
     """The student's outputs, off the graph."""
     try:
         with torch.no_grad():
             return model({}, inputs)
     except RuntimeError as error:
         raise ValueError(
-            f"{name}: the student's forward pass fails on inputs {inputs.dtype} of shape "
-            f"{tuple(inputs.shape)}; they must be in the student's space, lifted already: {error}"
+            f"{name}: the student's forward pass fails on inputs {dtypes_of(inputs)} of shape "
+            f"{shapes_of(inputs)}; they must be in the student's space, lifted already: {error}"
         ) from error
 
 
-def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor, differentiable: bool) -> None:
+def _check_loss(loss: Loss, outputs: Tensor, targets: Targets, differentiable: bool) -> None:
     """Refuse an ``outer.loss`` that has a wrong shape, or no derivative, on two examples."""
     with torch.enable_grad():
-        losses = loss(outputs.detach().requires_grad_(), targets)
-    if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
+        losses = loss(outputs.detach().requires_grad_(), as_loss_takes(targets))
+    if not isinstance(losses, Tensor) or losses.shape != (len(targets),):
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(
             f"outer.loss: returned {shape} for {len(targets)} examples, must give one loss per "
@@ -206,8 +220,8 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor, differentiable: bo
 
 def _trained(
     training: Training | None,
-    loss: Callable[[Params, Tensor, Tensor], Tensor],
-    batches: list[tuple[Tensor, Tensor]],
+    loss: Callable[[Params, Inputs, Targets], Tensor],
+    batches: list[Batch],
 ) -> Callable[[Params], Params]:
     """T^k on these batches."""
     if training is None:
@@ -239,4 +253,4 @@ def check_disjoint(name: str, data: Source, test: Source) -> None:
 def _rows(name: str, source: Source) -> set[bytes]:
     data = Data(source, torch.device("cpu"), torch.float64, name)
     inputs, _ = data.batch(None, Generator())
-    return {row.numpy().tobytes() for row in inputs}
+    return {b"".join(x.numpy().tobytes() for x in entries_of(row).values()) for row in inputs}

@@ -214,9 +214,16 @@ class _Watched(Objective):
         return cls(**values, path=path)
 
     def sample(
-        self, params: Params, size: int | None, seed: int, stream: Stream, step: int
+        self,
+        params: Params,
+        size: int | None,
+        seed: int,
+        stream: Stream,
+        step: int,
+        *,
+        weighted: bool = False,
     ) -> Sample:
-        drawn = _Drawn(*super().sample(params, size, seed, stream, step))
+        drawn = _Drawn(*super().sample(params, size, seed, stream, step, weighted=weighted))
         drawn.draw = (size, seed, stream, step)
         return drawn
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
 
+from phiopt._inputs import Inputs, Targets, dtypes_of, entries_of, mapped
 from phiopt._transforms import plain
-from phiopt.data.given import Batch, Source, check_pair, check_range
+from phiopt.data.default_targets import LEFT_OUT, NextTokens, counted
+from phiopt.data.given import Batch, Source, batch_of, check_range
 from phiopt.data.readers import reader_of
 
 Compare: TypeAlias = Callable[[Batch | None, Exception | None], Exception | None]
@@ -22,17 +25,19 @@ class Data:
     """Batches ``(inputs, targets)`` of D1, checked, on one device, floating tensors in one dtype.
 
     Args:
-        source: ``(inputs, targets)`` of the same length; a map-style ``Dataset`` of pairs; or a ``DataLoader``,
-            whose batches are used in its order, again and again. Each pass starts new workers, also with
-            ``persistent_workers``. Never modified.
+        source: ``(inputs, targets)`` of the same length, or a mapping with labels; a list or map-style ``Dataset`` of
+            such examples; or a ``DataLoader``, whose batches are used in its order, again and again. Each pass starts
+            new workers, also with ``persistent_workers``. Never modified.
         device: The device of the batches.
         dtype: The dtype of floating inputs and targets. Integer inputs stay as they are, integer targets become
             int64.
         name: What errors call the data; default "data".
+        default_loss: Whether the targets are for cross-entropy. Labels of a causal language model are moved then; see
+            `NextTokens`.
 
     Raises:
         ValueError: The data are empty, or hold NaN or infinity, or inputs and targets differ in length.
-        TypeError: The source is of another kind, or a part of it is no tensor.
+        TypeError: The source is of another kind, or a part of it is no tensor or array.
 
     Tensors are checked at once. A data set or loader is checked batch by batch, as it is read.
 
@@ -42,12 +47,19 @@ class Data:
     """
 
     def __init__(
-        self, source: Source, device: torch.device, dtype: torch.dtype, name: str = "data"
+        self,
+        source: Source,
+        device: torch.device,
+        dtype: torch.dtype,
+        name: str = "data",
+        *,
+        default_loss: bool = False,
     ) -> None:
         self._device, self._dtype, self._name = device, dtype, name
         self._classes: int | None = None
         self._outputs: int | None = None
-        self._repeatable = isinstance(source, (tuple, list, TensorDataset))
+        self._next_tokens = NextTokens() if default_loss else None
+        self._repeatable = isinstance(source, (tuple, list, Mapping, TensorDataset))
         self._compare: Compare = lambda batch, error: error
         self.error: Exception | None = None
         self._reader = reader_of(name, source, self._checked)
@@ -63,7 +75,12 @@ class Data:
             TypeError: Targets are not integers.
         """
         self._classes, self._outputs = classes, outputs
-        self._check_labels(self.example[1])
+        self._check_labels(*self.example)
+        inputs, targets = self.example
+        if isinstance(targets, Tensor) and counted(inputs, targets).numel() == 0:
+            raise ValueError(
+                f"{self._name}: no label of the first batch counts, all are {LEFT_OUT}"
+            )
 
     @property
     def repeatable(self) -> bool:
@@ -113,22 +130,39 @@ class Data:
         other._compare = compare
         return other
 
-    def _checked(self, pair: Any) -> Batch:
-        inputs, targets = (plain(self._name, part) for part in check_pair(self._name, pair))
+    def _checked(self, given: Any) -> Batch:
+        inputs, targets = (
+            mapped(partial(plain, self._name), part) for part in batch_of(self._name, given)
+        )
         if len(inputs) == 0:
             raise ValueError(f"{self._name}: empty, at least one example is needed")
-        for name, part in (("inputs", inputs), ("targets", targets)):
-            if part.is_floating_point() and not part.isfinite().all():
-                raise ValueError(f"{self._name}: {name} hold NaN or infinity, must be finite")
-        if targets.is_complex():
-            raise TypeError(f"{self._name}: targets are {targets.dtype}, must be real")
-        self._check_labels(targets)
-        targets = targets if targets.is_floating_point() else targets.long()
+        for which, part in (("inputs", inputs), ("targets", targets)):
+            for key, tensor in entries_of(part).items():
+                self._check_finite(f"{which} {key}".strip(), tensor)
+        if any(tensor.is_complex() for tensor in entries_of(targets).values()):
+            raise TypeError(f"{self._name}: targets are {dtypes_of(targets)}, must be real")
+        if self._next_tokens is not None:
+            targets = self._next_tokens(self._name, inputs, targets)
+        self._check_labels(inputs, targets)
+        targets = mapped(lambda x: x if x.is_floating_point() else x.long(), targets)
         return self._placed("inputs", inputs), self._placed("targets", targets)
 
-    def _check_labels(self, targets: Tensor) -> None:
+    def _check_finite(self, which: str, tensor: Tensor) -> None:
+        """Refuse NaN and infinity. A mask that is added to scores may be -infinity."""
+        if not tensor.is_floating_point():
+            return
+        wrong = tensor.isnan() if "mask" in which else ~tensor.isfinite()
+        if wrong.any():
+            raise ValueError(f"{self._name}: {which} hold NaN or infinity, must be finite")
+
+    def _check_labels(self, inputs: Inputs, targets: Targets) -> None:
         if self._classes is None:
             return
+        if not isinstance(targets, Tensor):
+            raise TypeError(
+                f"{self._name}: targets are a mapping of {', '.join(targets.named)}, must be one tensor of integer "
+                "class indices (give loss=, which gets the mapping)"
+            )
         if targets.is_floating_point():
             raise TypeError(
                 f"{self._name}: targets are {targets.dtype}, must be integer class indices "
@@ -136,7 +170,9 @@ class Data:
             )
         teachers = f"the teacher has {self._classes} classes"
         if self._outputs is None:
-            check_range(self._name, targets, self._classes, teachers)
+            labels = counted(inputs, targets)
+            if labels.numel() or not targets.numel():
+                check_range(self._name, labels, self._classes, teachers)
             return
         unclear = targets[(targets >= self._classes) & (targets < self._outputs)]
         if unclear.numel():
@@ -146,12 +182,15 @@ class Data:
                 f"{self._outputs}, the student has so many outputs"
             )
 
-    def _placed(self, name: str, part: Tensor) -> Tensor:
-        dtype = self._dtype if part.is_floating_point() else part.dtype
-        placed = part.to(self._device, dtype)
-        if placed.dtype != part.dtype and not placed.isfinite().all():
+    def _placed(self, which: str, part: Inputs) -> Inputs:
+        return mapped(partial(self._placed_tensor, which), part)
+
+    def _placed_tensor(self, which: str, tensor: Tensor) -> Tensor:
+        dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
+        placed = tensor.to(self._device, dtype)
+        if placed.dtype != tensor.dtype and not (placed.isfinite() | ~tensor.isfinite()).all():
             raise ValueError(
-                f"{self._name}: {name} up to {float(part.abs().max()):.3g} do not fit into {dtype}, the "
+                f"{self._name}: {which} up to {float(tensor.abs().max()):.3g} do not fit into {dtype}, the "
                 "models'; scale them"
             )
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those

@@ -2,31 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-Source: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
-"""What a user may give as data: ``(inputs, targets)``, a map-style data set of such pairs, or a loader of batches."""
+from phiopt._given import LABELS, Array, tensors_of
+from phiopt._inputs import Inputs, Targets, entries_of
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
+Source: TypeAlias = (
+    tuple[Array | tuple[Array, ...] | Mapping[str, Array], Array | Mapping[str, Array]]
+    | Mapping[str, Any]
+    | list[Any]
+    | Dataset[Any]
+    | DataLoader[Any]
+)
+"""What a user may give as data: ``(inputs, targets)``, a mapping with labels, a list or map-style data set of such
+pairs or mappings, or a loader of batches. See docs/data.md."""
+
+Batch: TypeAlias = tuple[Inputs, Targets]
 
 
 def check_source(name: str, source: Any) -> None:
     """Refuse, by ``name``, an object that is no source of data, before anything is read."""
-    if isinstance(source, (tuple, list)):
-        check_pair(name, source)
-    elif isinstance(source, type) or not isinstance(source, (Dataset, DataLoader)):
+    if isinstance(source, Iterator):
+        raise TypeError(
+            f"{name}: got {type(source).__name__}, which can be read only once; must be a list of what it yields, a "
+            "Dataset or a DataLoader, for data are read again and again"
+        )
+    if isinstance(source, Mapping | tuple | list):
+        if not is_list_of_items(source):
+            batch_of(name, source)
+    elif not is_map_style(source) and not isinstance(source, DataLoader | Dataset):
         raise TypeError(no_source(name, source))
 
 
 def no_source(name: str, source: Any) -> str:
     return (
-        f"{name}: got {type(source).__name__}, must be (inputs, targets) tensors, a Dataset or a "
-        "DataLoader"
+        f"{name}: got {type(source).__name__}, must be (inputs, targets) tensors, a mapping with labels, a list of "
+        "pairs, a Dataset or a DataLoader"
     )
+
+
+def is_map_style(source: Any) -> bool:
+    """Whether the source is a data set whose examples are read by their number."""
+    if isinstance(source, type | DataLoader | Tensor | np.ndarray | str | bytes | Mapping):
+        return False
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+def is_list_of_items(source: Any) -> bool:
+    """Whether the source is a list of examples: of pairs, or of mappings with labels."""
+    if not isinstance(source, list) or not source:
+        return False
+    return all(map(paired, source)) or all(map(labelled, source))
+
+
+def paired(value: Any) -> bool:
+    """Whether ``value`` is a pair."""
+    return isinstance(value, (tuple, list)) and len(value) == 2
+
+
+def labelled(value: Any) -> bool:
+    """Whether ``value`` is a mapping with labels."""
+    return isinstance(value, Mapping) and any(name in value for name in LABELS)
 
 
 def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
@@ -42,35 +83,31 @@ def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
         )
 
 
-def check_pair(name: str, pair: Any) -> Batch:
-    """Inputs and targets. A ``pair`` that is not two plain tensors with the same number of examples is refused by
-    ``name``.
+def batch_of(name: str, given: Any) -> Batch:
+    """Inputs and targets. What is not a pair of plain tensors, or a mapping of plain tensors with labels, all with the
+    same number of examples, is refused by ``name``.
     """
-    if not paired(pair):
+    if isinstance(given, Mapping):
+        given = _split(name, given)
+    if not paired(given):
+        parts = isinstance(given, tuple | list) and len(given) > 1
+        several = "; several inputs are one part, ((a, b), targets)" if parts else ""
         raise TypeError(
-            f"{name}: got {kind_of(pair)}, must be a pair (inputs, targets){several_inputs(pair)}"
+            f"{name}: got {kind_of(given)}, must be a pair (inputs, targets), or a mapping with labels{several}"
         )
-    for which, part in zip(("inputs", "targets"), pair, strict=True):
-        if not isinstance(part, Tensor):
-            raise TypeError(
-                f"{name}: {which} are {type(part).__name__}, must be a Tensor{several_inputs(part)}"
+    inputs, targets = tensors_of(name, "inputs", given[0]), tensors_of(name, "targets", given[1])
+    lengths = {key or "inputs": len(x) for key, x in entries_of(inputs).items()}
+    lengths |= {f"targets {key}".strip(): len(x) for key, x in entries_of(targets).items()}
+    if len(set(lengths.values())) > 1:
+        if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
+            raise ValueError(
+                f"{name}: {len(inputs)} inputs and {len(targets)} targets, must be equally many"
             )
-        if part.is_meta or part.is_nested or part.layout != torch.strided:
-            kind = "on meta" if part.is_meta else f"nested or {part.layout}"
-            raise TypeError(f"{name}: {which} are {kind}, must be plain tensors of numbers")
-        if part.dim() == 0:
-            raise ValueError(f"{name}: {which} are a single number, must have a batch axis")
-    inputs, targets = pair
-    if len(inputs) != len(targets):
+        listed = ", ".join(f"{key}: {length}" for key, length in lengths.items())
         raise ValueError(
-            f"{name}: {len(inputs)} inputs and {len(targets)} targets, must be equally many"
+            f"{name}: entries of different lengths ({listed}), must be equally many examples"
         )
     return inputs, targets
-
-
-def paired(value: Any) -> bool:
-    """Whether ``value`` is a pair."""
-    return isinstance(value, (tuple, list)) and len(value) == 2
 
 
 def kind_of(value: Any) -> str:
@@ -78,8 +115,14 @@ def kind_of(value: Any) -> str:
     return f"{len(value)} parts" if isinstance(value, (tuple, list)) else type(value).__name__
 
 
-def several_inputs(parts: object) -> str:
-    """Advice where there are several inputs."""
-    several = isinstance(parts, dict) or (isinstance(parts, tuple | list) and len(parts) > 1)
-    how = "; several inputs are joined to one tensor, which a wrapper of both models splits"
-    return how if several else ""
+def _split(name: str, given: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Inputs and targets of a mapping, which is not changed."""
+    labels = [key for key in LABELS if key in given]
+    if len(labels) != 1:
+        keys = ", ".join(map(str, given)) or "none"
+        found = f"has {' and '.join(labels)}" if labels else "has no labels"
+        raise TypeError(
+            f"{name}: a mapping with the entries {keys} {found}, must have one of {', '.join(LABELS)} as targets; or "
+            "give a pair (inputs, targets), either of which may be a mapping"
+        )
+    return {key: value for key, value in given.items() if key != labels[0]}, given[labels[0]]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from phiopt._inputs import Inputs, entries_of
 from phiopt._randomness import at_end, begun_anew
-from phiopt.data.given import Batch, kind_of, no_source, paired, several_inputs
+from phiopt.data.collate import collated
+from phiopt.data.given import Batch, is_list_of_items, is_map_style, no_source
 
 SPREAD = 12
 """Examples of a map-style data set on which derivatives are checked. They are evenly spread, because the first
 examples of a sorted set have the same label."""
 
 Checked: TypeAlias = Callable[[Any], Batch]
-"""From a pair of a user's source to a checked batch."""
+"""From a batch as a user's source gives it to a checked batch."""
 
 
 class Reader(Protocol):
@@ -43,18 +45,18 @@ def reader_of(name: str, source: Any, checked: Checked) -> Reader:
         return LoaderReader(name, source, checked)
     if isinstance(source, TensorDataset):
         source = source.tensors
-    if isinstance(source, Dataset):
-        return DatasetReader(name, source, checked)
-    if isinstance(source, (tuple, list)):
+    if isinstance(source, Mapping | tuple | list) and not is_list_of_items(source):
         return TensorReader(source, checked)
+    if isinstance(source, Dataset) or is_map_style(source):
+        return DatasetReader(name, source, checked)
     raise TypeError(no_source(name, source))
 
 
 class TensorReader:
-    """``(inputs, targets)``, checked at once."""
+    """``(inputs, targets)``, or a mapping with labels, checked at once."""
 
-    def __init__(self, pair: Any, checked: Checked) -> None:
-        self.example = checked(pair)
+    def __init__(self, whole: Any, checked: Checked) -> None:
+        self.example = checked(whole)
         self.length: int | None = len(self.example[0])
 
     def spread(self) -> Batch:
@@ -67,7 +69,7 @@ class TensorReader:
 
 
 class DatasetReader:
-    """A map-style data set of pairs, checked as it is read."""
+    """A map-style data set of pairs or mappings, checked as it is read."""
 
     def __init__(self, name: str, dataset: Any, checked: Checked) -> None:
         if isinstance(dataset, IterableDataset):
@@ -90,24 +92,7 @@ class DatasetReader:
         return self._load(range(len(self.dataset)) if index is None else index.tolist())
 
     def _load(self, index: range | list[int]) -> Batch:
-        items = [self.dataset[i] for i in index]
-        if not all(map(paired, items)):
-            bad = next(item for item in items if not paired(item))
-            raise TypeError(
-                f"{self.name}: an item of the data set is {kind_of(bad)}, each must be a pair "
-                "(input, target); a DataLoader with a collate_fn can make batches of such pairs"
-            )
-        if not isinstance(items[0][0], Tensor):
-            raise TypeError(
-                f"{self.name}: the data set's inputs are {type(items[0][0]).__name__}, must be "
-                "tensors: give it a transform such as torchvision.transforms.ToTensor()"
-                + several_inputs(items[0][0])
-            )
-        try:
-            batch = default_collate(items)
-        except (RuntimeError, TypeError) as error:
-            raise TypeError(f"{self.name}: examples do not stack into a batch: {error}") from error
-        return self.checked(batch)
+        return self.checked(collated(self.name, [self.dataset[i] for i in index]))
 
 
 class LoaderReader:
@@ -147,8 +132,8 @@ class LoaderReader:
         parts = [self._first(batches)]
         while (batch := self._following(batches)) is not None:
             parts.append(batch)
-        whole = map(_joined, ("inputs", "targets"), zip(*parts, strict=True))
-        return cast(Batch, tuple(whole))
+        inputs, targets = zip(*parts, strict=True)
+        return _joined("inputs", inputs), _joined("targets", targets)
 
     def _begin(self) -> Iterator[Any]:
         self.passes += 1
@@ -170,8 +155,8 @@ class LoaderReader:
         return batch
 
     def _following(self, batches: Iterator[Any]) -> Batch | None:
-        pair = _next(self.name, batches)
-        return None if pair is None else self.checked(pair)
+        batch = _next(self.name, batches)
+        return None if batch is None else self.checked(batch)
 
 
 def _next(name: str, batches: Iterator[Any]) -> Any | None:
@@ -198,14 +183,28 @@ def _next(name: str, batches: Iterator[Any]) -> Any | None:
         return None
 
 
-def _joined(name: str, parts: tuple[Tensor, ...]) -> Tensor:
+def _joined(which: str, parts: tuple[Inputs, ...]) -> Inputs:
     """The batches of one pass as one."""
+    first, entries = parts[0], [entries_of(part) for part in parts]
+    if any(set(part) != set(entries[0]) for part in entries):
+        raise ValueError(
+            f"data: the loader's {which} have different entries in different batches, must have the same to be used "
+            "all at once: give the solver a batch_size"
+        )
+    if isinstance(first, Tensor):
+        return _whole(which, [part[""] for part in entries])
+    for key in entries[0]:
+        first = first.with_entry(key, _whole(f"{which} {key}", [part[key] for part in entries]))
+    return first
+
+
+def _whole(which: str, parts: list[Tensor]) -> Tensor:
     try:
         return torch.cat(parts)
     except RuntimeError as error:
         shapes = sorted({tuple(part.shape[1:]) for part in parts})
         raise ValueError(
-            f"data: the loader's {name} are of shapes {shapes} in different batches, must be of one shape "
+            f"data: the loader's {which} are of shapes {shapes} in different batches, must be of one shape "
             "to be used all at once: give the solver a batch_size"
         ) from error
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from phiopt._inputs import Inputs, apply_to
 from phiopt._modules import unchanged
 from phiopt._types import Params
 from phiopt.derivatives.calls import Call, custom_functions, tensors
@@ -43,6 +44,9 @@ JUMPS: dict[Any, str] = {
 """Functions whose derivative is zero where it exists."""
 
 
+_NOTHING = torch.empty(0)
+"""What a function returns that is called for what happens in it."""
+
 LARGER = (3.0, 10.0)
 """Factors of larger inputs, at which a backward pass written by hand is looked at too."""
 
@@ -65,7 +69,7 @@ class Guilty(NamedTuple):
     larger: float = 1.0
 
 
-def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
+def guilty_layers(model: nn.Module, inputs: Inputs, wrap: Wrap) -> list[Guilty]:
     """The innermost modules whose outputs have a wrong gradient in those of their parameters and inputs
     that require grad, in the order in which the modules run.
 
@@ -83,7 +87,7 @@ def guilty_layers(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
     return [guilty for _, guilty in reversed(culprits)]
 
 
-def guilty_by_hand(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Guilty]:
+def guilty_by_hand(model: nn.Module, inputs: Inputs, wrap: Wrap) -> list[Guilty]:
     """The innermost modules with a ``torch.autograd.Function`` whose gradient is wrong at larger inputs. A backward
     pass written by hand may be right at some inputs only.
     """
@@ -117,13 +121,13 @@ def larger(
     return []
 
 
-def _calls(model: nn.Module, inputs: Tensor, wrap: Wrap) -> list[Call]:
+def _calls(model: nn.Module, inputs: Inputs, wrap: Wrap) -> list[Call]:
     calls: list[Call] = []
 
     def run(params: Params) -> Tensor:
         with torch.enable_grad(), differentiable(), unchanged(model):
             calls.extend(layer_calls(model, inputs))
-        return inputs
+        return _NOTHING
 
     wrap(run)({})
     return calls
@@ -145,7 +149,7 @@ def guilty_function(function: Function, at: Params, name: str | None, kind: str)
     return [Guilty(name, kind, tuple(dict.fromkeys(cuts)), tuple(dict.fromkeys(jumps)))]
 
 
-def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | None:
+def unsteady_layer(model: nn.Module, inputs: Inputs, wrap: Wrap) -> Guilty | None:
     """The first innermost module whose outputs change when a gradient is recorded.
 
     ``model`` is in evaluation mode and may be changed.
@@ -158,7 +162,7 @@ def unsteady_layer(model: nn.Module, inputs: Tensor, wrap: Wrap) -> Guilty | Non
 
 
 def _outputs(
-    model: nn.Module, inputs: Tensor, wrap: Wrap, recording: bool
+    model: nn.Module, inputs: Inputs, wrap: Wrap, recording: bool
 ) -> list[tuple[str, Tensor]]:
     """The modules' outputs by name, those of inner modules first."""
     named: list[tuple[str, Tensor]] = []
@@ -173,8 +177,8 @@ def _outputs(
 
     def run(params: Params) -> Tensor:
         with torch.set_grad_enabled(recording), differentiable():
-            model(inputs.clone())
-        return inputs
+            apply_to(model, inputs.clone())
+        return _NOTHING
 
     try:
         trained = {p: p.requires_grad for p in model.parameters()}

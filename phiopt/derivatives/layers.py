@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from phiopt._inputs import Inputs, apply_to
 from phiopt._modules import unchanged
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
@@ -17,7 +18,7 @@ from phiopt.derivatives.calls import Call, recorded, tensors
 from phiopt.derivatives.composite import differentiable
 
 
-def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
+def layer_calls(model: nn.Module, inputs: Inputs) -> list[Call]:
     """The first call of each module that runs when ``model`` is called on ``inputs``. A module inside which no other
     module runs is a layer (``not call.inner``).
 
@@ -28,7 +29,7 @@ def layer_calls(model: nn.Module, inputs: Tensor) -> list[Call]:
         if isinstance(part, nn.Embedding):
             part.padding_idx = None
     with recorded(model) as calls:
-        model(inputs)
+        apply_to(model, inputs)
     return calls
 
 

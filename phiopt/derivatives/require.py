@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from phiopt._inputs import Inputs, apply_to, mapped
 from phiopt._modules import evaluating
 from phiopt._outputs import outputs_of
 from phiopt._types import Params
@@ -49,7 +50,7 @@ class Composed(Protocol):
 
 def require_derivatives(
     module: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     loss: Composed,
     params: Params,
     weight: str = "lambdas.curvature",
@@ -87,7 +88,7 @@ def require_derivatives(
             )
     model = evaluating(module).requires_grad_(True)
     with torch.enable_grad(), differentiable(), recorded(model) as calls:
-        outputs = outputs_of(model(inputs.clone()))
+        outputs = outputs_of(apply_to(model, inputs.clone()))
     for call in calls:
         for kernel in sorted(call.kernels & SILENTLY_WRONG):
             raise TypeError(
@@ -117,11 +118,11 @@ def require_derivatives(
             )
 
 
-def undifferentiable(module: nn.Module, inputs: Tensor) -> list[str]:
+def undifferentiable(module: nn.Module, inputs: Inputs) -> list[str]:
     """Paths of the innermost layers whose first derivative ``torch.func`` cannot take."""
     model = evaluating(module).requires_grad_(True)
     with torch.enable_grad(), differentiable(), recorded(model) as calls:
-        model(inputs.clone())
+        apply_to(model, inputs.clone())
 
     def fails(call: Call) -> bool:
         function, at = _layer(call)
@@ -161,7 +162,7 @@ def _require_of_loss(loss: Composed, params: Params, advice: str) -> None:
             )
 
 
-def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
+def _wrong_layers(model: nn.Module, inputs: Inputs) -> list[str]:
     """The innermost user-written modules whose derivatives differ from finite differences."""
 
     def wrong(call: Call) -> bool:
@@ -171,7 +172,7 @@ def _wrong_layers(model: nn.Module, inputs: Tensor) -> list[str]:
         orders = derivative_orders(*as_scalar(call, composite=True), kinked=True)
         return not (orders[2].holds and orders[3].holds)
 
-    inputs = inputs.double() if inputs.is_floating_point() else inputs.clone()
+    inputs = mapped(lambda x: x.double() if x.is_floating_point() else x.clone(), inputs)
     return _innermost(layer_calls(model, inputs), wrong)
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from phiopt._inputs import Inputs
 from phiopt._types import Model, Params
 from phiopt._vector import to_params, to_vector
 from phiopt.distributed.exchange import all_reduce
@@ -83,7 +84,7 @@ def data_parallel(model: Model, group: ProcessGroup) -> Model:
     """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
 
-    def outputs(params: Params, inputs: Tensor) -> Tensor:
+    def outputs(params: Params, inputs: Inputs) -> Tensor:
         n = len(inputs)
         if n < size:
             return model(params, inputs)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phiopt._described import checksum, described
+from phiopt._inputs import entries_of
 from phiopt.data import Batch, Data
 from phiopt.distributed.exchange import LostError, all_gather_text
 
@@ -57,7 +58,8 @@ def replicated(data: Data, group: ProcessGroup, device: torch.device) -> Data:
     """
 
     def compared(batch: Batch | None, error: Exception | None) -> Exception | None:
-        sketches = [_sketch(part) for part in batch or ()]
+        tensors = {i: entries_of(part) for i, part in enumerate(batch or ())}
+        sketches = [(i, key, _sketch(x)) for i, part in tensors.items() for key, x in part.items()]
         failure = None if error is None else "reading failed"
         reports = _exchanged(group, device, Report(failure, {"a batch": str(sketches)}))
         if any(report.failure for report in reports):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phiopt._inputs import Inputs, lifted, main_first, main_of, with_main
 from phiopt._types import Lift
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.departure import Comparison, Difference, Gap, matched, on_teacher
@@ -50,7 +51,7 @@ class Agreement:
         teacher: Forward,
         student: Forward,
         lift: Lift,
-        batches: Sequence[Tensor],
+        batches: Sequence[Inputs],
         seed: int,
     ) -> None:
         assert map.correspondence is not None
@@ -58,7 +59,7 @@ class Agreement:
         self._state: Correspondence = map.correspondence
         self._teacher, self._lift, self._seed, self._dtype = teacher, lift, seed, map.traced[1]
         self.refused: Exception | None = None
-        self._inputs: list[tuple[Tensor, Tensor]] = []
+        self._inputs: list[tuple[Inputs, Inputs]] = []
         for batch in batches:
             x = teacher.placed(batch)
             try:
@@ -126,7 +127,7 @@ class Agreement:
         if worst == 0.0:
             return None
         values = [
-            matched(planned, ran, kept, [given])
+            matched(planned, ran, kept, main_first(given))
             for planned, (ran, kept), given in (
                 (self._state.teacher, small, x),
                 (self._state.student, large, z),
@@ -138,13 +139,14 @@ class Agreement:
         comparison = Comparison(self._state, values[0], values[1], tolerance)
         return Difference(largest, comparison.first())
 
-    def _worst(self, gaps: Sequence[Gap], x: Tensor, old: Outputs, level: float) -> float:
+    def _worst(self, gaps: Sequence[Gap], x: Inputs, old: Outputs, level: float) -> float:
         """The largest relative difference that is more than rounding; 0.0 if all are rounding.
 
         Rounding is measured: it is what the teacher's outputs change when its parameters and input move by ``level``.
         """
         noise = [0.0] * len(gaps)
-        floor = level * float(x.abs().max()) if x.is_floating_point() else level
+        main = main_of(x)
+        floor = level * float(main.abs().max()) if main.is_floating_point() else level
         generator = torch.Generator().manual_seed(self._seed)
         worst = 0.0
         for _ in range(2):
@@ -164,13 +166,13 @@ class Agreement:
         return worst
 
     def _changes(
-        self, x: Tensor, old: Outputs, level: float, generator: torch.Generator
+        self, x: Inputs, old: Outputs, level: float, generator: torch.Generator
     ) -> list[float]:
         """Largest change of each output when the parameters and, if the model takes it, the input move by ``level``."""
         u = {n: moved(v, level, generator) for n, v in self._teacher.tensors.items()}
         teacher = self._teacher.holding(u)
         try:
-            new = teacher(moved(x, level, generator), self._seed)
+            new = teacher(lifted(lambda t: moved(t, level, generator), x), self._seed)
         except REFUSALS:
             new = teacher(x, self._seed)
         return [Gap.between(a, b).change for a, b in zip(old, new, strict=True)]
@@ -184,20 +186,22 @@ class Agreement:
             for a, b, pair in zip(old, new, pairs, strict=False)
         ]
 
-    def _lifted(self, x: Tensor, student: Forward) -> Tensor:
+    def _lifted(self, inputs: Inputs, student: Forward) -> Inputs:
         """ψ(x), with the teacher's inputs exactly at the coordinates that the map gives them."""
+        x = main_of(inputs)
         try:
             z = steady("lift", lambda: self._lift(x))
         except REFUSALS:
             z = self._lift(x.to(self._dtype))
-        z = student.placed(z)
+        lifted_inputs = student.placed(with_main(inputs, z))
+        z = main_of(lifted_inputs)
         if not z.is_floating_point():
-            return z
+            return lifted_inputs
         pair = self._state.pair(self._state.teacher.inputs[0], self._state.student.inputs[0])
         index = np.ix_(*(index_map(a.term) for a in pair.axes))
         out = z.clone()
         out[index] = x.to(z)
-        return out
+        return with_main(lifted_inputs, out)
 
     def _note(self, outputs: Sequence[Outputs | Exception]) -> None:
         errors = [x for x in outputs if isinstance(x, Exception)]
@@ -217,7 +221,7 @@ def _close(teacher: Forward, student: Forward) -> float:
     return max(CLOSE, *(ROUNDINGS * torch.finfo(model.dtype).eps for model in (teacher, student)))
 
 
-def _drawing(model: Forward, x: Tensor, seed: int) -> bool:
+def _drawing(model: Forward, x: Inputs, seed: int) -> bool:
     """Whether two passes of one model differ."""
     passes = zip(model(x, seed), model(x, seed + 1), strict=True)
     return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in passes)

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from phiopt.growth.catalogue import facts
 from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.example import REFUSALS
 from phiopt.growth.graph import Node, Trace, Value
+from phiopt.growth.nested import leaves
 from phiopt.growth.replay import called
 
 Settings = dict[str, float]
@@ -95,7 +95,7 @@ class Closing:
         lookup = () if known.lookup is None else (known.lookup.indices,)
         given: dict[int, Tensor] = {}
         for name, argument in node.arguments.items():
-            for v in (x for x in tree_leaves(argument) if isinstance(x, Value)):
+            for v in (x for x in leaves(argument) if isinstance(x, Value)):
                 if v.id in self._trace.constants:
                     given[v.id] = self._trace.constants[v.id].cpu()
                 elif name in lookup or name in known.masks:

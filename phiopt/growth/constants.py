@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from phiopt.growth.catalogue import facts
+from phiopt.growth.nested import leaves, mapped
 
 LARGEST = 2**22
 """Largest number of coordinates of a constant that is computed."""
@@ -44,7 +44,7 @@ class Constants:
         self, func: Any, name: str, args: Any, kwargs: Any, outputs: Sequence[Tensor]
     ) -> bool:
         """Follow one operation, and return whether it reads nothing but constants."""
-        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        inputs = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
         if not facts(name).creates and any(self.value(x) is None for x in inputs):
             written = {storage(x) for x in outputs}
             self._written |= {storage(x) for x in inputs if id(x) in self._values} & written
@@ -54,10 +54,10 @@ class Constants:
             return True
         results: Sequence[Any] = outputs
         if self._meta:
-            args, kwargs = tree_map(self._real, (args, kwargs))
+            args, kwargs = mapped(self._real, (args, kwargs))
             if kwargs.get("device") is not None:
                 kwargs["device"] = torch.device("cpu")
-            results = [x for x in tree_flatten(func(*args, **kwargs))[0] if isinstance(x, Tensor)]
+            results = [x for x in leaves(func(*args, **kwargs)) if isinstance(x, Tensor)]
         self._values |= {id(x): y for x, y in zip(outputs, results, strict=True)}
         return True
 

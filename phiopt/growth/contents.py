@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from phiopt._inputs import Several
 from phiopt._types import Lift
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.inserted import Inserted
@@ -28,6 +29,7 @@ class MapContents:
         inserted: Sequence[Inserted] = (),
         fresh: Mapping[str, tuple[int, ...]] | None = None,
         traced: tuple[tuple[int, ...], torch.dtype] | None = None,
+        beside: Several | None = None,
         aliases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
         unplaced: Collection[str] = (),
     ) -> None:
@@ -38,6 +40,7 @@ class MapContents:
         self.inserted = tuple(inserted)
         self.fresh = dict(fresh or {})
         self.traced = traced
+        self.beside = beside
         self.aliases = aliases
         self.unplaced = frozenset(unplaced)
 

@@ -54,7 +54,7 @@ class Correspondence:
 
     def __post_init__(self) -> None:
         self._by_student: dict[str, TensorPlace] = {}
-        self._computed = self.teacher.producers(), self.student.producers()
+        self._computed = self.teacher.producers, self.student.producers
 
     def start(self, t: Value, s: Value, pair: Pair) -> None:
         """Record that ``s`` stands for ``t``."""

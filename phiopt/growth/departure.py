@@ -121,7 +121,7 @@ class Comparison:
         self._state, self._teacher, self._student = state, teacher, student
         self._tolerance = tolerance
         self._factors = sorted({1.0, *_factors(state)})
-        self._producers = [trace.producers() for trace in (state.teacher, state.student)]
+        self._producers = [trace.producers for trace in (state.teacher, state.student)]
         first: dict[int, int] = {}
         for new, old in state.twins.items():
             first[old.id] = min(new, first.get(old.id, new))

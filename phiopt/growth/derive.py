@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+import numpy as np
 from torch import Tensor, nn
 
+from phiopt._inputs import Inputs, main_of, mapped, with_main
 from phiopt._modules import state_of, unsaved
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
@@ -43,22 +45,24 @@ def derive(
     student: nn.Module,
     lift: Lift | None,
     classes: Sequence[int] | Tensor | None,
-    inputs: Tensor | None,
+    inputs: Inputs | None,
     correspondence: Mapping[str, str] | None,
 ) -> MapContents:
     """What a map is made of; see `GrowthMap.between`."""
-    check_traceable(teacher, student)
+    check_traceable(teacher, student, inputs)
     names = named(teacher, student, correspondence)
-    if not isinstance(inputs, Tensor | None):
-        raise TypeError(f"inputs={inputs!r} must be a Tensor, a batch of the teacher's inputs")
-    example = inputs[:2] if inputs is not None else accepted(teacher, None, "teacher")
-    example = example.detach().to("cpu")
-    small = recorded(teacher, example, "teacher")
-    lift, made = lifted(student, example, lift)
+    given: Inputs
+    if inputs is None:
+        given, small = accepted(teacher, None, "teacher")
+    else:
+        given = mapped(lambda x: x.detach().to("cpu"), inputs[:2])
+        small = recorded(teacher, given, "teacher")
+    lift, made, large = lifted(student, given, lift)
+    example = main_of(given)
     moves = Moves.of(lift, example, made)
     try:
         large, (state, inserted, chosen, axis) = _matched_at_some_size(
-            small, student, moves, made, classes, names
+            small, large, student, moves, with_main(given, made), classes, names
         )
     except AlignmentError as error:
         _check_recurrent(teacher, student, error)
@@ -93,6 +97,7 @@ def derive(
         aliases=(aliases_of(teacher), aliases_of(student)),
         unplaced=unsaved(teacher),
         traced=(tuple(example.shape), example.dtype),
+        beside=None if isinstance(given, Tensor) else given,
     )
 
 
@@ -148,9 +153,10 @@ def _check_chosen(trace: Trace, error: AlignmentError) -> None:
 
 def _matched_at_some_size(
     small: Trace,
+    large: Trace,
     student: nn.Module,
     moves: Moves,
-    made: Tensor,
+    inputs: Inputs,
     classes: Sequence[int] | Tensor | None,
     names: Named,
 ) -> tuple[Trace, tuple[Correspondence, list[Inserted], Tensor, int]]:
@@ -158,7 +164,7 @@ def _matched_at_some_size(
 
     A recurrent net repeats its operations for each step of a sequence, so the lengths must agree.
     """
-    large = recorded(student, made, "student")
+    made = main_of(inputs)
     try:
         return large, _matched(small, large, moves, classes, names)
     except AlignmentError as error:
@@ -170,7 +176,7 @@ def _matched_at_some_size(
                 moves.example.shape[d] if d in axes else size for d, size in enumerate(made.shape)
             ]
             try:
-                large = recorded(student, made.new_zeros(shape), "student")
+                large = recorded(student, with_main(inputs, made.new_zeros(shape)), "student")
                 match = _matched(small, large, moves, classes, names)
             except AlignmentError as error:
                 failures += [error, *error.alternatives]
@@ -221,7 +227,7 @@ def _follow(
     state = Correspondence(small, large, moves=moves)
     if moves.reason is not None:
         state.inexact_reasons[f"the input: {moves.reason}"] = None
-    (t,), (s,) = small.inputs, large.inputs
+    (t, *others), (s, *others_s) = small.inputs, large.inputs
     axes = [Axis(Term(t.shape[0], s.shape[0]))]
     sizes = zip(moves.index_maps, moves.size, s.shape[1:], strict=True)
     for dim, (indices, whole, size) in enumerate(sizes, start=1):
@@ -234,6 +240,9 @@ def _follow(
             Axis(Term(size, size) if at_teachers_size else fixed(indices, size, external=True))
         )
     state.start(t, s, Pair(tuple(axes)))
+    for t, s in zip(others, others_s, strict=True):  # ψ leaves them as they are
+        same = [Axis(fixed(np.arange(n), n, external=True)) for n in t.shape[1:]]
+        state.start(t, s, Pair((Axis(Term(t.shape[0], s.shape[0])), *same)))
     insertions = Insertions(state)
     for teacher, student in steps:
         if teacher is not None and student is not None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from phiopt._inputs import Inputs, dtypes_of, main_of, shapes_of, with_main
 from phiopt.growth.graph import Trace
 from phiopt.growth.trace import trace
 
@@ -56,24 +57,25 @@ def steady(name: str, call: Callable[[], T]) -> T:
     ) from refusal
 
 
-def recorded(module: nn.Module, example: Tensor, role: str) -> Trace:
+def recorded(module: nn.Module, example: Inputs, role: str) -> Trace:
     """The trace of ``module`` on ``example``; on real values if the forward pass needs more than shapes."""
     try:
         return trace(module, example)
     except REFUSALS:
-        if example.device.type == "meta":
+        if main_of(example).device.type == "meta":
             raise
         try:
             return trace(module, example, values=True)
         except REFUSALS as error:
             raise ValueError(
-                f"the {role}'s forward pass fails on a {example.dtype} input of shape {tuple(example.shape)}: "
+                f"the {role}'s forward pass fails on a {dtypes_of(example)} input of shape {shapes_of(example)}: "
                 f"{error}"
             ) from error
 
 
-def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
-    """An input that ``module`` accepts: of the shape of ``like``, of a shape near it, or of a guessed shape.
+def accepted(module: nn.Module, like: Inputs | None, role: str) -> tuple[Tensor, Trace]:
+    """An input that ``module`` accepts, with its trace: of ``like``'s shape, of a shape near it, or of a guessed one.
+    Of several inputs it is the main one, and the others are those of ``like``.
 
     Raises:
         ValueError: The module accepts no shape that was tried; ``inputs=`` settles it.
@@ -81,15 +83,15 @@ def accepted(module: nn.Module, like: Tensor | None, role: str) -> Tensor:
     Errors of the forward pass that are none of `REFUSALS` are not caught.
     """
     refusal: Exception | None = None
-    for example in _candidates(module, like):
-        for values in (False, True) if example is like else (False,):
+    main = None if like is None else main_of(like)
+    for example in _candidates(module, main):
+        for values in (False, True) if example is main else (False,):
             try:
-                trace(module, example, values=values)
+                inputs = example if like is None else with_main(like, example)
+                return example, trace(module, inputs, values=values)
             except REFUSALS as error:
-                refusal = error if example is like else refusal
-            else:
-                return example
-    near = "" if like is None else f" near the teacher's {tuple(like.shape)}"
+                refusal = error if example is main else refusal
+    near = "" if like is None else f" near the teacher's {shapes_of(like)}"
     why = "" if refusal is None else f"; on that shape its forward pass fails: {refusal}"
     raise ValueError(
         f"no input shape{near} that the {role} accepts could be found; pass inputs=, a batch, or lift={why}"

@@ -63,7 +63,7 @@ class _Graph:
         self._state = state
         trace = state.student
         self._readers: dict[int, list[Node]] = defaultdict(list)
-        self._producers, self._data = trace.producers(), Computation.of(trace).data
+        self._producers, self._data = trace.producers, Computation.of(trace).data
         live = {o.id for o in trace.outputs}
         for node in reversed(trace.nodes):
             if any(o.id in live for o in node.outputs):

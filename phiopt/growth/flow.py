@@ -28,7 +28,7 @@ class Flow:
     readers: Mapping[int, list[Node]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.producers = self.trace.producers()
+        self.producers = self.trace.producers
         readers: dict[int, list[Node]] = {}
         for node in self.trace.nodes:
             for value in node.inputs:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from phiopt._attention import plain_attention
-from phiopt._modules import copied, state_of, without_process_wide_hooks
+from phiopt._inputs import Inputs, apply_with, joined, mapped
+from phiopt._modules import copied, state_of, unchanged, without_process_wide_hooks
 from phiopt._outputs import tensors_of
 from phiopt._types import Params
 from phiopt.growth.departure import Gap
@@ -54,21 +55,23 @@ class Forward:
     def dtype(self) -> torch.dtype:
         return next(x.dtype for x in self.tensors.values() if x.is_floating_point())
 
-    def placed(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.dtype if x.is_floating_point() else x.dtype)
+    def placed(self, x: Inputs) -> Inputs:
+        return mapped(
+            lambda t: t.to(self.device, self.dtype if t.is_floating_point() else t.dtype), x
+        )
 
-    def __call__(self, x: Tensor, seed: int) -> Outputs:
+    def __call__(self, x: Inputs, seed: int) -> Outputs:
         """The tensors among the outputs. The global generators start from ``seed``."""
 
         def run() -> object:
             _seed(seed)
-            return torch.func.functional_call(self.module, self._fresh(), (self.placed(x),))
+            return apply_with(self.module, self._fresh(), self.placed(x))
 
-        with plain_attention(), without_process_wide_hooks():
+        with plain_attention(), unchanged(self.module), without_process_wide_hooks():
             result = steady("forward", run)
         return tensors_of(result)
 
-    def values(self, x: Tensor, seed: int) -> tuple[Trace, dict[int, Tensor]]:
+    def values(self, x: Inputs, seed: int) -> tuple[Trace, dict[int, Tensor]]:
         """The trace of a forward pass, and the results of its operations by the ids of the trace."""
         _seed(seed)
         keep: dict[int, Tensor] = {}
@@ -80,7 +83,7 @@ class Forward:
         return {name: value.clone() for name, value in self.tensors.items()}
 
 
-def on_each(model: Forward, batches: Sequence[Tensor], seed: int) -> list[Outputs | Exception]:
+def on_each(model: Forward, batches: Sequence[Inputs], seed: int) -> list[Outputs | Exception]:
     """The outputs on each batch, or the error with which the model refuses it.
 
     The first batch has a forward pass of its own. The others share a pass if the model treats examples one by one. To
@@ -96,10 +99,10 @@ def on_each(model: Forward, batches: Sequence[Tensor], seed: int) -> list[Output
 
 
 def _together(
-    model: Forward, batches: Sequence[Tensor], again: Tensor, before: Outputs, seed: int
+    model: Forward, batches: Sequence[Inputs], again: Inputs, before: Outputs, seed: int
 ) -> list[Outputs] | None:
     """The outputs on each batch, from one forward pass over all; ``None`` if examples influence each other."""
-    outputs = _attempt(model, torch.cat([*batches, again]), seed)
+    outputs = _attempt(model, joined([*batches, again]), seed)
     sizes = [len(x) for x in (*batches, again)]
     if isinstance(outputs, Exception) or len(outputs) != len(before):
         return None
@@ -112,7 +115,7 @@ def _together(
     return [list(part) for part in zip(*(y.split(sizes) for y in outputs), strict=True)][:-1]
 
 
-def _attempt(model: Forward, x: Tensor, seed: int) -> Outputs | Exception:
+def _attempt(model: Forward, x: Inputs, seed: int) -> Outputs | Exception:
     try:
         return model(x, seed)
     except REFUSALS as error:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from phiopt._checks import shown
 from phiopt._files import differences
+from phiopt._inputs import Inputs, Several
 from phiopt._modules import state_of
 from phiopt._types import Lift, Params
 
@@ -37,8 +38,8 @@ def check_shape(argument: str, name: str, value: Tensor, shape: tuple[int, ...])
         )
 
 
-def check_traceable(teacher: nn.Module, student: nn.Module) -> None:
-    """Check that both models can be traced: plain modules with parameters, whose forward passes take one tensor.
+def check_traceable(teacher: nn.Module, student: nn.Module, inputs: Inputs | None) -> None:
+    """Check that both models can be traced: plain modules with parameters, whose forward passes take the inputs.
 
     Raises:
         TypeError, ValueError: A model cannot be traced; the message says which and why.
@@ -58,21 +59,32 @@ def check_traceable(teacher: nn.Module, student: nn.Module) -> None:
                 raise ValueError(
                     f"{role}: {name} is not initialised yet, run a batch through the module first"
                 )
-        _check_inputs(role, module)
+        _check_inputs(role, module, inputs)
         if not any(True for _ in module.parameters()):
             raise ValueError(f"{role}={type(module).__name__} has no parameters")
 
 
-def _check_inputs(role: str, module: nn.Module) -> None:
-    """Check that the forward pass takes one tensor, and that its other arguments have defaults."""
-    given = signature(module.forward).parameters.values()
-    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    needed = [p.name for p in given if p.default is Parameter.empty and p.kind in kinds]
-    if len(needed) > 1:
+def _check_inputs(role: str, module: nn.Module, inputs: Inputs | None) -> None:
+    """Check that the forward pass takes these inputs, or one tensor, and that its other arguments have defaults."""
+    several = inputs if isinstance(inputs, Several) else None
+    forward = signature(module.forward)
+    try:
+        if several is None:
+            forward.bind(inputs)
+        else:
+            forward.bind(*several.positional, **several.named)
+    except TypeError as error:
+        kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        taken = ", ".join(p.name for p in forward.parameters.values() if p.kind in kinds)
+        takes = f"the forward pass of {type(module).__name__} takes {taken or 'nothing'}"
+        if several is None:
+            raise TypeError(
+                f"{role}: {takes}; inputs is one tensor, must be a tuple or a mapping of them ({error})"
+            ) from error
         raise TypeError(
-            f"{role}: the forward pass of {type(module).__name__} takes {', '.join(needed)}, must take one tensor: "
-            "wrap both models in modules that take the inputs joined along an axis and split them there"
-        )
+            f"inputs: got {', '.join(several.entries)}, must be a Tensor or as many as are taken; {role}: {takes} "
+            f"({error})"
+        ) from error
 
 
 def check_models(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+
+from phiopt.growth.nested import leaves
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class Node:
         packet = getattr(getattr(torch.ops, namespace), name)
         vars(self).update(state | {"target": getattr(packet, overload)})
 
-    @property
+    @cached_property
     def inputs(self) -> list[Value]:
-        return [x for x in tree_flatten(self.arguments)[0] if isinstance(x, Value)]
+        return [x for x in leaves(self.arguments) if isinstance(x, Value)]
 
     def __str__(self) -> str:
         shapes = ", ".join(str(list(o.shape)) for o in self.outputs)
@@ -64,6 +67,7 @@ class Trace:
     buffers: frozenset[str] = frozenset()
     """Names of the buffers."""
 
-    def producers(self) -> dict[int, Node]:
+    @cached_property
+    def producers(self) -> Mapping[int, Node]:
         """The operation that makes each value, by the value's id."""
         return {o.id: node for node in self.nodes for o in node.outputs}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from phiopt._checks import flag, instance, one_of, part, seed_of, two_models, within
+from phiopt._given import GivenInputs, inputs_of
+from phiopt._inputs import lifted
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Params
@@ -56,7 +58,7 @@ def grow(
     theta: float = 0.01,
     lift: Lift | None = None,
     classes: Sequence[int] | Tensor | None = None,
-    inputs: Tensor | None = None,
+    inputs: GivenInputs | None = None,
     map: GrowthMap | None = None,
     seed: int = 0,
     verify: bool | None = None,
@@ -103,15 +105,14 @@ def grow(
     theta, seed = within("theta", theta, 0, inf), seed_of(seed)
     if verify is not None:
         verify = flag("verify", verify)
-    if inputs is not None:
-        instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
+    given = None if inputs is None else inputs_of("inputs", inputs)
     if lift is not None:
         part("lift", lift, Function)
     if map is not None:
         instance("map", map, GrowthMap, "a GrowthMap")
         map.check_models(teacher, student)
         check_beside_map(lift, classes, (map.lift, map.classes))
-    map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=inputs)
+    map = map or GrowthMap.between(teacher, student, lift=lift, classes=classes, inputs=given)
     for role, module in (("teacher", teacher), ("student", student)):
         _check_values(role, module)
 
@@ -125,13 +126,13 @@ def grow(
     preserving = fill in PRESERVING
     if verify is not False and preserving and not map.inexact_reasons:
         new = _detached(grown)
-        why = verified(teacher, student, map, make, new, fill=fill, inputs=inputs, seed=seed)
+        why = verified(teacher, student, map, make, new, fill=fill, inputs=given, seed=seed)
         if why is not None:
             warnings.warn(
                 f"fill={fill!r} is not verified: {why} (verify=False skips the check)", stacklevel=2
             )
     if verify:
-        result = compare(teacher, grown, map, inputs=inputs, seed=seed)
+        result = compare(teacher, grown, map, inputs=given, seed=seed)
         grown.verification = result  # type: ignore[assignment]
         _log.info("fill %s: %s", fill, result)
         if preserving and map.inexact_reasons and not result.exact:
@@ -148,7 +149,7 @@ def compare(
     student: nn.Module,
     map: GrowthMap,
     *,
-    inputs: Tensor | None = None,
+    inputs: GivenInputs | None = None,
     seed: int = 0,
 ) -> Verification:
     """Largest change of the logits from the teacher at x to the student at ψ(x), on the teacher's classes.
@@ -157,15 +158,15 @@ def compare(
         teacher: The teacher.
         student: The grown student.
         map: The map between them.
-        inputs: A batch of the teacher's inputs, of which 8 are used. ``None``: standard normal inputs (tokens 0 and 1
-            for an integer input) of the shape that the map was traced with.
+        inputs: A batch of the teacher's inputs, as in `grow`, of which 8 are used. ``None``: standard normal inputs
+            (tokens 0 and 1 for an integer input) of the shape that the map was traced with.
         seed: Seed of the random inputs and of the forward passes.
     """
-    x = map.example(seed) if inputs is None else inputs[:8]
+    x = map.example(seed) if inputs is None else inputs_of("inputs", inputs)[:8]
     small, large = (Forward.of(model, double=False) for model in (teacher, student))
     x = small.placed(x)
     with preserved_randomness(map.lift, small.device, seed):
-        a, b = small(x, seed)[0], large(map.lift(x), seed)[0]
+        a, b = small(x, seed)[0], large(lifted(map.lift, x), seed)[0]
     if map.class_axis > 0:  # else one number for each example, and no classes
         b = b.index_select(map.class_axis, map.classes.to(b.device))
     b = b[tuple(slice(0, n) for n in a.shape)]
@@ -173,7 +174,7 @@ def compare(
     parameters = (p for model in (teacher, student) for p in model.parameters())
     roundings = (torch.finfo(p.dtype).eps for p in parameters if p.is_floating_point())
     tolerance = max(EXACT, *(ROUNDINGS * eps for eps in roundings))
-    return Verification(change, change / max(float(a.abs().max()), 1e-30), x.shape[0], tolerance)
+    return Verification(change, change / max(float(a.abs().max()), 1e-30), len(x), tolerance)
 
 
 def _check_values(role: str, module: nn.Module) -> None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from phiopt import lift as lifts
+from phiopt._inputs import Inputs, main_of, with_main
 from phiopt._types import Lift
 from phiopt.growth.axes import Indices, Size
-from phiopt.growth.example import REFUSALS, accepted
+from phiopt.growth.example import REFUSALS, accepted, recorded
 from phiopt.growth.graph import Trace, Value
 from phiopt.growth.probed import applied, separate, sources_of
 from phiopt.growth.replay import replayed
@@ -29,14 +30,17 @@ _COLUMNS, _TOKENS = 64, 256
 """Largest numbers of columns, and of tokens that only some columns take, that are probed one by one."""
 
 
-def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift, Tensor]:
-    """ψ, inferred if it is not given, and the lifted example."""
+def lifted(student: nn.Module, inputs: Inputs, lift: Lift | None) -> tuple[Lift, Tensor, Trace]:
+    """ψ, inferred if it is not given, what it makes of the example, or of the main one of several inputs, and the
+    student's trace on it.
+    """
+    example = main_of(inputs)
     if lift is None:
-        made = accepted(student, example, "student")
+        made, large = accepted(student, inputs, "student")
         lift = lifts.infer(tuple(example.shape[1:]), tuple(made.shape[1:]))
         if not isinstance(lift, lifts.Identity):
             _log.info("lift: none given, %r is taken", lift)
-        return lift, made
+        return lift, made, large
     if not callable(lift):
         raise TypeError(f"lift={lift!r} must be callable on a batch of the teacher's inputs")
     made = lift(example)
@@ -49,7 +53,7 @@ def lifted(student: nn.Module, example: Tensor, lift: Lift | None) -> tuple[Lift
         raise ValueError(
             f"lift={lift!r} makes {shape} of a batch {tuple(example.shape)}; it must keep batch and rank"
         )
-    return lift, made
+    return lift, made, recorded(student, with_main(inputs, made), "student")
 
 
 @dataclass(frozen=True)

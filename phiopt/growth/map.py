@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from phiopt._checks import instance, part, seed_of, two_models
 from phiopt._files import check_path, new_file
+from phiopt._given import GivenInputs, inputs_of
+from phiopt._inputs import Inputs, with_main
 from phiopt._modules import global_lock, state_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Params
@@ -38,7 +40,8 @@ class GrowthMap(MapContents):
         class_axis: Axis of the model's output that holds the classes.
         placements: Where each tensor of the teacher sits, by the teacher's name.
         fresh: Shapes of the student's tensors that hold nothing of the teacher's, by name.
-        traced: Shape and dtype of the example batch; ``None`` if unknown.
+        traced: Shape and dtype of the example batch, of several inputs of the main one; ``None`` if unknown.
+        beside: The example batch, where there are several inputs; else ``None``.
         inexact_reasons: Why no growth keeps the function exactly, with the layers; empty if some growth does.
         inserted: Operations that only the student has, and how their tensors start so that they change nothing.
         aliases: First names of the tied tensors of the teacher and of the student, by their other names.
@@ -55,7 +58,7 @@ class GrowthMap(MapContents):
         *,
         lift: Lift | None = None,
         classes: Sequence[int] | Tensor | None = None,
-        inputs: Tensor | None = None,
+        inputs: GivenInputs | None = None,
         correspondence: Mapping[str, str] | None = None,
     ) -> GrowthMap:
         """Derive the map from the traced computation of both models.
@@ -70,8 +73,11 @@ class GrowthMap(MapContents):
                 show where it puts the coordinates and, for an embedding's rows, the tokens.
             classes: Student output index of each teacher class. ``None``: the first ``c1``; for a `phiopt.lift.Tokens`
                 and as many classes as tokens, its tokens.
-            inputs: A batch of the teacher's inputs; only its shape and dtype are used. ``None``: a shape is found that
-                the teacher accepts.
+            inputs: A batch of the teacher's inputs; only its shape and dtype are used. A tensor or an array; a tuple of
+                several, by position; or a mapping of several, by name, such as a batch of a tokenizer, without its
+                labels. ψ acts on the main one, and the others stay: ``input_ids``, else ``pixel_values``,
+                ``inputs_embeds``, ``x``, the first floating one, the first. ``None``: a shape is found that the teacher
+                accepts.
             correspondence: Which modules belong together, teacher's names to student's, as
                 ``{"layer1.0": "layer1.0"}``. A star stands for a part of a name, as in
                 ``{"layers.2.*": "layers.2.*"}``. What is inside a named module is paired inside its counterpart. It is
@@ -91,13 +97,12 @@ class GrowthMap(MapContents):
         two_models(teacher, student)
         if lift is not None:
             part("lift", lift, Function)
-        if inputs is not None:
-            instance("inputs", inputs, Tensor, "a Tensor, a batch of the teacher's inputs")
+        given = None if inputs is None else inputs_of("inputs", inputs)
         if correspondence is not None:
             instance("correspondence", correspondence, Mapping, "a mapping of module names")
         device = next((x.device for x in state_of(teacher).values()), torch.device("cpu"))
         with preserved_randomness(lift, device, seed=0):  # a forward pass may draw
-            return cls(**vars(derive(teacher, student, lift, classes, inputs, correspondence)))
+            return cls(**vars(derive(teacher, student, lift, classes, given, correspondence)))
 
     def embed(self, u: Params, into: Params) -> Params:
         """Write the teacher's values into a copy of ``into``, where the map puts them.
@@ -169,16 +174,22 @@ class GrowthMap(MapContents):
             out[place.student][place.index() if place.shape else ...] = True
         return out
 
-    def example(self, seed: int = 0) -> Tensor:
-        """A random batch of 8 inputs of the teacher, of the shape with which the map was traced."""
+    def example(self, seed: int = 0) -> Inputs:
+        """A random batch of 8 inputs of the teacher, of the shape with which the map was traced. Of several inputs the
+        main one is random, and the others are those with which the map was traced, repeated.
+        """
         seed = seed_of(seed)
         if self.traced is None:
             raise ValueError("this map was not traced here; pass inputs=")
         shape, dtype = self.traced
         generator = torch.Generator().manual_seed(seed)
+        size = (8, *shape[1:])
         if dtype.is_floating_point:
-            return torch.randn(8, *shape[1:], generator=generator, dtype=dtype, device="cpu")
-        return torch.randint(2, (8, *shape[1:]), generator=generator, device="cpu").to(dtype)
+            main = torch.randn(size, generator=generator, dtype=dtype, device="cpu")
+        else:
+            main = torch.randint(2, size, generator=generator, device="cpu").to(dtype)
+        rows = torch.arange(8, device="cpu") % shape[0]
+        return main if self.beside is None else with_main(self.beside[rows], main)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """A figure of the blocks of each matrix: the teacher's, new rows and new columns, in four greys.

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from phiopt.growth.axes import Mismatch
 from phiopt.growth.catalogue import facts
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace, Value
+from phiopt.growth.nested import leaves
 
 
 def canonical(node: Node) -> Node:
@@ -39,7 +39,7 @@ def paired(teacher: Node, student: Node) -> Iterator[tuple[Value, Value]]:
     """The teacher's and the student's tensors of each argument."""
     for name, old in teacher.arguments.items():
         values = (
-            [x for x in tree_leaves(a) if isinstance(x, Value)]
+            [x for x in leaves(a) if isinstance(x, Value)]
             for a in (old, student.arguments.get(name))
         )
         yield from zip(*values, strict=False)
@@ -81,7 +81,7 @@ def operand(trace: Trace, node: Node) -> tuple[str, float] | None:
 
 def parameter_of(trace: Trace, value: Value) -> str | None:
     """The name of the parameter that ``value`` is, or a view of which it is; ``None`` if it is none."""
-    producers = trace.producers()
+    producers = trace.producers
     while value.id in producers and facts(producers[value.id].name).regroups:
         value = producers[value.id].inputs[0]
     return trace.tensors.get(value.id)

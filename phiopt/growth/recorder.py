@@ -14,11 +14,11 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from phiopt.growth.catalogue import facts, operator_name, recorded_name, skipped
 from phiopt.growth.constants import LARGEST, Constants, storage, with_numbers
 from phiopt.growth.graph import Node, Value
+from phiopt.growth.nested import leaves, mapped
 
 _UNRECORDED = ""
 """Name of the node of a copy. The copy has the value of its original, so the node is left out."""
@@ -75,13 +75,13 @@ class Recorder(TorchDispatchMode):
                 hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(self._joined, (args, dict(kwargs or {})))
+        args, kwargs = mapped(self._joined, (args, dict(kwargs or {})))
         if self.meta and kwargs.get("device") is not None:
             kwargs["device"] = torch.device("meta")
         out = func(*args, **kwargs)
         name = operator_name(func)
-        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+        inputs = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
+        outputs = [x for x in leaves(out) if isinstance(x, Tensor)]
         original = _original(name, inputs, outputs)
         if original is not None:
             self._alive.append(outputs[0])
@@ -89,7 +89,7 @@ class Recorder(TorchDispatchMode):
             name = _UNRECORDED
         else:
             name = recorded_name(name)
-        arguments = tree_map(
+        arguments = mapped(
             lambda x: self.value(x) if isinstance(x, Tensor) else x, _by_name(func, args, kwargs)
         )
         if not self._constants.compute(func, name, args, kwargs, outputs):

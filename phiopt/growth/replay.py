@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from phiopt.growth.graph import Node, Trace, Value
+from phiopt.growth.nested import mapped
 
 
 def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
     Raises:
         ValueError: The value depends on more than the input.
     """
-    producers = trace.producers()
+    producers = trace.producers
     known: dict[int, Tensor] = {trace.inputs[0].id: given}
 
     def computed(wanted: Value) -> Tensor:
@@ -34,7 +34,7 @@ def replayed(trace: Trace, value: Value, given: Tensor) -> Tensor:
 
 def called(node: Node, given: Mapping[int, Tensor]) -> Sequence[Tensor]:
     """The results of an operation on real tensors on the CPU, by the ids of the values that it reads."""
-    arguments = tree_map(lambda x: given[x.id] if isinstance(x, Value) else x, node.arguments)
+    arguments = mapped(lambda x: given[x.id] if isinstance(x, Value) else x, node.arguments)
     made = node.target(**{k: _here(v) for k, v in arguments.items()})
     return made if isinstance(made, tuple | list) else (made,)
 

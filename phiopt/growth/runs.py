@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from phiopt.growth.catalogue import facts
@@ -18,7 +18,7 @@ class Computation:
     trace: Trace
     nodes: list[Node]
     data: set[int]
-    producers: dict[int, Node]
+    producers: Mapping[int, Node]
 
     @classmethod
     def of(cls, trace: Trace) -> Computation:
@@ -28,7 +28,7 @@ class Computation:
             if any(v.id in data for v in node.inputs):
                 data.update(o.id for o in node.outputs)
                 nodes.append(node)
-        return cls(trace, nodes, data, trace.producers())
+        return cls(trace, nodes, data, trace.producers)
 
 
 @dataclass(frozen=True)

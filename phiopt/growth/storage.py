@@ -45,7 +45,9 @@ def save(growth: MapContents, path: str | os.PathLike[str]) -> None:
         "remarks": growth.inexact_reasons,
         "inserted": [asdict(layer) for layer in growth.inserted],
         "fresh": growth.fresh,
-        "example": growth.traced and [growth.traced[0], str(growth.traced[1])],
+        "example": growth.traced
+        and growth.beside is None
+        and [growth.traced[0], str(growth.traced[1])],
         "placements": {
             name: {
                 "student": place.student,

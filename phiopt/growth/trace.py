@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from phiopt._attention import plain_attention
+from phiopt._inputs import Inputs, apply_with, main_first, mapped
 from phiopt._modules import state_of, unchanged, unsaved, without_process_wide_hooks
 from phiopt._outputs import tensors_of
 from phiopt._types import Params
@@ -27,7 +28,8 @@ from phiopt.growth.repeated import with_repeats
 @torch.inference_mode(False)  # inference tensors keep composite operations whole
 def trace(
     module: nn.Module,
-    *inputs: Tensor,
+    inputs: Inputs,
+    *,
     values: bool = False,
     tensors: Params | None = None,
     keep: dict[int, Tensor] | None = None,
@@ -37,7 +39,8 @@ def trace(
     Args:
         module: Run in evaluation mode. Its tensors are never touched. Its mode is put back, and so are attributes
             that the forward pass assigns, such as a kept activation.
-        inputs: Example inputs. With ``values=False`` only their shapes and dtypes matter.
+        inputs: Example inputs. With ``values=False`` only their shapes and dtypes matter. The input that ψ acts on
+            is the first of the trace's inputs.
         values: Compute with real values, for modules whose control flow depends on them.
         tensors: Values for all parameters and buffers in place of the module's own.
         keep: A dictionary that is filled with copies of all results, by the ids of their values.
@@ -46,12 +49,12 @@ def trace(
     if values:
         device = next(iter(state.values())).device
         given, state_in = (
-            tuple(x.detach().to(device) for x in inputs),
+            mapped(lambda x: x.detach().to(device), inputs),
             {k: v.detach() for k, v in state.items()},
         )
     else:
         given, state_in = (
-            tuple(x.to("meta") for x in inputs),
+            mapped(lambda x: x.to("meta"), inputs),
             {k: v.to("meta") for k, v in state.items()},
         )
     recorder = Recorder(meta=not values, keep=keep)
@@ -61,7 +64,7 @@ def trace(
             recorder.enter(x, state[name])
         else:
             recorder.taint(x)
-    for x in given:
+    for x in main_first(given):
         recorder.taint(x)
     with (
         _in_evaluation_mode(module),
@@ -71,13 +74,13 @@ def trace(
         recorder,
         ListsAsTensors(),
     ):
-        result = torch.func.functional_call(module, state_in, given)
+        result = apply_with(module, state_in, given)
     outputs = tuple(recorder.value(x) for x in tensors_of(result))
     if not outputs:
         raise ValueError(f"the forward pass of {type(module).__name__} returned no tensor")
     return Trace(
         with_repeats(_read(recorder.dependent(), outputs)),
-        tuple(recorder.value(x) for x in given),
+        tuple(recorder.value(x) for x in main_first(given)),
         outputs,
         {recorder.value(v).id: k for k, v in state_in.items() if k not in constant},
         recorder.constants,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from phiopt._inputs import Inputs, main_of, with_main
 from phiopt._modules import copied, state_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Params
@@ -40,7 +41,7 @@ def verify(
     grown: Params,
     *,
     fill: str,
-    inputs: Tensor | None = None,
+    inputs: Inputs | None = None,
     seed: int = 0,
 ) -> str | None:
     """Compare the student at ψ(x) with its teacher at x, both in evaluation mode.
@@ -117,7 +118,7 @@ class _Check:
     teacher: Forward
     student: Forward
     make: Make
-    batches: Sequence[Tensor]
+    batches: Sequence[Inputs]
     seed: int
 
     def run(self, grown: Params, double: bool) -> Verdict:
@@ -162,9 +163,10 @@ class _Check:
         """Compare on what may tell more than the batches: positive inputs below one, other weights in the teacher."""
         x = self.batches[0]
         generator = torch.Generator().manual_seed(self.seed)
-        gentle = x
-        if x.is_floating_point():
-            gentle = torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu")
+        gentle, main = x, main_of(x)
+        if main.is_floating_point():
+            positive = torch.rand(main.shape, generator=generator, dtype=main.dtype, device="cpu")
+            gentle = with_main(x, positive)
         own = self.teacher.tensors
         u = own | {n: moved(v, 0.3, generator, 0.1) for n, v in self._placed().items()}
         for tensors, batch in ((own, gentle), (u, x), (u, gentle)):
@@ -174,14 +176,14 @@ class _Check:
                 return verdict
         return refused or _TELLS_NOTHING
 
-    def _of(self, u: Params, batch: Tensor) -> tuple[Verdict, Agreement]:
+    def _of(self, u: Params, batch: Inputs) -> tuple[Verdict, Agreement]:
         """Compare on one batch, with other weights in the teacher."""
         student = self.student.holding(self.make(u, self.student.tensors))
         agreement = self._agreement(self.teacher.holding(u), [batch])
         verdict = [agreement.judge(student, i) for i in agreement.differing(student)]
         return next(iter(verdict), None), agreement
 
-    def _agreement(self, teacher: Forward, batches: Sequence[Tensor]) -> Agreement:
+    def _agreement(self, teacher: Forward, batches: Sequence[Inputs]) -> Agreement:
         lift = self.map.lift
         if isinstance(lift, nn.Module):
             lift = copied(lift).eval().to(teacher.device, teacher.dtype)

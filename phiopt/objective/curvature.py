@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from phiopt._inputs import Inputs
 from phiopt._types import Params
 from phiopt.derivatives import Linearised, Product, linearise
 from phiopt.objective.importance import importance_sample, leverage_scores
@@ -148,7 +149,7 @@ class CurvatureTerm(Term):
     def interval(self) -> int:
         return self.estimator.every
 
-    def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
+    def draw(self, params: Params, inputs: Inputs, generator: Generator, step: bool) -> Draws:
         probes = self.estimator.draw(params, generator)
         if not step or not self.estimator.part(len(inputs)):
             return CurvatureDraws(probes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from phiopt._inputs import Inputs, Targets, main_of
+
 SPREAD = 12
 """Examples evenly spread over the data: a sorted data set begins with one label alone."""
 EXTREME = 2
@@ -13,20 +15,20 @@ LABELS = 16
 """Most labels of which an example is taken."""
 
 
-def telling_examples(inputs: Tensor, targets: Tensor) -> Tensor:
+def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
     """Positions of a few examples on which a loss or a model may behave in different ways, in the order of the
     data: 8 at least, if there are so many, and 32 at most.
 
     They are evenly spread ones, those with the largest and the smallest inputs, and the first of each label where
-    ``targets`` ``(batch,)`` are whole numbers.
+    ``targets`` ``(batch,)`` are whole numbers. Of several inputs the main one tells their size.
     """
-    count = len(inputs)
+    inputs, count = main_of(inputs), len(inputs)
     positions = [torch.linspace(0, count - 1, min(count, SPREAD), device="cpu").round().long()]
     if inputs[0].numel():
         sizes = inputs.detach().flatten(1).abs().amax(1) if inputs.dim() > 1 else inputs.abs()
         order = sizes.argsort(stable=True).cpu()
         positions += [order[:EXTREME], order[-EXTREME:]]
-    if targets.dim() == 1 and not targets.is_floating_point():
+    if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point():
         labels, which = targets.cpu().unique(return_inverse=True)
         firsts = torch.full_like(labels, count).scatter_reduce(
             0, which, torch.arange(count, device="cpu"), "amin"

@@ -1,11 +1,14 @@
 """l(y, f(ψ(x), w)) when f has more classes than the teacher's labels y."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from phiopt._inputs import Targets
 from phiopt._types import Loss
-from phiopt.data import check_range
+from phiopt.data import LEFT_OUT, check_range
 
 
 def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: bool) -> Loss:
@@ -14,23 +17,23 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
     Args:
         loss: ``l(outputs, targets)`` to ``(batch,)`` losses; None is cross-entropy, whose outputs
             are logits and which is averaged over the positions of an example where there are
-            several.
+            several. Positions with the label -100 do not count.
         classes: ``(c1,)`` student output index of each of the teacher's classes.
         class_axis: Axis of the outputs that holds the classes.
         restrict: False: l(y, ·) sees all c2 outputs and class ``classes[y]``, so unseen classes are in
             the softmax. True: it sees the outputs of the teacher's classes alone, and y itself.
 
-    Targets that are not integers (regression) are passed on as they are. So are labels that are none of the
-    teacher's classes, such as -100, which ``loss`` leaves out.
+    Targets that are not integers (regression), and several by name, are passed on as they are. So are labels that are
+    none of the teacher's classes, such as -100, which ``loss`` leaves out.
     """
     plain = cross_entropy_along(class_axis) if loss is None else loss
     in_place = torch.equal(classes, torch.arange(len(classes), device=classes.device))
 
-    def only_teacher_classes(outputs: Tensor, targets: Tensor) -> Tensor:
+    def only_teacher_classes(outputs: Tensor, targets: Any) -> Tensor:
         return plain(outputs.index_select(class_axis, classes), targets)
 
-    def relabelled(outputs: Tensor, targets: Tensor) -> Tensor:
-        if targets.is_floating_point():
+    def relabelled(outputs: Tensor, targets: Any) -> Tensor:
+        if not isinstance(targets, Tensor) or targets.is_floating_point():
             return plain(outputs, targets)
         last = len(classes) - 1
         known = (targets >= 0) & (targets <= last)
@@ -43,26 +46,38 @@ def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: 
 
 def cross_entropy_along(class_axis: int) -> Loss:
     """Cross-entropy of logits that have the classes on this axis, the mean over the positions of an
-    example where there are several.
+    example where there are several. Positions with the label -100 do not count, and the loss of an example with no
+    others is 0.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        losses = cross_entropy(outputs.movedim(class_axis, 1), targets, reduction="none")
-        return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+        losses = cross_entropy(
+            outputs.movedim(class_axis, 1), targets, ignore_index=LEFT_OUT, reduction="none"
+        )
+        if losses.dim() == 1:
+            return losses
+        count = (targets != LEFT_OUT).flatten(1).sum(1)
+        return losses.flatten(1).sum(1) / count.clamp(min=1)
 
     return loss
 
 
-def check_labels(name: str, outputs: Tensor, targets: Tensor) -> None:
+def check_labels(name: str, outputs: Tensor, targets: Targets, left_out: bool = False) -> None:
     """Refuse, by ``name``, targets that are no class indices ``(batch, ...)`` of logits ``(batch,
-    classes, ...)``: floating ones, labels that have no output, and outputs with the classes on
-    another axis.
+    classes, ...)``: several by name, floating ones, labels that have no output, and outputs with the
+    classes on another axis. With ``left_out``, labels -100 are no reason.
     """
+    if not isinstance(targets, Tensor):
+        raise TypeError(
+            f"{name}: targets are a mapping of {', '.join(targets.named)}, must be one tensor of integer class indices"
+        )
     if targets.is_floating_point():
         raise TypeError(f"{name}: targets are {targets.dtype}, must be integer class indices")
     check_class_axis(name, outputs, targets)
     classes = outputs.shape[1]
-    check_range(name, targets, classes, f"the model has {classes} outputs")
+    labels = targets[targets != LEFT_OUT] if left_out else targets
+    if labels.numel() or not targets.numel():
+        check_range(name, labels, classes, f"the model has {classes} outputs")
 
 
 def check_class_axis(name: str, outputs: Tensor, targets: Tensor) -> None:

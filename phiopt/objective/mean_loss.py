@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from phiopt._inputs import Inputs, Targets, as_loss_takes
 from phiopt._types import Loss, Model, Params
 from phiopt.derivatives import differentiable
 
@@ -21,8 +22,8 @@ class Task:
     Args:
         model: f(ψ(x), w), as a function of w and x.
         loss: l, which gives one value for each example.
-        inputs: x, ``(batch, ...)``.
-        targets: y, ``(batch, ...)``.
+        inputs: x, ``(batch, ...)``, or several such tensors.
+        targets: y, ``(batch, ...)``, or several such tensors by name, which ``loss`` gets as a dictionary.
         weights: Factors of the examples' losses, ``(batch,)``; None: 1.
 
     Raises:
@@ -32,8 +33,8 @@ class Task:
 
     model: Model
     loss: Loss
-    inputs: Tensor
-    targets: Tensor
+    inputs: Inputs
+    targets: Targets
     weights: Tensor | None = None
 
     def __call__(self, params: Params) -> Tensor:
@@ -62,7 +63,7 @@ class Task:
         """The mean loss of given outputs."""
         with differentiable():
             # Copies: a loss that works in place must reach neither the data nor the outputs.
-            losses = self.loss(outputs.clone(), self.targets.clone())
+            losses = self.loss(outputs.clone(), as_loss_takes(self.targets.clone()))
         if not isinstance(losses, Tensor) or not losses.is_floating_point():
             kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
             raise TypeError(

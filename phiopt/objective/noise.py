@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor
 
 from phiopt._checks import Scalar
+from phiopt._inputs import Inputs, Targets, around_of, flattened, neighbours, repeated
 from phiopt._types import Loss, Model, Params, float32_reason_of
 from phiopt.objective.neighbourhood import Neighbourhood, at_delta, delta_of
 from phiopt.objective.task import task
@@ -36,15 +37,17 @@ class NoiseTerm(Term):
     def float32_reason(self) -> str:
         return float32_reason_of(self.neighbourhood)
 
-    def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
-        return self.neighbourhood.draw(inputs, generator)
+    def draw(self, params: Params, inputs: Inputs, generator: Generator, step: bool) -> Draws:
+        return self.neighbourhood.draw(around_of(inputs), generator)
 
     def part(self, draws: Draws, start: int, stop: int) -> Draws:
         return tuple(draw[:, start:stop] for draw in draws)
 
     def value(self, at: Evaluation, draws: Draws) -> Tensor:
-        around = self.neighbourhood.perturb(at.task.inputs, draws)
-        return noise(at.task.model, at.task.loss, at.params, around, at.task.targets)
+        task = at.task
+        noisy = self.neighbourhood.perturb(around_of(task.inputs), draws)
+        around = neighbours(task.inputs, noisy)
+        return noise(task.model, task.loss, at.params, around, task.targets)
 
     def work(self, draws: Draws, examples: int) -> Work:
         return Work(forward=len(draws[0]))
@@ -79,14 +82,12 @@ class NoiseTerm(Term):
         return replace(self, neighbourhood=at_delta(self.neighbourhood, delta))
 
 
-def noise(model: Model, loss: Loss, params: Params, noisy: Tensor, targets: Tensor) -> Tensor:
+def noise(model: Model, loss: Loss, params: Params, noisy: Inputs, targets: Targets) -> Tensor:
     """L_3^δ(w, D1): the mean over D1 of the expected loss around each example.
 
         1/m Σ_{(x, y) ∈ D1} E_{x' ∈ U_δ(x)} l(y, f(ψ(x'), w))        (paper, section 4, term 3)
 
-    ``noisy`` holds x', ``(samples, batch, ...)``, drawn in the teacher's space. The expectation is the average over
-    the samples. All go through the model as one batch. As in `Task`, the paper's sum over D1 is a mean.
+    ``noisy`` holds x', ``(samples, batch, ...)``, drawn in the teacher's space (`neighbours`). The expectation is the
+    average over the samples. All go through the model as one batch. As in `Task`, the paper's sum over D1 is a mean.
     """
-    samples = len(noisy)
-    repeated = targets.expand(samples, *targets.shape).flatten(0, 1)
-    return task(model, loss, params, noisy.flatten(0, 1), repeated)
+    return task(model, loss, params, flattened(noisy), repeated(targets, len(noisy)))

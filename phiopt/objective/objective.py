@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from phiopt._inputs import Inputs
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt.derivatives import Product, linearise
@@ -35,19 +36,32 @@ class Objective(WeightedTerms):
     """
 
     def sample(
-        self, params: Params, size: int | None, seed: int, stream: Stream, step: int
+        self,
+        params: Params,
+        size: int | None,
+        seed: int,
+        stream: Stream,
+        step: int,
+        *,
+        weighted: bool = False,
     ) -> Sample:
         """Draw number ``step`` of a stream: ``size`` examples of D1 (None: all) and the terms' random numbers.
 
-        The result depends on the arguments alone, except that a ``DataLoader`` gives its next batch.
+        With ``weighted``, and on the stream of steps, terms without weight are left out. The result depends on the
+        arguments alone, except that a ``DataLoader`` gives its next batch.
         """
         stochastic = stream is Stream.STEP
-        # The draws of a term do not depend on the weights of the terms before it.
-        last = max(i for i, term in enumerate(self.terms) if term.name in self.active)
-        terms = self.terms[: last + 1] if stochastic else self.terms
+        active, terms = self.active, list(self.terms)
+        if stochastic or weighted:
+            # The draws of a term do not depend on the weights of the terms before it.
+            last = max(i for i, term in enumerate(terms) if term.name in active)
+            terms = terms[: last + 1]
         terms = [t for t in terms if not stochastic or step % t.interval == 0]
         with outside_transforms():  # torch.vmap has rules of its own for random numbers
-            return drawn(terms, self.data, params, size, (seed, stream, step))
+            sample = drawn(terms, self.data, params, size, (seed, stream, step))
+        if not weighted:
+            return sample
+        return sample._replace(draws={n: d for n, d in sample.draws.items() if n in active})
 
     def evaluate(
         self, params: Params, sample: Sample, names: Collection[str] | None = None
@@ -83,7 +97,7 @@ class Objective(WeightedTerms):
         """
         counted = self._counted(sample)
         apart = [term for term in counted if self._apart(term, sample)]
-        if not apart:
+        if not apart and self.micro_batch is None:
             return gradient_of(lambda w: self._weighted(w, sample), params)
         scored = [term for term in apart if sample.step]
         terms, gradient = gradient_of_sum(self._passes(sample, scored), params)
@@ -173,7 +187,7 @@ class Objective(WeightedTerms):
         terms, _ = self._values(params, sample, self._counted(sample))
         return self._sum(terms, sample), terms
 
-    def _outputs(self, params: Params, inputs: Tensor) -> Tensor:
+    def _outputs(self, params: Params, inputs: Inputs) -> Tensor:
         return self.model({LIFT + name: p for name, p in self.psi.items()} | params, inputs)
 
     def _task(self, sample: Sample) -> Task:

@@ -7,8 +7,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-from torch import Generator, Tensor
+from torch import Generator
 
+from phiopt._inputs import Inputs, Targets
 from phiopt._types import Params
 from phiopt.data import Data
 from phiopt.objective.passes import spans
@@ -19,16 +20,16 @@ class Sample(NamedTuple):
     """A batch and the terms' random numbers on it.
 
     Args:
-        inputs: ``(batch, ...)``; None without data.
-        targets: ``(batch, ...)``; None without data.
+        inputs: ``(batch, ...)``, or several such tensors; None without data.
+        targets: ``(batch, ...)``, or several such tensors; None without data.
         draws: Random numbers by the name of the term, for the terms that can be evaluated on the sample. The
             sample of a stochastic step lacks terms that come only once in several steps.
         step: Whether the sample is for a step of a stochastic solver, where only the expectation of the
             gradient counts. Otherwise value and gradient are those of one function of w.
     """
 
-    inputs: Tensor | None = None
-    targets: Tensor | None = None
+    inputs: Inputs | None = None
+    targets: Targets | None = None
     draws: Mapping[str, Draws] = {}
     step: bool = False
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from phiopt._inputs import Inputs, Targets
 from phiopt._types import Loss, Model, Params
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.term import Draws, Evaluation, Term
@@ -25,6 +26,6 @@ class TaskTerm(Term):
         return at.loss
 
 
-def task(model: Model, loss: Loss, params: Params, inputs: Tensor, targets: Tensor) -> Tensor:
+def task(model: Model, loss: Loss, params: Params, inputs: Inputs, targets: Targets) -> Tensor:
     """The value of `Task` at ``params``."""
     return Task(model, loss, inputs, targets)(params)

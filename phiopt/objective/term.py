@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 from torch import Generator, Tensor
 
 from phiopt._checks import Scalar
+from phiopt._inputs import Inputs
 from phiopt._types import Params
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.search import Search
@@ -147,7 +148,7 @@ class Term(ABC):
         """One step of a stochastic solver in so many has the term, multiplied by that number."""
         return 1
 
-    def draw(self, params: Params, inputs: Tensor, generator: Generator, step: bool) -> Draws:
+    def draw(self, params: Params, inputs: Inputs, generator: Generator, step: bool) -> Draws:
         """The random numbers of an evaluation on these inputs; by default none.
 
         With ``step`` they are for a step of a stochastic solver, where only the expectation of the gradient

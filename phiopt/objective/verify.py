@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from phiopt._inputs import Inputs, lifted, mapped
 from phiopt._types import Lift, Params
 from phiopt.derivatives.double import Widened, copied_to
 from phiopt.derivatives.gradients import Function, Mismatch, mismatch, unsteady
@@ -51,8 +53,8 @@ class Checked:
             task,
             model=pure_model(self.module, self.lift),
             loss=copied_to(task.loss, dtype),
-            inputs=_to(task.inputs, dtype),
-            targets=_to(task.targets, dtype),
+            inputs=mapped(lambda x: _to(x, dtype), task.inputs),
+            targets=mapped(lambda x: _to(x, dtype), task.targets),
         )
 
     def wrapped(self, function: Function) -> Function:
@@ -114,18 +116,18 @@ class Checked:
         except Exception:
             return []  # the gradient is wrong all the same
 
-    def _lifted(self) -> Tensor:
+    def _lifted(self) -> Inputs:
         """ψ of the inputs, for a module whose own parameters require grad as the student's do."""
         for name, p in self.module.named_parameters():
             p.requires_grad_(name in self.params)
-        return self._run(lambda w: self.lift(self.task.inputs.clone()))
+        return cast(Inputs, self._run(lambda w: lifted(self.lift, self.task.inputs.clone())))
 
     def _loss(self) -> tuple[Function, Params]:
         """The mean loss as a function of the outputs, and the outputs."""
         loss = self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
         return loss, {"outputs": self._run(self.task.outputs)}
 
-    def _run(self, function: Function) -> Tensor:
+    def _run(self, function: Callable[[Params], Any]) -> Any:
         with torch.enable_grad():
             params = {name: p.detach().requires_grad_() for name, p in self.params.items()}
             return self.wrapped(function)(params).detach()
@@ -217,7 +219,7 @@ def require_gradient(module: nn.Module, lift: Lift, task: Task, params: Params) 
             head = "loss: torch.func cannot differentiate it"
         else:
             head = "student: torch.func cannot differentiate its forward pass"
-            names = undifferentiable(module, lift(task.inputs.clone()))
+            names = undifferentiable(module, lifted(lift, task.inputs.clone()))
             kinds = [f"{n or 'the module itself'} ({_kind(module, n)})" for n in names]
             head += f", in {', '.join(kinds)}" if kinds else ""
         raise TypeError(

@@ -1,7 +1,7 @@
 """The inner problem: solvers of argmin_w L(w), and what they give back."""
 
 from phiopt.solve.batched import solve_many
-from phiopt.solve.certificate import Certificate, certify, fresh_draws, verdict
+from phiopt.solve.certificate import LEVELS, Certificate, Level, certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.outcome import Outcome, Stats, Status
 from phiopt.solve.restarts import restarted
@@ -10,10 +10,14 @@ from phiopt.solve.solver import Solver, SolvesMany
 from phiopt.solve.spectrum import Spectrum
 from phiopt.solve.stacked import StackableProblem
 from phiopt.solve.torchopt_loop import TorchOpt
+from phiopt.solve.unweighted import NO_DERIVATIVES, with_all_terms
 
 __all__ = [
     "LBFGS",
+    "LEVELS",
+    "NO_DERIVATIVES",
     "Certificate",
+    "Level",
     "NewtonCG",
     "Outcome",
     "Solution",
@@ -30,4 +34,5 @@ __all__ = [
     "restarted",
     "solve_many",
     "verdict",
+    "with_all_terms",
 ]

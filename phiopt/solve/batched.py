@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
+from phiopt._inputs import as_loss_takes
 from phiopt.objective import Lambdas
 from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.solver import SolvesMany
@@ -165,10 +166,14 @@ def _calls(problem: StackableProblem) -> list[tuple[str, Callable[[Any], Any]]]:
     data = problem.objective.data
     if data is None:
         return []
-    x, y = (part[:EXAMPLES] for part in data.example)
+    inputs, targets = data.example
+    x, y = inputs[:EXAMPLES], targets[:EXAMPLES]
     w = problem.constants | problem.start
     outputs = problem.objective.model(w, x)
-    return [("model", lambda model: model(w, x)), ("loss", lambda loss: loss(outputs, y))]
+    return [
+        ("model", lambda model: model(w, x)),
+        ("loss", lambda loss: loss(outputs, as_loss_takes(y))),
+    ]
 
 
 def _fields(value: Any) -> Any:

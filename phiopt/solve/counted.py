@@ -1,7 +1,6 @@
 """An objective that counts its evaluations and searches, for the report of a solve."""
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -25,7 +24,6 @@ class Counted:
         self.gradient = self.forward = self.unsettled = 0
         self.hvp = 0.0
         self.search_error: float | None = None
-        self.error: Exception | None = None
 
     def value_and_grad(
         self, params: Params, sample: Sample
@@ -53,18 +51,6 @@ class Counted:
             self._count(record, sample)
         return {name: torch.stack([r[name] for r in records]).mean() for name in records[0]}
 
-    def all_terms(
-        self, params: Params, samples: list[Sample], known: dict[str, Tensor]
-    ) -> dict[str, float]:
-        """`reported`, as numbers. An exception that `reported` gives, in this call or an earlier one, is kept as
-        ``error``.
-        """
-        terms, error = reported(
-            self.objective, known, lambda names: self.mean_terms(params, samples, names)
-        )
-        self.error = error or self.error
-        return {name: float(value) for name, value in terms.items()}
-
     def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:
         work = (self.gradient, self.forward, self.hvp)
         return Stats(steps, *work, rollbacks, seconds, self.unsettled)
@@ -82,29 +68,3 @@ class Counted:
         work = self.objective.work(sample, terms)
         self.forward += work.task + work.forward
         self.hvp += work.hvp
-
-
-def reported(
-    objective: Objective,
-    known: Mapping[str, Tensor],
-    measure: Callable[[list[str]], Mapping[str, Tensor]],
-) -> tuple[dict[str, Tensor], Exception | None]:
-    """All terms in their order: those that are ``known``, and the rest measured.
-
-    A term that takes derivatives beyond the gradient may raise where the gradient does not. Such a term is
-    left out and the exception is returned: a solve is worth more than its report.
-    """
-    rest = [name for name in objective.names if name not in known]
-    beyond = [name for name in objective.beyond_gradient if name in rest]
-    error = None
-    try:
-        measured = dict(measure(rest)) if rest else {}
-    except Exception as raised:
-        if not beyond:
-            raise
-        measured, error = dict(measure([name for name in rest if name not in beyond])), raised
-        for name in beyond if len(beyond) > 1 else ():
-            with suppress(Exception):
-                measured |= measure([name])
-    terms = {**measured, **known}
-    return {name: terms[name] for name in objective.names if name in terms}, error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phiopt._types import Params
 from phiopt.solve.certificate import moments
-from phiopt.solve.outcome import Outcome, Stats, Status
+from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.solver import RETRIES
 from phiopt.solve.solves import Solves, Validated
 from phiopt.solve.stopping import Stationarity
@@ -73,27 +73,18 @@ class Loop:
 
     def outcomes(self, seconds: float) -> list[Outcome]:
         """The outcome of each solve. All solves together took this many seconds."""
-        before = [self.solves.stats(index) for index in self.indices]
-        terms = self.solves.report(self.best, self.best_terms)
-        start_terms = self.solves.report(self.solves.start, self.start_terms)
-        return [
-            self._outcome(
-                index,
-                terms[index],
-                start_terms[index],
-                self.work[index] + self.solves.stats(index) - before[index],
-                seconds / len(self.indices),
-            )
-            for index in self.indices
-        ]
+        records, start_records = _records(self.best_terms), _records(self.start_terms)
+        share = seconds / len(self.indices)
+        outcomes = []
+        for index in self.indices:
+            names = self.solves.weighted(index)
+            terms = {name: records[index][name] for name in names}
+            start_terms = {name: start_records[index][name] for name in names}
+            outcomes.append(self._outcome(index, terms, start_terms, share))
+        return outcomes
 
     def _outcome(
-        self,
-        index: int,
-        terms: dict[str, float],
-        start_terms: dict[str, float],
-        work: Stats,
-        seconds: float,
+        self, index: int, terms: dict[str, float], start_terms: dict[str, float], seconds: float
     ) -> Outcome:
         status, history = self.statuses[index], self.histories[index]
         assert status is not None, "given by run"
@@ -107,10 +98,13 @@ class Loop:
             start_terms=start_terms,
             history=history,
             stats=replace(
-                work, steps=len(history), rollbacks=self.rollbacks[index], seconds=seconds
+                self.work[index],
+                steps=len(history),
+                rollbacks=self.rollbacks[index],
+                seconds=seconds,
             ),
             saa_samples=None if self.fresh else self.solves.solve(index).validation,
-            error=self.error or self.solves.error(),
+            error=self.error,
         )
         return outcome.vouched()
 

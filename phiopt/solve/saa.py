@@ -180,17 +180,13 @@ class SaaSolve:
             status=status,
             objective=best.value,
             start_objective=start.value,
-            terms=self._all_terms(best),
-            start_terms=self._all_terms(start),
+            terms=best.at.terms,
+            start_terms=start.at.terms,
             history=self.history,
             stats=work.stats(len(self.history), self.rollbacks, seconds),
             saa_samples=self.samples,
         )
-        return replace(outcome, error=work.error).vouched()
-
-    def _all_terms(self, point: Point) -> dict[str, float]:
-        known = {name: torch.tensor(value, device="cpu") for name, value in point.at.terms.items()}
-        return self.objective.all_terms(point.params, self.samples, known)
+        return outcome.vouched()
 
     def _centre(self) -> None:
         self.centre = self.best

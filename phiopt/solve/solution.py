@@ -35,15 +35,17 @@ class Solution:
         params: w1 as a dictionary of the student's parameters (copies, not the module's own
             tensors).
         status: How the solve ended, and what to do about it.
-        terms: Raw values of the terms at w1, unweighted. Terms without weight are among them, terms that cannot be
-            computed are not: without data only those over the parameters can be, and see ``left_out``.
+        terms: Raw values of the terms at w1, unweighted, on the draws by which iterates are compared. With
+            ``certificate="full"`` terms without weight are among them, on the certificate's draws. Terms that
+            cannot be computed are not: without data only those over the parameters can be, and see
+            ``left_out``.
         start_terms: The same at w0.
         objective: The weighted sum at w1.
         start_objective: The weighted sum at w0; never below ``objective``.
         scale: "relative" or "paper".
         divisors: What each term was divided by before weighting; 1 where not named.
         lambdas: The weights.
-        certificate: How good a minimiser w1 is, on fresh draws.
+        certificate: How good a minimiser w1 is, on fresh draws; None if no certificate was asked for.
         history: One record for each step: the objective and the terms with weight on the step's sample, the
             gradient norm, and where the iterate was validated, its value on the held-out draws.
         stats: Evaluations and seconds.
@@ -66,7 +68,7 @@ class Solution:
     scale: str
     divisors: dict[str, float]
     lambdas: Lambdas
-    certificate: Certificate
+    certificate: Certificate | None
     history: list[dict[str, float]]
     stats: Stats
     error: Exception | None = None
@@ -122,10 +124,11 @@ class Solution:
 
     def __str__(self) -> str:
         c, s = self.certificate, self.stats
+        objective = f"objective {self.start_objective:.4g} -> {self.objective:.4g}"
+        fresh = c and f"; on fresh draws {c.start_objective:.4g} -> {c.objective:.4g}"
         lines = [
             _status_text(self),
-            f"objective {self.start_objective:.4g} -> {self.objective:.4g} ({self.scale} scale); "
-            f"on fresh draws {c.start_objective:.4g} -> {c.objective:.4g}",
+            f"{objective} ({self.scale} scale){fresh or ''}",
             "term           weight   divided by      at start           end   fresh ± s.e.",
         ]
         for name, weight in [*self.lambdas.items(), *self.extra.items()]:
@@ -135,11 +138,11 @@ class Solution:
                 continue
             row = f"{name:<12}{known(weight):>9.4g}{self.divisors.get(name, 1.0):>13.4g}"
             row += f"{self.start_terms[name]:>14.4g}{self.terms[name]:>14.4g}"
-            if name in c.terms:
+            if c and name in c.terms:
                 row += f"   {c.terms[name]:.4g} ± {c.standard_errors[name]:.2g}"
             lines.append(row)
         lines += [
-            *_stationarity(c),
+            *(_stationarity(c) if c else ()),
             f"{s.steps} steps, {s.gradient} gradients, {s.forward} forward passes, {s.hvp:g} HVPs, "
             f"{s.rollbacks} roll-backs, {s.seconds:.1f} s",
         ]

@@ -56,10 +56,6 @@ class Solves(Protocol):
         """L and the terms with weight on the validation samples."""
         ...
 
-    def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        """All terms of each solve on the validation samples. ``terms`` are known already."""
-        ...
-
     def init(self, params: Params) -> Any:
         """New optimiser states."""
         ...
@@ -82,12 +78,12 @@ class Solves(Protocol):
         """One of the solves, alone."""
         ...
 
-    def stats(self, index: int) -> Stats:
-        """The work of one solve until now."""
+    def weighted(self, index: int) -> Sequence[str]:
+        """Names of the terms that have weight in one solve."""
         ...
 
-    def error(self) -> Exception | None:
-        """The exception that a term raised in `report`."""
+    def stats(self, index: int) -> Stats:
+        """The work of one solve until now."""
         ...
 
 
@@ -127,9 +123,6 @@ class OneSolve:
         terms = self.objective.mean_terms(params, self.validation, objective.active)
         return Validated([float(objective.weigh(terms))], terms)
 
-    def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        return [self.objective.all_terms(params, self.validation, terms)]
-
     def init(self, params: Params) -> Any:
         return self.optimizer.init(params)
 
@@ -150,11 +143,13 @@ class OneSolve:
     def solve(self, index: int) -> OneSolve:
         return self
 
+    def weighted(self, index: int) -> Sequence[str]:
+        return self.objective.objective.active
+
     def stats(self, index: int) -> Stats:
         return self.objective.stats(0, 0, 0.0)
 
-    def error(self) -> Exception | None:
-        return self.objective.error
-
     def _sample(self, stream: Stream, step: int) -> Sample:
-        return self.objective.objective.sample(self.start, self.batch_size, self.seed, stream, step)
+        return self.objective.objective.sample(
+            self.start, self.batch_size, self.seed, stream, step, weighted=True
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 import torchopt
@@ -12,13 +12,22 @@ from torch import Tensor
 from torch.func import vmap
 from torchopt import pytree
 
+from phiopt._inputs import Several, flatten, unflatten
 from phiopt._types import Params
 from phiopt._vector import under
 from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream
-from phiopt.solve.counted import Counted, reported
+from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, OneSolve, Validated
+
+Axes: TypeAlias = tuple[int | None, ...]
+
+TREES = "phiopt"
+"""Namespace of trees with `Several` in them."""
+cast(Any, pytree).register_pytree_node(
+    Several, flatten, lambda context, tensors: unflatten(tensors, context), namespace=TREES
+)
 
 LAMBDAS = tuple(field.name for field in fields(Lambdas))
 """Names of the paper's terms, in the order of the columns of λ."""
@@ -75,7 +84,6 @@ class StackedSolves:
         self.start = {n: v.repeat_interleave(len(lambdas), 0) for n, v in start.items()}
         self.work = Stats(0, 0, 0, 0, 0, 0.0)
         self.solved: dict[int, OneSolve] = {}
-        self.raised: Exception | None = None
         self.validation = [self._draw(Stream.HELD_OUT, i) for i in range(VALIDATION_SAMPLES)]
 
     def __len__(self) -> int:
@@ -89,8 +97,8 @@ class StackedSolves:
             objective = replace(self._objective(shared), lambdas=self._weights(point))
             return self._counted(objective, "value_and_grad", w, draw.made(tensors))
 
-        each = vmap(vmap(at, (0, 0, None, None)), (0, None, 0, 0))
-        grouped = each(self._by_problem(params), self.lambdas, self.shared, draw.tensors)
+        parts = self._by_problem(params), self.lambdas, self.shared, draw.tensors
+        grouped = self._each(at, (0, 0, None, None), (0, None, 0, 0), parts)
         value, terms, gradient = _mapped(lambda v: v.flatten(0, 1), grouped)
         return Gradients(value, terms, gradient, vmap(square_norm)(gradient).sqrt())
 
@@ -103,13 +111,6 @@ class StackedSolves:
         grouped = self._by_problem(terms)
         parts = [weights[n] / divisors[n][:, None] * grouped[n] for n in self.active]
         return Validated(torch.stack(parts).sum(0).flatten().tolist(), terms)
-
-    def report(self, params: Params, terms: dict[str, Tensor]) -> list[dict[str, float]]:
-        objective = self.problems[0].objective
-        complete, error = reported(objective, terms, lambda names: self._mean_terms(params, names))
-        self.raised = error or self.raised
-        columns = {name: values.tolist() for name, values in complete.items()}
-        return [{name: column[i] for name, column in columns.items()} for i in range(len(self))]
 
     def init(self, params: Params) -> Any:
         return vmap(self.optimizer.init)(params)
@@ -154,12 +155,13 @@ class StackedSolves:
             )
         return self.solved[index]
 
+    def weighted(self, index: int) -> Sequence[str]:
+        point = dict(zip(LAMBDAS, self.lambdas[index % len(self.lambdas)].tolist(), strict=True))
+        return [name for name in self.active if point.get(name, 1.0)]
+
     def stats(self, index: int) -> Stats:
         single = self.solved.get(index)
         return self.work if single is None else self.work + single.stats(0)
-
-    def error(self) -> Exception | None:
-        return self.raised
 
     def _mean_terms(self, params: Params, names: Sequence[str]) -> dict[str, Tensor]:
         """The raw terms, the mean over the validation samples."""
@@ -172,10 +174,24 @@ class StackedSolves:
                 sample = draw.made(tensors)
                 return self._counted(self._objective(shared), "mean_terms", w, [sample], names)
 
-            each = vmap(vmap(at, (0, None, None)))
-            grouped = each(self._by_problem(params), self.shared, draw.tensors)
+            parts = self._by_problem(params), self.shared, draw.tensors
+            grouped = self._each(at, (0, None, None), (0, 0, 0), parts)
             records.append({name: value.flatten(0, 1) for name, value in grouped.items()})
         return {name: torch.stack([r[name] for r in records]).mean(0) for name in records[0]}
+
+    def _each(
+        self, function: Callable[..., Any], points: Axes, problems: Axes, arguments: Sequence[Any]
+    ) -> Any:
+        """The function of every solve, with leading axes of problems and of points. ``points`` and ``problems`` say
+        which arguments have these axes. One problem alone is not batched: its data keep plain values, which a forward
+        pass may look at.
+        """
+        at_points = vmap(function, points)
+        if len(self.problems) > 1:
+            return vmap(at_points, problems)(*arguments)
+        alone = zip(arguments, problems, strict=True)
+        own = [v if axis is None else _mapped(lambda t: t[0], v) for v, axis in alone]
+        return _mapped(lambda t: t[None], at_points(*own))
 
     def _objective(self, shared: Params) -> Objective:
         """L of a problem under ``vmap``. Its weights are not set."""
@@ -216,7 +232,7 @@ class Draw:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Draw:
-        flat = [pytree.tree_flatten(cast(Any, sample[:3])) for sample in samples]
+        flat = [pytree.tree_flatten(cast(Any, sample[:3]), namespace=TREES) for sample in samples]
         step = samples[0].step
 
         def made(tensors: list[Tensor]) -> Sample:

@@ -21,10 +21,10 @@ def test_the_inputs_are_the_tensors_that_require_grad():
     objective, start = regression()
     assert differentiable_inputs(objective, start) == {}
     theta = inputs(objective)
-    found = differentiable_inputs(at(objective, theta), start)
+    actual = differentiable_inputs(at(objective, theta), start)
     names = [f"lambdas.{n}" for n, _ in objective.lambdas.items()] + ["neighbourhood.delta"]
     names += [f"teacher.{n}" for n in objective.term("proximity").teacher]
-    assert sorted(found) == sorted(names)
+    assert sorted(actual) == sorted(names)
     w0 = {"0.bias": start["0.bias"].requires_grad_()}
     assert list(differentiable_inputs(objective, start | w0)) == ["start.0.bias"]
 
@@ -47,9 +47,9 @@ def test_other_inputs_make_another_objective():
 @BOTH
 def test_without_inputs_it_is_the_plain_solve(adjoint):
     objective, start = regression()
-    found, plain = solved(adjoint, objective, start), STEPS.solve(objective, start)
-    assert not any(p.requires_grad for p in found.params.values())
-    assert all(torch.equal(found.params[n], p) for n, p in plain.params.items())
+    actual, plain = solved(adjoint, objective, start), STEPS.solve(objective, start)
+    assert not any(p.requires_grad for p in actual.params.values())
+    assert all(torch.equal(actual.params[n], p) for n, p in plain.params.items())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_autocast_around_the_solve_and_the_backward_pass_is_without_effect(adjoi
     def slope(solve, back):
         point = torch.tensor([0.4, 0.4, 0.2], requires_grad=adjoint is not None)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=solve):
-            found = initialize(
+            actual = initialize(
                 nn.Linear(4, 2).requires_grad_(False).float(),
                 nn.Linear(4, 2).float(),
                 Lambdas(*point, 0.0),
@@ -78,15 +78,15 @@ def test_autocast_around_the_solve_and_the_backward_pass_is_without_effect(adjoi
                 adjoint=adjoint,
             )
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=back):
-            return found, adjoint and torch.autograd.grad(outer(found.params), point)[0]
+            return actual, adjoint and torch.autograd.grad(outer(actual.params), point)[0]
 
     torch.manual_seed(0)
     plain, expected = slope(False, False)
     for solve, back in ((True, False), (True, True)):
         torch.manual_seed(0)
-        found, there = slope(solve, back)
-        assert found.objective == plain.objective
-        assert all(torch.equal(found.params[n], p) for n, p in plain.params.items())
+        actual, there = slope(solve, back)
+        assert actual.objective == plain.objective
+        assert all(torch.equal(actual.params[n], p) for n, p in plain.params.items())
         if adjoint is not None:  # the sum itself is rounded where autocast is on
             torch.testing.assert_close(there, expected, rtol=2e-2 if back else 0, atol=0)
 
@@ -210,8 +210,8 @@ def test_theta_of_the_fill(fill):
     torch.testing.assert_close(begin(theta), by_fill)
     h = 1e-5
     numeric = (w1(begin(theta.detach() + h)) - w1(begin(theta.detach() - h))).item() / (2 * h)
-    (found,) = torch.autograd.grad(w1(begin(theta), Replay()), theta)
-    assert float(found) == pytest.approx(numeric, rel=1e-6)
+    (gradients,) = torch.autograd.grad(w1(begin(theta), Replay()), theta)
+    assert float(gradients) == pytest.approx(numeric, rel=1e-6)
 
 
 def test_corruption_has_a_derivative_in_lambda_alone():

@@ -22,7 +22,7 @@ def solved(adjoint, solver, objective, start):
 
 SOLVERS = {"TorchOpt": DESCENT, "LBFGS": LBFGS(tol=1e-8, draws=1)}
 SYSTEMS = {"CG": CG(1e-11), "MINRES": MINRES(1e-11), "Damped": Damped(1e-12, CG(1e-11))}
-QUICK = {("TorchOpt", "CG"), ("LBFGS", "MINRES")}
+QUICK = {("LBFGS", "CG"), ("LBFGS", "MINRES")}
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_ridge_against_its_closed_form(linear_solver, solver):
     expected = moved.argmin(outcome.saa_samples[0].draws["noise"][0])
     torch.testing.assert_close(outcome.params["weight"][0], expected)
     target = randn(6, seed=11)
-    found = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
+    gradients = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
     truth = torch.autograd.grad(((expected - target) ** 2).sum(), tensors)
-    for ours, theirs in zip(found, truth, strict=True):
+    for ours, theirs in zip(gradients, truth, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
@@ -87,9 +87,9 @@ def test_torchopts_implicit_differentiation_agrees():
     )
     theirs = torch.autograd.grad((root(case.start["weight"], *theta) ** 2).sum(), theta)
     ours = torch.autograd.grad((outcome.params["weight"] ** 2).sum(), theta)
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.any()
-        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
+    for result, other in zip(ours, theirs, strict=True):
+        assert result.any()
+        torch.testing.assert_close(result, other, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -115,8 +115,8 @@ def test_without_weight_on_the_proximity_the_teacher_has_no_influence():
         u = case.u.clone().requires_grad_()
         lambdas = Lambdas(0.5, weight, 0.5 - weight, 0)
         objective = replace(case, lambdas=lambdas, u=u).objective()
-        found = outer(solved(TIGHT, DESCENT, objective, case.start).params)
-        sizes.append(float(torch.autograd.grad(found, u)[0].norm()))
+        actual = outer(solved(TIGHT, DESCENT, objective, case.start).params)
+        sizes.append(float(torch.autograd.grad(actual, u)[0].norm()))
     assert sizes[1] == pytest.approx(sizes[0] / 100, rel=0.1)
 
 
@@ -147,8 +147,8 @@ def test_the_start_has_no_influence():
     start = {"weight": case.start["weight"].requires_grad_()}
     point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
     objective = replace(case.objective(), lambdas=Lambdas.of(point))
-    found = outer(solved(TIGHT, DESCENT, objective, start).params)
-    gradient = torch.autograd.grad(found, [start["weight"], point])
+    actual = outer(solved(TIGHT, DESCENT, objective, start).params)
+    gradient = torch.autograd.grad(actual, [start["weight"], point])
     assert not gradient[0].any()
     assert gradient[1].any()
 
@@ -159,8 +159,8 @@ def test_for_the_start_alone_no_system_is_solved():
     case = ridge()
     start = {"weight": case.start["weight"].requires_grad_()}
     adjoint = Implicit(lambda operator, b: pytest.fail("was called"), tol=1e-7)
-    found = outer(solved(adjoint, DESCENT, case.objective(), start).params)
-    assert not torch.autograd.grad(found, start["weight"])[0].any()
+    actual = outer(solved(adjoint, DESCENT, case.objective(), start).params)
+    assert not torch.autograd.grad(actual, start["weight"])[0].any()
 
 
 class TestRefusals:
@@ -180,18 +180,18 @@ class TestRefusals:
         case = ridge()
         point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
         objective = replace(case.objective(), lambdas=Lambdas.of(point))
-        found = solved(Implicit(CG(1e-10, 1)), DESCENT, objective, case.start).params
+        solution = solved(Implicit(CG(1e-10, 1)), DESCENT, objective, case.start).params
         with pytest.raises(AdjointError, match=r"not solved after 1 iter.*ITERATION_LIMIT"):
-            outer(found).backward()
+            outer(solution).backward()
 
     @pytest.mark.slow
     def test_a_linear_solver_that_gives_no_verdict(self):
         case = ridge()
         point = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64, requires_grad=True)
         objective = replace(case.objective(), lambdas=Lambdas.of(point))
-        found = solved(Implicit(lambda operator, b: b), DESCENT, objective, case.start).params
+        solution = solved(Implicit(lambda operator, b: b), DESCENT, objective, case.start).params
         with pytest.raises(TypeError, match=r"^linear_solver: returned Tensor, must .*LinearSol"):
-            outer(found).backward()
+            outer(solution).backward()
 
     @pytest.mark.slow
     def test_a_minimiser_that_jumps(self):
@@ -199,11 +199,11 @@ class TestRefusals:
         case = ridge()
         point = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
         objective = replace(case.objective(), lambdas=Lambdas.of(point))
-        found = solved(TIGHT, DESCENT, objective, case.start).params
+        solution = solved(TIGHT, DESCENT, objective, case.start).params
         with pytest.raises(
             AdjointError, match="differs from a re-solve nearby, relatively, in lambdas"
         ):
-            outer(found).backward()
+            outer(solution).backward()
 
     def test_a_spectral_curvature(self):
         objective, start = regression()
@@ -216,10 +216,10 @@ class TestRefusals:
         objective, start = regression()
         point = torch.tensor(LAMBDAS, dtype=torch.float64, requires_grad=True)
         objective = replace(objective, lambdas=Lambdas.of(point))
-        found = solved(TIGHT, LBFGS(steps=2000, tol=1e-8, draws=1), objective, start).params
+        solution = solved(TIGHT, LBFGS(steps=2000, tol=1e-8, draws=1), objective, start).params
         objective.data.example[0].mul_(2)
         with pytest.raises(AdjointError, match="changed in place since the solve"):
-            outer(found).backward()
+            outer(solution).backward()
 
     @pytest.mark.parametrize("tol", [0.0, 1.0, float("nan")])
     def test_bad_arguments(self, tol):

@@ -104,8 +104,8 @@ def reference(objective, theta, params, sample, step=1e-4):
         along["lambdas"] = torch.where(theta["lambdas"] == 0, 0.0, along["lambdas"]).detach()
         rest = theta["lambdas"] > 0
         along["lambdas"][rest] -= along["lambdas"][rest].mean()
-    truth, found = {}, groups(theta)
-    for name, names in found.items():
+    truth, actual = {}, groups(theta)
+    for name, names in actual.items():
         ends = value(names, step), value(names, -step)
         if None in ends:
             return None, along

@@ -78,7 +78,7 @@ class TestLift:
             with torch.no_grad():
                 for p, tangent in zip(psi.parameters(), tangents, strict=True):
                     p.add_(tangent, alpha=by)
-            found = initialize(
+            solution = initialize(
                 teacher,
                 student,
                 lambdas,
@@ -90,7 +90,7 @@ class TestLift:
                 solver=solver,
                 adjoint=adjoint,
             )
-            return outer(found.params), psi
+            return outer(solution.params), psi
 
         def claimed(adjoint):
             value, psi = loss(0.0, adjoint)
@@ -101,7 +101,7 @@ class TestLift:
         assert abs(numeric) > 1e-4
         return max(abs(claimed(adjoint) - numeric) for adjoint in adjoints) / abs(numeric)
 
-    @pytest.mark.parametrize("kind", ["features", "images"])
+    @pytest.mark.parametrize("kind", ["features", pytest.param("images", marks=pytest.mark.slow)])
     @pytest.mark.parametrize(
         "term", [*(pytest.param(i, marks=pytest.mark.slow) for i in range(3)), 3]
     )
@@ -127,7 +127,7 @@ class TestLift:
         teacher, student, x = self.FEATURES
         lift = Weights(0.7, -1.2, 0.9)
         before = {name: value.clone() for name, value in lift.state_dict().items()}
-        found = []
+        results = []
         for adjoint in (Replay(), Unroll()):
             solution = initialize(
                 teacher,
@@ -139,8 +139,8 @@ class TestLift:
                 solver=STEPS,
                 adjoint=adjoint,
             )
-            found.append(torch.autograd.grad(outer(solution.params), lift.values)[0])
-        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+            results.append(torch.autograd.grad(outer(solution.params), lift.values)[0])
+        torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
         assert lift.training
         assert all(torch.equal(value, before[name]) for name, value in lift.state_dict().items())
 

@@ -21,16 +21,16 @@ def matrix(eigenvalues, seed=0):
 
 
 def solved(solver, a, b):
-    found = solver(lambda v: a @ v, b)
-    assert found.residual == pytest.approx(float((b - a @ found.x).norm() / b.norm()), abs=1e-14)
-    return found
+    actual = solver(lambda v: a @ v, b)
+    assert actual.residual == pytest.approx(float((b - a @ actual.x).norm() / b.norm()), abs=1e-14)
+    return actual
 
 
 @pytest.mark.parametrize("limit", [2, 30, 500])
 def test_minres_finds_out_an_operator_that_is_not_symmetric(limit):
     for seed in range(5):
-        found = solved(MINRES(max_iterations=limit), randn(12, 12, seed=seed), randn(12, seed=9))
-        assert found.status is LinearStatus.ASYMMETRIC
+        solution = solved(MINRES(max_iterations=limit), randn(12, 12, seed=seed), randn(12, seed=9))
+        assert solution.status is LinearStatus.ASYMMETRIC
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_minres_finds_out_an_operator_that_is_not_symmetric(limit):
 def test_a_positive_definite_system_is_solved(solver, seed):
     a, _ = matrix(POSITIVE, seed)
     b = randn(6, seed=seed + 1)
-    found = solver(lambda v: a @ v, b)
-    assert found.status is LinearStatus.SOLVED
-    torch.testing.assert_close(found.x, torch.linalg.solve(a, b), rtol=1e-9, atol=1e-9)
+    actual = solver(lambda v: a @ v, b)
+    assert actual.status is LinearStatus.SOLVED
+    torch.testing.assert_close(actual.x, torch.linalg.solve(a, b), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_iterates_are_scipys(ours, theirs, iterations):
     """Cut short, both are at the same point of the same Krylov space."""
     a, _ = matrix(tuple(np.linspace(0.3, 5, 20)))
     b = randn(20, seed=1)
-    found = solved(ours(1e-12, iterations), a, b)
+    solution = solved(ours(1e-12, iterations), a, b)
     expected, info = theirs(a.numpy(), b.numpy(), rtol=1e-14, maxiter=iterations)
-    torch.testing.assert_close(found.x, torch.from_numpy(expected), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(solution.x, torch.from_numpy(expected), rtol=1e-9, atol=1e-9)
     assert info > 0
-    assert found.status is LinearStatus.ITERATION_LIMIT
-    assert found.iterations == iterations
+    assert solution.status is LinearStatus.ITERATION_LIMIT
+    assert solution.iterations == iterations
 
 
 def test_an_indefinite_system_is_told_from_a_solved_one():
@@ -70,12 +70,12 @@ def test_an_indefinite_system_is_told_from_a_solved_one():
     stopped = solved(CG(), a, b)
     assert stopped.status is LinearStatus.INDEFINITE
     assert stopped.residual > 1e-3
-    found = solved(MINRES(1e-11), a, b)
-    assert found.status is LinearStatus.SOLVED
-    torch.testing.assert_close(found.x, torch.linalg.solve(a, b), rtol=1e-8, atol=1e-8)
+    solution = solved(MINRES(1e-11), a, b)
+    assert solution.status is LinearStatus.SOLVED
+    torch.testing.assert_close(solution.x, torch.linalg.solve(a, b), rtol=1e-8, atol=1e-8)
     theirs, info = scipy.sparse.linalg.minres(a.numpy(), b.numpy(), rtol=1e-12)
     assert info == 0
-    torch.testing.assert_close(found.x, torch.from_numpy(theirs), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(solution.x, torch.from_numpy(theirs), rtol=1e-8, atol=1e-8)
 
 
 def test_a_singular_system_with_the_right_side_outside_its_range():
@@ -95,9 +95,9 @@ def test_minres_tells_a_singular_system_from_an_ill_conditioned_one(seed):
     singular, q = matrix((0.0, -1.0, 2.0, 5.0), seed)
     ill, p = matrix((1e-5, -1.0, 2.0, 5.0), seed)
     assert solved(MINRES(1e-9), singular, q.sum(1)).status is LinearStatus.SINGULAR
-    found = solved(MINRES(1e-8), ill, p.sum(1))
-    assert found.status is LinearStatus.SOLVED
-    torch.testing.assert_close(ill @ found.x, p.sum(1), rtol=1e-7, atol=1e-7)
+    solution = solved(MINRES(1e-8), ill, p.sum(1))
+    assert solution.status is LinearStatus.SOLVED
+    torch.testing.assert_close(ill @ solution.x, p.sum(1), rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -114,9 +114,9 @@ def test_a_singular_system_with_the_right_side_in_its_range():
     a, q = matrix(SINGULAR)
     wanted = q[:, 1:].sum(1)
     for solver in (CG(1e-11), MINRES(1e-11)):
-        found = solved(solver, a, a @ wanted)
-        assert found.status is LinearStatus.SOLVED
-        torch.testing.assert_close(found.x, wanted, rtol=1e-8, atol=1e-8)
+        solution = solved(solver, a, a @ wanted)
+        assert solution.status is LinearStatus.SOLVED
+        torch.testing.assert_close(solution.x, wanted, rtol=1e-8, atol=1e-8)
 
 
 def test_the_zero_matrix():
@@ -132,10 +132,10 @@ SOLVERS = [CG(), MINRES(), Damped(0.1)]
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 def test_nothing_on_the_right_is_solved_by_nothing(solver):
     a, _ = matrix(INDEFINITE)
-    found = solver(lambda v: a @ v, torch.zeros(6, dtype=torch.float64))
-    assert found.status is LinearStatus.SOLVED
-    assert found.iterations == 0
-    assert not found.x.any()
+    actual = solver(lambda v: a @ v, torch.zeros(6, dtype=torch.float64))
+    assert actual.status is LinearStatus.SOLVED
+    assert actual.iterations == 0
+    assert not actual.x.any()
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
@@ -148,14 +148,14 @@ def test_a_product_that_is_not_finite_is_no_solution(solver, when):
         calls.append(1)
         return a @ v + (torch.nan if len(calls) >= when else 0.0)
 
-    found = solver(faulty, randn(6, seed=1))
-    assert found.status is LinearStatus.NON_FINITE
+    actual = solver(faulty, randn(6, seed=1))
+    assert actual.status is LinearStatus.NON_FINITE
 
 
 def test_rounding_that_stops_a_method_is_told():
     a, _ = matrix(tuple(np.logspace(-9, 0, 6)))
-    found = CG(1e-6, 10_000)(lambda v: a.float() @ v, randn(6, seed=1).float())
-    assert found.status is not LinearStatus.SOLVED
+    actual = CG(1e-6, 10_000)(lambda v: a.float() @ v, randn(6, seed=1).float())
+    assert actual.status is not LinearStatus.SOLVED
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
@@ -172,13 +172,13 @@ def test_the_status_is_honest_for_any_symmetric_matrix(solver, eigenvalues, scal
     """Definite or not, singular or not: solved is what a product of its own confirms."""
     a = (scale * matrix(eigenvalues, seed)[0]).to(dtype)
     a, b = (a + a.T) / 2, randn(len(eigenvalues), seed=seed + 1).to(dtype)
-    found = solver(lambda v: a @ v, b)
+    actual = solver(lambda v: a @ v, b)
     shift = getattr(solver, "damping", 0.0)
-    if found.status is LinearStatus.SOLVED:
-        left = float((b - a @ found.x - shift * found.x).norm() / b.norm())
+    if actual.status is LinearStatus.SOLVED:
+        left = float((b - a @ actual.x - shift * actual.x).norm() / b.norm())
         tol = getattr(solver, "solver", solver).tol
         assert left <= tol * (1 + 1e-3) + 10 * torch.finfo(dtype).eps
-    elif found.status is LinearStatus.INDEFINITE:
+    elif actual.status is LinearStatus.INDEFINITE:
         assert min(eigenvalues) * scale + shift <= 1e-5 * scale * max(map(abs, eigenvalues))
 
 
@@ -188,9 +188,9 @@ def test_the_status_is_honest_for_any_symmetric_matrix(solver, eigenvalues, scal
 def test_units_do_not_matter(solver, seed, power):
     a, _ = matrix(POSITIVE, seed)
     b, unit = randn(6, seed=seed + 1), 10.0**power
-    found, scaled = solver(lambda v: a @ v, b), solver(lambda v: unit * (a @ v), b)
-    assert (scaled.status, scaled.iterations) == (found.status, found.iterations)
-    torch.testing.assert_close(unit * scaled.x, found.x, rtol=1e-8, atol=1e-10)
+    actual, scaled = solver(lambda v: a @ v, b), solver(lambda v: unit * (a @ v), b)
+    assert (scaled.status, scaled.iterations) == (actual.status, actual.iterations)
+    torch.testing.assert_close(unit * scaled.x, actual.x, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("size", [1e-44, 1e-40, 1e-25, 1e20, 3e38])
@@ -198,10 +198,10 @@ def test_units_do_not_matter(solver, seed, power):
 def test_squares_that_vanish_or_overflow_in_float32_are_not_taken(solver, size):
     """Of 1e-25 the square is 0, and so was the answer, as solved."""
     a, b = torch.tensor([2.0, 4.0]).diag(), torch.full((2,), size)
-    found = solver(lambda v: a @ v, b)
+    actual = solver(lambda v: a @ v, b)
     shift = solver.damping if isinstance(solver, Damped) else 0.0
-    assert found.status is LinearStatus.SOLVED
-    torch.testing.assert_close(found.x, b / (a.diagonal() + shift), rtol=1e-5, atol=2e-45)
+    assert actual.status is LinearStatus.SOLVED
+    torch.testing.assert_close(actual.x, b / (a.diagonal() + shift), rtol=1e-5, atol=2e-45)
 
 
 def test_a_class_is_no_solver_of_the_damped_system():
@@ -232,5 +232,5 @@ def test_a_symmetric_system_without_a_solution_is_not_called_asymmetric(dtype):
         eigenvalues = torch.linspace(0, 1, n, dtype=q.dtype)
         a = ((q * eigenvalues) @ q.T).to(dtype)
         a, b = (a + a.T) / 2, randn(n, seed=100 + seed).to(dtype)
-        found = MINRES()(lambda v, a=a: a @ v, b)
-        assert found.status in (LinearStatus.SINGULAR, LinearStatus.STALLED), (seed, found)
+        actual = MINRES()(lambda v, a=a: a @ v, b)
+        assert actual.status in (LinearStatus.SINGULAR, LinearStatus.STALLED), (seed, actual)

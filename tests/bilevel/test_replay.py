@@ -39,14 +39,14 @@ QUICK = {"adam", "rmsprop", "schedule", "clipped", "default"}
 def test_replay_is_unroll_for_any_optimizer(name):
     objective, start = regression()
     solver = replace(FRESH, optimizer=OPTIMIZERS[name], steps=6)
-    found = []
+    results = []
     for adjoint in (Replay(), Unroll()):
         theta = inputs(objective)
         w0 = {k: v.clone().requires_grad_() for k, v in start.items()}
         outcome = solved(adjoint, at(objective, theta), w0, solver)
         assert outcome.stats.steps == 6
-        found.append(torch.autograd.grad(outer(outcome.params), [*theta.values(), *w0.values()]))
-    for replayed, unrolled in zip(*found, strict=True):
+        results.append(torch.autograd.grad(outer(outcome.params), [*theta.values(), *w0.values()]))
+    for replayed, unrolled in zip(*results, strict=True):
         assert replayed.any()
         torch.testing.assert_close(replayed, unrolled, rtol=1e-9, atol=1e-12)
 
@@ -99,12 +99,12 @@ def test_the_quadratic_against_its_closed_form(steps, rate, seed):
         ridge().objective(), data=None, lambdas=Lambdas(0, 1, 0, 0), teacher={"weight": u[None]}
     )
     solver = TorchOpt(torchopt.sgd(rate), steps=steps, fresh=False)
-    found = solved(Replay(), objective, {"weight": w0}, solver).params["weight"][0]
+    solution = solved(Replay(), objective, {"weight": w0}, solver).params["weight"][0]
     shrink = (1 - 2 * rate) ** steps
     expected = torch.cat([u + shrink * (w0[0, :4] - u), w0[0, 4:]])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(solution, expected)
     target = randn(6, seed=seed + 2)
-    ours = torch.autograd.grad(((found - target) ** 2).sum(), [u, w0])
+    ours = torch.autograd.grad(((solution - target) ** 2).sum(), [u, w0])
     truth = torch.autograd.grad(((expected - target) ** 2).sum(), [u, w0])
     torch.testing.assert_close(ours, truth)
 
@@ -123,8 +123,8 @@ def test_ridge_against_its_closed_form():
     target = randn(6, seed=11)
     ours = torch.autograd.grad(((outcome.params["weight"][0] - target) ** 2).sum(), tensors)
     truth = torch.autograd.grad(((expected - target) ** 2).sum(), tensors)
-    for found, wanted in zip(ours, truth, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    for actual, wanted in zip(ours, truth, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_values_are_those_of_the_plain_solve_and_repeat():
@@ -163,8 +163,8 @@ def test_a_start_that_is_kept_depends_on_nothing_else():
     w0 = {k: v.clone().requires_grad_() for k, v in start.items()}
     theta = inputs(objective)
     hopeless = replace(FRESH, optimizer=torchopt.sgd(1e3))
-    found = solved(Replay(), at(objective, theta), w0, hopeless).params
-    gradient = torch.autograd.grad(outer(found), [*w0.values(), theta["lambdas"]])
+    solution = solved(Replay(), at(objective, theta), w0, hopeless).params
+    gradient = torch.autograd.grad(outer(solution), [*w0.values(), theta["lambdas"]])
     expected = torch.autograd.grad(outer(w0), list(w0.values()))
     torch.testing.assert_close(gradient[:-1], expected)
     assert not gradient[-1].any()
@@ -181,8 +181,8 @@ def test_it_goes_through_torch_func():
     expected = torch.autograd.grad(loss(theta["lambdas"], Replay()), theta["lambdas"])[0]
     point = torch.tensor(LAMBDAS, dtype=torch.float64)
     for adjoint in (Replay(), Unroll()):
-        found = torch.func.grad(loss)(point, adjoint)
-        torch.testing.assert_close(found, expected)
+        gradients = torch.func.grad(loss)(point, adjoint)
+        torch.testing.assert_close(gradients, expected)
 
 
 def test_clipped_steps_against_central_differences():

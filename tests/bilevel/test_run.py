@@ -92,9 +92,16 @@ def search(solver, folder, budget=16):
         return run.through(Mirror(budget=budget), Space(START, 0.01))
 
 
-def content(found):
-    whole = [found.path, found.lambdas, found.delta, found.outer, found.status, str(found.error)]
-    return [*whole, found.solution.params["weight"].tolist(), found.solution.terms]
+def content(actual):
+    whole = [
+        actual.path,
+        actual.lambdas,
+        actual.delta,
+        actual.outer,
+        actual.status,
+        str(actual.error),
+    ]
+    return [*whole, actual.solution.params["weight"].tolist(), actual.solution.terms]
 
 
 FATES = {
@@ -136,15 +143,15 @@ def test_cut_off_at_every_write_it_goes_on_to_the_same_bits(name, phase, tmp_pat
 
         monkeypatch.setattr(records, "write_text", write)
         try:
-            found, _ = resumed(tmp_path)
+            result, _ = resumed(tmp_path)
             break
         except Stop:
             pass
     assert number > len(whole.path)
-    assert content(found) == content(whole)
+    assert content(result) == content(whole)
     monkeypatch.setattr(records, "write_text", real)
-    found, calls = resumed(tmp_path)
-    assert content(found) == content(whole)
+    result, calls = resumed(tmp_path)
+    assert content(result) == content(whole)
     assert calls == sum(fate == "raises" for fate in fates.values())  # tried again
     assert [p.stem for p in (tmp_path / "solutions").iterdir()] == [
         f"{[trial.outer for trial in whole.path].index(whole.outer):04}"

@@ -124,15 +124,15 @@ def test_a_start_that_is_not_finite_is_left():
 
 def test_points_that_are_not_the_lowest_are_let_go():
     """Each holds the path of a solve."""
-    held = weakref.WeakValueDictionary()
+    kept = weakref.WeakValueDictionary()
 
     class Path:
         pass
 
     def evaluate(point):
         path = Path()
-        held[len(alive)] = path
-        alive.append(len(held))
+        kept[len(alive)] = path
+        alive.append(len(kept))
         value = bowl(point["lambdas"])
         return Evaluation(float(value), lambda: path and {"lambdas": torch.ones(4).double()})
 
@@ -142,13 +142,13 @@ def test_points_that_are_not_the_lowest_are_let_go():
 
 
 def test_seeds_choose_the_other_starts():
-    found = []
+    results = []
     for seed in (0, 0, 1):
         outer = Outer(flat_at_first)
         Mirror(budget=20).run(outer, CENTRE, seed)
-        found.append(torch.stack([point for _, point in outer.points[:6]]))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+        results.append(torch.stack([point for _, point in outer.points[:6]]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("name", ["budget", "restarts", "patience"])

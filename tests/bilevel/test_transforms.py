@@ -16,7 +16,7 @@ TEACHER, STUDENT = mlp(3, 2, 2, seed=1), mlp(3, 3, 2, seed=2)
 DATA = randn(30, 3, seed=3), randn(30, 2, seed=4)
 POINT = torch.tensor([0.4, 0.2, 0.3, 0.1], dtype=torch.float64)
 TANGENT = torch.tensor([0.1, -0.2, 0.3, -0.2], dtype=torch.float64)
-STEPS = TorchOpt(steps=5, batch_size=16, check_every=5)
+STEPS = TorchOpt(steps=4, batch_size=16, check_every=4)
 IMPLICIT = Implicit(CG(1e-8), tol=1e-3)
 EVERY = pytest.mark.parametrize(
     ("adjoint", "solver"),
@@ -77,8 +77,8 @@ def test_reverse_mode_of_torch_func_is_that_of_autograd(adjoint, solver):
         return w1(lambdas, adjoint, solver)["2.bias"]
 
     rows = [by_autograd(lambda at, i=i: several(at)[i], POINT) for i in range(2)]
-    found = torch.func.jacrev(several)(POINT)
-    torch.testing.assert_close(found.detach(), torch.stack(rows))
+    actual = torch.func.jacrev(several)(POINT)
+    torch.testing.assert_close(actual.detach(), torch.stack(rows))
 
 
 @EVERY
@@ -87,9 +87,9 @@ def test_and_in_delta(adjoint, solver):
         return loss(POINT, adjoint, solver, neighbourhood=Uniform(delta))
 
     delta = torch.tensor(0.4, dtype=torch.float64)
-    found = torch.func.grad(e)(delta).detach()
-    torch.testing.assert_close(found, by_autograd(e, delta))
-    assert found.abs() > 1e-6
+    gradients = torch.func.grad(e)(delta).detach()
+    torch.testing.assert_close(gradients, by_autograd(e, delta))
+    assert gradients.abs() > 1e-6
 
 
 @pytest.mark.parametrize("adjoint", [Replay(), Unroll()], ids=str)
@@ -103,8 +103,8 @@ def test_and_in_u_through_the_start_and_on_data_made_within(adjoint):
         start = growth.embed(rest | {"0.weight": weight}, into=own)
         return loss(POINT, adjoint, start=start, data=data)
 
-    found = torch.func.grad(e)(rest["0.weight"]).detach()
-    torch.testing.assert_close(found, by_autograd(e, rest["0.weight"]))
+    gradients = torch.func.grad(e)(rest["0.weight"]).detach()
+    torch.testing.assert_close(gradients, by_autograd(e, rest["0.weight"]))
 
 
 @EVERY
@@ -172,8 +172,8 @@ def test_unroll_has_forward_mode_and_second_derivatives(adjoint):
     first, second = slope(0.0), (slope(1e-5) - slope(-1e-5)) / 2e-5
     torch.testing.assert_close(torch.func.jvp(e, (POINT,), (TANGENT,))[1].detach(), first @ TANGENT)
     with forward_ad.dual_level():
-        found = forward_ad.unpack_dual(e(forward_ad.make_dual(POINT, TANGENT))).tangent
-    torch.testing.assert_close(found.detach(), first @ TANGENT)
+        actual = forward_ad.unpack_dual(e(forward_ad.make_dual(POINT, TANGENT))).tangent
+    torch.testing.assert_close(actual.detach(), first @ TANGENT)
     for hessian in (
         torch.autograd.functional.hessian(e, POINT),
         torch.func.hessian(e)(POINT).detach(),

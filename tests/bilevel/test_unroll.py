@@ -38,8 +38,8 @@ def test_truncation_against_its_closed_form(last):
     solver = TorchOpt(torchopt.sgd(0.1), steps=5, fresh=False)
     outcome = Unroll(last).solve(solver, objective, case.start, seed=0, progress=False)
     weights = randn(4, seed=3)
-    found = torch.autograd.grad((outcome.params["weight"][0, :4] * weights).sum(), u)[0]
-    torch.testing.assert_close(found, weights * (1 - 0.8**last))
+    gradients = torch.autograd.grad((outcome.params["weight"][0, :4] * weights).sum(), u)[0]
+    torch.testing.assert_close(gradients, weights * (1 - 0.8**last))
 
 
 def test_second_derivatives_against_differences_of_first_ones():
@@ -51,8 +51,8 @@ def test_second_derivatives_against_differences_of_first_ones():
         theta["lambdas"] = (theta["lambdas"] + by * tangent).detach().requires_grad_()
         outcome = Unroll().solve(SOLVER, at(objective, theta), start, seed=0, progress=False)
         loss = outer(outcome.params)
-        found = torch.autograd.grad(loss, theta["lambdas"], create_graph=create_graph)[0]
-        return found @ tangent, theta["lambdas"]
+        gradients = torch.autograd.grad(loss, theta["lambdas"], create_graph=create_graph)[0]
+        return gradients @ tangent, theta["lambdas"]
 
     first, point = slope(0.0, create_graph=True)
     second = torch.autograd.grad(first, point)[0] @ tangent

@@ -64,8 +64,8 @@ def error(given, clean, params, sample, seed):
 def product_error(given, clean, params, sample, seed):
     """The same of ∇²L(w) v, against differences of gradients."""
     direction = {n: randn(*p.shape, seed=seed + i) for i, (n, p) in enumerate(params.items())}
-    held = [] if sample.inputs.is_floating_point() else ["0.weight"]
-    for name in held:
+    results = [] if sample.inputs.is_floating_point() else ["0.weight"]
+    for name in results:
         direction[name][0] = 0
     product = given.hessian(params, sample)(direction)
     least = float("inf")
@@ -73,7 +73,7 @@ def product_error(given, clean, params, sample, seed):
         ends = [{n: p + s * h * direction[n] for n, p in params.items()} for s in (1, -1)]
         up, down = (clean.value_and_grad(end, sample)[2] for end in ends)
         difference = {n: (up[n] - down[n]) / (2 * h) for n in up}
-        for name in held:
+        for name in results:
             product[name][0] = difference[name][0] = 0
         apart = {n: product[n] - difference[n] for n in product}
         least = min(least, norm(apart) / max(norm(product) + norm(difference), 1e-6))
@@ -127,12 +127,12 @@ def outcome(seed):
     }
     sample = clean_objective.sample(params, None, seed, Stream.TRAIN, 0)
     case_of = objective, clean_objective, params, sample, 100 * seed
-    found = [error(*case_of)]
+    results = [error(*case_of)]
     # The gradient of a spectral norm leaves out how its vector moves, by its docstring.
     settled = not (curved and isinstance(this.options["curvature"], Spectral))
     if objective.term("curvature") and settled:
-        found.append(product_error(*case_of))
-    return ("right" if max(found) < TOLERANCE else "wrong"), f"{this}: {found}"
+        results.append(product_error(*case_of))
+    return ("right" if max(results) < TOLERANCE else "wrong"), f"{this}: {results}"
 
 
 @pytest.mark.parametrize("seed", QUICK)

@@ -25,12 +25,12 @@ def setting():
 
 def test_products_value_and_gradient_against_the_dense_matrix():
     at, densely, params, (x, y) = setting()
-    found = at(params)
-    torch.testing.assert_close(found.value, plain_loss(params, x, y))
-    torch.testing.assert_close(found.gradient, grad(lambda w: plain_loss(w, x, y))(params))
+    actual = at(params)
+    torch.testing.assert_close(actual.value, plain_loss(params, x, y))
+    torch.testing.assert_close(actual.gradient, grad(lambda w: plain_loss(w, x, y))(params))
     for seed in range(2):
         v = randn(len(flatten(params)), seed=seed)
-        product = flatten(found.hvp(unflatten(v, params)))
+        product = flatten(actual.hvp(unflatten(v, params)))
         torch.testing.assert_close(product, densely(params) @ v)
 
 

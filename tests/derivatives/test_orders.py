@@ -19,10 +19,10 @@ def folded(w):
 def test_a_difference_across_a_kink_is_no_wrong_derivative(seed):
     at_one_point = derivative_orders(folded, AT, seed)
     assert not at_one_point[2].holds
-    found = derivative_orders(folded, AT, seed, kinked=True)
-    assert all(found[order].holds for order in ORDERS)
+    actual = derivative_orders(folded, AT, seed, kinked=True)
+    assert all(actual[order].holds for order in ORDERS)
 
 
 def test_a_wrong_derivative_stays_wrong_wherever_it_is_looked_at():
-    found = derivative_orders(lambda w: Forgetful.apply(w.relu()).sin().sum(), AT, kinked=True)
-    assert found[2].error > 0.1
+    actual = derivative_orders(lambda w: Forgetful.apply(w.relu()).sin().sum(), AT, kinked=True)
+    assert actual[2].error > 0.1

@@ -166,8 +166,8 @@ def test_gradients_of_embeddings_are_dense():
         require_derivatives(module, tokens, task, parameters(module))
         dense = nn.Sequential(nn.Embedding.from_pretrained(module[0].weight), *module[1:])
         want = torch.func.grad(replace(task, model=pure_model(dense, lambda x: x)))
-        found = torch.func.grad(task)(parameters(module))
-        torch.testing.assert_close(found, want(parameters(module)))
+        gradients = torch.func.grad(task)(parameters(module))
+        torch.testing.assert_close(gradients, want(parameters(module)))
 
 
 def test_the_loss_is_looked_at_too():

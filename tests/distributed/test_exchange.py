@@ -87,11 +87,11 @@ def pairs(rank, folder):
     groups = [dist.new_group([0, other]) for other in (1, 2)]
     done = folder / "done"
     if rank:
-        found = [solve(groups[rank - 1], (raises, killed(folder))[rank - 1])]
+        results = [solve(groups[rank - 1], (raises, killed(folder))[rank - 1])]
         wait_for(done)
     else:
-        found = [solve(groups[0]), solve(groups[0]), solve(groups[1]), since_killed(folder)]
-    torch.save(found, folder / f"{rank}.pt")
+        results = [solve(groups[0]), solve(groups[0]), solve(groups[1]), since_killed(folder)]
+    torch.save(results, folder / f"{rank}.pt")
     done.touch()
 
 
@@ -100,8 +100,8 @@ def ring(rank, folder):
     init = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=5)
     torch.set_num_threads(1)
-    found = solve(dist.group.WORLD, killed(folder) if rank == 4 else None)
-    torch.save((found, since_killed(folder)), folder / f"{rank}.part")
+    outcome = solve(dist.group.WORLD, killed(folder) if rank == 4 else None)
+    torch.save((outcome, since_killed(folder)), folder / f"{rank}.part")
     (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
     for other in range(4):
         wait_for(folder / f"{other}.pt")
@@ -127,8 +127,8 @@ def ended(work, folder, count):
 @pytest.mark.slow
 def test_the_other_process_is_told_of_one_that_raises_or_is_killed(tmp_path):
     assert ended(pairs, tmp_path, 3) == [0, 0, -signal.SIGKILL]
-    told, again, lost, seconds = torch.load(tmp_path / "0.pt")
-    assert told == again == "LostError: process_group: rank 1 failed with OSError: gone"
+    content, again, lost, seconds = torch.load(tmp_path / "0.pt")
+    assert content == again == "LostError: process_group: rank 1 failed with OSError: gone"
     assert lost.startswith("LostError: process_group: a process of the group has ended")
     assert seconds < WITHIN
     assert torch.load(tmp_path / "1.pt") == ["OSError: gone"]
@@ -170,11 +170,11 @@ def under_torchrun(folder):
     torch.set_num_threads(1)
     rank = dist.get_rank()
     (folder / f"process-{rank}").write_text(str(os.getpid()))
-    found = solve(dist.group.WORLD, killed(folder) if rank == 2 else None)
-    (folder / f"error-{rank}").write_text(found)
+    outcome = solve(dist.group.WORLD, killed(folder) if rank == 2 else None)
+    (folder / f"error-{rank}").write_text(outcome)
     with suppress(RuntimeError):
         dist.destroy_process_group()
-    raise LostError(found)
+    raise LostError(outcome)
 
 
 if __name__ == "__main__":

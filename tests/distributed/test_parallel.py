@@ -33,7 +33,7 @@ PROBLEMS = {
 
 
 def solve(name, group=None):
-    found = initialize(
+    outcomes = initialize(
         mlp(4, 3, 2, seed=1),
         mlp(4, 5, 3, seed=2),
         (0.25, 0.25, 0.25, 0.25),
@@ -43,7 +43,7 @@ def solve(name, group=None):
         throw=False,
         **PROBLEMS[name],
     )
-    return {**found.params, "gradient": torch.tensor(found.certificate.gradient_norm)}
+    return {**outcomes.params, "gradient": torch.tensor(outcomes.certificate.gradient_norm)}
 
 
 def derivatives(group=None):
@@ -113,14 +113,14 @@ def fitted(group, data, lambdas=(0.25, 0.25, 0.25, 0.25), delta=0.1, steps=60, l
 
 def failures(rank, group):
     """Status, error and iterate where one process fails to read."""
-    found = {}
+    outcomes = {}
     for kind in ("raises", "reads another"):
         solution = fitted(group, Broken(rank, kind))
         params = torch.cat([p.flatten() for p in solution.params.values()])
         error = f"{type(solution.error).__name__}: {solution.error}"
         better = solution.objective < solution.start_objective
-        found[kind] = (solution.status.name, error, better, params)
-    return found
+        outcomes[kind] = (solution.status.name, error, better, params)
+    return outcomes
 
 
 def failed_first(rank, group):
@@ -134,7 +134,7 @@ def failed_first(rank, group):
 
 def unlike(rank, group):
     """What settings that differ are told."""
-    told = {}
+    messages = {}
     settings = {
         "lambdas": {"lambdas": (0.25, 0.25, 0.25 + 0.05 * rank, 0.25 - 0.05 * rank)},
         "neighbourhood": {"delta": 0.1 + 1e-9 * rank},
@@ -145,8 +145,8 @@ def unlike(rank, group):
         try:
             fitted(group, **{"data": (X, Y)} | changes)
         except ValueError as error:
-            told[name] = str(error)
-    return told
+            messages[name] = str(error)
+    return messages
 
 
 def joined(rank, folder, size):
@@ -164,16 +164,16 @@ def joined(rank, folder, size):
 
 def work(rank, folder):
     group = joined(rank, folder, PROCESSES)
-    found = {name: solve(name, group) for name in PROBLEMS}
-    found |= {"derivatives": derivatives(group), "forward mode": forward_mode(group)}
-    found |= {"failures": failures(rank, group), "unlike": unlike(rank, group)}
-    found["failed first"] = failed_first(rank, group)
-    torch.save({**found, "error": disagreement(rank, group)}, f"{folder}/{rank}.pt")
+    outcomes = {name: solve(name, group) for name in PROBLEMS}
+    outcomes |= {"derivatives": derivatives(group), "forward mode": forward_mode(group)}
+    outcomes |= {"failures": failures(rank, group), "unlike": unlike(rank, group)}
+    outcomes["failed first"] = failed_first(rank, group)
+    torch.save({**outcomes, "error": disagreement(rank, group)}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     mp.spawn(work, args=(str(folder),), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
@@ -181,41 +181,43 @@ def found(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_two_processes_find_what_one_finds(found, name):
+def test_two_processes_find_what_one_finds(outcomes, name):
     alone = solve(name)
     for rank in range(PROCESSES):
-        torch.testing.assert_close(found[rank][name], alone, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(outcomes[rank][name], alone, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_both_hold_the_same_bits(found, name):
-    first, second = (found[rank][name] for rank in range(PROCESSES))
+def test_both_hold_the_same_bits(outcomes, name):
+    first, second = (outcomes[rank][name] for rank in range(PROCESSES))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.slow
-def test_derivatives_are_those_of_the_whole_batch(found):
-    torch.testing.assert_close(found[0]["derivatives"], derivatives())
-    torch.testing.assert_close(found[1]["derivatives"], derivatives())
+def test_derivatives_are_those_of_the_whole_batch(outcomes):
+    torch.testing.assert_close(outcomes[0]["derivatives"], derivatives())
+    torch.testing.assert_close(outcomes[1]["derivatives"], derivatives())
 
 
 @pytest.mark.slow
-def test_forward_mode_and_vmap_go_through(found):
-    torch.testing.assert_close(found[0]["forward mode"], forward_mode())
+def test_forward_mode_and_vmap_go_through(outcomes):
+    torch.testing.assert_close(outcomes[0]["forward mode"], forward_mode())
 
 
 @pytest.mark.slow
-def test_processes_that_disagree_are_refused_everywhere(found):
+def test_processes_that_disagree_are_refused_everywhere(outcomes):
     for rank in range(PROCESSES):
-        assert "process_group: the start's w differs between the processes" in found[rank]["error"]
+        assert (
+            "process_group: the start's w differs between the processes" in outcomes[rank]["error"]
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raises", "reads another"])
-def test_all_end_alike_where_one_fails_to_read(found, kind):
+def test_all_end_alike_where_one_fails_to_read(outcomes, kind):
     (first, error, better, ours), (second, elsewhere, _, theirs) = (
-        found[rank]["failures"][kind] for rank in range(PROCESSES)
+        outcomes[rank]["failures"][kind] for rank in range(PROCESSES)
     )
     assert first == second == "DATA_FAILED"
     assert better
@@ -229,17 +231,20 @@ def test_all_end_alike_where_one_fails_to_read(found, kind):
 
 
 @pytest.mark.slow
-def test_all_end_promptly_where_one_fails_before_the_solve(found):
-    told = "ElsewhereError: process_group: rank 1 failed with OSError: gone"
-    assert [found[rank]["failed first"] for rank in range(PROCESSES)] == [told, "OSError: gone"]
+def test_all_end_promptly_where_one_fails_before_the_solve(outcomes):
+    message = "ElsewhereError: process_group: rank 1 failed with OSError: gone"
+    assert [outcomes[rank]["failed first"] for rank in range(PROCESSES)] == [
+        message,
+        "OSError: gone",
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lambdas", "neighbourhood", "solver", "data's length"])
-def test_settings_that_differ_are_refused_everywhere(found, name):
+def test_settings_that_differ_are_refused_everywhere(outcomes, name):
     for rank in range(PROCESSES):
-        told = found[rank]["unlike"][name]
-        assert told.startswith(f"process_group: {name} differs between the processes")
+        message = outcomes[rank]["unlike"][name]
+        assert message.startswith(f"process_group: {name} differs between the processes")
 
 
 def test_settings_are_told_apart_by_what_they_hold():
@@ -262,5 +267,5 @@ def test_four_processes_find_what_one_finds(tmp_path):
     mp.spawn(work_of_one_in_four, args=(str(tmp_path),), nprocs=4)
     alone = solve("default")
     for rank in range(4):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-9)
+        outcomes = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(outcomes, alone, rtol=1e-9, atol=1e-9)

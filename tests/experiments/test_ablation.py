@@ -64,11 +64,11 @@ def test_a_run_gives_tables_figures_and_one_record_for_each_point_and_search(tmp
     assert all(float(row["outer"]) > 0 for row in rows)
     for name in ("ablation.md", "ablation-slices.svg", "ablation-tetrahedron.svg"):
         assert (out / name).stat().st_size > 0
-    for found in (record for record in records if "path" in record):
-        lowest = min(t["outer"] for t in found["path"] if t["outer"] is not None)
-        assert found["outer"] == lowest <= found["start_outer"]
-        prices = [t["gradients"] * (4 if t["differentiated"] else 1) for t in found["path"]]
-        assert found["gradients"] == sum(prices) <= 3 * Mirror().budget
+    for actual in (record for record in records if "path" in record):
+        lowest = min(t["outer"] for t in actual["path"] if t["outer"] is not None)
+        assert actual["outer"] == lowest <= actual["start_outer"]
+        prices = [t["gradients"] * (4 if t["differentiated"] else 1) for t in actual["path"]]
+        assert actual["gradients"] == sum(prices) <= 3 * Mirror().budget
 
 
 @pytest.mark.slow
@@ -125,8 +125,8 @@ def test_a_point_that_is_not_finite_is_reported_and_harms_no_table(tmp_path, cap
     scene = lattice.scene(case(), 0, directory, CPU)
     solved = list(lattice.solved([scene], lattice.points(1)))
     broken = {**solved[0], "outer": None, "status": "NON_FINITE"}
-    found = ablation.learned(scene)
-    reported.show_and_write(tmp_path, "small", [broken, *solved[1:]], [found])
+    actual = ablation.learned(scene)
+    reported.show_and_write(tmp_path, "small", [broken, *solved[1:]], [actual])
     assert "not finite ×1" in (tmp_path / "ablation.md").read_text()
     last = reported.by_point([broken, *solved[1:]])
     assert list(last)[-1] == tuple(broken["lambdas"])
@@ -183,7 +183,7 @@ def test_unknown_tasks_and_resolutions_are_refused(tmp_path):
 
 
 def test_digits_need_no_data():
-    (found,) = ablation.cases(["digits"], TINY, None, download=False)
-    assert found.task.name == "digits"
-    assert isinstance(ablation.settings(found)["search"], str)
+    (actual,) = ablation.cases(["digits"], TINY, None, download=False)
+    assert actual.task.name == "digits"
+    assert isinstance(ablation.settings(actual)["search"], str)
     assert torch.device("cpu") == CPU

@@ -70,8 +70,8 @@ def task(out, at_work=lambda: None):
 
 def run(out, at_work=lambda: None):
     directory = RunDirectory(out / "run", {})
-    found = study.run(task(out, at_work), METHODS, SEEDS, directory, CPU)
-    return json.dumps(found)
+    actual = study.run(task(out, at_work), METHODS, SEEDS, directory, CPU)
+    return json.dumps(actual)
 
 
 def other(out, until):
@@ -128,10 +128,10 @@ def test_two_processes_divide_the_cells_and_end_with_the_same_tables(tmp_path, s
     # With 5 of 6, it holds its first cell until this process has nothing left but to wait for it.
     process = start(until)
     assert len(locks(tmp_path)) == 1
-    mine = run(tmp_path)
+    ours = run(tmp_path)
     assert process.wait(60) == 0
-    assert (tmp_path / "other.json").read_text() == mine
-    assert {(r["method"], r["seed"]) for r in json.loads(mine)} == {
+    assert (tmp_path / "other.json").read_text() == ours
+    assert {(r["method"], r["seed"]) for r in json.loads(ours)} == {
         (method, seed) for method in METHODS if method != "refused" for seed in SEEDS
     }
     assert made(tmp_path) == CELLS
@@ -153,9 +153,9 @@ def test_what_a_process_leaves_that_ends_early_is_taken_over(tmp_path, start, en
             process.wait(60)
             assert lock.exists() == (end == signal.SIGKILL)
 
-    found = json.loads(run(tmp_path, at_work))
+    content = json.loads(run(tmp_path, at_work))
     assert waited == [None]
-    assert len(found) == 6
+    assert len(content) == 6
     assert made(tmp_path) == sorted([*CELLS, "scratch 0"])
     assert locks(tmp_path) == []
 
@@ -192,12 +192,12 @@ def test_a_claim_is_for_one_at_a_time_and_leaves_nothing(tmp_path):
 
 
 def test_held_items_come_last_and_only_they_are_waited_for():
-    calls, held = [], {"a": 2, "c": 1}
+    calls, kept = [], {"a": 2, "c": 1}
 
     def work(item, wait):
         calls.append((item, wait))
-        if not wait and held.get(item, 0):
-            held[item] -= 1
+        if not wait and kept.get(item, 0):
+            kept[item] -= 1
             raise Timeout(item)
 
     divide("abc", work)
@@ -208,6 +208,6 @@ def test_held_items_come_last_and_only_they_are_waited_for():
         ("a", False),
     ]
     calls.clear()
-    held["a"] = 5
+    kept["a"] = 5
     divide("a", work)
     assert calls == [("a", False), ("a", True)]

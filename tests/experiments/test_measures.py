@@ -116,11 +116,11 @@ def test_scores_are_those_of_each_corruption():
 
 def test_a_record_holds_means_over_severities():
     data = Examples(images(20, 1, 4), torch.randint(3, (20,), generator=generator()))
-    found = others(linear(), data)
+    actual = others(linear(), data)
     blurred = [score.accuracy for score in corruption_scores(linear(), data)["gaussian blur"]]
-    assert found["gaussian blur"] == pytest.approx(sum(blurred) / 5)
-    assert found["fgsm"] == criteria.accuracy(linear(), fgsm(linear(), data, 0.01))
-    assert found["calibration_error"] == calibration_error(linear(), data)
+    assert actual["gaussian blur"] == pytest.approx(sum(blurred) / 5)
+    assert actual["fgsm"] == criteria.accuracy(linear(), fgsm(linear(), data, 0.01))
+    assert actual["calibration_error"] == calibration_error(linear(), data)
     wide = Examples(5 * data.x - 2, data.y)
     attacked = fgsm(linear(), wide, 0.05, low=-2.0, high=3.0)
     assert others(linear(), wide, low=-2.0, high=3.0)["fgsm"] == criteria.accuracy(

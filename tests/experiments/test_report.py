@@ -44,7 +44,7 @@ def record(method, seed, accuracy, *, solution=None, spent=0):
 
 
 @pytest.fixture
-def found():
+def results():
     solution = {
         "lambdas": [0.1, 0.2, 0.7, 0.0],
         "status": "SOLVED",
@@ -60,30 +60,30 @@ def found():
     ]
 
 
-def test_results_are_means_and_deviations(found):
-    table = tables.results("title", found, {"phi": 0.125})
+def test_results_are_means_and_deviations(results):
+    table = tables.results("title", results, {"phi": 0.125})
     assert [row[0] for row in table.rows] == ["default", "phi"]
     assert table.rows[0][1] == "0.700 ± 0.141"
     assert table.rows[1][1] == "0.850 ± 0.071"
     assert [row[-1] for row in table.rows] == ["n/a", "0.1250"]
 
 
-def test_differences_are_paired_by_seed(found):
-    (row,) = tables.differences("title", found).rows
+def test_differences_are_paired_by_seed(results):
+    (row,) = tables.differences("title", results).rows
     assert row[0] == "phi"
     assert row[1].startswith("+0.150 [+0.1")
-    unpaired = [found[0], record("phi", 5, 0.9)]
+    unpaired = [results[0], record("phi", 5, 0.9)]
     assert tables.differences("title", unpaired).rows[0][1] == "n/a"
-    assert tables.differences("title", found[2:]).rows == []
+    assert tables.differences("title", results[2:]).rows == []
 
 
-def of_format_1(found):
-    kept = [{k: v for k, v in r.items() if k not in ("equal_epochs", "examples")} for r in found]
+def of_format_1(results):
+    kept = [{k: v for k, v in r.items() if k not in ("equal_epochs", "examples")} for r in results]
     return [r | {"test": {m: r["test"][m] for m in tables.MEASURES}} for r in kept]
 
 
-def test_equal_epochs_have_their_own_means_and_differences(found):
-    default, phi = tables.equal_epochs("title", found).rows
+def test_equal_epochs_have_their_own_means_and_differences(results):
+    default, phi = tables.equal_epochs("title", results).rows
     assert default[1:] == ["0.700 ± 0.141"] * 3 + ["n/a"] * 3
     assert phi[1] == "0.890 ± 0.071"
     assert phi[4].startswith("+0.190 [")
@@ -91,23 +91,23 @@ def test_equal_epochs_have_their_own_means_and_differences(found):
 
 def test_holms_correction_is_over_all_cells_of_a_table():
     rng = np.random.default_rng(0)
-    found = []
+    results = []
     for seed in range(10):
-        found.append(record("default", seed, 0.5))
+        results.append(record("default", seed, 0.5))
         for method, gain in (("much", 0.1), ("little", 0.008), ("none", 0.0)):
-            found.append(record(method, seed, 0.5 + gain + 0.01 * rng.normal()))
-    rows = {row[0]: row[1:] for row in tables.differences("title", found).rows}
+            results.append(record(method, seed, 0.5 + gain + 0.01 * rng.normal()))
+    rows = {row[0]: row[1:] for row in tables.differences("title", results).rows}
     marked = {method: {cell.endswith("†") for cell in cells} for method, cells in rows.items()}
-    p = {m: _p(found, m) for m in rows}
+    p = {m: _p(results, m) for m in rows}
     assert p["much"] < p["little"] < 0.05 < p["none"]
     # Alone it would hold; with the fifteen cells, of which five hold, it has to be below .05 / 10.
     assert p["little"] > 0.05 / 10
     assert marked == {"much": {True}, "little": {False}, "none": {False}}
 
 
-def _p(found, method):
+def _p(results, method):
     ours, theirs = (
-        [r["test"]["accuracy"] for r in found if r["method"] == m] for m in (method, "default")
+        [r["test"]["accuracy"] for r in results if r["method"] == m] for m in (method, "default")
     )
     return paired_p_value(ours, theirs)
 
@@ -118,27 +118,31 @@ def test_one_seed_has_neither_interval_nor_mark():
 
 
 def test_the_target_is_98_percent_of_what_default_reaches_with_that_seed():
-    found = [record("default", 0, 0.5), record("default", 1, 0.9), record("phi", 1, 0.87, spent=4)]
-    found.append(record("phi", 0, 0.9, spent=4))
-    steps = [r["test"]["steps"] for r in tables.with_steps(found)]
+    results = [
+        record("default", 0, 0.5),
+        record("default", 1, 0.9),
+        record("phi", 1, 0.87, spent=4),
+    ]
+    results.append(record("phi", 0, 0.9, spent=4))
+    steps = [r["test"]["steps"] for r in tables.with_steps(results)]
     # .5 is there from the start on; .98 · .9 is .882.
     assert steps == [0, 10, None, 4]
-    assert tables.others("title", found).rows[1][1] == "4 ± 0 (1 of 2)"
-    assert tables.with_steps(found[2:])[0]["test"]["steps"] is None
-    assert tables.others("title", found[2:]).rows[0][1] == "n/a"
+    assert tables.others("title", results).rows[1][1] == "4 ± 0 (1 of 2)"
+    assert tables.with_steps(results[2:])[0]["test"]["steps"] is None
+    assert tables.others("title", results[2:]).rows[0][1] == "n/a"
 
 
-def test_records_of_format_1_are_shown_without_what_they_lack(found):
-    old = of_format_1(found)
+def test_records_of_format_1_are_shown_without_what_they_lack(results):
+    old = of_format_1(results)
     titles = [table.title for table in tables.every("t", old, {})]
     assert len(titles) == 3
     assert not any("equal epochs" in title or "other measures" in title for title in titles)
-    assert len(tables.every("t", found, {})) == 5
+    assert len(tables.every("t", results, {})) == 5
     (row, *_) = csv.DictReader(io.StringIO(tables.csv_text(old)))
     assert (row["accuracy"], row["fgsm"], row["area, equal epochs"]) == ("0.6", "", "")
 
 
-def test_the_equal_epoch_figure_is_of_that_views_curve(tmp_path, monkeypatch, found):
+def test_the_equal_epoch_figure_is_of_that_views_curve(tmp_path, monkeypatch, results):
     drawn = []
     monkeypatch.setattr(figures, "band", lambda axis, x, y, label, style: drawn.append((x, y)))
     monkeypatch.setattr(figures, "save", lambda *arguments: None)
@@ -146,19 +150,19 @@ def test_the_equal_epoch_figure_is_of_that_views_curve(tmp_path, monkeypatch, fo
         {"gradients": 0, "accuracy": 0.3, "cross_entropy": 1.5},
         {"gradients": 20, "accuracy": 0.9, "cross_entropy": 0.25},
     ]
-    phi = found[2] | {"equal_epochs": found[2]["equal_epochs"] | {"curve": longer}}
+    phi = results[2] | {"equal_epochs": results[2]["equal_epochs"] | {"curve": longer}}
     # A record of format 1 is left out.
-    view = tables.in_equal_epochs([*of_format_1(found[3:]), phi])
+    view = tables.in_equal_epochs([*of_format_1(results[3:]), phi])
     figures.learning_curves(view, "title", tmp_path / "a.svg")
     for (x, heights), measure in zip(drawn, ("accuracy", "cross_entropy"), strict=True):
         assert list(x) == [0, 4]
         assert heights.tolist() == [[point[measure] for point in longer]]
 
 
-def test_without_the_equal_epoch_view_there_is_no_figure_of_it(tmp_path, monkeypatch, found):
+def test_without_the_equal_epoch_view_there_is_no_figure_of_it(tmp_path, monkeypatch, results):
     undrawn(monkeypatch)
-    both = figures.every("t", found, tmp_path / "new", ".svg")
-    old = figures.every("t", of_format_1(found), tmp_path / "old", ".svg")
+    both = figures.every("t", results, tmp_path / "new", ".svg")
+    old = figures.every("t", of_format_1(results), tmp_path / "old", ".svg")
     assert set(tmp_path.iterdir()) == both.keys() | old.keys()
     assert [path.name for path in both] == [
         "new-learning.svg",
@@ -188,12 +192,12 @@ def lines_of(path):
 
 
 def test_theta_is_drawn_as_one_curve_beside_levels(tmp_path):
-    found = [record("zero", s, 0.5) for s in (0, 1)]
-    assert not sweeps.has_thetas(found)
+    results = [record("zero", s, 0.5) for s in (0, 1)]
+    assert not sweeps.has_thetas(results)
     for theta in (1, 0.01, 0.1):
-        found += [record(f"uniform-{theta:g}", s, 0.5 + theta / 10) for s in (0, 1)]
-    assert sweeps.has_thetas(found)
-    sweeps.theta_curves(found, "title", tmp_path / "a.svg")
+        results += [record(f"uniform-{theta:g}", s, 0.5 + theta / 10) for s in (0, 1)]
+    assert sweeps.has_thetas(results)
+    sweeps.theta_curves(results, "title", tmp_path / "a.svg")
     drawn = lines_of(tmp_path / "a.svg")
     assert "U[0, θ]" in drawn
     assert "zero" in drawn
@@ -201,45 +205,45 @@ def test_theta_is_drawn_as_one_curve_beside_levels(tmp_path):
 
 
 def test_sizes_take_the_seeds_that_every_size_has(tmp_path):
-    found = [record("phi", s, 0.5) | {"examples": n} for n in (10, 100) for s in (0, 1)]
-    found += [record("zero", 0, 0.5) | {"examples": 10}, record("zero", 1, 0.5)]
-    sweeps.size_curves(found, "title", tmp_path / "a.svg")
+    results = [record("phi", s, 0.5) | {"examples": n} for n in (10, 100) for s in (0, 1)]
+    results += [record("zero", 0, 0.5) | {"examples": 10}, record("zero", 1, 0.5)]
+    sweeps.size_curves(results, "title", tmp_path / "a.svg")
     drawn = lines_of(tmp_path / "a.svg")
     assert "phi" in drawn
     # It has no seed with both sizes.
     assert "zero" not in drawn
 
 
-def test_the_solution_is_reported_raw(found):
-    (row,) = tables.solutions("title", found).rows
+def test_the_solution_is_reported_raw(results):
+    (row,) = tables.solutions("title", results).rows
     assert row[:3] == ["phi", "SOLVED ×2", "0.2, 0.2, 0.6, 0"]
     assert row[3:7] == ["0.25", "1", "0.5", "not computed"]
     assert row[7:] == ["2.0000 → 1.0000", "4"]
-    del found[-1]["solution"]["lambdas"]
-    assert tables.solutions("title", found).rows[0][2] == "not recorded"
+    del results[-1]["solution"]["lambdas"]
+    assert tables.solutions("title", results).rows[0][2] == "not recorded"
 
 
-def test_markdown_and_csv_hold_the_same_numbers(found):
-    lines = tables.results("title", found, {}).markdown().splitlines()
+def test_markdown_and_csv_hold_the_same_numbers(results):
+    lines = tables.results("title", results, {}).markdown().splitlines()
     assert lines[0] == "**title**"
     assert len({line.count("|") for line in lines[2:]}) == 1
-    rows = list(csv.DictReader(io.StringIO(tables.csv_text(found))))
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text(results))))
     assert [float(row["accuracy"]) for row in rows] == [0.6, 0.8, 0.9, 0.8]
-    points = list(csv.DictReader(io.StringIO(tables.curves_csv_text(found))))
+    points = list(csv.DictReader(io.StringIO(tables.curves_csv_text(results))))
     assert len(points) == 4 * (2 + 2 + 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
-def test_the_report_is_written_whole_and_twice_the_same(tmp_path, capsys, found, suffix):
-    shown = page.show(found, {"phi": 0.125}, "title")
+def test_the_report_is_written_whole_and_twice_the_same(tmp_path, capsys, results, suffix):
+    shown = page.show(results, {"phi": 0.125}, "title")
     assert "0.850 ± 0.071" in capsys.readouterr().out.replace("\n", " ")
-    page.write(tmp_path, "t", "title", found, {"phi": 0.125}, shown, suffix)
+    page.write(tmp_path, "t", "title", results, {"phi": 0.125}, shown, suffix)
     names = {path.name for path in tmp_path.iterdir()}
     drawn = {f"t-{kind}{suffix}" for kind in ("learning", "equal-epochs", "corruption")}
     assert names == drawn | {"t.csv", "t-curves.csv", "t.md", "t.json", "t-variance.json"}
     first = {name: (tmp_path / name).read_bytes() for name in names}
-    page.write(tmp_path, "t", "title", found, {"phi": 0.125}, shown, suffix)
+    page.write(tmp_path, "t", "title", results, {"phi": 0.125}, shown, suffix)
     assert {name: (tmp_path / name).read_bytes() for name in names} == first
 
 
@@ -261,12 +265,12 @@ def test_steps_count_from_where_the_initialisation_is_had():
 
     # The start of φ has the target; what it becomes has to learn it again.
     waiting = [(0, 0.9), (30, 0.9), (30, 0.2), (50, 0.9)]
-    found = [
+    results = [
         record("default", 0, [(0, 0.9), (50, 0.9)]),
         record("phi", 30, waiting),
         record("kept", 30, [*waiting[:2], (30, 0.9), (50, 0.9)]),
     ]
-    steps = {r["method"]: r["test"]["steps"] for r in tables.with_steps(found)}
+    steps = {r["method"]: r["test"]["steps"] for r in tables.with_steps(results)}
     assert steps == {"default": 0, "phi": 50, "kept": 30}
 
 

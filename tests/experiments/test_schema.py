@@ -137,8 +137,8 @@ def test_a_damaged_teacher_is_made_again_and_a_torn_student_too(finished, run, d
     kept = teacher.read_bytes(), student.read_bytes()
     damage(teacher)
     halved(student)
-    found = study.run(task, ["default"], [0], RunDirectory(run, settings), CPU)
-    assert len(found) == 1
+    actual = study.run(task, ["default"], [0], RunDirectory(run, settings), CPU)
+    assert len(actual) == 1
     assert (teacher.read_bytes(), student.read_bytes()) == kept
     renamed(student)
     with pytest.raises(UsageError, match=r"\.safetensors: of another module, it lacks"):

@@ -29,23 +29,23 @@ def test_paired_difference_covers_the_mean_as_often_as_it_says():
     for _ in range(200):
         theirs = rng.normal(size=25)
         ours = theirs + 0.5 + rng.normal(size=25)
-        found = paired_difference(ours, theirs)
-        assert found.mean == pytest.approx(np.mean(ours - theirs))
-        covered += found.low <= 0.5 <= found.high
+        actual = paired_difference(ours, theirs)
+        assert actual.mean == pytest.approx(np.mean(ours - theirs))
+        covered += actual.low <= 0.5 <= actual.high
     # A 95 % interval, 200 trials: outside [178, 200] has a chance below 1 in 1,000 at 93 %.
     assert 176 <= covered <= 200
 
 
 def test_paired_difference_cancels_what_the_seeds_share():
     shared = np.array([0.0, 5.0, -3.0, 8.0, 1.0])
-    found = paired_difference(shared + np.array([0.1, 0.2, 0.1, 0.2, 0.1]), shared)
-    assert 0.1 <= found.low <= found.mean <= found.high <= 0.2
+    actual = paired_difference(shared + np.array([0.1, 0.2, 0.1, 0.2, 0.1]), shared)
+    assert 0.1 <= actual.low <= actual.mean <= actual.high <= 0.2
 
 
 @pytest.mark.parametrize("differences", [[0.3, 0.1], [0.0, 0.0, 1.0], [-1.0, 2.0, 0.5]])
 def test_few_seeds_give_an_interval_within_what_was_seen(differences):
-    found = paired_difference(differences, [0.0] * len(differences))
-    assert min(differences) <= found.low <= found.high <= max(differences)
+    actual = paired_difference(differences, [0.0] * len(differences))
+    assert min(differences) <= actual.low <= actual.high <= max(differences)
 
 
 def test_equal_differences_have_an_interval_of_no_width():
@@ -53,10 +53,10 @@ def test_equal_differences_have_an_interval_of_no_width():
 
 
 def test_one_pair_has_no_interval():
-    found = paired_difference([1.0], [0.5])
-    assert found.mean == 0.5
-    assert isnan(found.low)
-    assert isnan(found.high)
+    actual = paired_difference([1.0], [0.5])
+    assert actual.mean == 0.5
+    assert isnan(actual.low)
+    assert isnan(actual.high)
 
 
 def test_area_is_the_mean_height_on_an_uneven_grid():

@@ -23,13 +23,13 @@ def run(path, methods=tuple(METHODS), seeds=(0,)):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     return path, {record["method"]: record for record in run(path)}
 
 
-def test_every_method_spends_the_same_budget(found):
-    for method, record in found[1].items():
+def test_every_method_spends_the_same_budget(finished):
+    for method, record in finished[1].items():
         curve = record["curve"]
         assert curve[0]["gradients"] == 0
         assert RECIPE.budget - 1 < curve[-1]["gradients"] <= RECIPE.budget
@@ -37,8 +37,8 @@ def test_every_method_spends_the_same_budget(found):
         assert (record["solution"] is not None) == method.startswith("phi")
 
 
-def test_the_equal_epoch_view_trains_everyone_alike(found):
-    for record in found[1].values():
+def test_the_equal_epoch_view_trains_everyone_alike(finished):
+    for record in finished[1].values():
         longer = record["equal_epochs"]
         assert longer["curve"][0]["gradients"] == 0
         assert longer["curve"][-1]["gradients"] == RECIPE.budget
@@ -47,35 +47,35 @@ def test_the_equal_epoch_view_trains_everyone_alike(found):
             assert longer["learning_rate"] == record["learning_rate"]
             assert longer["curve"] == record["curve"]
             assert longer["test"] == {key: record["test"][key] for key in longer["test"]}
-    phi = found[1]["phi"]
+    phi = finished[1]["phi"]
     # φ's own steps are not on this curve: it begins at w1.
     ours, longer = phi["curve"][2], phi["equal_epochs"]["curve"][0]
     assert ours["cross_entropy"] == longer["cross_entropy"]
 
 
-def test_until_phi_is_solved_one_has_its_start(found):
-    start, end, solved = found[1]["phi"]["curve"][:3]
-    spent = found[1]["phi"]["initialisation_gradients"]
+def test_until_phi_is_solved_one_has_its_start(finished):
+    start, end, solved = finished[1]["phi"]["curve"][:3]
+    spent = finished[1]["phi"]["initialisation_gradients"]
     assert [point["gradients"] for point in (start, end, solved)] == [0, spent, spent]
     assert start["cross_entropy"] == end["cross_entropy"] != solved["cross_entropy"]
-    assert start["accuracy"] == found[1]["default"]["curve"][0]["accuracy"]
+    assert start["accuracy"] == finished[1]["default"]["curve"][0]["accuracy"]
 
 
-def test_the_measures_beside_the_papers_are_those_of_the_stored_student(found):
-    path, records = found
+def test_the_measures_beside_the_papers_are_those_of_the_stored_student(finished):
+    path, records = finished
     for method in ("default", "phi"):
         student = load_module(TASK.student(), path / "students" / f"tiny-{method}-0.safetensors")
         for name, value in measures.others(student, digits(0).test).items():
             assert records[method]["test"][name] == pytest.approx(value), name
 
 
-def test_all_four_terms_cost_more_than_three(found):
-    spent = {method: record["initialisation_gradients"] for method, record in found[1].items()}
+def test_all_four_terms_cost_more_than_three(finished):
+    spent = {method: record["initialisation_gradients"] for method, record in finished[1].items()}
     assert spent["phi4"] > spent["phi"] >= 2 * TASK.phi.three_terms.steps
 
 
-def test_the_record_is_what_the_stored_student_does(found):
-    path, records = found
+def test_the_record_is_what_the_stored_student_does(finished):
+    path, records = finished
     test = digits(0).test
     for method, record in records.items():
         student = load_module(TASK.student(), path / "students" / f"tiny-{method}-0.safetensors")
@@ -85,13 +85,13 @@ def test_the_record_is_what_the_stored_student_does(found):
         )
 
 
-def test_a_finished_run_is_read_and_not_made_again(found, monkeypatch):
-    path, records = found
+def test_a_finished_run_is_read_and_not_made_again(finished, monkeypatch):
+    path, records = finished
     monkeypatch.setattr("experiments.task.METHODS", {})
     assert {record["method"]: record for record in run(path)} == records
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(found, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(finished, tmp_path, monkeypatch):
     def interrupted(growth, seed):
         raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(found, tmp_pa
     }
     timeless = {"seconds"}
     for record in run(tmp_path, methods):
-        expected = found[1][record["method"]]
+        expected = finished[1][record["method"]]
         assert record.keys() == expected.keys()
         for key in record.keys() - timeless:
             if key != "solution":
@@ -161,10 +161,10 @@ def test_another_data_set_can_teach_and_other_pixels_be_measured(tmp_path):
     assert record["test"]["robustness"] == pytest.approx(noise)
 
 
-def test_a_changed_task_is_refused_in_the_same_directory(found):
+def test_a_changed_task_is_refused_in_the_same_directory(finished):
     changed = replace(TASK, theta=0.1)
     with pytest.raises(ValueError, match=r"settings\. tiny\.theta: 0\.05 there, 0\.1 now\."):
-        RunDirectory(found[0], study.settings("test", [changed]))
+        RunDirectory(finished[0], study.settings("test", [changed]))
 
 
 def test_prediction_variance_needs_two_seeds_and_images_that_neither_was_trained_on(tmp_path):
@@ -181,14 +181,14 @@ def test_prediction_variance_needs_two_seeds_and_images_that_neither_was_trained
     assert study.prediction_variance(apart, records, directory, CPU) == {}
 
 
-def test_nothing_before_the_final_measures_depends_on_the_test_part(found, tmp_path):
+def test_nothing_before_the_final_measures_depends_on_the_test_part(finished, tmp_path):
     def other_test(seed):
         splits = digits(seed)
         return Splits(splits.train, splits.validation, splits.test.take(torch.tensor([0, 1])))
 
     task = replace(TASK, splits=other_test)
     (record,) = study.run(task, ("default",), (0,), RunDirectory(tmp_path, {}), CPU)
-    expected = found[1]["default"]
+    expected = finished[1]["default"]
     assert record["learning_rate"] == expected["learning_rate"]
     assert record["curve"] == expected["curve"]
     assert record["test"] != expected["test"]
@@ -203,7 +203,8 @@ def test_the_demo_is_named_as_its_records_need():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ligo", "gradmax", "robustified", "phi_early"])
 def test_what_spends_gradients_waits_at_its_start(tmp_path, method):
-    (record,) = run(tmp_path, methods=(method,))
+    longer = replace(TASK, student_recipe=replace(RECIPE, budget=200))  # LiGO alone spends 100
+    (record,) = study.run(longer, (method,), (0,), RunDirectory(tmp_path, {}), CPU)
     spent = record["initialisation_gradients"]
     assert [point["gradients"] for point in record["curve"][:3]] == [0, spent, spent]
     assert spent > 0

@@ -27,12 +27,12 @@ def growth():
 
 def test_the_slice_leaves_the_new_coordinates_at_the_control():
     given = growth()
-    found, control = (METHODS[name](given, 0) for name in ("phi_slice", "matched"))
+    actual, control = (METHODS[name](given, 0) for name in ("phi_slice", "matched"))
     mask = mapped(given, control.student).mask()
-    solved, start = (dict(m.student.named_parameters()) for m in (found, control))
+    solved, start = (dict(m.student.named_parameters()) for m in (actual, control))
     assert all(torch.equal(solved[n][~mask[n]], start[n][~mask[n]]) for n in start)
     assert not any(torch.equal(solved[n][mask[n]], start[n][mask[n]]) for n in start)
-    assert control.gradients == 0 < found.gradients
+    assert control.gradients == 0 < actual.gradients
 
 
 def test_new_classes_start_as_large_as_old_ones():
@@ -57,9 +57,9 @@ def test_every_variant_is_another_start():
     given = replace(given, phi=replace(given.phi, three_terms=Descent(3, 1e-2)))
     starts = {}
     for name, method in variants.VARIANTS.items():
-        found = method(given, 0)
-        assert all(value.isfinite().all() for value in found.student.parameters())
-        starts[name] = nn.utils.parameters_to_vector(found.student.parameters()).detach()
+        actual = method(given, 0)
+        assert all(value.isfinite().all() for value in actual.student.parameters())
+        starts[name] = nn.utils.parameters_to_vector(actual.student.parameters()).detach()
     # What is trained at one rate differs in its training.
     pairs = combinations([name for name in starts if "trained-at" not in name], 2)
     assert not [(a, b) for a, b in pairs if torch.equal(starts[a], starts[b])]
@@ -76,8 +76,8 @@ def test_a_variant_runs_as_a_method_of_the_experiment(tmp_path):
 
 def moved(method, given):
     """Names of the parameters that φ moved from its start."""
-    found = method(given, 0)
-    start, end = (dict(module.named_parameters()) for module in (found.start, found.student))
+    actual = method(given, 0)
+    start, end = (dict(module.named_parameters()) for module in (actual.start, actual.student))
     return {name for name in start if not torch.equal(start[name], end[name])}
 
 
@@ -108,20 +108,20 @@ def test_delta_rises_and_both_solves_are_paid_for(monkeypatch):
     seen = []
 
     def spy(growth, seed, lambdas, descent, **options):
-        found = solve_phi(growth, seed, lambdas, descent, **options)
-        seen.append((growth.phi.neighbourhood.delta, descent.steps, options["fill"], found))
-        return found
+        actual = solve_phi(growth, seed, lambdas, descent, **options)
+        seen.append((growth.phi.neighbourhood.delta, descent.steps, options["fill"], actual))
+        return actual
 
     monkeypatch.setattr(variants, "solve_phi", spy)
     given = growth()
-    found = variants.VARIANTS["delta-rising"](given, 0)
+    actual = variants.VARIANTS["delta-rising"](given, 0)
     (low, half, _, first), (high, rest, start, last) = seen
     assert low == pytest.approx(0.1)
     assert high == given.phi.neighbourhood.delta == pytest.approx(0.3)
     assert half == rest == given.phi.three_terms.steps // 2
     assert start is first.student
-    assert found.gradients == first.gradients + last.gradients
-    assert found.start is first.start
+    assert actual.gradients == first.gradients + last.gradients
+    assert actual.start is first.start
 
 
 def test_a_normalised_descent_does_not_see_the_size_of_gradients():
@@ -152,8 +152,8 @@ def test_statistics_of_norms_are_kept_reset_or_taken_on_d2():
         for name in ("reset", "recomputed")
     }
     means = {
-        name: found.student.convolutions[0][1].running_mean
-        for name, found in {"kept": kept, **changed}.items()
+        name: actual.student.convolutions[0][1].running_mean
+        for name, actual in {"kept": kept, **changed}.items()
     }
     assert torch.equal(means["kept"][:1], teacher.convolutions[0][1].running_mean)
     assert (means["reset"] == 0).all()

@@ -92,14 +92,16 @@ def mapped(teacher, student, **options):
 
 
 def test_new_blocks_come_at_the_end_of_a_stage():
-    found = mapped(Stages([4, 6, 8], [2, 1, 2]), Stages([4, 12, 16], [3, 4, 4]))
-    assert all(old == new for old, new in found.items())
+    growth = mapped(Stages([4, 6, 8], [2, 1, 2]), Stages([4, 12, 16], [3, 4, 4]))
+    assert all(old == new for old, new in growth.items())
 
 
 def test_stages_are_told_apart_in_one_list_of_blocks():
     """A stage starts where a block changes the size. Numbers alone would pair other blocks."""
-    found = mapped(Stages([4, 4, 4], [2, 2, 2], flat=True), Stages([8, 8, 8], [4, 3, 4], flat=True))
-    blocks = {int(k.split(".")[1]): int(v.split(".")[1]) for k, v in found.items() if "first" in k}
+    growth = mapped(
+        Stages([4, 4, 4], [2, 2, 2], flat=True), Stages([8, 8, 8], [4, 3, 4], flat=True)
+    )
+    blocks = {int(k.split(".")[1]): int(v.split(".")[1]) for k, v in growth.items() if "first" in k}
     assert blocks == {0: 0, 1: 1, 2: 4, 3: 5, 4: 7, 5: 8}
 
 
@@ -107,8 +109,8 @@ def test_stages_are_told_apart_in_one_list_of_blocks():
     "kind", [Windows, lambda width, _: Chunked(width)], ids=["windows", "halves"]
 )
 def test_coordinates_that_a_new_block_moves_and_moves_back_are_followed(kind):
-    found = mapped(Stages([4, 8], [2, 2], kind=kind), Stages([4, 8], [3, 5], kind=kind))
-    assert all(old == new for old, new in found.items())
+    growth = mapped(Stages([4, 8], [2, 2], kind=kind), Stages([4, 8], [3, 5], kind=kind))
+    assert all(old == new for old, new in growth.items())
 
 
 def test_a_new_block_that_does_not_move_coordinates_back_is_no_identity():
@@ -131,10 +133,10 @@ def test_a_block_may_become_a_part_of_a_larger_one():
         def forward(self, x: Tensor) -> Tensor:
             return self.right(self.left(x))
 
-    found = mapped(
+    growth = mapped(
         nn.Sequential(nn.Conv2d(3, 4, 1), Tree(1)), nn.Sequential(nn.Conv2d(3, 4, 1), Tree(2))
     )
-    assert found["1.left.first"] == "1.left.left.first"
+    assert growth["1.left.first"] == "1.left.left.first"
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,8 @@ def test_a_block_may_become_a_part_of_a_larger_one():
     ],
 )
 def test_stages_and_patterns_say_which_block_becomes_which(said, expected):
-    found = mapped(Stages([4, 6], [1, 2]), Stages([4, 6], [2, 4]), correspondence=said)
-    assert {old: int(found[f"stages.1.{old}.first"].split(".")[2]) for old in expected} == expected
+    growth = mapped(Stages([4, 6], [1, 2]), Stages([4, 6], [2, 4]), correspondence=said)
+    assert {old: int(growth[f"stages.1.{old}.first"].split(".")[2]) for old in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -202,5 +204,5 @@ def test_a_new_branch_that_reads_another_stream_leaves_that_stream_alone():
         def forward(self, x: Tensor) -> Tensor:
             return self.head(torch.cat(self.stages([s(x) for s in self.stems]), 1).mean((2, 3)))
 
-    found = mapped(Streams(1), Streams(3))
-    assert all(old == new for old, new in found.items())
+    growth = mapped(Streams(1), Streams(3))
+    assert all(old == new for old, new in growth.items())

@@ -165,12 +165,12 @@ def test_what_contradicts_a_map_is_refused():
 @pytest.mark.parametrize("thing", [threading.Lock, lambda: (i for i in ())])
 def test_what_cannot_be_copied_is_named(thing):
     teacher, student = mlp(4, 8, 3), mlp(4, 12, 3)
-    held = thing()
-    student[0].kept = held
+    kept = thing()
+    student[0].kept = kept
     message = r"student: Sequential cannot be copied: its attribute 0.kept is a .*; keep such an object outside"
     with pytest.raises(TypeError, match=message):
         grow(teacher, student)
-    teacher[0].kept, student = held, mlp(4, 12, 3)
+    teacher[0].kept, student = kept, mlp(4, 12, 3)
     GrowthMap.between(teacher, student)
 
 

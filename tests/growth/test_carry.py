@@ -102,8 +102,8 @@ def test_groups_and_their_options_are_kept_and_new_layers_join_their_kind():
     assert [{k: v for k, v in g.items() if k != "params"} for g in carried.param_groups] == options
     assert all(p.ndim == 1 for p in carried.param_groups[0]["params"])
     assert all(p.ndim > 1 for p in carried.param_groups[1]["params"])
-    held = {p for g in carried.param_groups for p in g["params"]}
-    assert held == set(grown.parameters())
+    kept = {p for g in carried.param_groups for p in g["params"]}
+    assert kept == set(grown.parameters())
     assert growth.fresh
     owners = dict(grown.named_parameters())
     assert all(not carried.state.get(owners[name]) for name in growth.fresh)
@@ -114,8 +114,8 @@ def test_two_optimisers_of_one_teacher_divide_the_student_alike():
     growth = GrowthMap.between(teacher, student)
     grown = grow(teacher, student, map=growth)
     for rank in (True, False):
-        mine = [p for p in teacher.parameters() if (p.ndim > 1) is rank]
-        carried = carry_optimizer(torch.optim.SGD(mine, lr=0.1), growth, teacher, grown)
+        results = [p for p in teacher.parameters() if (p.ndim > 1) is rank]
+        carried = carry_optimizer(torch.optim.SGD(results, lr=0.1), growth, teacher, grown)
         wanted = [p for p in grown.parameters() if (p.ndim > 1) is rank]
         assert set(carried.param_groups[0]["params"]) == set(wanted)
 

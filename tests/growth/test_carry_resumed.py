@@ -88,15 +88,15 @@ def check_resumed(grown, growth, carried, loaded):
         group["params"] for group in loaded.param_groups
     ]
     for name, p in grown.named_parameters():
-        mine, other = carried.state.get(p, {}), loaded.state.get(p, {})
-        assert mine.keys() == other.keys()
+        ours, other = carried.state.get(p, {}), loaded.state.get(p, {})
+        assert ours.keys() == other.keys()
         assert all(
-            torch.equal(torch.as_tensor(mine[key]), torch.as_tensor(other[key]))
-            for key in mine
-            if mine[key] is not None
+            torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(other[key]))
+            for key in ours
+            if ours[key] is not None
         )
         assert name not in growth.fresh or not any(
-            value.any() for value in mine.values() if isinstance(value, torch.Tensor)
+            value.any() for value in ours.values() if isinstance(value, torch.Tensor)
         )
     for group, again in zip(carried.param_groups, loaded.param_groups, strict=True):
         assert {k: v for k, v in group.items() if k != "params"} == {
@@ -107,10 +107,10 @@ def check_resumed(grown, growth, carried, loaded):
 @pytest.mark.parametrize("choose", [every, named, prefixed, by_rank, head_first, named_groups])
 @pytest.mark.parametrize("kind", [pytest.param("momentum", marks=pytest.mark.slow), "amsgrad"])
 def test_state_lands_at_its_parameter_after_a_save_and_a_load(kind, choose):
-    grown, growth, carried, _ = found = resumed(OPTIMISERS[kind], choose)
+    grown, growth, carried, _ = result = resumed(OPTIMISERS[kind], choose)
     assert growth.fresh
     assert any(carried.state[p] for p in grown.parameters())
-    check_resumed(*found)
+    check_resumed(*result)
     names = [group.get("param_names") for group in carried.param_groups]
     fresh = OPTIMISERS[kind](choose(grown))
     assert names == [group.get("param_names") for group in fresh.param_groups]

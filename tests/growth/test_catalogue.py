@@ -241,14 +241,14 @@ def test_a_rule_that_asks_for_an_unknown_argument_is_told_which_there_are():
 
 def names_compared(tree: ast.AST) -> set[str]:
     """The texts that the name of a node is compared with."""
-    found = set()
+    actual = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             if any(isinstance(x, ast.Attribute) and x.attr == "name" for x in sides):
                 texts = (x for side in sides for x in ast.walk(side) if isinstance(x, ast.Constant))
-                found |= {x.value for x in texts if isinstance(x.value, str)}
-    return found
+                actual |= {x.value for x in texts if isinstance(x.value, str)}
+    return actual
 
 
 def test_only_the_rules_spell_the_names_of_operations():

@@ -52,9 +52,9 @@ def test_an_error_that_comes_again_is_a_refusal_and_one_that_does_not_is_told():
     with pytest.raises(ValueError, match="always"):
         steady("f", fails)
     fault = Once(1)
-    with pytest.raises(UnsteadyError, match=r"f: raised ValueError \(now and then\)") as told:
+    with pytest.raises(UnsteadyError, match=r"f: raised ValueError \(now and then\)") as message:
         steady("f", lambda: fault(torch.zeros(1)))
-    assert told.value.__cause__ is fault.error
+    assert message.value.__cause__ is fault.error
 
 
 @pytest.mark.parametrize("when", range(1, 9))

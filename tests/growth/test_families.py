@@ -39,18 +39,18 @@ def check_places(growth, family):
 
 @pytest.mark.parametrize("family", cases("exact"))
 def test_every_coordinate_has_its_own_place_and_the_function_is_kept(family):
-    found = measure(family)
-    check_places(found.growth, family)
-    assert found.changes.keys() == set(FILLS)
-    assert max(found.changes.values()) <= ROUNDING, found
+    actual = measure(family)
+    check_places(actual.growth, family)
+    assert actual.changes.keys() == set(FILLS)
+    assert max(actual.changes.values()) <= ROUNDING, actual
 
 
 @pytest.mark.parametrize("family", cases("inexact"))
 def test_a_function_that_cannot_be_kept_is_remarked(family):
-    found = measure(family)
-    check_places(found.growth, family)
-    assert max(found.changes.values()) > ROUNDING
-    assert found.reasons
+    actual = measure(family)
+    check_places(actual.growth, family)
+    assert max(actual.changes.values()) > ROUNDING
+    assert actual.reasons
 
 
 @pytest.mark.parametrize("fill", FILLS)

@@ -17,18 +17,18 @@ def growth(**options):
 
 
 def test_blocks_tell_rows_that_make_from_columns_that_read():
-    found = growth(classes=[0, 3, 2]).placements
-    np.testing.assert_array_equal(blocks(found["0.weight"]), [[0] * 4, [0] * 4, [1] * 4])
+    actual = growth(classes=[0, 3, 2]).placements
+    np.testing.assert_array_equal(blocks(actual["0.weight"]), [[0] * 4, [0] * 4, [1] * 4])
     expected = [[0, 0, 2], [1, 1, 3], [0, 0, 2], [0, 0, 2]]
-    np.testing.assert_array_equal(blocks(found["2.weight"]), expected)
+    np.testing.assert_array_equal(blocks(actual["2.weight"]), expected)
 
 
 def test_a_transposed_kernel_reads_along_its_first_axis():
     def net(width):
         return nn.Sequential(nn.Conv2d(1, width, 1), nn.ConvTranspose2d(width, 2, 1))
 
-    found = GrowthMap.between(net(2), net(3)).placements["1.weight"]
-    np.testing.assert_array_equal(blocks(found), [[0, 0], [0, 0], [2, 2]])
+    actual = GrowthMap.between(net(2), net(3)).placements["1.weight"]
+    np.testing.assert_array_equal(blocks(actual), [[0, 0], [0, 0], [2, 2]])
 
 
 def test_the_figure_has_a_panel_a_matrix_and_is_saved(tmp_path):

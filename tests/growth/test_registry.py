@@ -72,15 +72,41 @@ class Two(nn.Module):
         return self.head(self.left(left) + self.right(right))
 
 
-def test_several_inputs_are_refused_with_what_to_do():
+def test_inputs_that_the_models_do_not_take_are_refused_with_what_to_do():
     x, y = torch.randn(8, 4), torch.arange(8) % 3
-    with pytest.raises(
-        TypeError, match=r"teacher: .* takes left, right, must take one tensor: wrap"
+    for inputs, message in (
+        (None, "teacher: .* takes left, right; inputs is one tensor, must be a tuple or a mapping"),
+        (x, "teacher: .* takes left, right; inputs is one tensor, must be a tuple or a mapping"),
+        (
+            (x, x, x),
+            "inputs: got 0, 1, 2, must be a Tensor or as many as are taken; teacher: .* left, right",
+        ),
+        ({"left": x, "wrong": x}, "inputs: got left, wrong, must be .*'right'"),
+        (
+            {"left": x, "right": x, "wrong": x},
+            "inputs: got left, right, wrong, .* argument 'wrong'",
+        ),
     ):
-        phiopt.GrowthMap.between(Two(4), Two(6))
-    for data in (((x, x), y), (x, x, y), ({"left": x, "right": x}, y)):
-        with pytest.raises(TypeError, match=r"data: .* several inputs are joined to one tensor"):
-            phiopt.initialize(Two(4), Two(6), (0.4, 0.3, 0.2, 0.1), data)
+        with pytest.raises(TypeError, match=message):
+            phiopt.GrowthMap.between(Two(4), Two(6), inputs=inputs)
+    with pytest.raises(
+        TypeError, match=r"data: got 3 parts, .* are one part, \(\(a, b\), targets\)"
+    ):
+        phiopt.initialize(Two(4), Two(6), (0.4, 0.3, 0.2, 0.1), (x, x, y))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_models_of_several_inputs_grow_and_are_solved_for(named):
+    x, z = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
+    inputs = {"left": x, "right": z} if named else (x, z)
+    small, large = Two(4), Two(6)
+    grown = phiopt.grow(small, large, "zero-out", inputs=inputs)
+    assert torch.allclose(grown(x, z), small(x, z), atol=1e-6)
+    data = inputs, torch.arange(8) % 3
+    options = {"solver": phiopt.TorchOpt(steps=2), "start": "zero-out", "throw": False}
+    solution = phiopt.initialize(small, large, (0.4, 0.3, 0.2, 0.1), data, **options)
+    loss = torch.nn.functional.cross_entropy(small(x, z), data[1]).item()
+    assert solution.start_terms["task"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_what_cannot_be_grown_says_what_can_be():

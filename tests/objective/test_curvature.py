@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 import torchopt
@@ -80,11 +78,11 @@ def parts(objective, params, sample):
     task = objective._task(sample)
     scores = leverage_scores(task, task.outputs(params))
     size = objective.term("curvature").estimator.part(len(task))
-    found = [
+    results = [
         importance_sample(task, scores, size, offset)
         for offset in sample.draws["curvature"].offsets
     ]
-    return [lambda w, t=t: dense_hessian(t, w) for t in found]
+    return [lambda w, t=t: dense_hessian(t, w) for t in results]
 
 
 def step_and_probe(objective, params, **key):
@@ -105,9 +103,9 @@ def test_the_whole_batch_where_values_are_judged(stream):
     objective, params = classification(ONLY, curvature=Frobenius(batch=0.5), count=40)
     exact = objective.with_term(CurvatureTerm(Frobenius()))
     samples = [o.sample(params, 36, 0, stream, 1) for o in (objective, exact)]
-    found, expected = (exact.value_and_grad(params, sample) for sample in samples)
+    gradients, expected = (exact.value_and_grad(params, sample) for sample in samples)
     torch.testing.assert_close(objective.value_and_grad(params, samples[0]), expected)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients, expected)
 
 
 def test_a_step_differentiates_one_side():
@@ -138,8 +136,8 @@ def test_a_step_has_the_expectation_of_an_exact_one(lambdas):
     offsets = torch.rand(400, 2, generator=generator(7), dtype=torch.float64)
     values, gradients = [], []
     for pair in offsets:
-        _, found, gradient = objective.value_and_grad(params, with_offsets(sample, pair))
-        values.append(found["curvature"])
+        _, result, gradient = objective.value_and_grad(params, with_offsets(sample, pair))
+        values.append(result["curvature"])
         gradients.append(flatten(gradient))
     for draws, truth in (
         (torch.stack(values), terms["curvature"]),
@@ -190,7 +188,7 @@ def test_cheap_steps_reach_what_exact_ones_reach(curvature):
     solver = TorchOpt(optimizer, steps=2000, batch_size=128)
 
     def reached(curvature):
-        changed = replace(judge, curvature=curvature)
+        changed = judge.with_term(CurvatureTerm(curvature))
         params = solver.solve(changed, start, seed=0).params
         return torch.stack([judge.value(params, draw) for draw in draws]).mean()
 

@@ -25,13 +25,13 @@ def linear(params, inputs):
 def test_probabilities_sum_to_the_size_and_follow_the_scores_below_one(scores, share):
     scores = torch.tensor(scores, dtype=torch.float64)
     size = max(1, int(share * len(scores)))
-    found = inclusion(scores, size)
-    torch.testing.assert_close(found.sum(), torch.tensor(float(size), dtype=torch.float64))
-    assert found.max() <= 1
-    assert found.min() > 0
-    below = found < 1 - 1e-9
+    actual = inclusion(scores, size)
+    torch.testing.assert_close(actual.sum(), torch.tensor(float(size), dtype=torch.float64))
+    assert actual.max() <= 1
+    assert actual.min() > 0
+    below = actual < 1 - 1e-9
     if below.any():
-        ratio = found[below] / scores[below]
+        ratio = actual[below] / scores[below]
         torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
         assert (ratio[0] * scores[~below] >= 1 - 1e-9).all()
 
@@ -71,8 +71,8 @@ def test_the_hessian_of_a_fitted_batch_hardly_varies():
 
     def error(scores):
         offsets = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
-        found = [dense_hessian(importance_sample(task, scores, 16, u), w) for u in offsets]
-        return torch.stack([(h - whole).norm() for h in found]).square().mean().sqrt()
+        results = [dense_hessian(importance_sample(task, scores, 16, u), w) for u in offsets]
+        return torch.stack([(h - whole).norm() for h in results]).square().mean().sqrt()
 
     assert error(scores) < 0.5 * error(torch.ones_like(scores))
 

@@ -15,8 +15,8 @@ def symmetric(eigenvalues, seed=0):
 
 
 def search(matrix, start, iterations, tol=1e-6):
-    vector, found = lanczos(lambda p: {"v": matrix @ p["v"]}, {"v": start}, iterations, tol)
-    return vector["v"], found
+    vector, actual = lanczos(lambda p: {"v": matrix @ p["v"]}, {"v": start}, iterations, tol)
+    return vector["v"], actual
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -24,15 +24,15 @@ def search(matrix, start, iterations, tol=1e-6):
 def test_lanczos_finds_the_largest_absolute_eigenvalue(sign, iterations):
     """Exactly once the space is full, and no harm beyond; a lower bound before."""
     matrix = symmetric([sign * e for e in (3.0, -1.0, 0.5, 0.1, 0.0)])
-    v, found = search(matrix, randn(5, seed=1), iterations, 1e-12)
+    v, result = search(matrix, randn(5, seed=1), iterations, 1e-12)
     torch.testing.assert_close(v.norm(), torch.tensor(1.0, dtype=F64))
     quotient = (v @ matrix @ v).abs()
     if iterations < 4:
         assert quotient < 3 - 1e-6
-        assert found.unsettled == 1
+        assert result.unsettled == 1
     elif iterations > 4:
         assert quotient == pytest.approx(3, abs=1e-12)
-        assert found == (5, pytest.approx(0, abs=1e-12), 0)
+        assert result == (5, pytest.approx(0, abs=1e-12), 0)
 
 
 SPECTRA = {
@@ -54,10 +54,10 @@ SPECTRA = {
 @pytest.mark.parametrize("seed", range(3))
 def test_a_search_that_ends_has_found_the_eigenvector(name, seed):
     eigenvalues = torch.tensor([float(e) for e in SPECTRA[name]], dtype=F64)
-    v, found = search(torch.diag(eigenvalues), randn(len(eigenvalues), seed=seed), 100)
+    v, result = search(torch.diag(eigenvalues), randn(len(eigenvalues), seed=seed), 100)
     top = eigenvalues.abs().max()
     space = v[eigenvalues.abs() > top * (1 - 1e-9)]
-    assert found.unsettled == 0
+    assert result.unsettled == 0
     assert space.norm() == pytest.approx(1, abs=1e-10)  # the cosine of an angle of 1e-5
     assert (eigenvalues * v).norm() == pytest.approx(float(top), rel=1e-10)
 
@@ -65,18 +65,18 @@ def test_a_search_that_ends_has_found_the_eigenvector(name, seed):
 @pytest.mark.parametrize("iterations", [3, 8])
 def test_a_search_that_is_cut_short_says_how_far_it_came(iterations):
     eigenvalues = torch.linspace(-1, 1.2, 60, dtype=F64)
-    v, found = search(torch.diag(eigenvalues), randn(60), iterations)
-    assert found.products == iterations
-    assert found.unsettled == 1
-    assert found.error >= (1 - v[-1].square()).sqrt()
+    v, result = search(torch.diag(eigenvalues), randn(60), iterations)
+    assert result.products == iterations
+    assert result.unsettled == 1
+    assert result.error >= (1 - v[-1].square()).sqrt()
 
 
 def test_eigenvalues_that_float32_cannot_tell_apart_are_not_settled():
     eigenvalues = torch.tensor([1.0, 1 - 1e-5, *torch.linspace(-0.5, 0.5, 30)])
-    found = search(torch.diag(eigenvalues), randn(32).float(), 100)[1]
-    assert found.unsettled == 1
-    assert found.products < 100
-    assert 1e-3 < found.error < 1
+    result = search(torch.diag(eigenvalues), randn(32).float(), 100)[1]
+    assert result.unsettled == 1
+    assert result.products < 100
+    assert 1e-3 < result.error < 1
 
 
 def test_many_under_vmap_are_what_each_is_alone():
@@ -89,27 +89,27 @@ def test_many_under_vmap_are_what_each_is_alone():
     seen = []
 
     def one(matrix, start):
-        vector, found = search(matrix, start, 30)
-        seen.append(found)
+        vector, result = search(matrix, start, 30)
+        seen.append(result)
         return vector
 
     vectors = vmap(one)(matrices, starts)
     torch.testing.assert_close(vectors, torch.stack([v for v, _ in alone]), rtol=0, atol=1e-12)
-    products, errors, unsettled = zip(*(found for _, found in alone), strict=True)
+    products, errors, unsettled = zip(*(result for _, result in alone), strict=True)
     assert len(set(products)) > 1
     assert 0 < sum(unsettled) < 3
     assert seen == [(max(products), pytest.approx(max(errors)), sum(unsettled))]
 
 
 def test_a_zero_matrix_has_the_zero_vector():
-    v, found = search(torch.zeros(5, 5, dtype=F64), randn(5), 3)
+    v, result = search(torch.zeros(5, 5, dtype=F64), randn(5), 3)
     assert v.tolist() == [0] * 5
-    assert found == (1, 0, 0)
+    assert result == (1, 0, 0)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_product_that_is_not_finite_is_passed_on(value):
     """Solvers roll back from NaN; an exception of ``eigh`` would end them."""
-    v, found = search(value * torch.ones(3, 3), torch.ones(3), 3)
+    v, result = search(value * torch.ones(3, 3), torch.ones(3), 3)
     assert v.isnan().all()
-    assert found.products == 1
+    assert result.products == 1

@@ -40,16 +40,17 @@ def test_small_batches_give_the_same_terms_and_hessian(name):
     sample = objective.sample(params, None, 0, Stream.TRAIN, 0)
     pieces = replace(objective, micro_batch=4)
     for names in (None, ["curvature"], ["noise", "task"]):
-        found, wanted = (each.evaluate(params, sample, names) for each in (pieces, objective))
+        actual, wanted = (each.evaluate(params, sample, names) for each in (pieces, objective))
         for term in names or wanted:
-            torch.testing.assert_close(found[term], wanted[term], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(actual[term], wanted[term], rtol=1e-9, atol=1e-12)
     vector = {k: randn(*p.shape, seed=i) for i, (k, p) in enumerate(params.items())}
-    found, wanted = (each.hessian(params, sample)(vector) for each in (pieces, objective))
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    actual, wanted = (each.hessian(params, sample)(vector) for each in (pieces, objective))
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_nothing_sees_more_than_a_small_batch():
-    objective, params = classification(LAMBDAS, count=11)
+@pytest.mark.parametrize("lambdas", [LAMBDAS, (0.4, 0.3, 0.3, 0)], ids=["all", "no curvature"])
+def test_nothing_sees_more_than_a_small_batch(lambdas):
+    objective, params = classification(lambdas, count=11)
     seen = []
 
     def model(w, inputs):

@@ -120,12 +120,12 @@ def test_lanczos_needs_fewer_products_than_power_iteration():
     loss, params = plain_setting()
     top = torch.linalg.eigvalsh(dense_hessian(loss, params)).abs().max().square()
     probes = draw_probes(params, 1, generator(3))
-    found = Spectral(iterations=6)(loss, params, probes)[1]
+    actual = Spectral(iterations=6)(loss, params, probes)[1]
     matrix, v = dense_hessian(loss, params), torch.cat([p[0].flatten() for p in probes.values()])
     for _ in range(6):
         v = matrix @ v / (matrix @ v).norm()
     by_power = (matrix @ v).square().sum()
-    assert (top - found) < 0.5 * (top - by_power)
+    assert (top - actual) < 0.5 * (top - by_power)
 
 
 def test_products_are_counted_and_bad_arguments_named():

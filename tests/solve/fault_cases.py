@@ -174,9 +174,9 @@ class Run:
         sgd = torchopt.sgd(0.1)
 
         def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> Any:
-            found, state = sgd.update(updates, state, params=params, inplace=inplace)
-            first = next(iter(found))
-            return {**found, first: at["optimizer"](found[first])}, state
+            actual, state = sgd.update(updates, state, params=params, inplace=inplace)
+            first = next(iter(actual))
+            return {**actual, first: at["optimizer"](actual[first])}, state
 
         self.solver = SOLVERS[case.solver](GradientTransformation(sgd.init, update))
         self.loss = lambda z, y: at["loss"](cross_entropy(z, y, reduction="none"))
@@ -209,6 +209,7 @@ class Run:
             self.data,
             solver=self.solver,
             adjoint=adjoint,
+            certificate="full" if case.number % 2 else "light",
             restarts=case.restarts,
             throw=case.throw,
             **self.options,

@@ -62,9 +62,9 @@ def check(case: Case) -> bool:
     """Run a case and assert every rule; whether the fault was met."""
     fault = Fault(case.kind, case.when, case.lasting)
     run = Run(case, fault)
-    before, found, error = run.held(), None, None
+    before, actual, error = run.held(), None, None
     try:
-        found = run()
+        actual = run()
     except BaseException as raised:
         error = raised
     if case.verb != "solve_many":  # which seeds nothing
@@ -72,7 +72,7 @@ def check(case: Case) -> bool:
     if isinstance(error, KeyboardInterrupt) and not fault.raised:
         raise error
     if error is None:
-        check_result(case, fault, found)
+        check_result(case, fault, actual)
     else:
         check_error(fault, error)
         if isinstance(error, SolveError):
@@ -93,19 +93,19 @@ def check_error(fault: Fault, error: BaseException) -> None:
         assert any(name in str(error) for name in NAMES), f"names no place: {error}"
 
 
-def check_result(case: Case, fault: Fault, found: Any) -> None:
+def check_result(case: Case, fault: Fault, actual: Any) -> None:
     assert case.kind != "KeyboardInterrupt" or not fault.raised, "an interrupt was swallowed"
     if case.verb == "solve_many":
         assert not fault.raised, "what was raised is lost"
-        for outcome in found:
+        for outcome in actual:
             check_numbers(case, fault, outcome)
         return
     if case.verb == "learn":
-        solution, error = found.solution, found.error
-        assert isfinite(found.outer)
-        assert found.outer <= found.start_outer
+        solution, error = actual.solution, actual.error
+        assert isfinite(actual.outer)
+        assert actual.outer <= actual.start_outer
     else:
-        solution, error = found, found.error
+        solution, error = actual, actual.error
         assert not (case.throw and solution.status.failed)
     assert not fault.raised or fault.reached(error), f"what was raised is lost: {solution.status}"
     check_solution(case, fault, solution)
@@ -120,26 +120,26 @@ def check_solution(case: Case, fault: Fault, solution: Solution) -> None:
         assert solution.certificate.spectrum is not None, "SOLVED, and the spectrum is lost"
 
 
-def check_numbers(case: Case, fault: Fault, found: Any) -> None:
-    assert flatten(found.params).isfinite().all(), "the best iterate is not finite"
-    if isfinite(found.start_objective):
-        assert found.objective <= found.start_objective
-    if found.status.failed:
+def check_numbers(case: Case, fault: Fault, actual: Any) -> None:
+    assert flatten(actual.params).isfinite().all(), "the best iterate is not finite"
+    if isfinite(actual.start_objective):
+        assert actual.objective <= actual.start_objective
+    if actual.status.failed:
         return
-    said = numbers({name: getattr(found, name, None) for name in REPORTED})
+    said = numbers({name: getattr(actual, name, None) for name in REPORTED})
     assert all(map(isfinite, said.values())), {k: v for k, v in said.items() if not isfinite(v)}
     if not case.lasting and case.verb == "initialize" and case.kind in VALUES:
         large = {name: value for name, value in said.items() if abs(value) > 1e12}
-        assert not large, f"{found.status}: {large}"
+        assert not large, f"{actual.status}: {large}"
         posed = problem_without_a_fault(case)
-        start, end = (value(posed, w) for w in (posed.start, found.params))
-        small = found.status is Status.SAMPLE_TOO_SMALL  # says itself that it may be no better
-        assert small or end <= 1.1 * start + 0.02, f"{found.status}, from {start} to {end}"
+        start, end = (value(posed, w) for w in (posed.start, actual.params))
+        small = actual.status is Status.SAMPLE_TOO_SMALL  # says itself that it may be no better
+        assert small or end <= 1.1 * start + 0.02, f"{actual.status}, from {start} to {end}"
         for name, divisor in posed.objective.divisors.items():
-            ratio = found.divisors.get(name, 1.0) / divisor
+            ratio = actual.divisors.get(name, 1.0) / divisor
             # A loader's first batch may have been refused, and the next be another one.
             assert 1 / 30 < ratio < 30, (
-                f"{found.status}: {name} is divided by {ratio:.3g} of its size"
+                f"{actual.status}: {name} is divided by {ratio:.3g} of its size"
             )
 
 

@@ -27,8 +27,8 @@ SOLVER = LBFGS(batch_size=24, tol=3e-2)
 
 
 def decrease(objective, start, params):
-    found = certify(objective, start, params, fresh_draws(objective, start, None, 0))
-    return found.start_objective - found.objective
+    certificate = certify(objective, start, params, fresh_draws(objective, start, None, 0))
+    return certificate.start_objective - certificate.objective
 
 
 @pytest.mark.usefixtures("_small")
@@ -75,11 +75,11 @@ def test_data_that_break_while_it_grows_leave_the_minimiser_so_far(stream):
             return super().sample(params, size, seed, stream_, step)
 
     breaking = Breaking(**{f.name: getattr(objective, f.name) for f in fields(objective)})
-    found = SOLVER.solve(breaking, start)
+    actual = SOLVER.solve(breaking, start)
     expected = replace(SOLVER, draws=1).solve(objective, start)
-    assert found.status is Status.DATA_FAILED
-    assert found.error is gone
-    assert torch.equal(flatten(found.params), flatten(expected.params))
+    assert actual.status is Status.DATA_FAILED
+    assert actual.error is gone
+    assert torch.equal(flatten(actual.params), flatten(expected.params))
 
 
 @pytest.mark.usefixtures("_small")
@@ -93,19 +93,25 @@ def test_growth_ends_at_the_limit(monkeypatch):
 def test_growth_ends_with_the_steps():
     objective, start = problem()
     alone = replace(SOLVER, draws=1).solve(objective, start).stats.steps
-    found = replace(SOLVER, steps=alone + 2).solve(objective, start)
-    assert found.status is Status.STEP_LIMIT
-    assert found.stats.steps == alone + 2
+    actual = replace(SOLVER, steps=alone + 2).solve(objective, start)
+    assert actual.status is Status.STEP_LIMIT
+    assert actual.stats.steps == alone + 2
 
 
-@pytest.mark.parametrize("solver", [LBFGS(), NewtonCG(tol=1e-4)], ids=["lbfgs", "newton-cg"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(LBFGS(), id="lbfgs"),
+        pytest.param(NewtonCG(tol=1e-4), id="newton-cg", marks=pytest.mark.slow),
+    ],
+)
 def test_a_sample_that_holds_at_once_is_left_alone(solver):
     case = ridge()
-    found = solver.solve(case.objective(), case.start, seed=3)
+    outcome = solver.solve(case.objective(), case.start, seed=3)
     fixed = replace(solver, draws=adaptive_saa.FIRST).solve(case.objective(), case.start, seed=3)
-    assert len(found.saa_samples) == adaptive_saa.FIRST
-    assert torch.equal(flatten(found.params), flatten(fixed.params))
-    assert found.stats.forward > fixed.stats.forward  # the check is counted
+    assert len(outcome.saa_samples) == adaptive_saa.FIRST
+    assert torch.equal(flatten(outcome.params), flatten(fixed.params))
+    assert outcome.stats.forward > fixed.stats.forward  # the check is counted
 
 
 def test_without_data_there_is_one_draw():

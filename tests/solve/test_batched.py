@@ -51,8 +51,10 @@ def assert_same(ours, theirs):
     for name in ("objective", "start_objective", "terms", "start_terms"):
         assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-9, nan_ok=True)
     assert len(ours.history) == len(theirs.history)
-    for mine, other in zip(ours.history, theirs.history, strict=True):
-        assert {n: mine[n] for n in other} == pytest.approx(other, rel=1e-8, abs=1e-11, nan_ok=True)
+    for result, other in zip(ours.history, theirs.history, strict=True):
+        assert {n: result[n] for n in other} == pytest.approx(
+            other, rel=1e-8, abs=1e-11, nan_ok=True
+        )
     for name in ("steps", "gradient", "rollbacks"):
         assert getattr(ours.stats, name) == getattr(theirs.stats, name)
 
@@ -76,26 +78,26 @@ def assert_same(ours, theirs):
 )
 def test_each_point_is_as_if_solved_alone(optimizer):
     solver, problem = replace(SOLVER, optimizer=optimizer), posed()
-    (found,) = solve_many(solver, [problem], POINTS)
-    for point, ours in zip(POINTS, found, strict=True):
+    (actual,) = solve_many(solver, [problem], POINTS)
+    for point, ours in zip(POINTS, actual, strict=True):
         assert_same(ours, alone(solver, problem, point))
 
 
 @pytest.mark.slow
 def test_several_problems_keep_their_own_draws_starts_and_divisors():
     problems = [posed(seed) for seed in range(3)]
-    found = solve_many(SOLVER, problems, POINTS)
-    assert [len(mine) for mine in found] == [5, 5, 5]
-    for problem, mine in zip(problems, found, strict=True):
-        for point, ours in zip(POINTS, mine, strict=True):
+    actual = solve_many(SOLVER, problems, POINTS)
+    assert [len(result) for result in actual] == [5, 5, 5]
+    for problem, result in zip(problems, actual, strict=True):
+        for point, ours in zip(POINTS, result, strict=True):
             assert_same(ours, alone(SOLVER, problem, point))
-    assert not torch.equal(flatten(found[0][0].params), flatten(found[1][0].params))
+    assert not torch.equal(flatten(actual[0][0].params), flatten(actual[1][0].params))
 
 
 @pytest.mark.parametrize(
     "curvature",
     [
-        pytest.param(Frobenius(probes=3), id="probes"),
+        pytest.param(Frobenius(probes=3), id="probes", marks=pytest.mark.slow),
         pytest.param(Frobenius(batch=0.5), id="two batches", marks=pytest.mark.slow),
         pytest.param(Frobenius(every=2), id="now and then"),
     ],
@@ -104,8 +106,8 @@ def test_every_estimator_of_the_curvature(curvature):
     problem = posed(curvature=curvature, neighbourhood=Gaussian(0.2))
     solver = replace(SOLVER, batch_size=40)  # enough for two parts
     points = POINTS[[0, 2]]
-    (found,) = solve_many(solver, [problem], points)
-    for point, ours in zip(points, found, strict=True):
+    (actual,) = solve_many(solver, [problem], points)
+    for point, ours in zip(points, actual, strict=True):
         assert_same(ours, alone(solver, problem, point))
 
 
@@ -114,11 +116,11 @@ def test_a_start_at_the_minimum_is_accepted_there():
     teacher = objective.term("proximity").extract(start)
     problem = Stackable(changed(objective, teacher=teacher), start)
     points = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]], dtype=torch.float64)
-    (found,) = solve_many(SOLVER, [problem], points)
-    assert found[0].status is Status.SOLVED
-    assert found[0].stats.steps == 1
-    assert found[1].status is Status.BUDGET_SPENT
-    for point, ours in zip(points, found, strict=True):
+    (actual,) = solve_many(SOLVER, [problem], points)
+    assert actual[0].status is Status.SOLVED
+    assert actual[0].stats.steps == 1
+    assert actual[1].status is Status.BUDGET_SPENT
+    for point, ours in zip(points, actual, strict=True):
         assert_same(ours, alone(SOLVER, problem, point))
 
 
@@ -135,11 +137,11 @@ def test_what_fails_at_one_point_harms_no_other():
         [[0.98, 0.02, 0.0, 0.0], [0.002, 0.998, 0.0, 0.0], [0.4, 0.6, 0.0, 0.0]],
         dtype=torch.float64,
     )
-    (found,) = solve_many(solver, [problem], points)
-    assert found[0].status is Status.NON_FINITE
-    assert found[0].stats.rollbacks == 3
-    assert found[1].status is Status.BUDGET_SPENT
-    for point, ours in zip(points, found, strict=True):
+    (actual,) = solve_many(solver, [problem], points)
+    assert actual[0].status is Status.NON_FINITE
+    assert actual[0].stats.rollbacks == 3
+    assert actual[1].status is Status.BUDGET_SPENT
+    for point, ours in zip(points, actual, strict=True):
         assert flatten(ours.params).isfinite().all()
         assert_same(ours, alone(solver, problem, point))
 
@@ -148,16 +150,16 @@ def test_too_few_steps_to_give_up_do_not_hide_a_gradient_that_is_never_finite():
     problem = posed(lambdas=(0.3, 0.2, 0.3, 0.2))
     bad = replace(problem.objective, loss=lambda o, t: o.square().sum(1).mul(0).sqrt())
     solver = TorchOpt(torchopt.sgd(0.2), steps=2, batch_size=16)
-    (found,) = solve_many(solver, [replace(problem, objective=bad)], POINTS[:2])
-    assert [ours.status for ours in found] == [Status.NON_FINITE] * 2
+    (actual,) = solve_many(solver, [replace(problem, objective=bad)], POINTS[:2])
+    assert [ours.status for ours in actual] == [Status.NON_FINITE] * 2
 
 
 def test_a_start_that_is_not_finite_is_reported_for_its_problem_alone():
     good, bad = posed(0), posed(1)
     bad.start["0.weight"][0, 0] = torch.nan
-    found = solve_many(SOLVER, [bad, good], POINTS[:2])
-    assert [ours.status for ours in found[0]] == [Status.NON_FINITE] * 2
-    for point, ours in zip(POINTS, found[1], strict=False):
+    actual = solve_many(SOLVER, [bad, good], POINTS[:2])
+    assert [ours.status for ours in actual[0]] == [Status.NON_FINITE] * 2
+    for point, ours in zip(POINTS, actual[1], strict=False):
         assert_same(ours, alone(SOLVER, good, point))
 
 
@@ -167,9 +169,9 @@ def test_buffers_and_fixed_parameters_are_each_problems_own():
         net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
         net[1].running_mean.copy_(randn(5, seed=seed))
         objective, _ = classification()
-        held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        kept = {**dict(net.named_parameters()), **dict(net.named_buffers())}
         start = {n: randn(*p.shape, seed=7) for n, p in net.named_parameters() if "3" not in n}
-        constants = {n: v.detach().clone() for n, v in held.items() if n not in start}
+        constants = {n: v.detach().clone() for n, v in kept.items() if n not in start}
         teacher = {n: v + 1 for n, v in start.items()}
         model = pure_model(net, lambda x: x)
         fields = {"model": model, "teacher": teacher, "extract": lambda w: w}
@@ -177,9 +179,9 @@ def test_buffers_and_fixed_parameters_are_each_problems_own():
 
     torch.manual_seed(0)
     problems = [build(seed) for seed in range(2)]
-    found = solve_many(SOLVER, problems, POINTS[:2])
-    for problem, mine in zip(problems, found, strict=True):
-        for point, ours in zip(POINTS, mine, strict=False):
+    actual = solve_many(SOLVER, problems, POINTS[:2])
+    for problem, result in zip(problems, actual, strict=True):
+        for point, ours in zip(POINTS, result, strict=False):
             assert_same(ours, alone(SOLVER, problem, point))
 
 
@@ -193,9 +195,9 @@ def test_without_data_the_proximity_is_minimised():
         Lambdas(0, 1, 0, 0),
     )
     points = torch.tensor([[0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
-    ((found,),) = solve_many(SOLVER, [Stackable(plain, start)], points)
-    assert found.objective < found.start_objective
-    assert set(found.terms) == {"proximity"}
+    ((actual,),) = solve_many(SOLVER, [Stackable(plain, start)], points)
+    assert actual.objective < actual.start_objective
+    assert set(actual.terms) == {"proximity"}
 
 
 CLIPPED = torchopt.chain(torchopt.clip.clip_grad_norm(0.1), torchopt.sgd(0.1))
@@ -260,8 +262,8 @@ def test_it_runs_on_cuda():
         teacher={n: u.to(there) for n, u in problem.objective.term("proximity").teacher.items()},
     )
     start = {n: p.to(there) for n, p in problem.start.items()}
-    (found,) = solve_many(SOLVER, [replace(problem, objective=objective, start=start)], POINTS)
-    for ours in found:
+    (actual,) = solve_many(SOLVER, [replace(problem, objective=objective, start=start)], POINTS)
+    for ours in actual:
         assert ours.params["0.weight"].device.type == "cuda"
         assert ours.objective < ours.start_objective
 

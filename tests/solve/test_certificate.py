@@ -35,11 +35,11 @@ def test_a_minimum_is_certified():
     w = {"weight": case.argmin()[None]}
     objective = case.objective()
     draws = fresh_draws(objective, w, None, 0)
-    found = certify(objective, case.start, w, draws)
-    assert found.gradient_norm < 3 * found.gradient_norm_error
-    assert found.gradient_norm < 0.05
-    assert found.objective < found.start_objective
-    assert found.draws == DRAWS
+    certificate = certify(objective, case.start, w, draws)
+    assert certificate.gradient_norm < 3 * certificate.gradient_norm_error
+    assert certificate.gradient_norm < 0.05
+    assert certificate.objective < certificate.start_objective
+    assert certificate.draws == DRAWS
     away = certify(objective, case.start, case.start, draws)
     assert away.gradient_norm == 1
     assert away.gradient_norm > 10 * away.gradient_norm_error
@@ -48,12 +48,12 @@ def test_a_minimum_is_certified():
 def test_curvature_along_the_gradient_is_that_of_the_dense_hessian():
     objective, params = classification((0.5, 0.5, 0, 0))  # nothing sampled
     (sample, *_) = draws = fresh_draws(objective, params, None, 0)
-    found = certify(objective, params, params, draws)
+    certificate = certify(objective, params, params, draws)
     g = flatten(objective.value_and_grad(params, sample)[2])
     hessian = dense_hessian(lambda w: objective.value(w, sample), params)
     expected = float(g @ hessian @ g / (g @ g))
-    assert found.curvature_along_gradient == pytest.approx(expected, rel=1e-6)
-    assert found.gradient_norm_error == 0
+    assert certificate.curvature_along_gradient == pytest.approx(expected, rel=1e-6)
+    assert certificate.gradient_norm_error == 0
 
 
 def test_without_data_and_at_the_teacher_everything_is_zero():
@@ -61,9 +61,9 @@ def test_without_data_and_at_the_teacher_everything_is_zero():
     objective = replace(objective, data=None)
     for name, value in objective.term("proximity").teacher.items():
         params[name][tuple(slice(n) for n in value.shape)] = value
-    found = certify(objective, params, params, fresh_draws(objective, params, None, 0))
-    assert (found.gradient_norm, found.objective, found.draws) == (0, 0, 1)
-    assert found.curvature_along_gradient is None
+    certificate = certify(objective, params, params, fresh_draws(objective, params, None, 0))
+    assert (certificate.gradient_norm, certificate.objective, certificate.draws) == (0, 0, 1)
+    assert certificate.curvature_along_gradient is None
 
 
 def test_nothing_is_fitted_to_its_draws():
@@ -81,20 +81,20 @@ def outcome(objective, start, **options):
     return LBFGS(**{"batch_size": 6, "draws": 2, "tol": 1e-6} | options).solve(objective, start)
 
 
-def certified(objective, start, found, **changes):
+def certified(objective, start, actual, **changes):
     draws = fresh_draws(objective, start, 6, 0)
-    return replace(certify(objective, start, found.params, draws), **changes)
+    return replace(certify(objective, start, actual.params, draws), **changes)
 
 
 @pytest.mark.parametrize(("least", "expected"), [(-0.1, Status.SADDLE), (0.1, Status.SOLVED)])
 def test_a_negative_eigenvalue_makes_a_solution_a_saddle(least, expected):
     objective, start = classification((0.5, 0.5, 0, 0))
-    found = outcome(objective, start, batch_size=None, draws=1)
-    assert found.status is Status.SOLVED
+    result = outcome(objective, start, batch_size=None, draws=1)
+    assert result.status is Status.SOLVED
     ends = Spectrum(least=least, largest=5.0, residual=0.0, products=3)
-    assert verdict(found, certified(objective, start, found, spectrum=ends)) is expected
+    assert verdict(result, certified(objective, start, result, spectrum=ends)) is expected
     flat = replace(ends, least=-1e-9)  # zero, to rounding
-    assert verdict(found, certified(objective, start, found, spectrum=flat)) is Status.SOLVED
+    assert verdict(result, certified(objective, start, result, spectrum=flat)) is Status.SOLVED
 
 
 def test_a_decrease_that_does_not_hold_on_fresh_draws_is_a_small_sample():
@@ -115,29 +115,31 @@ def test_a_decrease_that_does_not_hold_on_fresh_draws_is_a_small_sample():
 
 def test_failures_stay_what_they_are():
     objective, start = classification()
-    found = outcome(objective, start, steps=1)
+    result = outcome(objective, start, steps=1)
     ends = Spectrum(least=-1.0, largest=5.0, residual=0.0, products=3)
-    assert verdict(found, certified(objective, start, found, spectrum=ends)) is Status.STEP_LIMIT
+    assert verdict(result, certified(objective, start, result, spectrum=ends)) is Status.STEP_LIMIT
 
 
 def test_the_error_of_the_decrease_is_that_of_paired_differences():
     objective, params = classification(count=30)
     other = {name: value + 0.1 for name, value in params.items()}
     draws = fresh_draws(objective, params, 6, 0)
-    found = certify(objective, other, params, draws)
+    certificate = certify(objective, other, params, draws)
     falls = torch.stack([objective.value(other, s) - objective.value(params, s) for s in draws])
-    assert found.start_objective - found.objective == pytest.approx(float(falls.mean()))
-    assert found.decrease_error == pytest.approx(float(falls.std()) / DRAWS**0.5)
+    assert certificate.start_objective - certificate.objective == pytest.approx(float(falls.mean()))
+    assert certificate.decrease_error == pytest.approx(float(falls.std()) / DRAWS**0.5)
 
 
 def test_the_spectrum_and_the_restarts_are_those_asked_for():
     objective, params = classification()
     (sample, *_) = draws = fresh_draws(objective, params, None, 0)
-    found = certify(objective, params, params, draws, curved_on=[sample], restarts=[params] * 2)
+    certificate = certify(
+        objective, params, params, draws, curved_on=[sample], restarts=[params] * 2
+    )
     values = torch.linalg.eigvalsh(dense_hessian(lambda w: objective.value(w, sample), params))
-    assert found.spectrum.least == pytest.approx(float(values[0]), rel=0.02)
-    assert found.spectrum.largest == pytest.approx(float(values[-1]), rel=0.02)
-    assert found.restarts == pytest.approx((found.objective,) * 2)
+    assert certificate.spectrum.least == pytest.approx(float(values[0]), rel=0.02)
+    assert certificate.spectrum.largest == pytest.approx(float(values[-1]), rel=0.02)
+    assert certificate.restarts == pytest.approx((certificate.objective,) * 2)
 
 
 def gradients(*shapes):
@@ -183,7 +185,7 @@ def test_growth_by_zeros_is_dead_and_zero_out_is_not(start, dead):
         student = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 3))
         data = torch.randn(50, 4), torch.randint(3, (50,))
     solver = phiopt.TorchOpt(steps=2, batch_size=None)
-    found = phiopt.initialize(
+    solution = phiopt.initialize(
         teacher, student, (0.5, 0.5, 0, 0), data, start=start, solver=solver, throw=False
     )
-    assert sum(found.certificate.dead_units.values()) == dead
+    assert sum(solution.certificate.dead_units.values()) == dead

@@ -43,21 +43,3 @@ def test_products_on_a_part_of_the_batch_count_as_that_part():
     assert counts(counted) == (1, 3, 2 * 16 / 40)
     counted.value_and_grad(params, objective.sample(params, None, 0, Stream.TRAIN, 0))
     assert counts(counted) == (2, 6, 2 * 16 / 40 + 1)
-
-
-def test_an_error_of_the_curvature_is_kept_through_a_later_report():
-    class Once(Frobenius):
-        calls = 0
-
-        def __call__(self, task, params, probes):
-            Once.calls += 1
-            if Once.calls == 1:
-                raise RuntimeError("out of luck")
-            return super().__call__(task, params, probes)
-
-    objective, params = classification((0.5, 0.5, 0, 0), curvature=Once())
-    counted = Counted(objective)
-    samples = [objective.sample(params, None, 0, Stream.FRESH, 0)]
-    assert "curvature" not in counted.all_terms(params, samples, {})
-    assert "curvature" in counted.all_terms(params, samples, {})
-    assert str(counted.error) == "out of luck"

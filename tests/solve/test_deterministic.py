@@ -44,26 +44,26 @@ def gradient(objective, params, samples):
 def test_a_quadratic_is_solved_in_closed_form(solver):
     """λ = (0, 1, 0, 0): u at its places, the start elsewhere, without data."""
     objective, start = classification((0, 1, 0, 0))
-    found = solver.solve(replace(objective, data=None), start)
-    assert found.status is Status.SOLVED
-    assert found.stats.forward == 0
-    assert len(found.saa_samples) == 1
+    outcome = solver.solve(replace(objective, data=None), start)
+    assert outcome.status is Status.SOLVED
+    assert outcome.stats.forward == 0
+    assert len(outcome.saa_samples) == 1
     for name, value in objective.term("proximity").teacher.items():
         places = tuple(slice(n) for n in value.shape)
-        torch.testing.assert_close(found.params[name][places], value, rtol=1e-8, atol=1e-8)
-    assert torch.equal(found.params["0.weight"][3:], start["0.weight"][3:])
+        torch.testing.assert_close(outcome.params[name][places], value, rtol=1e-8, atol=1e-8)
+    assert torch.equal(outcome.params["0.weight"][3:], start["0.weight"][3:])
 
 
 @each_solver
 def test_ridge_is_the_solution_of_its_linear_system(solver):
     case = ridge()
     objective = case.objective()
-    found = replace(solver, draws=4).solve(objective, case.start, seed=3)
+    outcome = replace(solver, draws=4).solve(objective, case.start, seed=3)
     samples = [objective.sample(case.start, None, 3, Stream.TRAIN, i) for i in range(4)]
     noise = torch.cat([sample.draws["noise"][0] for sample in samples])
     expected = replace(case, samples=noise.shape[0]).argmin(noise)
-    assert found.status is Status.SOLVED
-    torch.testing.assert_close(found.params["weight"][0], expected, rtol=1e-8, atol=1e-8)
+    assert outcome.status is Status.SOLVED
+    torch.testing.assert_close(outcome.params["weight"][0], expected, rtol=1e-8, atol=1e-8)
 
 
 @each_solver
@@ -85,11 +85,11 @@ def test_logistic_regression_is_what_scipy_finds_by_itself(solver):
 
     by_hand = minimize(value_and_grad, prior.ravel(), jac=True, method="BFGS", tol=1e-12)
     expected = torch.from_numpy(by_hand.x.reshape(3, 6))
-    found = solver.solve(objective, start)
-    assert found.status is Status.SOLVED
-    got = torch.cat([found.params["0.weight"], found.params["0.bias"][:, None]], 1)
+    outcome = solver.solve(objective, start)
+    assert outcome.status is Status.SOLVED
+    got = torch.cat([outcome.params["0.weight"], outcome.params["0.bias"][:, None]], 1)
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
-    assert found.objective == pytest.approx(by_hand.fun, abs=1e-12)
+    assert outcome.objective == pytest.approx(by_hand.fun, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_all_agree_on_a_smooth_net(lambdas):
     objective = changed(objective, teacher=teacher, extract=dict)
     points = []
     for solver in SOLVERS:
-        found = replace(solver, tol=1e-6, draws=2).solve(objective, start)
-        assert found.status is Status.SOLVED
-        ratio = gradient(objective, found.params, found.saa_samples).norm()
-        ratio /= gradient(objective, start, found.saa_samples).norm()
+        outcome = replace(solver, tol=1e-6, draws=2).solve(objective, start)
+        assert outcome.status is Status.SOLVED
+        ratio = gradient(objective, outcome.params, outcome.saa_samples).norm()
+        ratio /= gradient(objective, start, outcome.saa_samples).norm()
         assert ratio <= 1e-6
-        points.append(flatten(found.params))
+        points.append(flatten(outcome.params))
     for other in points[1:]:
         torch.testing.assert_close(other, points[0], rtol=0, atol=1e-5)
 
@@ -142,31 +142,31 @@ def saddle(size=1.0):
 @each_solver
 def test_a_saddle_is_left_for_a_minimum(solver):
     objective, start = saddle()
-    found = solver.solve(objective, start)
-    assert found.status is Status.SOLVED
-    assert abs(float(found.params["w"][0])) == pytest.approx(0.999, abs=1e-3)
-    hessian = dense_hessian(lambda w: objective.value(w, found.saa_samples[0]), found.params)
+    outcome = solver.solve(objective, start)
+    assert outcome.status is Status.SOLVED
+    assert abs(float(outcome.params["w"][0])) == pytest.approx(0.999, abs=1e-3)
+    hessian = dense_hessian(lambda w: objective.value(w, outcome.saa_samples[0]), outcome.params)
     assert torch.linalg.eigvalsh(hessian)[0] > 0
 
 
 @each_solver_newton_slow
 def test_the_spectral_curvature_is_minimised_too(solver):
     objective, start = classification(curvature=Spectral(iterations=2), count=12)
-    found = replace(solver, tol=1e-3, draws=1, steps=8).solve(objective, start)
-    assert found.status is not Status.NON_FINITE
-    assert found.objective < 0.7 * found.start_objective
+    outcome = replace(solver, tol=1e-3, draws=1, steps=8).solve(objective, start)
+    assert outcome.status is not Status.NON_FINITE
+    assert outcome.objective < 0.7 * outcome.start_objective
 
 
 def test_the_frozen_sample_is_the_mean_of_its_draws():
     objective, start = classification(count=40)
-    found = LBFGS(batch_size=10, draws=3, steps=5).solve(objective, start, seed=5)
+    outcome = LBFGS(batch_size=10, draws=3, steps=5).solve(objective, start, seed=5)
     samples = [objective.sample(start, 10, 5, Stream.TRAIN, i) for i in range(3)]
-    for ours, theirs in zip(found.saa_samples, samples, strict=True):
+    for ours, theirs in zip(outcome.saa_samples, samples, strict=True):
         assert torch.equal(ours.inputs, theirs.inputs)
-    values = [objective.value(found.params, sample) for sample in samples]
-    assert found.objective == pytest.approx(float(torch.stack(values).mean()))
+    values = [objective.value(outcome.params, sample) for sample in samples]
+    assert outcome.objective == pytest.approx(float(torch.stack(values).mean()))
     weights = dict(objective.lambdas.items())
-    assert found.objective == pytest.approx(sum(weights[n] * found.terms[n] for n in weights))
+    assert outcome.objective == pytest.approx(sum(weights[n] * outcome.terms[n] for n in weights))
 
 
 @each_solver_newton_slow
@@ -190,10 +190,10 @@ def test_history_counts_and_repeats(solver):
 @each_solver_newton_slow
 def test_running_out_of_steps_is_a_failure_with_the_best_iterate(solver):
     objective, start = classification(count=30)
-    found = replace(solver, steps=2, tol=1e-9).solve(objective, start)
-    assert found.status is Status.STEP_LIMIT
-    assert found.stats.steps == 2
-    assert found.objective == found.history[-1]["objective"] < found.start_objective
+    outcome = replace(solver, steps=2, tol=1e-9).solve(objective, start)
+    assert outcome.status is Status.STEP_LIMIT
+    assert outcome.stats.steps == 2
+    assert outcome.objective == outcome.history[-1]["objective"] < outcome.start_objective
 
 
 @each_solver_newton_slow
@@ -208,19 +208,19 @@ def test_rounding_ends_as_a_stall(solver):
         },
     )
     start = {name: value.float() for name, value in start.items()}
-    found = replace(solver, tol=1e-13).solve(objective, start)
-    assert found.status is Status.STALLED
-    assert found.objective < found.start_objective
-    assert found.params["0.weight"].dtype == torch.float32
-    assert found.stats.gradient < 8 * (30 * found.stats.steps + 2 * PATIENCE)
+    outcome = replace(solver, tol=1e-13).solve(objective, start)
+    assert outcome.status is Status.STALLED
+    assert outcome.objective < outcome.start_objective
+    assert outcome.params["0.weight"].dtype == torch.float32
+    assert outcome.stats.gradient < 8 * (30 * outcome.stats.steps + 2 * PATIENCE)
 
 
 def test_nothing_to_do_is_solved_at_once():
     objective, start = classification((0, 1, 0, 0))
     objective = changed(objective, data=None, teacher={k: v.clone() for k, v in start.items()})
-    found = LBFGS().solve(changed(objective, extract=dict), start)
-    assert found.status is Status.SOLVED
-    assert found.stats.steps == 0
+    outcome = LBFGS().solve(changed(objective, extract=dict), start)
+    assert outcome.status is Status.SOLVED
+    assert outcome.stats.steps == 0
 
 
 @pytest.mark.slow

@@ -66,11 +66,11 @@ def poisoned(when, order=0, value=torch.nan, lambdas=(0.4, 0.3, 0.3, 0)):
     return replace(objective, loss=loss), start
 
 
-def survived(found, start):
-    assert found.objective <= found.start_objective
-    assert np.isfinite(found.objective)
-    assert all(np.isfinite(found.terms[name]) for name in ("task", "proximity", "noise"))
-    assert flatten(found.params).isfinite().all()
+def survived(actual, start):
+    assert actual.objective <= actual.start_objective
+    assert np.isfinite(actual.objective)
+    assert all(np.isfinite(actual.terms[name]) for name in ("task", "proximity", "noise"))
+    assert flatten(actual.params).isfinite().all()
     assert flatten(start).isfinite().all()
 
 
@@ -80,24 +80,21 @@ def survived(found, start):
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_one_fault_at_a_random_step_is_survived(solver, step, order, value):
     objective, start = poisoned({step}, order, value)
-    found = solver.solve(objective, start)
-    survived(found, start)
-    if found.status is Status.REPORT_FAILED:  # it struck the curvature, which has no weight
-        assert set(found.lost) <= {"terms.curvature", "start_terms.curvature"}
-    else:
-        assert found.status in (Status.SOLVED, Status.BUDGET_SPENT)
-    assert found.objective < found.start_objective
-    assert found.stats.rollbacks <= 1
+    outcome = solver.solve(objective, start)
+    survived(outcome, start)
+    assert outcome.status in (Status.SOLVED, Status.BUDGET_SPENT)
+    assert outcome.objective < outcome.start_objective
+    assert outcome.stats.rollbacks <= 1
 
 
 @pytest.mark.parametrize("name", ["trust-krylov", "newton-cg"])
 @pytest.mark.parametrize("value", VALUES)
 def test_a_fault_in_a_hessian_vector_product_is_rolled_back(name, value):
     objective, start = poisoned({5}, order=2, value=value)
-    found = SOLVERS[name].solve(objective, start)
-    survived(found, start)
-    assert found.status is Status.SOLVED
-    assert found.stats.rollbacks == 1
+    actual = SOLVERS[name].solve(objective, start)
+    survived(actual, start)
+    assert actual.status is Status.SOLVED
+    assert actual.stats.rollbacks == 1
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -106,10 +103,10 @@ def test_a_fault_in_the_products_of_the_curvature_term(solver, value):
     objective, start = poisoned({31}, 2, value, lambdas=(0.3, 0.3, 0.3, 0.1))
     if not isinstance(solver, TorchOpt):
         solver = replace(solver, tol=0.1)
-    found = solver.solve(objective, start)
-    survived(found, start)
-    assert found.status in (Status.SOLVED, Status.BUDGET_SPENT)
-    assert found.stats.rollbacks <= 1
+    outcome = solver.solve(objective, start)
+    survived(outcome, start)
+    assert outcome.status in (Status.SOLVED, Status.BUDGET_SPENT)
+    assert outcome.stats.rollbacks <= 1
 
 
 ESTIMATORS = {
@@ -136,22 +133,22 @@ def test_faults_at_random_calls_of_the_default_step_are_survived(name, value, or
     when = {int(call) for call in draw.integers(25, 60, RETRIES)}  # the first 24 judge the start
     loss = Faulty(objective, when, order, value)
     solver = TorchOpt(steps=10, batch_size=64, check_every=5)
-    found = solver.solve(replace(objective, loss=loss), start)
+    outcome = solver.solve(replace(objective, loss=loss), start)
     assert loss.calls > max(when)
-    survived(found, start)
-    assert found.status is Status.BUDGET_SPENT
-    assert found.objective < found.start_objective
-    assert found.stats.rollbacks <= len(when)
+    survived(outcome, start)
+    assert outcome.status is Status.BUDGET_SPENT
+    assert outcome.objective < outcome.start_objective
+    assert outcome.stats.rollbacks <= len(when)
 
 
 @pytest.mark.parametrize("order", [0, 1], ids=["loss", "gradient"])
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_the_best_iterate_survives_a_loss_that_stays_bad(solver, order):
     objective, start = poisoned(range(30, 10**6), order)
-    found = replace(solver, tol=1e-12).solve(objective, start)
-    survived(found, start)
-    assert found.status is Status.NON_FINITE
-    assert found.stats.rollbacks == RETRIES
+    outcome = replace(solver, tol=1e-12).solve(objective, start)
+    survived(outcome, start)
+    assert outcome.status is Status.NON_FINITE
+    assert outcome.stats.rollbacks == RETRIES
     assert objective.loss.calls < 200  # it gave up
 
 
@@ -160,27 +157,27 @@ def test_the_best_iterate_survives_a_loss_that_stays_bad(solver, order):
 def test_too_few_steps_to_give_up_do_not_hide_a_gradient_that_is_never_finite(steps, fresh):
     """To say that it stalled would blame rounding."""
     objective, start = poisoned(range(10**6), order=1)
-    found = TorchOpt(torchopt.sgd(0.05), steps=steps, fresh=fresh).solve(objective, start)
-    survived(found, start)
-    assert found.status is Status.NON_FINITE
+    outcome = TorchOpt(torchopt.sgd(0.05), steps=steps, fresh=fresh).solve(objective, start)
+    survived(outcome, start)
+    assert outcome.status is Status.NON_FINITE
 
 
 def test_nan_does_not_stop_the_search_for_the_largest_eigenvalue():
     objective, start = poisoned(range(60, 10**6), 2, torch.nan, lambdas=(0.3, 0.3, 0.3, 0.1))
     objective = objective.with_term(CurvatureTerm(Spectral(iterations=3)))
-    found = replace(SOLVERS["torchopt"], steps=40).solve(objective, start)
-    survived(found, start)
-    assert found.status is Status.NON_FINITE
-    assert found.stats.rollbacks == RETRIES
+    actual = replace(SOLVERS["torchopt"], steps=40).solve(objective, start)
+    survived(actual, start)
+    assert actual.status is Status.NON_FINITE
+    assert actual.stats.rollbacks == RETRIES
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_a_start_that_is_not_finite_is_no_start(solver):
     objective, start = poisoned(range(10**6))
-    found = solver.solve(objective, start)
-    assert found.status is Status.NON_FINITE
-    assert found.stats.steps == 0
-    assert torch.equal(flatten(found.params), flatten(start))
+    outcome = solver.solve(objective, start)
+    assert outcome.status is Status.NON_FINITE
+    assert outcome.stats.steps == 0
+    assert torch.equal(flatten(outcome.params), flatten(start))
 
 
 class Breaking(Dataset):

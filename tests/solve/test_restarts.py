@@ -21,10 +21,12 @@ def test_restarts_are_reported_on_the_same_fresh_draws():
     """λ2 holds all coordinates that matter: every start reaches the one minimum."""
     data = randn(30, 4, seed=3), torch.randint(2, (30,), generator=generator(4))
     teacher = mlp(4, 3, 2, seed=1)
-    found = phiopt.initialize(
+    solution = phiopt.initialize(
         teacher, mlp(4, 3, 2, seed=2), (0.2, 0.8, 0, 0), data, scale="paper",
         solver=phiopt.LBFGS(), restarts=2,
     )  # fmt: skip
-    assert found.certificate.restarts == pytest.approx((found.certificate.objective,) * 2, rel=1e-6)
-    assert "restarts reached" in str(found)
+    assert solution.certificate.restarts == pytest.approx(
+        (solution.certificate.objective,) * 2, rel=1e-6
+    )
+    assert "restarts reached" in str(solution)
     assert phiopt.initialize(teacher, mlp(4, 3, 2), (0, 1, 0, 0)).certificate.restarts == ()

@@ -74,9 +74,9 @@ def test_what_a_solver_declares(solver, steps, fresh, hessian):
 
 
 def test_a_solver_that_declares_nothing_has_the_defaults():
-    found = phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain())
+    solution = phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain())
     expected = phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=QUICK)
-    assert all(torch.equal(found.params[name], p) for name, p in expected.params.items())
+    assert all(torch.equal(solution.params[name], p) for name, p in expected.params.items())
     with pytest.raises(TypeError, match="Plain has no optimizer"):
         phiopt.initialize(*MODELS, (0.5, 0.5, 0, 0), DATA, solver=Plain(), adjoint=phiopt.Replay())
 
@@ -85,8 +85,8 @@ def test_an_adjoint_goes_back_by_the_steps_of_a_users_solver():
     point = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
 
     def derivative(solver):
-        found = phiopt.initialize(*MODELS, point, DATA, solver=solver, adjoint=phiopt.Replay())
-        return torch.autograd.grad(found.params["0.weight"].sum(), point)[0]
+        solution = phiopt.initialize(*MODELS, point, DATA, solver=solver, adjoint=phiopt.Replay())
+        return torch.autograd.grad(solution.params["0.weight"].sum(), point)[0]
 
     optimizer = torchopt.sgd(0.05)
     torch.testing.assert_close(

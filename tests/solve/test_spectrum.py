@@ -24,20 +24,20 @@ def symmetric(values, seed=0):
 @settings(max_examples=40, deadline=None)
 def test_both_ends_lie_within_the_spectrum_and_near_its_ends(values, seed):
     operator, like = symmetric(values, seed)
-    found = spectrum(operator, like, seed)
+    ends = spectrum(operator, like, seed)
     size = max(map(abs, values))
-    assert found.least >= min(values) - 1e-9 * size
-    assert found.largest <= max(values) + 1e-9 * size
-    nearest = min(abs(found.least - value) for value in values)
-    assert nearest <= found.residual + 1e-9 * size
+    assert ends.least >= min(values) - 1e-9 * size
+    assert ends.largest <= max(values) + 1e-9 * size
+    nearest = min(abs(ends.least - value) for value in values)
+    assert nearest <= ends.residual + 1e-9 * size
 
 
 def test_a_small_negative_eigenvalue_below_a_large_spectrum_is_found():
     values = torch.cat([torch.tensor([-0.5]), torch.linspace(0, 1e3, 199)])
-    found = spectrum(*symmetric(values.double()), seed=1)
-    assert found.products <= PRODUCTS
-    assert found.least < -flat(found, {"a": torch.zeros(1, dtype=torch.float64)})
-    assert found.least == pytest.approx(-0.5, abs=0.6)
+    ends = spectrum(*symmetric(values.double()), seed=1)
+    assert ends.products <= PRODUCTS
+    assert ends.least < -flat(ends, {"a": torch.zeros(1, dtype=torch.float64)})
+    assert ends.least == pytest.approx(-0.5, abs=0.6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -47,22 +47,22 @@ def test_one_small_negative_eigenvalue_among_many_alike_is_found(seed, dtype):
     values = torch.full((10_000,), 10.0, dtype=dtype)
     values[7] = -0.05
     like = {"w": torch.zeros_like(values)}
-    found = spectrum(lambda v: {"w": values * v["w"]}, like, seed)
-    assert found.least == pytest.approx(-0.05, rel=1e-2)
-    assert found.least < -flat(found, like)
+    ends = spectrum(lambda v: {"w": values * v["w"]}, like, seed)
+    assert ends.least == pytest.approx(-0.05, rel=1e-2)
+    assert ends.least < -flat(ends, like)
 
 
 def test_the_zero_operator_has_a_zero_spectrum_at_once():
     operator, like = symmetric([0.0] * 6)
-    found = spectrum(operator, like, 0)
-    assert (found.least, found.largest, found.products) == (0, 0, 1)
+    ends = spectrum(operator, like, 0)
+    assert (ends.least, ends.largest, ends.products) == (0, 0, 1)
 
 
 def test_a_product_that_is_not_finite_has_no_spectrum():
     _, like = symmetric([1.0, 2.0, 3.0])
-    found = spectrum(lambda v: {k: x * torch.nan for k, x in v.items()}, like, 0)
-    assert isnan(found.least)
-    assert isnan(found.largest)
+    ends = spectrum(lambda v: {k: x * torch.nan for k, x in v.items()}, like, 0)
+    assert isnan(ends.least)
+    assert isnan(ends.largest)
 
 
 def test_the_vector_is_seeded():

@@ -16,27 +16,29 @@ def test_the_closed_form_is_hit_on_a_frozen_sample():
     case = ridge()
     objective = case.objective()
     solver = TorchOpt(DESCENT, steps=2000, batch_size=None, fresh=False, tol=1e-10)
-    found = solver.solve(objective, case.start, seed=3)
+    outcome = solver.solve(objective, case.start, seed=3)
     noise = objective.sample(case.start, None, 3, Stream.TRAIN, 0).draws["noise"][0]
-    assert found.status is Status.SOLVED
-    torch.testing.assert_close(found.params["weight"][0], case.argmin(noise), rtol=1e-8, atol=1e-8)
-    assert found.stats.steps < 2000
+    assert outcome.status is Status.SOLVED
+    torch.testing.assert_close(
+        outcome.params["weight"][0], case.argmin(noise), rtol=1e-8, atol=1e-8
+    )
+    assert outcome.stats.steps < 2000
 
 
 def test_many_samples_come_near_the_closed_form_in_expectation():
     case = ridge(samples=2000)
     solver = TorchOpt(DESCENT, steps=300, batch_size=None, fresh=False, tol=1e-6)
-    found = solver.solve(case.objective(), case.start)
-    torch.testing.assert_close(found.params["weight"][0], case.argmin(), rtol=0, atol=0.02)
+    outcome = solver.solve(case.objective(), case.start)
+    torch.testing.assert_close(outcome.params["weight"][0], case.argmin(), rtol=0, atol=0.02)
 
 
 def test_fresh_noise_with_a_decaying_step_finds_the_closed_form():
     case = ridge(samples=20)
     schedule = torchopt.schedule.polynomial_schedule(0.2, 0.002, 1, 120)
     solver = TorchOpt(torchopt.sgd(schedule), steps=160, batch_size=None)
-    found = solver.solve(case.objective(), case.start)
-    assert found.status is Status.BUDGET_SPENT
-    torch.testing.assert_close(found.params["weight"][0], case.argmin(), rtol=0, atol=0.05)
+    outcome = solver.solve(case.objective(), case.start)
+    assert outcome.status is Status.BUDGET_SPENT
+    torch.testing.assert_close(outcome.params["weight"][0], case.argmin(), rtol=0, atol=0.05)
 
 
 OPTIMIZERS = {
@@ -71,68 +73,68 @@ def test_any_optimizer_goes_downhill_and_repeats_bit_by_bit(optimizer):
 
 def test_history_terms_and_counts():
     objective, start = classification(count=60)
-    found = TorchOpt(steps=7, batch_size=16, check_every=3).solve(objective, start)
-    assert len(found.history) == found.stats.steps == found.stats.gradient == 7
-    assert [("held_out" in record) for record in found.history] == [
+    outcome = TorchOpt(steps=7, batch_size=16, check_every=3).solve(objective, start)
+    assert len(outcome.history) == outcome.stats.steps == outcome.stats.gradient == 7
+    assert [("held_out" in record) for record in outcome.history] == [
         False, False, True, False, False, True, True,
     ]  # fmt: skip
-    record = found.history[0]
+    record = outcome.history[0]
     weights = dict(objective.lambdas.items())
     assert record["objective"] == pytest.approx(sum(weights[n] * record[n] for n in weights))
-    best = min(record["held_out"] for record in found.history if "held_out" in record)
-    assert found.objective == best
-    weighted = sum(weights[n] * found.terms[n] for n in weights)
-    assert found.objective == pytest.approx(weighted)
-    started = sum(weights[n] * found.start_terms[n] for n in weights)
-    assert found.start_objective == pytest.approx(started)
+    best = min(record["held_out"] for record in outcome.history if "held_out" in record)
+    assert outcome.objective == best
+    weighted = sum(weights[n] * outcome.terms[n] for n in weights)
+    assert outcome.objective == pytest.approx(weighted)
+    started = sum(weights[n] * outcome.start_terms[n] for n in weights)
+    assert outcome.start_objective == pytest.approx(started)
     evaluations = 7 + VALIDATION_SAMPLES * 4  # judged at the start and at three checks
-    assert found.stats.hvp == 2 * evaluations
-    assert found.stats.forward == 3 * evaluations
-    assert found.stats.seconds > 0
+    assert outcome.stats.hvp == 2 * evaluations
+    assert outcome.stats.forward == 3 * evaluations
+    assert outcome.stats.seconds > 0
 
 
 def test_the_start_and_the_global_random_state_are_untouched():
     objective, start = classification()
     before, state = flatten(start), torch.get_rng_state()
-    found = TorchOpt(steps=5, batch_size=4).solve(objective, start)
+    outcome = TorchOpt(steps=5, batch_size=4).solve(objective, start)
     assert torch.equal(flatten(start), before)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(p.requires_grad for p in found.params.values())
-    held = {p.untyped_storage().data_ptr() for p in start.values()}
-    assert not held & {p.untyped_storage().data_ptr() for p in found.params.values()}
+    assert not any(p.requires_grad for p in outcome.params.values())
+    kept = {p.untyped_storage().data_ptr() for p in start.values()}
+    assert not kept & {p.untyped_storage().data_ptr() for p in outcome.params.values()}
 
 
 def test_a_step_too_long_keeps_the_start_and_says_so():
     objective, start = classification()
-    found = TorchOpt(torchopt.sgd(1e3), steps=5, batch_size=4).solve(objective, start)
-    assert found.status is Status.DIVERGED
-    assert torch.equal(flatten(found.params), flatten(start))
-    assert found.objective == found.start_objective
+    outcome = TorchOpt(torchopt.sgd(1e3), steps=5, batch_size=4).solve(objective, start)
+    assert outcome.status is Status.DIVERGED
+    assert torch.equal(flatten(outcome.params), flatten(start))
+    assert outcome.objective == outcome.start_objective
 
 
 def test_running_out_of_steps_before_the_tolerance_is_a_failure():
     objective, start = classification()
-    found = TorchOpt(steps=5, batch_size=None, fresh=False, tol=1e-6).solve(objective, start)
-    assert found.status is Status.STEP_LIMIT
-    assert found.objective < found.start_objective
+    outcome = TorchOpt(steps=5, batch_size=None, fresh=False, tol=1e-6).solve(objective, start)
+    assert outcome.status is Status.STEP_LIMIT
+    assert outcome.objective < outcome.start_objective
 
 
 def test_a_tolerance_is_reached_on_fresh_draws():
     case = ridge(samples=50)
     solver = TorchOpt(torchopt.sgd(0.2), steps=500, batch_size=None, tol=0.05)
-    found = solver.solve(case.objective(), case.start)
-    assert found.status is Status.SOLVED
-    assert found.stats.steps < 500
+    outcome = solver.solve(case.objective(), case.start)
+    assert outcome.status is Status.SOLVED
+    assert outcome.stats.steps < 500
 
 
 def test_nothing_to_do_is_solved_at_once():
     objective, start = classification((0, 1, 0, 0))
     for name, value in objective.term("proximity").teacher.items():
         start[name][tuple(slice(n) for n in value.shape)] = value
-    found = TorchOpt().solve(replace(objective, data=None), start)
-    assert found.status is Status.SOLVED
-    assert found.stats.steps == 1
-    assert torch.equal(flatten(found.params), flatten(start))
+    outcome = TorchOpt().solve(replace(objective, data=None), start)
+    assert outcome.status is Status.SOLVED
+    assert outcome.stats.steps == 1
+    assert torch.equal(flatten(outcome.params), flatten(start))
 
 
 def faulty(objective, bad_calls, value=torch.nan):
@@ -157,21 +159,21 @@ def test_one_bad_step_is_rolled_back(value, step):
         objective, {VALIDATION_SAMPLES + 1 + step}, value
     )  # after the judgement of the start
     solver = TorchOpt(torchopt.sgd(0.1), steps=12, batch_size=8, check_every=100)
-    found = solver.solve(objective, start)
-    assert found.status is Status.BUDGET_SPENT
-    assert found.stats.rollbacks == 1
-    assert found.objective < found.start_objective
-    assert all(p.isfinite().all() for p in found.params.values())
+    outcome = solver.solve(objective, start)
+    assert outcome.status is Status.BUDGET_SPENT
+    assert outcome.stats.rollbacks == 1
+    assert outcome.objective < outcome.start_objective
+    assert all(p.isfinite().all() for p in outcome.params.values())
 
 
 def test_after_a_rollback_the_step_is_half_as_long():
     objective, start = classification(FAULTS)
     solver = TorchOpt(torchopt.sgd(0.1), steps=2, batch_size=None)
     bad, _ = faulty(objective, {VALIDATION_SAMPLES + 1})
-    found = solver.solve(bad, start)
+    outcome = solver.solve(bad, start)
     sample = objective.sample(start, None, 0, Stream.TRAIN, 1)
     gradient = objective.value_and_grad(start, sample)[2]
-    for name, p in found.params.items():
+    for name, p in outcome.params.items():
         torch.testing.assert_close(p, start[name] - 0.05 * gradient[name])
 
 
@@ -179,30 +181,30 @@ def test_the_best_iterate_survives_a_loss_that_stays_bad():
     objective, start = classification(FAULTS, count=40)
     bad, calls = faulty(objective, range(200, 10**6))
     solver = TorchOpt(torchopt.sgd(0.1), steps=500, batch_size=8, check_every=5)
-    found = solver.solve(bad, start)
-    assert found.status is Status.NON_FINITE
-    assert found.stats.rollbacks == 3
-    assert found.objective < found.start_objective
+    outcome = solver.solve(bad, start)
+    assert outcome.status is Status.NON_FINITE
+    assert outcome.stats.rollbacks == 3
+    assert outcome.objective < outcome.start_objective
     assert len(calls) < 250  # it gave up
-    judged = [record["held_out"] for record in found.history if "held_out" in record]
-    assert found.objective == min(judged)
+    judged = [record["held_out"] for record in outcome.history if "held_out" in record]
+    assert outcome.objective == min(judged)
 
 
 def test_divergence_to_infinity_ends_at_the_best_iterate():
     objective, start = classification(FAULTS, count=40)
     solver = TorchOpt(torchopt.sgd(1e200), steps=50, batch_size=8)
-    found = solver.solve(objective, start)
-    assert found.status in (Status.NON_FINITE, Status.DIVERGED)
-    assert found.stats.rollbacks > 0
-    assert torch.equal(flatten(found.params), flatten(start))
+    outcome = solver.solve(objective, start)
+    assert outcome.status in (Status.NON_FINITE, Status.DIVERGED)
+    assert outcome.stats.rollbacks > 0
+    assert torch.equal(flatten(outcome.params), flatten(start))
 
 
 def test_a_start_that_is_not_finite_is_no_start():
     objective, start = classification(FAULTS)
     bad, _ = faulty(objective, range(10**6))
-    found = TorchOpt().solve(bad, start)
-    assert found.status is Status.NON_FINITE
-    assert found.stats.steps == 0
+    outcome = TorchOpt().solve(bad, start)
+    assert outcome.status is Status.NON_FINITE
+    assert outcome.stats.steps == 0
 
 
 def test_an_interrupt_goes_through():
@@ -221,9 +223,9 @@ def test_lambda_that_requires_grad_is_solved_without_a_graph():
     objective, start = classification()
     point = torch.tensor([0.3, 0.2, 0.3, 0.2], dtype=torch.float64, requires_grad=True)
     changed = replace(objective, lambdas=Lambdas.of(point))
-    found = TorchOpt(steps=3).solve(changed, start)
+    outcome = TorchOpt(steps=3).solve(changed, start)
     plain = TorchOpt(steps=3).solve(objective, start)
-    torch.testing.assert_close(found.params, plain.params)
+    torch.testing.assert_close(outcome.params, plain.params)
 
 
 def test_progress_is_quiet_in_a_pipe(capsys):
@@ -252,24 +254,24 @@ def test_bad_options_are_named(options, error, message):
 def test_ending_above_the_start_is_divergence_though_a_better_iterate_is_returned():
     objective, start = classification((0.5, 0.5, 0, 0), count=40)
     growing = torchopt.sgd(lambda step: 0.05 * 1.6**step)
-    found = TorchOpt(growing, steps=25, batch_size=None, check_every=1).solve(objective, start)
-    assert found.status is Status.DIVERGED
-    assert found.objective < found.start_objective < found.history[-1]["held_out"]
+    outcome = TorchOpt(growing, steps=25, batch_size=None, check_every=1).solve(objective, start)
+    assert outcome.status is Status.DIVERGED
+    assert outcome.objective < outcome.start_objective < outcome.history[-1]["held_out"]
 
 
 def test_a_step_too_short_for_the_precision_is_a_stall():
     objective, start = classification((0.5, 0.5, 0, 0))
-    found = TorchOpt(torchopt.sgd(1e-30), steps=2, batch_size=None).solve(objective, start)
-    assert found.status is Status.STALLED
-    assert torch.equal(flatten(found.params), flatten(start))
+    outcome = TorchOpt(torchopt.sgd(1e-30), steps=2, batch_size=None).solve(objective, start)
+    assert outcome.status is Status.STALLED
+    assert torch.equal(flatten(outcome.params), flatten(start))
 
 
 def test_a_gradient_within_its_own_error_is_the_noise_floor():
     """One noise sample: the gradient at the minimum is noise, and no tolerance below is reached."""
     case = ridge(samples=1, delta=1.0, lambdas=(0.05, 0.05, 0.9, 0))
     solver = TorchOpt(torchopt.sgd(0.05), steps=300, batch_size=None, tol=1e-6)
-    found = solver.solve(case.objective(), case.start)
-    assert found.status is Status.NOISE_FLOOR
-    assert found.objective < found.start_objective
+    outcome = solver.solve(case.objective(), case.start)
+    assert outcome.status is Status.NOISE_FLOOR
+    assert outcome.objective < outcome.start_objective
     early = replace(solver, steps=3).solve(case.objective(), case.start)
     assert early.status is Status.STEP_LIMIT

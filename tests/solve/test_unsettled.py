@@ -22,9 +22,9 @@ def certified(curvature):
 def test_the_certificate_says_what_the_search_left():
     assert certified(Frobenius()).curvature_error is None
     for curvature in (Spectral(), Spectral(tol=1e-3)):
-        found = certified(curvature)
-        assert found.curvature_error <= curvature.tol
-        assert found.unsettled == 0
+        actual = certified(curvature)
+        assert actual.curvature_error <= curvature.tol
+        assert actual.unsettled == 0
     short = certified(Spectral(iterations=4))
     assert short.curvature_error > 1e-3
     assert short.unsettled == short.draws
@@ -32,16 +32,16 @@ def test_the_certificate_says_what_the_search_left():
 
 def test_a_stationary_point_of_an_inexact_gradient_is_not_solved():
     objective, start = classification(LAMBDAS, curvature=Spectral())
-    found = replace(LBFGS(tol=0.5, draws=1).solve(objective, start), saa_samples=None)
-    certificate = certify(objective, start, found.params, fresh_draws(objective, start, None, 0))
-    assert found.status is Status.SOLVED
-    assert verdict(found, certificate) is Status.SOLVED
-    assert verdict(found, replace(certificate, unsettled=1)) is Status.UNSETTLED
-    spent = replace(found, status=Status.BUDGET_SPENT)
+    outcome = replace(LBFGS(tol=0.5, draws=1).solve(objective, start), saa_samples=None)
+    certificate = certify(objective, start, outcome.params, fresh_draws(objective, start, None, 0))
+    assert outcome.status is Status.SOLVED
+    assert verdict(outcome, certificate) is Status.SOLVED
+    assert verdict(outcome, replace(certificate, unsettled=1)) is Status.UNSETTLED
+    spent = replace(outcome, status=Status.BUDGET_SPENT)
     assert verdict(spent, replace(certificate, unsettled=1)) is Status.BUDGET_SPENT
 
 
-@pytest.mark.parametrize("iterations", [3, 100])
+@pytest.mark.parametrize("iterations", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_work_and_what_was_left_are_counted_also_in_a_batch(iterations):
     objective, start = classification(LAMBDAS, curvature=Spectral(iterations))
     solver = TorchOpt(steps=2)

@@ -142,7 +142,7 @@ def test_a_student_of_the_teachers_size_is_refused(rival):
 
 @pytest.mark.slow
 def test_until_it_is_trained_one_has_the_copies(growth):
-    found = ligo(growth, 0)
-    outputs = found.start(growth.data.x)[:, list(growth.classes)]
+    actual = ligo(growth, 0)
+    outputs = actual.start(growth.data.x)[:, list(growth.classes)]
     torch.testing.assert_close(outputs, growth.teacher(growth.data.x))
-    assert found.gradients == STEPS
+    assert actual.gradients == STEPS
