@@ -75,9 +75,7 @@ def test_a_table_in_rows_and_columns_is_resampled_beside_new_units():
         randomised(Patches(grid, 0, width, flat=False).double(), width).eval()
         for grid, width in (((4, 4), 8), ((6, 6), 12))
     )
-    growth = GrowthMap.between(
-        teacher, student, inputs=images(16, 16), lift=lifts.Resize((24, 24))
-    )
+    growth = GrowthMap.between(teacher, student, inputs=images(16, 16), lift=lifts.Resize((24, 24)))
     grown = grow(teacher, student, "zero-out", map=growth)
     expected = F.interpolate(teacher.table, (6, 6), mode="bicubic", antialias=True)
     torch.testing.assert_close(grown.table[:, :8], expected)
