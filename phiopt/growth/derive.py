@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 
@@ -27,7 +28,7 @@ from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Trace
 from phiopt.growth.inserted import Inserted
 from phiopt.growth.insertion import Insertions
-from phiopt.growth.lifted import Moves, lifted
+from phiopt.growth.lifted import Moves, between_declared_sizes, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
 from phiopt.growth.optional import check_gone
@@ -57,14 +58,18 @@ def derive(
     else:
         given = mapped(lambda x: x.detach().to("cpu"), inputs[:2])
         small = recorded(teacher, given, "teacher")
-    lift, made, large = lifted(student, given, lift)
+    psi, made, large = lifted(student, given, lift)
     example = main_of(given)
-    moves = Moves.of(lift, example, made)
+    moves = Moves.of(psi, example, made)
     try:
         large, (state, inserted, chosen, axis) = _matched_at_some_size(
             small, large, student, moves, with_main(given, made), classes, names
         )
     except AlignmentError as error:
+        resize = between_declared_sizes(teacher, student, example) if lift is None else None
+        if resize is not None and resize != psi:
+            with suppress(AlignmentError, ValueError):
+                return derive(teacher, student, resize, classes, inputs, correspondence)
         _check_recurrent(teacher, student, error)
         _check_chosen(small, error)
         raise
@@ -87,7 +92,7 @@ def derive(
     taken = {p.student for p in placements.values()}
     return MapContents(
         {name: placements[name] for name in small.used if name in placements},
-        lift=lift,
+        lift=psi,
         classes=chosen,
         class_axis=axis,
         inexact_reasons=tuple(state.inexact_reasons),

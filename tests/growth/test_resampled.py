@@ -81,6 +81,30 @@ def test_a_table_in_rows_and_columns_is_resampled_beside_new_units():
     torch.testing.assert_close(grown.table[:, :8], expected)
 
 
+class Flexible(Patches):
+    """It takes images of any size, for it resamples its table in the forward pass."""
+
+    def __init__(self, grid):
+        super().__init__(grid, 0)
+        self.img_size = tuple(4 * n for n in grid)
+
+    def forward(self, x):
+        x = self.patch(x)
+        table = self.table.transpose(1, 2)
+        if x[0, 0].numel() != table.shape[2]:
+            grid = table.unflatten(2, [n // 4 for n in self.img_size])
+            table = F.interpolate(grid, x.shape[2:], mode="bicubic").flatten(2)
+        return self.head((x.flatten(2) + table).tanh().mean(2))
+
+
+def test_images_are_resized_to_the_size_that_the_student_says_it_is_made_for():
+    teacher, student = pair(Flexible, (4, 4), (6, 8))
+    growth = GrowthMap.between(teacher, student, inputs=images(16, 16))
+    assert growth.lift == lifts.Resize((24, 32))
+    table = grow(teacher, student, "zero-out", map=growth).table[0]
+    torch.testing.assert_close(table, bicubic(teacher.table[0], (4, 4), (6, 8)))
+
+
 def test_a_student_with_resampled_positions_is_nearer_to_its_teacher():
     teacher, student = pair(Patches, (4, 4), (8, 8))
     x = F.interpolate(images(4, 4), (16, 16), mode="bilinear")
