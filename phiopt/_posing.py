@@ -279,5 +279,5 @@ def _relative(objective: Objective, start: Params, batch_size: int | None, seed:
     """The objective in dimensionless terms; see `Objective.relative`."""
     draws = range(REFERENCE_DRAWS if objective.data is not None else 0)
     with torch.no_grad():
-        samples = [objective.sample(start, batch_size, seed, Stream.REFERENCE, i) for i in draws]
+        samples = objective.samples(start, batch_size, seed, Stream.REFERENCE, draws)
         return objective.relative(start, samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, nan
 from typing import NamedTuple
@@ -135,7 +135,7 @@ class Implicit:
 
     @torch.no_grad()
     def _certify(
-        self, objective: Objective, start: Params, params: Params, samples: list[Sample]
+        self, objective: Objective, start: Params, params: Params, samples: Sequence[Sample]
     ) -> None:
         counted = Counted(objective)
         before, after = (moments(counted, w, samples).gradient_norm for w in (start, params))
@@ -150,7 +150,7 @@ class Implicit:
         self,
         objective: Objective,
         params: Params,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         inputs: Params,
         cotangent: Params,
     ) -> Params:
@@ -243,7 +243,7 @@ def _ends(point: StationaryPoint) -> Spectrum:
     return ends
 
 
-def _versions(samples: list[Sample]) -> list[int]:
+def _versions(samples: Sequence[Sample]) -> list[int]:
     """How often the tensors of the samples have been written to. They may be the caller's own."""
     parts = [part for sample in samples for part in (sample.inputs, sample.targets)]
     return [x._version for part in parts if part is not None for x in entries_of(part).values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,14 +33,14 @@ class StationaryPoint:
 
     objective: Objective
     params: Params
-    samples: list[Sample]
+    samples: Sequence[Sample]
     theta: Params
     counted: Counted
     hessian: MeanHessian
 
     @classmethod
     def of(
-        cls, objective: Objective, params: Params, samples: list[Sample], theta: Params
+        cls, objective: Objective, params: Params, samples: Sequence[Sample], theta: Params
     ) -> StationaryPoint:
         counted = Counted(objective.with_tensors(theta))
         hessian = MeanHessian(counted, params, samples)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
 
 from phiopt.growth.graph import Node, Trace
 from phiopt.growth.likeness import Likeness
 from phiopt.growth.named import Named
 from phiopt.growth.optional import canonical, kind, paired
-from phiopt.growth.runs import Computation, Item, Leaf, tree
+from phiopt.growth.runs import Computation, Item, Leaf, Run, tree
 from phiopt.growth.unpaired import refusal
 
-Step = tuple[Node | None, Node | None]
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A residual block of the teacher that the student lacks: the path of its module, and its operations in order."""
+
+    module: str
+    nodes: list[Node]
+
+
+Step = tuple[Node | Block | None, Node | None]
 """(the teacher's node, the student's node). ``None`` stands for an operation that one model lacks."""
 Labels = tuple[Callable[[str], str] | None, Callable[[str], str] | None]
 """What makes labels of the teacher's modules and of the student's; see `tree`."""
@@ -23,7 +34,8 @@ def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
     Networks of equal depth record the same operations. If they do not, modules are paired by their places in the tree:
     in each pair of modules, what is inside them is paired in order, so that as many operations as possible have a
     counterpart. Of equally good ways, modules of the same name are paired, and new ones come last. If this does not
-    pair all of the teacher's operations, they are paired without regard to modules.
+    pair all of the teacher's operations, they are paired without regard to modules. Last, a student that is larger as a
+    whole may lack residual blocks.
 
     Args:
         teacher: The teacher's computation.
@@ -49,20 +61,33 @@ def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
     if by_operations is not None:
         yield by_operations
     if by_modules is None:
-        raise refusal(*sides, named)
+        fewer = _larger(student, teacher)
+        by_blocks = _paired(sides, named, (None, None), fewer=True) if fewer else None
+        if by_blocks is not None:
+            yield by_blocks
+        raise refusal(*sides, named, fewer=fewer and by_blocks is None)
+
+
+def _larger(student: Trace, teacher: Trace) -> bool:
+    """Whether the student has more numbers in its parameters and buffers."""
+    new, old = (sum(map(prod, trace.used.values())) for trace in (student, teacher))
+    return new > old
 
 
 def _paired(
-    sides: tuple[Computation, Computation], named: Named, labels: Labels
+    sides: tuple[Computation, Computation], named: Named, labels: Labels, *, fewer: bool = False
 ) -> list[Step] | None:
-    """The best way to pair two computations; with ``labels`` without regard to modules. ``None`` if there is none."""
+    """The best way to pair two computations; with ``labels`` without regard to modules. ``None`` if there is none.
+
+    With ``fewer`` the student may lack residual blocks.
+    """
     numbers: dict[object, int] = {}
     t, s = (
         tree(side, scope, numbers, label)
         for side, scope, label in zip(sides, named.scopes, labels, strict=True)
     )
     for wrapped in (False, True) if labels[0] is None else (False,):
-        likeness = Likeness(wrapped=wrapped)
+        likeness = Likeness(wrapped=wrapped, fewer=fewer)
         if likeness.match(t, s).possible:
             return list(_steps(likeness, sides, t, s))
     return None
@@ -77,10 +102,22 @@ def _steps(likeness: Likeness, sides: Sequence[Computation], t: Item, s: Item) -
     for a, b in likeness.match(t, s).pairs:
         if a is not None and b is not None:
             yield from _steps(likeness, sides, a, b)
+        elif isinstance(a, Run) and a.needed:
+            yield from ((Block(run.module, run.nodes), None) for run in _blocks(a))
         elif a is not None:
             yield from ((node, None) for node in a.nodes)
         elif b is not None:
             yield from ((None, node) for node in b.nodes)
+
+
+def _blocks(run: Run) -> Iterator[Run]:
+    """The residual blocks that ``run`` is made of, or itself."""
+    parts = [item for item in run.items if isinstance(item, Run) and item.residual]
+    if len(parts) < len(run.items):
+        yield run
+        return
+    for part in parts:
+        yield from _blocks(part)
 
 
 def _parameters(teacher: Computation, student: Computation, t: Node, s: Node) -> Iterator[Step]:

@@ -49,6 +49,8 @@ class Correspondence:
     """Parameters that only the student's layers have, with the value that makes each do nothing."""
     gone: dict[str, float] = field(default_factory=dict)
     """Parameters that only the teacher's layers have, likewise."""
+    left_out: list[str] = field(default_factory=list)
+    """Paths of the teacher's blocks that the student lacks."""
     moves: Moves | None = None
     """Where ψ puts the teacher's inputs."""
 

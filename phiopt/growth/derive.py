@@ -14,7 +14,7 @@ from phiopt._inputs import Inputs, main_of, mapped, with_main
 from phiopt._modules import state_of, unsaved
 from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
-from phiopt.growth.align import Step, align
+from phiopt.growth.align import Block, Step, align
 from phiopt.growth.axes import Term, fixed
 from phiopt.growth.catalogue import facts
 from phiopt.growth.classes import match_classes
@@ -25,7 +25,7 @@ from phiopt.growth.errors import AlignmentError
 from phiopt.growth.example import accepted, recorded
 from phiopt.growth.factors import settle_factors
 from phiopt.growth.given import check_traceable
-from phiopt.growth.graph import Trace
+from phiopt.growth.graph import Node, Trace
 from phiopt.growth.inserted import Inserted
 from phiopt.growth.insertion import Insertions
 from phiopt.growth.lifted import Moves, between_declared_sizes, lifted
@@ -250,10 +250,12 @@ def _follow(
         state.start(t, s, Pair((Axis(Term(t.shape[0], s.shape[0])), *same)))
     insertions = Insertions(state)
     for teacher, student in steps:
-        if teacher is not None and student is not None:
+        if isinstance(teacher, Node) and student is not None:
             apply(state, teacher, student)
         elif student is not None:
             insertions.insert(student)
+        elif isinstance(teacher, Block):
+            insertions.leave_out(teacher)
         elif teacher is not None:
             insertions.omit(teacher)
     paired = {id(student) for teacher, student in steps if teacher is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from phiopt.growth.align import Block
 from phiopt.growth.carried import Carried, moved
 from phiopt.growth.catalogue import facts
 from phiopt.growth.closing import Closing, Settings
@@ -143,7 +144,7 @@ class Insertions:
 
     def omit(self, node: Node) -> None:
         """Let a sum that only the teacher has stand for its later operand."""
-        images = {t.id: s for s_id, t in self.state.twins.items() if (s := self._value(s_id))}
+        images = self._images()
         known = [v for v in node.inputs if v.id in images]
         if not known:
             raise AlignmentError.at(node, None, "the student has no counterpart for it")
@@ -155,6 +156,30 @@ class Insertions:
             self.state.gone[parameter[0]] = parameter[1]
             return
         self.state.inexact_reasons[f"{_where(node)}: a sum that the student does not have"] = None
+
+    def leave_out(self, block: Block) -> None:
+        """Let what a residual block of the teacher reads stand for what it makes. The student lacks the block."""
+        own = {o.id for node in block.nodes for o in node.outputs}
+        others = set(self.state.teacher.nodes).difference(block.nodes)
+        used = [v for node in others for v in node.inputs] + [*self.state.teacher.outputs]
+        made = {v.id: v for v in used if v.id in own}
+        images = self._images()
+        read = [v for node in block.nodes for v in node.inputs if v.id in images]
+        passed = [v for v in read if [v.shape] == [x.shape for x in made.values()]]
+        if not passed:
+            raise AlignmentError.at(
+                block.nodes[0], None, f"the student has no counterpart for {block.module!r}"
+            )
+        (result,), image = made.values(), images[passed[0].id]
+        self.state.start(result, image, self.state.pair(passed[0], image))
+        self.state.left_out.append(block.module)
+        self.state.inexact_reasons[
+            f"{block.module}: the student has fewer blocks here; this one of the teacher is left out"
+        ] = None
+
+    def _images(self) -> dict[int, Value]:
+        """The student's latest value that stands for each of the teacher's."""
+        return {t.id: s for s_id, t in self.state.twins.items() if (s := self._value(s_id))}
 
     def _value(self, id: int) -> Value | None:
         node = self.flow.producers.get(id)

@@ -58,23 +58,32 @@ class Likeness:
 
     Args:
         wrapped: Whether a module may belong to a part of what is inside another one.
+        fewer: Whether the student may lack residual blocks.
     """
 
-    def __init__(self, *, wrapped: bool = False) -> None:
-        self._wrapped = wrapped
+    def __init__(self, *, wrapped: bool = False, fewer: bool = False) -> None:
+        self._wrapped, self._fewer = wrapped, fewer
         self._scores: dict[tuple[int, int], int] = {}
 
     def match(self, t: Item, s: Item) -> Match:
         """The best match of the teacher's item ``t`` and the student's ``s``."""
         if isinstance(t, Leaf) and isinstance(s, Leaf):
             return Match(_operations(t.form, s.form))
-        if isinstance(t, Leaf) or isinstance(s, Leaf) or not t.needed <= s.kinds:
+        if isinstance(t, Leaf) or isinstance(s, Leaf) or not self._has_all(t, s):
             return _NO_MATCH
         direct = self._in_order(t.items, s.items)
         if direct.possible or not self._wrapped:
             return direct
         wrapped = self._in_order([t], s.items), self._in_order(t.items, [s])
         return max(wrapped, key=lambda match: match.score)
+
+    def spares(self, t: Run) -> bool:
+        """Whether the student may lack a module as the residual block that it is."""
+        return self._fewer and t.residual and not t.scoped
+
+    def _has_all(self, t: Run, s: Run) -> bool:
+        """Whether the student's module has as many operations of each kind as the teacher's needs."""
+        return (t.core if self._fewer else t.needed) <= s.kinds
 
     def nearly(self, t: Run, s: Run) -> Pairs:
         """The pairs of what is inside two modules if the student may lack anything."""
@@ -85,10 +94,15 @@ class Likeness:
             return _NO_MATCH
         scores = _table(ts, ss, lambda item: item.number, self._score)
         scores += _table(ts, ss, lambda item: item.name, _same_name)
-        omissions = np.array([max(_omission(t), lacking) for t in ts], dtype=np.int64)
+        omissions = np.array([max(self._omission(t), lacking) for t in ts], dtype=np.int64)
         score, pairs = in_order(scores, omissions, INSERTION)
         chosen = [(None if i is None else ts[i], None if j is None else ss[j]) for i, j in pairs]
         return Match(score, chosen)
+
+    def _omission(self, item: Item) -> int:
+        if isinstance(item, Leaf):
+            return OMISSION if item.form.omissible else NEVER
+        return OMISSION * item.kinds.total() if self.spares(item) or not item.needed else NEVER
 
     def _score(self, t: Item, s: Item) -> int:
         key = t.number, s.number
@@ -132,9 +146,3 @@ def _same_name(t: Item, s: Item) -> int:
     if t.name != s.name:
         return 0
     return NUMBER if any(part.isdigit() for part in t.name.split(".")) else NAME
-
-
-def _omission(item: Item) -> int:
-    if isinstance(item, Leaf):
-        return OMISSION if item.form.omissible else NEVER
-    return NEVER if item.needed else OMISSION * item.kinds.total()

@@ -13,6 +13,7 @@ from phiopt.growth.index_map import index_map
 from phiopt.growth.named import Named
 from phiopt.growth.pairs import TensorPlace
 from phiopt.growth.placement import Placement
+from phiopt.growth.runs import inside
 
 
 def placement(place: TensorPlace, used: Mapping[str, tuple[int, ...]]) -> Placement:
@@ -37,7 +38,8 @@ def match_unused(
     out: dict[str, Placement] = {}
     homeless = []
     for name, shape in small.items():
-        if name in state.places or name in state.gone:
+        gone = name in state.gone or any(inside(name, block) for block in state.left_out)
+        if name in state.places or gone:
             continue
         module, _, leaf = name.rpartition(".")
         image = names.renamed(module)

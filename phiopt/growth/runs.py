@@ -75,6 +75,11 @@ class Leaf:
     def nodes(self) -> list[Node]:
         return [self.node]
 
+    @property
+    def adds(self) -> bool:
+        """Whether it is a sum of two data."""
+        return facts(self.form.kind).branches is not None and self.form.reads == (True, True)
+
 
 @dataclass(eq=False)
 class Run:
@@ -87,6 +92,9 @@ class Run:
         number: Equal for runs whose items have equal names and numbers.
         kinds: How many operations of each kind there are.
         needed: How many of them have to have a counterpart.
+        core: The same without those in residual blocks inside.
+        adds: Whether one of them is a sum of two data.
+        scoped: Whether a user named a module of the other model for one of them.
     """
 
     module: str
@@ -95,6 +103,20 @@ class Run:
     number: int = -1
     kinds: Counter[str] = field(default_factory=Counter)
     needed: Counter[str] = field(default_factory=Counter)
+    core: Counter[str] = field(default_factory=Counter)
+    adds: bool = False
+    scoped: bool = False
+
+    @property
+    def residual(self) -> bool:
+        """Whether it is a residual block, by its shapes and its sum: what it makes is like what it reads."""
+        first: Item = self
+        last: Item = self
+        while isinstance(first, Run):
+            first = first.items[0]
+        while isinstance(last, Run):
+            last = last.items[-1]
+        return self.adds and last.form.after == (first.form.before,)
 
     @property
     def nodes(self) -> list[Node]:
@@ -105,13 +127,19 @@ class Run:
         form = tuple((item.name, item.number) for item in self.items)
         self.number = numbers.setdefault(form, len(numbers))
         for item in self.items:
+            self.adds |= item.adds
             if isinstance(item, Run):
+                self.scoped |= item.scoped
                 self.kinds.update(item.kinds)
                 self.needed.update(item.needed)
+                if not item.residual:
+                    self.core.update(item.core)
             else:
+                self.scoped |= item.form.scope is not None
                 self.kinds[item.form.kind] += 1
                 if not item.form.omissible:
                     self.needed[item.form.kind] += 1
+                    self.core[item.form.kind] += 1
 
 
 Item = Leaf | Run

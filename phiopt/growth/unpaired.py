@@ -10,10 +10,15 @@ from phiopt.growth.named import Named
 from phiopt.growth.runs import Computation, Item, Leaf, Run, tree
 
 
-def refusal(teacher: Computation, student: Computation, named: Named) -> AlignmentError:
-    """The error of two computations of which some operation of the teacher has no counterpart."""
+def refusal(
+    teacher: Computation, student: Computation, named: Named, *, fewer: bool = False
+) -> AlignmentError:
+    """The error of two computations of which some operation of the teacher has no counterpart.
+
+    With ``fewer`` the student may lack residual blocks, and the error is about something else.
+    """
     numbers: dict[object, int] = {}
-    likeness = Likeness()
+    likeness = Likeness(fewer=fewer)
     t, s = (
         tree(side, scope, numbers, ends=False)
         for side, scope in zip((teacher, student), named.scopes, strict=True)
@@ -21,7 +26,7 @@ def refusal(teacher: Computation, student: Computation, named: Named) -> Alignme
     under = f", and under {named} they cannot be paired" if named else ""
     while True:
         pairs = likeness.nearly(t, s)
-        at = next((i for i, (a, b) in enumerate(pairs) if b is None and _needed(a)), None)
+        at = next((i for i, (a, b) in enumerate(pairs) if b is None and _needed(a, likeness)), None)
         if at is None:
             return AlignmentError.at(
                 None, None, f"as many operations, but others of them make the outputs{under}"
@@ -42,10 +47,10 @@ def refusal(teacher: Computation, student: Computation, named: Named) -> Alignme
     return AlignmentError.at(item.nodes[0], node, problem, remedy)
 
 
-def _needed(item: Item | None) -> bool:
+def _needed(item: Item | None, likeness: Likeness) -> bool:
     if isinstance(item, Leaf):
         return not item.form.omissible
-    return item is not None and bool(item.needed)
+    return item is not None and bool(item.needed) and not likeness.spares(item)
 
 
 def _namesake(item: Item, others: Sequence[Item]) -> Run | None:

@@ -11,7 +11,7 @@ from phiopt.objective.noise import NoiseTerm
 from phiopt.objective.objective import Objective
 from phiopt.objective.paper import paper_objective, paper_terms
 from phiopt.objective.proximity import ProximityTerm
-from phiopt.objective.sample import Sample, Stream
+from phiopt.objective.sample import Sample, Samples, Stream
 from phiopt.objective.spectral import Spectral
 from phiopt.objective.task import TaskTerm
 from phiopt.objective.term import Evaluation, Term
@@ -30,6 +30,7 @@ __all__ = [
     "Objective",
     "ProximityTerm",
     "Sample",
+    "Samples",
     "Spectral",
     "Stream",
     "Task",

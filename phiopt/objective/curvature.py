@@ -128,6 +128,7 @@ class CurvatureTerm(Term):
     over: ClassVar[Literal["examples", "batch", "parameters"]] = "batch"
     first: ClassVar[bool] = True
     third_derivatives: ClassVar[bool] = True
+    large_draws: ClassVar[bool] = True
 
     estimator: Curvature
 

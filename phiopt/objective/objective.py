@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from phiopt._inputs import Inputs
-from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt.derivatives import Product, linearise
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.model import LIFT
 from phiopt.objective.passes import added, gradient_of, gradient_of_sum, hvp_of
-from phiopt.objective.sample import Sample, Stream, drawn, parts
+from phiopt.objective.sample import Sample, Samples, Stream, maker, parts
 from phiopt.objective.term import Evaluation, Partition, Pass, Term, Terms, Work, evaluated
 from phiopt.objective.weighted import WeightedTerms
 
@@ -50,18 +49,40 @@ class Objective(WeightedTerms):
         With ``weighted``, and on the stream of steps, terms without weight are left out. The result depends on the
         arguments alone, except that a ``DataLoader`` gives its next batch.
         """
-        stochastic = stream is Stream.STEP
-        active, terms = self.active, list(self.terms)
+        return self._maker(params, size, (seed, stream, step), weighted, keep=True)()
+
+    def samples(
+        self,
+        params: Params,
+        size: int | None,
+        seed: int,
+        stream: Stream,
+        steps: Iterable[int],
+        *,
+        weighted: bool = False,
+    ) -> Samples:
+        """Draws of a stream by their numbers, as `sample` gives them. Their batches are read now. Random numbers as
+        large as the parameters are drawn at each use.
+        """
+        keys = [(seed, stream, step) for step in steps]
+        return Samples([self._maker(params, size, key, weighted, keep=False) for key in keys])
+
+    def _maker(
+        self,
+        params: Params,
+        size: int | None,
+        key: tuple[int, Stream, int],
+        weighted: bool,
+        keep: bool,
+    ) -> Callable[[], Sample]:
+        stochastic = key[1] is Stream.STEP
+        wanted, terms = self.names, list(self.terms)
         if stochastic or weighted:
-            # The draws of a term do not depend on the weights of the terms before it.
-            last = max(i for i, term in enumerate(terms) if term.name in active)
+            wanted = self.active
+            last = max(i for i, term in enumerate(terms) if term.name in wanted)
             terms = terms[: last + 1]
-        terms = [t for t in terms if not stochastic or step % t.interval == 0]
-        with outside_transforms():  # torch.vmap has rules of its own for random numbers
-            sample = drawn(terms, self.data, params, size, (seed, stream, step))
-        if not weighted:
-            return sample
-        return sample._replace(draws={n: d for n, d in sample.draws.items() if n in active})
+        terms = [t for t in terms if not stochastic or key[2] % t.interval == 0]
+        return maker(terms, self.data, params, size, key, wanted, keep=keep)
 
     def evaluate(
         self, params: Params, sample: Sample, names: Collection[str] | None = None
@@ -139,7 +160,7 @@ class Objective(WeightedTerms):
             return [(sample, 1.0)]
         return [(part, share) for _, part, share in parts(sample, self.terms, self.micro_batch)]
 
-    def relative(self, start: Params, samples: list[Sample]) -> Objective:
+    def relative(self, start: Params, samples: Sequence[Sample]) -> Objective:
         """This objective in dimensionless terms: each is divided by its `Term.unit` at the start.
 
         Raw terms differ by powers of ten, so that λ means little. Values at the start are taken on ``samples``.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from torch import Generator
 
 from phiopt._inputs import Inputs, Targets
+from phiopt._transforms import outside_transforms
 from phiopt._types import Params
 from phiopt.data import Data
 from phiopt.objective.passes import spans
@@ -49,25 +50,89 @@ class Stream(IntEnum):
     STEP = 4
 
 
-def drawn(
+class Samples(Sequence[Sample]):
+    """Samples that do not keep random numbers as large as the parameters. These are drawn again at each use.
+
+    Args:
+        makers: A function for each sample. It gives the same sample at every call.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], Sample]]) -> None:
+        self._makers = list(makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Samples: ...
+    def __getitem__(self, index: int | slice) -> Sample | Samples:
+        if isinstance(index, slice):
+            return Samples(self._makers[index])
+        return self._makers[index]()
+
+    def __add__(self, others: Samples) -> Samples:
+        return Samples([*self._makers, *others._makers])
+
+
+def maker(
     terms: Sequence[Term],
     data: Data | None,
     params: Params,
     size: int | None,
     key: tuple[int, Stream, int],
-) -> Sample:
-    """A batch of ``size`` examples (None: all) and the random numbers of these terms. Without data only terms over
-    the parameters have a part in it. ``key`` is made of the seed, the stream and the number of the draw.
+    wanted: Collection[str],
+    *,
+    keep: bool,
+) -> Callable[[], Sample]:
+    """A function that makes one sample: a batch of ``size`` examples (None: all) and the random numbers of the
+    terms ``wanted``. Without data only terms over the parameters have a part in the sample.
+
+    The batch is read now.
+
+    Args:
+        terms: They draw in turn, wanted or not, so that the draws of a term do not depend on those that are wanted.
+        data: D1.
+        params: The parameters, for their shapes.
+        size: Examples.
+        key: The seed, the stream and the number of the draw.
+        wanted: Names of terms.
+        keep: True: all random numbers are drawn now. False: those that are as large as the parameters are drawn at
+            each call.
     """
     step = key[1] is Stream.STEP
     if data is None:
-        return Sample(draws={t.name: () for t in terms if t.over == "parameters"}, step=step)
+        draws = {t.name: () for t in terms if t.over == "parameters" and t.name in wanted}
+        return lambda: Sample(draws=draws, step=step)
     device = next(iter(params.values())).device
     entropy = np.random.SeedSequence(key).generate_state(1, np.uint64)
     generator = Generator(device).manual_seed(int(entropy[0]))
     inputs, targets = data.batch(size, generator)
-    draws = {term.name: term.draw(params, inputs, generator, step) for term in terms}
-    return Sample(inputs, targets, draws, step)
+    small, states = {}, {}
+    with outside_transforms():  # torch.vmap has rules of its own for random numbers
+        for term in terms:
+            state = generator.get_state()
+            numbers = term.draw(params, inputs, generator, step)
+            if term.large_draws and not keep:
+                states[term.name] = state
+            else:
+                small[term.name] = numbers
+
+    def draws_of(term: Term) -> Draws:
+        if term.name in small:
+            return small[term.name]
+        again = Generator(device)
+        again.set_state(states[term.name])
+        return term.draw(params, inputs, again, step)
+
+    used = [term for term in terms if term.name in wanted]
+
+    def make() -> Sample:
+        with outside_transforms():
+            return Sample(inputs, targets, {term.name: draws_of(term) for term in used}, step)
+
+    return make
 
 
 def parts(

@@ -127,6 +127,10 @@ class Term(ABC):
     are checked before a solve in which the term has weight. Where they are lacking, a term without weight is
     not reported."""
 
+    large_draws: ClassVar[bool] = False
+    """Whether the random numbers are as large as the parameters. Such numbers are not kept, but drawn again at each
+    use. They must then depend on the generator alone."""
+
     floating_reason: ClassVar[str] = ""
     """Why the data's inputs must be floating, such as "neighbours x' need floating inputs"; empty if they need
     not be."""

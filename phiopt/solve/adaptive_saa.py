@@ -1,12 +1,12 @@
 """Adaptive sample average approximation: the frozen sample grows until its minimiser is good on other draws too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
 from phiopt._types import Params
-from phiopt.objective import Objective, Sample, Stream
+from phiopt.objective import Objective, Sample, Samples, Stream
 from phiopt.solve.certificate import holds
 from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Outcome, Status
@@ -41,8 +41,8 @@ def solve_adaptive_saa(
     size = (draws or FIRST) if objective.data is not None else 1
     total, begin = None, None
 
-    def read(stream: Stream, numbers: range) -> list[Sample]:
-        return [objective.sample(start, batch_size, seed, stream, i) for i in numbers]
+    def read(stream: Stream, numbers: range) -> Samples:
+        return objective.samples(start, batch_size, seed, stream, numbers, weighted=True)
 
     samples = read(Stream.TRAIN, range(size))
     while True:
@@ -75,7 +75,7 @@ def solve_adaptive_saa(
 
 @torch.no_grad()
 def _checked(
-    objective: Objective, start: Params, outcome: Outcome, draws: list[Sample]
+    objective: Objective, start: Params, outcome: Outcome, draws: Sequence[Sample]
 ) -> tuple[Outcome, bool]:
     """The outcome with the work of this check, and whether these draws show its decrease too."""
     counted = Counted(objective)

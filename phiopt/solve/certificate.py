@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite
 from typing import Literal, TypeAlias, get_args
 
@@ -96,7 +95,7 @@ class Moments:
 
 
 def moments(
-    objective: Counted, params: Params, samples: list[Sample], gradients: int | None = None
+    objective: Counted, params: Params, samples: Sequence[Sample], gradients: int | None = None
 ) -> Moments:
     """The moments at ``params``, by one gradient for each draw, or for the first ``gradients`` draws. A single draw has
     standard errors of 0.
@@ -142,13 +141,11 @@ def fresh_draws(
     batch_size: int | None,
     seed: int,
     level: Level | None = "full",
-) -> list[Sample]:
+) -> Sequence[Sample]:
     """The draws of a certificate; none without one. Without data nothing varies, and one draw is enough."""
     count = 0 if level is None else 1 if objective.data is None else DRAWS
-    read = partial(
-        objective.sample, params, batch_size, seed, Stream.FRESH, weighted=level != "full"
-    )
-    return [read(i) for i in range(count)]
+    numbers, weighted = range(count), level != "full"
+    return objective.samples(params, batch_size, seed, Stream.FRESH, numbers, weighted=weighted)
 
 
 @torch.no_grad()
@@ -156,10 +153,10 @@ def certify(
     objective: Objective,
     start: Params,
     params: Params,
-    draws: list[Sample],
+    draws: Sequence[Sample],
     level: Level = "full",
     *,
-    curved_on: list[Sample] | None = None,
+    curved_on: Sequence[Sample] | None = None,
     restarts: Sequence[Params] = (),
     seed: int = 0,
 ) -> Certificate:
@@ -231,7 +228,7 @@ def holds(outcome: Outcome, decrease: float) -> bool:
     return decrease >= (outcome.start_objective - outcome.objective) / 2
 
 
-def _mean_value(objective: Counted, params: Params, draws: list[Sample]) -> float:
+def _mean_value(objective: Counted, params: Params, draws: Sequence[Sample]) -> float:
     terms = objective.mean_terms(params, draws, objective.objective.active)
     return float(objective.objective.weigh(terms))
 

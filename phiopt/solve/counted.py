@@ -1,6 +1,6 @@
 """An objective that counts its evaluations and searches, for the report of a solve."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -43,12 +43,13 @@ class Counted:
         return hvp
 
     def mean_terms(
-        self, params: Params, samples: list[Sample], names: Collection[str] | None = None
+        self, params: Params, samples: Sequence[Sample], names: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """Means over the samples of the raw terms of these names (None: of all terms)."""
-        records = [self.objective.evaluate(params, sample, names) for sample in samples]
-        for record, sample in zip(records, samples, strict=True):
-            self._count(record, sample)
+        records = []
+        for sample in samples:
+            records.append(self.objective.evaluate(params, sample, names))
+            self._count(records[-1], sample)
         return {name: torch.stack([r[name] for r in records]).mean() for name in records[0]}
 
     def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:

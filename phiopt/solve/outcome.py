@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from enum import Enum
 from math import isfinite
@@ -133,7 +133,7 @@ class Outcome:
     start_terms: dict[str, float]
     history: list[dict[str, float]]
     stats: Stats
-    saa_samples: list[Sample] | None = None
+    saa_samples: Sequence[Sample] | None = None
     error: Exception | None = None
 
     @property

@@ -7,7 +7,7 @@ function with a definite minimiser. SciPy never sees a value that is not finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from time import perf_counter
@@ -98,7 +98,7 @@ class SaaSolve:
         self,
         objective: Objective,
         start: Params,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         tol: float,
         steps: int,
         begin: Params | None = None,
@@ -202,7 +202,7 @@ def solve_saa(
     minimise: Callable[[SaaSolve, int], None],
     objective: Objective,
     start: Params,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     *,
     tol: float,
     steps: int,

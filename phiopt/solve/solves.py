@@ -99,13 +99,17 @@ class OneSolve:
         *,
         batch_size: int | None,
         fresh: bool = True,
-        validation: list[Sample] | None = None,
+        validation: Sequence[Sample] | None = None,
     ) -> None:
         self.objective, self.start, self.seed = Counted(objective), start, seed
         self.optimizer, self.batch_size, self.fresh = optimizer, batch_size, fresh
         if validation is None:
             stream, count = (Stream.HELD_OUT, VALIDATION_SAMPLES) if fresh else (Stream.TRAIN, 1)
-            validation = [self._sample(stream, i) for i in range(count)]
+            validation = objective.samples(
+                start, batch_size, seed, stream, range(count), weighted=True
+            )
+            if not fresh:
+                validation = list(validation)  # one, of every step
         self.validation = validation
 
     def __len__(self) -> int:

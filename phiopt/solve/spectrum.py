@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -53,7 +53,7 @@ class MeanHessian:
     product. That costs one more gradient, and needs memory for one sample only.
     """
 
-    def __init__(self, objective: Counted, params: Params, samples: list[Sample]) -> None:
+    def __init__(self, objective: Counted, params: Params, samples: Sequence[Sample]) -> None:
         self.objective, self.params, self.samples = objective, params, samples
         self._product: Product | None = None
 

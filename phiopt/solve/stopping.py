@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phiopt._types import Params
@@ -32,7 +33,7 @@ class Stationarity:
     start: Params
     tol: float
     smooth: bool
-    confirm: list[Sample]
+    confirm: Sequence[Sample]
     average: Params | None = None
     age: int = 0
     threshold: float | None = None

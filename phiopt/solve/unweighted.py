@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ def with_all_terms(
     objective: Objective,
     start: Params,
     params: Params,
-    draws: list[Sample],
+    draws: Sequence[Sample],
     left_out: Collection[str],
 ) -> Outcome:
     """The outcome with the raw terms that have no weight, at w0 and at w1, their means over the draws.

@@ -181,6 +181,31 @@ def test_a_refusal_names_the_innermost_modules_that_differ():
     assert caught.value.student.module.startswith("stages.1.1")
 
 
+def test_a_larger_student_may_have_fewer_blocks_at_a_stage():
+    teacher, student = Stages([4, 6], [1, 3]), Stages([8, 12], [2, 2])
+    growth = GrowthMap.between(teacher, student, inputs=IMAGE.float())
+    assert growth.inexact_reasons == (
+        "stages.1.2: the student has fewer blocks here; this one of the teacher is left out",
+    )
+    last = [n for n in growth.placements if n.startswith("stages.1.2")]
+    assert not last
+    assert growth.placements["stages.1.1.first.weight"].student == "stages.1.1.first.weight"
+    for name in ("second.weight", "second.bias"):  # with nothing to add, the block is no loss
+        teacher.get_parameter(f"stages.1.2.{name}").data.zero_()
+    for fill in ("zero-out", "net2wider"):
+        grown = grow(teacher, student, fill, map=growth)
+        assert compare(teacher, grown, growth, inputs=torch.randn(2, 3, 16, 16)).exact
+
+
+def test_a_user_says_which_block_is_left_out():
+    teacher, student = Stages([4, 6], [1, 3]), Stages([8, 12], [2, 2])
+    growth = GrowthMap.between(
+        teacher, student, inputs=IMAGE.float(), correspondence={"stages.1.2": "stages.1.1"}
+    )
+    assert [reason.split(":")[0] for reason in growth.inexact_reasons] == ["stages.1.1"]
+    assert growth.placements["stages.1.2.first.weight"].student == "stages.1.1.first.weight"
+
+
 def test_a_new_branch_that_reads_another_stream_leaves_that_stream_alone():
     """As in HRNet: two streams with blocks of their own, each of which then adds something of the other."""
 

@@ -130,6 +130,25 @@ def test_weights_standardised_over_columns_that_grow_are_remarked(old, new, said
     assert compare(teacher, student, growth, inputs=x + 1).exact != said
 
 
+def test_fewer_and_wider_groups_are_remarked_and_as_many_as_fit_are_kept():
+    def net(width, groups):
+        return nn.Sequential(
+            nn.Conv2d(3, width, 1),
+            nn.Conv2d(width, width, 3, groups=groups),
+            nn.Conv2d(width, 4, 1),
+        )
+
+    teacher, student = (randomised(net(*form), i) for i, form in enumerate([(12, 3), (16, 2)]))
+    teacher[2].weight.data[:, 8:] = 0  # the third group, for which there is no group, is not read
+    growth = GrowthMap.between(teacher, student, inputs=torch.zeros(2, 3, 8, 8))
+    assert growth.inexact_reasons == (
+        "1: 3 groups of 4 channels in the teacher but 2 of 8 in the student; only 2 of them read their own channels",
+    )
+    for fill in ("zero-out", "net2wider"):
+        out = grow(teacher, student, fill, map=growth)
+        assert compare(teacher, out, growth, inputs=torch.randn(2, 3, 8, 8)).exact
+
+
 def test_the_older_name_of_the_reasons():
     growth = GrowthMap.between(nn.Linear(3, 2), nn.Linear(3, 4))
     assert growth.remarks == growth.inexact_reasons

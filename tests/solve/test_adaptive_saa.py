@@ -69,10 +69,10 @@ def test_data_that_break_while_it_grows_leave_the_minimiser_so_far(stream):
 
     @dataclass(frozen=True, eq=False)
     class Breaking(Objective):
-        def sample(self, params, size, seed, stream_, step):
-            if stream_ is stream and step > 0:
+        def samples(self, params, size, seed, stream_, steps, **options):
+            if stream_ is stream and max(steps) > 0:
                 raise gone
-            return super().sample(params, size, seed, stream_, step)
+            return super().samples(params, size, seed, stream_, steps, **options)
 
     breaking = Breaking(**{f.name: getattr(objective, f.name) for f in fields(objective)})
     actual = SOLVER.solve(breaking, start)

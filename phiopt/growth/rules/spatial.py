@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from phiopt.growth.axes import Size, Term, fixed, prod
+from phiopt.growth.axes import Indices, Size, Term, fixed, prod
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts
 from phiopt.growth.graph import Node
@@ -13,7 +13,7 @@ from phiopt.growth.index_map import index_map
 from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
 from phiopt.growth.pairs import Axis, Pair
-from phiopt.growth.unify import split_prod, unify
+from phiopt.growth.unify import find, split_prod, unify
 from phiopt.lift import nearest_indices
 
 _BEYOND = "positions beyond the teacher's input reach its own through padding, pooling or bias"
@@ -63,6 +63,8 @@ def _channels(call: Call, channel: Axis, weight: Pair, transposed: bool) -> Axis
     groups = call.both("groups")
     rows, columns = weight.axes[0], weight.axes[1]
     per_group = rows.size[0] // groups[0], rows.size[1] // groups[1]
+    if groups[0] > groups[1] and not transposed:
+        return _regroup(call, channel, weight)
     # The groups correspond one by one. A transposed kernel has its input channels first.
     outer, _ = split_prod(rows.term, [groups, per_group])
     if transposed:
@@ -74,6 +76,40 @@ def _channels(call: Call, channel: Axis, weight: Pair, transposed: bool) -> Axis
     unify(reads[1], columns.term)
     call.mark_input_axes(columns.source_parameters)
     return Axis(rows.term, rows.source_parameters)
+
+
+def _regroup(call: Call, channel: Axis, weight: Pair) -> Axis:
+    """Put the teacher's groups into fewer groups of the student. Those that share one do not read their own channels.
+
+    Returns the axis of the output channels.
+    """
+    groups = call.both("groups")
+    rows, columns = weight.axes[0], weight.axes[1]
+    per_group = rows.size[0] // groups[0], rows.size[1] // groups[1]
+    unify(channel.term, fixed(_dealt(groups, columns.size), channel.size[1]))
+    unify(rows.term, fixed(_dealt(groups, per_group), rows.size[1]))
+    unify(columns.term, fixed(np.arange(columns.size[0]), columns.size[1]))
+    for axis in (rows, columns):  # a copy in another group would read other channels
+        find(axis.term).distinct = True
+    call.mark_input_axes(columns.source_parameters)
+    call.inexact(
+        f"{groups[0]} groups of {columns.size[0]} channels in the teacher but {groups[1]} of {columns.size[1]} in the "
+        f"student; only {groups[1]} of them read their own channels"
+    )
+    return Axis(rows.term, rows.source_parameters)
+
+
+def _dealt(groups: Size, width: Size) -> Indices:
+    """The student's channel of each of the teacher's, if the teacher's groups are dealt to the student's in turn.
+
+    Groups for which there is no room side by side take the channels that are left.
+    """
+    old, new = width
+    number, at = np.divmod(np.arange(groups[0] * old), old)
+    turn, group = np.divmod(number, groups[1])
+    out = np.where((turn + 1) * old <= new, group * new + turn * old + at, -1)
+    out[out < 0] = np.setdiff1d(np.arange(groups[1] * new), out)[: (out < 0).sum()]
+    return out
 
 
 def _positions(call: Call, axes: tuple[Axis, ...], weight: Pair, transposed: bool) -> list[Axis]:
