@@ -69,10 +69,12 @@ def resampled(value: Tensor, dim: int, term: Term) -> Tensor:
 def _weights(term: Term) -> Weights:
     node = find(term)
     if node.kind == "prod":
-        weights, made = np.ones((1, 1)), np.ones(1, dtype=bool)
+        weights: NDArray[np.float64] = np.ones((1, 1))
+        made: NDArray[np.bool_] = np.ones(1, dtype=bool)
         for part in node.parts:
             inner, of_part = _weights(part)
-            weights, made = np.kron(weights, inner), np.kron(made, of_part).astype(bool)
+            weights = np.kron(weights, inner).astype(np.float64)
+            made = np.kron(made, of_part).astype(bool)
         return weights, made
     weights, made = np.zeros((node.s, node.t)), np.zeros(node.s, dtype=bool)
     if node.parts:
