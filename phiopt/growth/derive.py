@@ -73,14 +73,8 @@ def derive(
         _check_recurrent(teacher, student, error)
         _check_chosen(small, error)
         raise
-    settle_tables(state)
-    decide_by_constants(state)
-    compare_constants(state)
-    state.settle_products()
+    inserted = _settled(state, inserted)
     check_gone(state.gone, state_of(teacher))
-    inserted = _settle_norms(state, inserted)
-    settle_zeros(state)
-    settle_factors(state)
     placements = {name: placement(place, large.used) for name, place in state.places.items()}
     placements |= match_unused(state, small.used, large.used, names)
     names.check_places(
@@ -263,6 +257,18 @@ def _follow(
         if id(node) not in paired:
             insertions.check_written(node)
     return state, insertions.done()
+
+
+def _settled(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
+    """Decide what needs all operations to be paired, and record what cannot be."""
+    settle_tables(state)
+    decide_by_constants(state)
+    compare_constants(state)
+    state.settle_products()
+    starts = _settle_norms(state, inserted)
+    settle_zeros(state)
+    settle_factors(state)
+    return starts
 
 
 def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
