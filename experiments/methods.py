@@ -204,6 +204,8 @@ def solve_phi(
         seed=seed,
         throw=False,
     )
+    if isinstance(solution.error, KeyboardInterrupt):
+        raise solution.error  # the run is to end, and to go on from its records
     passes = gradients(
         solution.stats,
         growth.phi.neighbourhood.samples,

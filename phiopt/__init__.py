@@ -30,7 +30,15 @@ _ROOMS = {
     "initialize": ("initialize",),
     "learn": ("Learned", "learn"),
     "lift": (),
-    "objective": ("Corruption", "Frobenius", "Gaussian", "Lambdas", "Spectral", "Uniform"),
+    "objective": (
+        "Corruption",
+        "Frobenius",
+        "Gaussian",
+        "Lambdas",
+        "Replacement",
+        "Spectral",
+        "Uniform",
+    ),
     "optimizers": ("masked", "normalised"),
     "pose": ("pose",),
     "problem": ("Problem",),
@@ -66,6 +74,7 @@ if TYPE_CHECKING:
     from phiopt.objective import Frobenius as Frobenius
     from phiopt.objective import Gaussian as Gaussian
     from phiopt.objective import Lambdas as Lambdas
+    from phiopt.objective import Replacement as Replacement
     from phiopt.objective import Spectral as Spectral
     from phiopt.objective import Uniform as Uniform
     from phiopt.optimizers import masked as masked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from hashlib import sha256
@@ -95,7 +95,7 @@ def _parts(value: Any, attributes: bool) -> tuple[str, dict[str, Any]]:
         return f"method {value.__name__}", {"function": value.__func__, "of": value.__self__}
     if isinstance(value, type | ModuleType):
         return value.__name__, {}
-    if isinstance(value, dict | list | tuple | set | frozenset):
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
         return f"{type(value).__name__} of {len(value)}", _members(value)
     if isinstance(value, nn.Module) and attributes:
         return f"{type(value).__name__} {checksum(_structure(value))}", {**state_of(value)}
@@ -182,7 +182,7 @@ def _uses(function: FunctionType, outside: bool) -> dict[str, Any]:
 
 
 def _members(value: Any) -> dict[str, Any]:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}
     if isinstance(value, set | frozenset):  # in an order that does not change with the process
         return dict(enumerate(sorted(value, key=_shown)))  # type: ignore[arg-type]

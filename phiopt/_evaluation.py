@@ -13,12 +13,10 @@ from phiopt._checks import count, instance, part, seed_of
 from phiopt._inputs import (
     Inputs,
     apply_to,
-    around_of,
     as_loss_takes,
     dtypes_of,
     flattened,
     mapped,
-    neighbours,
     repeated,
     shapes_of,
 )
@@ -36,6 +34,8 @@ from phiopt.data import (
     is_list_of_items,
     leaves_out,
 )
+from phiopt.objective.around import drawn_around, no_neighbours, perturbed
+from phiopt.objective.language import check_causal, check_decoder_inputs
 from phiopt.objective.loss import check_labels
 from phiopt.objective.neighbourhood import Neighbourhood
 
@@ -60,8 +60,11 @@ def means(
         part("neighbourhood", neighbourhood, Neighbourhood)
     totals, losses, shapes = [0.0 for _ in measures], 0, ""
     generator: Generator | None = None
+    labels = NextTokens() if default_loss else None
     with evaluating(model, data, seed):
-        for x, y in batches(model, data, batch_size, default_loss=default_loss):
+        for x, y in batches(model, data, batch_size, labels):
+            if labels is not None and not losses:
+                _check_language(model, x, labels.moves)
             if neighbourhood is not None:
                 generator = generator or Generator(_like(model).device).manual_seed(seed)
                 x, y = _neighbours(neighbourhood, x, y, generator)
@@ -80,6 +83,14 @@ def means(
     return [total / losses for total in totals]
 
 
+def _check_language(model: nn.Module, inputs: Inputs, moved: bool) -> None:
+    """Refuse inputs, or labels that were moved, that do not suit the model."""
+    check_decoder_inputs("data", model, inputs)
+    if moved:
+        few = inputs[:2]
+        check_causal("data", lambda x: logits_of(apply_to(model, x)).movedim(1, -1), few)
+
+
 def _measured(measure: Loss, outputs: Tensor, targets: Inputs) -> Tensor:
     values = finite(measure(outputs, as_loss_takes(targets)), "losses").double()
     if values.shape[:1] != (len(targets),):
@@ -94,11 +105,10 @@ def _neighbours(
     neighbourhood: Neighbourhood, x: Inputs, y: Inputs, generator: Generator
 ) -> tuple[Inputs, Inputs]:
     """All samples x' of the batch as one batch, each with its target."""
-    if not x.is_floating_point():
-        raise TypeError(f"data: inputs are {dtypes_of(x)}; neighbours x' need floating inputs")
-    clear = around_of(x)
-    noisy = neighbourhood.perturb(clear, neighbourhood.draw(clear, generator))
-    return flattened(neighbours(x, noisy)), repeated(y, len(noisy))
+    if why := no_neighbours(neighbourhood, x):
+        raise TypeError(f"data: inputs are {dtypes_of(x)}; {why}")
+    noisy = perturbed(neighbourhood, x, drawn_around(neighbourhood, x, generator))
+    return flattened(noisy), repeated(y, len(noisy))
 
 
 @contextmanager
@@ -130,19 +140,17 @@ def _like(model: nn.Module) -> Tensor:
 
 
 def batches(
-    model: nn.Module, data: Source, batch_size: int, *, default_loss: bool = False
+    model: nn.Module, data: Source, batch_size: int, labels: NextTokens | None = None
 ) -> Iterator[Batch]:
-    """Every batch of the data, on the model's device and dtype. With ``default_loss`` the labels of a causal language
-    model are moved.
-    """
+    """Every batch of the data, on the model's device and dtype. ``labels`` moves those of a causal language model."""
     like = _like(model)
-    empty, next_tokens = True, NextTokens()
+    empty = True
     for batch in _source(data, batch_size):
         x, y = batch_of("data", batch)
         if len(x) == 0:
             continue
         empty = False
-        y = next_tokens("data", x, y) if default_loss else y
+        y = y if labels is None else labels("data", x, y)
         yield (
             mapped(
                 lambda t: t.to(like.device, like.dtype if t.is_floating_point() else t.dtype), x

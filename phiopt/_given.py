@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phiopt._checks import shown
 from phiopt._inputs import Inputs, Several
 
 LABELS = ("labels", "label", "label_ids")
@@ -29,7 +30,22 @@ def inputs_of(name: str, given: Any) -> Inputs:
     """
     if isinstance(given, Mapping):
         given = {key: value for key, value in given.items() if key not in LABELS}
+    elif not isinstance(given, Tensor | np.ndarray | Several) and not _arrays(given):
+        parts = given if isinstance(given, tuple | list) else ()
+        mixed = any(isinstance(x, Tensor | np.ndarray) for x in parts)
+        kinds = f"a {type(given).__name__} of {', '.join(type(x).__name__ for x in parts)}"
+        raise TypeError(
+            f"{name}: got {kinds if mixed else shown(given)}, must be a Tensor, an array, or a tuple or mapping of "
+            "several"
+        )
     return tensors_of(name, "inputs", given)
+
+
+def _arrays(part: Any) -> bool:
+    """Whether the part is several tensors or arrays."""
+    if not isinstance(part, tuple | list) or not part:
+        return False
+    return all(isinstance(x, Tensor | np.ndarray) for x in part)
 
 
 def tensors_of(name: str, which: str, part: Any) -> Inputs:
@@ -53,10 +69,7 @@ def tensors_of(name: str, which: str, part: Any) -> Inputs:
             )
         entries = {k: _tensor(name, f"entry {k!r} of the {which}", v) for k, v in part.items()}
         return Several(named=entries)
-    arrays = isinstance(part, tuple | list) and all(
-        isinstance(x, Tensor | np.ndarray) for x in part
-    )
-    if arrays and part and which == "inputs":
+    if which == "inputs" and _arrays(part):
         return Several(tuple(_tensor(name, f"input {i}", x) for i, x in enumerate(part)))
     if not isinstance(part, Tensor | np.ndarray):
         beside = "a tuple or mapping of several" if which == "inputs" else "a mapping of several"

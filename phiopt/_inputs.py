@@ -132,26 +132,6 @@ def lifted(lift: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     return inputs.with_entry(inputs.main, lift(inputs.entries[inputs.main]))
 
 
-def around_of(inputs: Inputs) -> Tensor:
-    """The tensor in which neighbours x' differ. See `Several.around`."""
-    if isinstance(inputs, Tensor):
-        return inputs
-    key = inputs.around
-    assert key is not None, "neighbours x' need floating inputs"
-    return inputs.entries[key]
-
-
-def neighbours(inputs: Inputs, noisy: Tensor) -> Inputs:
-    """Samples x' ``(samples, batch, ...)`` of the inputs. Of several inputs, those without noise are the same in each
-    sample.
-    """
-    if isinstance(inputs, Tensor):
-        return noisy
-    assert inputs.around is not None
-    others = inputs.mapped(lambda x: x.expand(len(noisy), *x.shape))
-    return others.with_entry(inputs.around, noisy)
-
-
 def flattened(samples: Inputs) -> Inputs:
     """Samples ``(samples, batch, ...)`` as one batch, all of the first sample first."""
     return mapped(lambda x: x.flatten(0, 1), samples)

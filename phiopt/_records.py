@@ -24,7 +24,7 @@ def plain(value: Any) -> Any:
         return {type(value).__name__.lower(): value.name}
     if isinstance(value, Tensor):
         return value.tolist()
-    if isinstance(value, Exception):
+    if isinstance(value, BaseException):
         return {"exception": f"{type(value).__name__}: {value}"}
     if is_dataclass(value):
         return {
@@ -54,7 +54,7 @@ def revived(kind: Any, field: Field) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         key = kind.__name__.lower()
         return kind[field.members([key])[key].text(kind.__members__)]
-    if kind is Exception:
+    if kind is BaseException:
         return RuntimeError(field.members(["exception"])["exception"].text())
     if is_dataclass(kind):
         return _revived_object(kind, field)

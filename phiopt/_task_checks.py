@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from phiopt._types import Lift, Loss, Params
 from phiopt.derivatives import require_derivatives
 from phiopt.objective import Objective, Task
 from phiopt.objective.examples import telling_examples
+from phiopt.objective.language import check_causal, check_decoder_inputs
 from phiopt.objective.verify import require_gradient, verify_gradient
 from phiopt.solve import NO_DERIVATIVES
 
@@ -52,7 +53,12 @@ def check_task(
     x, y = data.spread()
     places = telling_examples(x, y).to(main_of(x).device)
     telling = replace(task, inputs=x[places], targets=y[places])
+    if class_axis is not None:
+        check_decoder_inputs("data", student, task.inputs)
     _check_loss(task, params, class_axis)
+    if class_axis is not None and data.moved_labels:
+        model = partial(objective.model, params)
+        check_causal("data", lambda x: model(x).movedim(class_axis, -1), task.inputs)
     for name, value in apart.items():
         if value is not None:
             _check_apart(task, params, name)
@@ -69,22 +75,20 @@ def check_task(
 
 
 def left_out_of(objective: Objective, third_derivatives: bool) -> dict[str, str]:
-    """The terms that cannot be computed, and why. One that needs floating inputs is refused if it has weight."""
+    """The terms that cannot be computed, and why. One that does not suit the inputs is refused if it has weight."""
     reasons: dict[str, str] = {}
     if not third_derivatives:
         reasons = dict.fromkeys(objective.beyond_gradient, NO_DERIVATIVES)
-    data = objective.data
-    if data is None or data.example[0].is_floating_point():
+    if objective.data is None:
         return reasons
+    inputs, _ = objective.data.example
     for term in objective.terms:
-        if not term.floating_reason:
-            continue
-        if term.name in objective.active:
+        reason = term.refuses(inputs)
+        if reason and term.name in objective.active:
             raise TypeError(
-                f"data: inputs are {dtypes_of(data.example[0])}, but {objective.weight_name(term.name)} is not 0; "
-                f"{term.floating_reason}"
+                f"data: inputs are {dtypes_of(inputs)}, but {objective.weight_name(term.name)} is not 0; {reason}"
             )
-        reasons[term.name] = term.floating_reason
+        reasons |= {term.name: reason} if reason else {}
     return reasons
 
 

@@ -21,6 +21,7 @@ from phiopt.derivatives.layers import as_scalar, layer_calls
 from phiopt.derivatives.orders import Order, derivative_orders
 from phiopt.derivatives.report import WHOLE, DerivativeReport, LayerReport
 from phiopt.objective import Task, student_loss
+from phiopt.objective.language import check_causal, check_decoder_inputs
 from phiopt.objective.loss import check_labels
 
 EXAMPLES = 4
@@ -90,13 +91,20 @@ def check(
         )
         # Errors of the arguments are raised here. Further down they would count as failed derivatives.
         with torch.no_grad(), differentiable():
-            outputs = logits_of(apply_to(model, x.clone()), "student")
+            outputs = _logits(model, x)
         if loss is None:
+            check_decoder_inputs("data", student, x)
+            if source.moved_labels:
+                check_causal("data", lambda x: _logits(model, x).movedim(1, -1), x)
             check_labels("data", outputs, y, leaves_out(x))
-        Task(lambda _, inputs: logits_of(apply_to(model, inputs.clone())), plain, x, y)({})
+        Task(lambda _, inputs: _logits(model, inputs), plain, x, y)({})
         calls = layer_calls(model, x.clone())
         layers = tuple(_layer(call, seed) for call in calls if not call.inner)
         return DerivativeReport(layers, _whole(model, plain, x, y, calls, seed))
+
+
+def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
+    return logits_of(apply_to(model, inputs.clone()), "student")
 
 
 def _layer(call: Call, seed: int) -> LayerReport:

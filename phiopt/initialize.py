@@ -123,6 +123,8 @@ def initialize(
 
     Raises:
         SolveError: The solver failed. Its ``solution`` attribute is the best that was reached.
+        KeyboardInterrupt: The call was interrupted. If that was during the solve or after it, its ``solution``
+            attribute is the best that was reached. With ``throw=False`` this solution is returned.
         ConnectionError: Another process of ``process_group`` has ended, or has failed by itself.
         ValueError, TypeError: An argument breaks its rule. Or the gradient of the loss is not that of its values,
             because a layer or the loss detaches, rounds or differentiates by hand. Or a layer of the student

@@ -191,7 +191,7 @@ class _Inner:
         return cls(problem, solver, space.terms, origin)
 
     def __call__(self, point: Params, adjoint: Adjoint | None) -> Solution:
-        return self.problem.solve(
+        solution = self.problem.solve(
             _weights(point["lambdas"], self.terms),
             delta=point.get("delta"),
             start=None if self.origin is None else self.origin(point["theta"]),
@@ -199,6 +199,9 @@ class _Inner:
             adjoint=adjoint,
             throw=False,
         )
+        if isinstance(solution.error, KeyboardInterrupt):
+            raise solution.error  # the whole search is to end
+        return solution
 
 
 def _weights(point: Tensor, terms: list[int]) -> Lambdas:

@@ -23,20 +23,16 @@ from phiopt.growth import GrowthMap
 from phiopt.objective import Lambdas, Objective
 from phiopt.objective.extra import check_weights
 from phiopt.solve import (
-    NO_DERIVATIVES,
     Level,
     Outcome,
     Solution,
-    SolveError,
     Solver,
-    Status,
     TorchOpt,
-    certify,
     fresh_draws,
-    restarted,
+    raise_failure,
+    reported,
     solve_many,
     verdict,
-    with_all_terms,
 )
 from phiopt.solve.solver import SolvesMany, needs_hessian
 
@@ -241,7 +237,7 @@ def _solve(
 
         solution = _solution(problem, weights, solver, solve, certificate, restarts, seed, progress)
     if throw and solution.status.failed:
-        raise SolveError(solution) from solution.error
+        raise_failure(solution)
     return solution
 
 
@@ -261,22 +257,20 @@ def _solution(
     fresh = fresh_draws(objective, start, solver.batch_size, seed, level)
     outcome = solve(objective, start)
     params = {name: plain(name, value) for name, value in outcome.params.items()}
-    others, error = restarted(solver, objective, start, restarts, seed, progress)
-    if error is not None:
-        outcome = replace(outcome, status=Status.DATA_FAILED, error=error)
-    certificate = None
-    if level is not None:
-        # The spectrum shows whether a stationary point is a minimum. It can only be one of the frozen sample.
-        stationary = outcome.status is Status.SOLVED and problem.third_derivatives()
-        curved_on = (outcome.saa_samples or fresh) if stationary else None
-        certificate = certify(
-            objective, start, params, fresh, level, curved_on=curved_on, restarts=others, seed=seed
-        )
-    left_out = dict(problem.left_out)
-    if level == "full":
-        if not problem.third_derivatives():
-            left_out |= dict.fromkeys(objective.beyond_gradient, NO_DERIVATIVES)
-        outcome = with_all_terms(outcome, objective, start, params, fresh, left_out)
+    outcome, certificate, left_out = reported(
+        outcome,
+        params,
+        objective,
+        start,
+        fresh,
+        level=level,
+        solver=solver,
+        restarts=restarts,
+        seed=seed,
+        progress=progress,
+        third_derivatives=problem.third_derivatives,
+        left_out=problem.left_out,
+    )
     return Solution(
         student=with_tensors(problem.student, params),
         params=outcome.params,

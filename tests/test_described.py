@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from collections import UserDict
 from dataclasses import dataclass
 from functools import partial
 
@@ -156,6 +157,15 @@ def test_what_holds_itself_is_described():
         return recursive
 
     assert described("it", recursive)["it.recursive"] == "as it"
+
+
+def test_mappings_are_described_by_their_entries():
+    values = [
+        UserDict(x=torch.arange(100.0).index_fill(0, torch.tensor(50), v)) for v in (0.0, 1.0)
+    ]
+    first, second = (described("data", value)["data.x"] for value in values)
+    assert first != second
+    assert first == described("data", dict(values[0]))["data.x"]
 
 
 @pytest.mark.slow

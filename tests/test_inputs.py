@@ -10,16 +10,16 @@ from phiopt._given import inputs_of
 from phiopt._inputs import (
     Several,
     apply_to,
-    around_of,
     entries_of,
     flattened,
     joined,
     lifted,
     main_first,
     main_of,
-    neighbours,
     repeated,
 )
+from phiopt.objective import Uniform
+from phiopt.objective.around import drawn_around, perturbed
 
 IDS = torch.arange(6).view(3, 2)
 PIXELS = torch.arange(12.0).view(3, 4)
@@ -49,8 +49,6 @@ def test_the_main_entry_and_that_of_neighbours(inputs, main, around):
     assert inputs.around == around
     assert inputs.is_floating_point() == (around is not None)
     assert main_first(inputs)[0] is main_of(inputs) is inputs.entries[main]
-    if around is not None:
-        assert around_of(inputs) is inputs.entries[around]
 
 
 def test_several_tensors_are_indexed_and_copied_as_one_is():
@@ -70,9 +68,10 @@ def test_several_tensors_are_indexed_and_copied_as_one_is():
 
 
 def test_neighbours_repeat_what_has_no_noise():
-    inputs, noisy = named(input_ids=IDS, x=PIXELS), torch.stack([PIXELS, PIXELS + 1])
-    batch = flattened(neighbours(inputs, noisy)).entries
-    assert torch.equal(batch["x"], torch.cat([PIXELS, PIXELS + 1]))
+    inputs, around = named(input_ids=IDS, x=PIXELS), Uniform(0.5, samples=2)
+    draw = drawn_around(around, inputs, torch.Generator())
+    batch = flattened(perturbed(around, inputs, draw)).entries
+    assert torch.equal(batch["x"], around.perturb(PIXELS, draw).flatten(0, 1))
     assert torch.equal(batch["input_ids"], torch.cat([IDS, IDS]))
     assert torch.equal(repeated(IDS, 2), torch.cat([IDS, IDS]))
 
@@ -127,9 +126,9 @@ def test_what_a_user_gives_becomes_tensors_and_stays_as_it_is():
         ({}, TypeError, r"a mapping of \[\], must have one entry or more"),
         ({"labels": IDS}, TypeError, "must have one entry or more"),
         ({1: IDS}, TypeError, r"a mapping of \[1\], must have one entry or more, with names"),
-        ((), TypeError, "inputs are tuple, must be a Tensor"),
-        ((IDS, "x"), TypeError, "inputs are tuple, must be a Tensor"),
-        (3, TypeError, "inputs are int, must be a Tensor, an array"),
+        ((), TypeError, r"inputs: got \(\), must be a Tensor"),
+        ((IDS, "x"), TypeError, "inputs: got a tuple of Tensor, str, must be a Tensor"),
+        (3, TypeError, "inputs: got 3, must be a Tensor, an array"),
     ],
 )
 def test_what_is_no_batch_is_refused_by_its_entry(given, error, message):

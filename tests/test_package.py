@@ -19,10 +19,10 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_json", "_outputs"},
-    {"_modules", "_transforms", "_attention", "_vector"},
+    {"_types", "_json", "_outputs", "_printed"},
+    {"_modules", "_transforms", "_attention", "_vector", "_inputs"},
     {"_described", "_checks", "_records", "_randomness"},
-    {"_files"},
+    {"_files", "_given"},
     {"lift", "derivatives", "data"},
     {"growth", "optimizers", "distributed"},
     {"objective"},

@@ -27,7 +27,7 @@ from phiopt.bilevel.linear import CG, LinearSolution, LinearSolver, LinearStatus
 from phiopt.bilevel.recheck import recheck
 from phiopt.bilevel.stationary import StationaryPoint
 from phiopt.objective import Objective, Sample
-from phiopt.solve import Outcome, Solver
+from phiopt.solve import Outcome, Solver, Status
 from phiopt.solve.certificate import moments
 from phiopt.solve.counted import Counted
 from phiopt.solve.solver import draws_afresh
@@ -116,6 +116,8 @@ class Implicit:
         plain, origin = without_grad(objective, start)
         with outside_transforms():
             outcome = solver.solve(plain, origin, seed=seed, progress=progress)
+            if outcome.status is Status.INTERRUPTED:
+                return outcome  # a failure, and no minimiser to differentiate
             samples = outcome.saa_samples
             if samples is None:
                 raise ValueError(f"adjoint: {type(solver).__name__} reports no frozen sample")

@@ -15,11 +15,9 @@ from phiopt._checks import count, part, within
 from phiopt._inputs import (
     Inputs,
     Targets,
-    around_of,
     as_loss_takes,
     dtypes_of,
     entries_of,
-    neighbours,
     shapes_of,
 )
 from phiopt._outputs import logits_of, outputs_of
@@ -27,6 +25,8 @@ from phiopt._types import Function, Loss, Model, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Batch, Data, Source, check_source, leaves_out
 from phiopt.objective import Neighbourhood, Uniform, pure_model
+from phiopt.objective.around import drawn_around, no_neighbours, perturbed
+from phiopt.objective.language import check_causal, check_decoder_inputs
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
 from phiopt.objective.task import task
@@ -144,14 +144,18 @@ class OuterLoss:
         loss = cross_entropy_along(1) if self.loss is None else self.loss
         data = Data(self.data, like.device, like.dtype, "outer.data", default_loss=default)
         x, y = data.batch(self.batch_size, generator)
-        if self.robust and not x.is_floating_point():
+        around = Uniform(0.1) if self.neighbourhood is None else self.neighbourhood
+        if default:
+            check_decoder_inputs("outer.data", student, x)
+            if data.moved_labels:
+                check_causal("outer.data", lambda few: model({}, few).movedim(1, -1), x[:2])
+        if self.robust and (why := no_neighbours(around, x)):
             raise TypeError(
-                f"outer.data: inputs are {dtypes_of(x)}, which have no neighbours x'; give "
+                f"outer.data: inputs are {dtypes_of(x)}, which have no neighbours x': {why}; give "
                 "OuterLoss(..., robust=0)"
             )
-        around = Uniform(0.1) if self.neighbourhood is None else self.neighbourhood
-        clear = around_of(x) if self.robust else None
-        noisy = None if clear is None else around.perturb(clear, around.draw(clear, generator))
+        draw = drawn_around(around, x, generator) if self.robust else ()
+        noisy = perturbed(around, x, draw) if self.robust else None
         batches = _batches(self.training, like, generator, default)
         named = [("outer.data", x, y), *(("outer.training.data", *batch) for batch in batches)]
         for name, inputs, targets in named:
@@ -170,7 +174,7 @@ class OuterLoss:
 
             w = _trained(self.training, plain, batches)(w)
             clean = plain(w, x, y) if self.robust < 1 else 0.0
-            rough = 0.0 if noisy is None else noise(whole, loss, w, neighbours(x, noisy), y)
+            rough = 0.0 if noisy is None else noise(whole, loss, w, noisy, y)
             return torch.as_tensor(
                 (1 - self.robust) * clean + self.robust * rough, device=like.device
             )

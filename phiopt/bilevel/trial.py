@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from phiopt._printed import Printed
 from phiopt.bilevel.search import DERIVATIVE, SearchStatus
 from phiopt.objective import Lambdas
 from phiopt.solve import Solution, Status
@@ -50,8 +51,8 @@ class Trial:
         return ", ".join(words)
 
 
-@dataclass(frozen=True)
-class Learned:
+@dataclass(frozen=True, repr=False)
+class Learned(Printed):
     """The result of `phiopt.learn`.
 
     Args:

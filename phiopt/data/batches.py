@@ -90,6 +90,11 @@ class Data:
         return self._repeatable
 
     @property
+    def moved_labels(self) -> bool:
+        """Whether labels were equal to the input's tokens, and are the next tokens now. See `NextTokens`."""
+        return self._next_tokens is not None and self._next_tokens.moves
+
+    @property
     def length(self) -> int | None:
         """The number of examples; None if it is not known."""
         return self._reader.length

@@ -32,6 +32,11 @@ class NextTokens:
     def __init__(self) -> None:
         self._moves: bool | None = None
 
+    @property
+    def moves(self) -> bool:
+        """Whether labels are moved, as far as batches have been read."""
+        return bool(self._moves)
+
     def __call__(self, name: str, inputs: Inputs, targets: Targets) -> Targets:
         """The targets of a batch.
 

@@ -11,6 +11,7 @@ from phiopt.objective.noise import NoiseTerm
 from phiopt.objective.objective import Objective
 from phiopt.objective.paper import paper_objective, paper_terms
 from phiopt.objective.proximity import ProximityTerm
+from phiopt.objective.replacement import Replacement
 from phiopt.objective.sample import Sample, Samples, Stream
 from phiopt.objective.spectral import Spectral
 from phiopt.objective.task import TaskTerm
@@ -29,6 +30,7 @@ __all__ = [
     "NoiseTerm",
     "Objective",
     "ProximityTerm",
+    "Replacement",
     "Sample",
     "Samples",
     "Spectral",

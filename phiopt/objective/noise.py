@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor
 
 from phiopt._checks import Scalar
-from phiopt._inputs import Inputs, Targets, around_of, flattened, neighbours, repeated
+from phiopt._inputs import Inputs, Targets, flattened, repeated
 from phiopt._types import Loss, Model, Params, float32_reason_of
+from phiopt.objective.around import drawn_around, no_neighbours, perturbed
 from phiopt.objective.neighbourhood import Neighbourhood, at_delta, delta_of
 from phiopt.objective.task import task
 from phiopt.objective.term import Draws, Evaluation, Term, Work
@@ -29,25 +30,25 @@ class NoiseTerm(Term):
     """
 
     name: ClassVar[str] = "noise"
-    floating_reason: ClassVar[str] = "neighbours x' need floating inputs"
-
     neighbourhood: Neighbourhood
 
     @property
     def float32_reason(self) -> str:
         return float32_reason_of(self.neighbourhood)
 
+    def refuses(self, inputs: Inputs) -> str:
+        return no_neighbours(self.neighbourhood, inputs)
+
     def draw(self, params: Params, inputs: Inputs, generator: Generator, step: bool) -> Draws:
-        return self.neighbourhood.draw(around_of(inputs), generator)
+        return drawn_around(self.neighbourhood, inputs, generator)
 
     def part(self, draws: Draws, start: int, stop: int) -> Draws:
         return tuple(draw[:, start:stop] for draw in draws)
 
     def value(self, at: Evaluation, draws: Draws) -> Tensor:
         task = at.task
-        noisy = self.neighbourhood.perturb(around_of(task.inputs), draws)
-        around = neighbours(task.inputs, noisy)
-        return noise(task.model, task.loss, at.params, around, task.targets)
+        noisy = perturbed(self.neighbourhood, task.inputs, draws)
+        return noise(task.model, task.loss, at.params, noisy, task.targets)
 
     def work(self, draws: Draws, examples: int) -> Work:
         return Work(forward=len(draws[0]))
@@ -87,7 +88,7 @@ def noise(model: Model, loss: Loss, params: Params, noisy: Inputs, targets: Targ
 
         1/m Σ_{(x, y) ∈ D1} E_{x' ∈ U_δ(x)} l(y, f(ψ(x'), w))        (paper, section 4, term 3)
 
-    ``noisy`` holds x', ``(samples, batch, ...)``, drawn in the teacher's space (`neighbours`). The expectation is the
+    ``noisy`` holds x', ``(samples, batch, ...)``, drawn in the teacher's space (`perturbed`). The expectation is the
     average over the samples. All go through the model as one batch. As in `Task`, the paper's sum over D1 is a mean.
     """
     return task(model, loss, params, flattened(noisy), repeated(targets, len(noisy)))

@@ -152,6 +152,12 @@ class Term(ABC):
         """One step of a stochastic solver in so many has the term, multiplied by that number."""
         return 1
 
+    def refuses(self, inputs: Inputs) -> str:
+        """Why the term cannot be computed on such inputs; empty if it can. By default the `floating_reason` of inputs
+        that are not floating.
+        """
+        return "" if inputs.is_floating_point() else self.floating_reason
+
     def draw(self, params: Params, inputs: Inputs, generator: Generator, step: bool) -> Draws:
         """The random numbers of an evaluation on these inputs; by default none.
 

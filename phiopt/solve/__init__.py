@@ -4,8 +4,9 @@ from phiopt.solve.batched import solve_many
 from phiopt.solve.certificate import LEVELS, Certificate, Level, certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
 from phiopt.solve.outcome import Outcome, Stats, Status
+from phiopt.solve.reported import reported
 from phiopt.solve.restarts import restarted
-from phiopt.solve.solution import Solution, SolveError
+from phiopt.solve.solution import Solution, SolveError, raise_failure
 from phiopt.solve.solver import Solver, SolvesMany
 from phiopt.solve.spectrum import Spectrum
 from phiopt.solve.stacked import StackableProblem
@@ -31,6 +32,8 @@ __all__ = [
     "TorchOpt",
     "certify",
     "fresh_draws",
+    "raise_failure",
+    "reported",
     "restarted",
     "solve_many",
     "verdict",

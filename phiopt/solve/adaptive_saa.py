@@ -63,7 +63,10 @@ def solve_adaptive_saa(
             held_out = read(Stream.HELD_OUT, range(CHECKS))
         except Exception as error:
             return replace(total, status=Status.DATA_FAILED, error=error)
-        total, decreased = _checked(objective, start, total, held_out)
+        try:
+            total, decreased = _checked(objective, start, total, held_out)
+        except KeyboardInterrupt as interrupt:
+            return replace(total, status=Status.INTERRUPTED, error=interrupt)
         if decreased or size == LARGEST or total.stats.steps >= steps:
             return total
         try:

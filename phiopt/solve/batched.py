@@ -96,8 +96,8 @@ def _solve(
         solves = StackedSolves(problems, lambdas, optimizer, batch_size=solver.batch_size)
         outcomes = solver.drive(solves, began, tqdm(disable=True))
     for outcome in outcomes:
-        if outcome.status is Status.DATA_FAILED:
-            assert outcome.error is not None, "what the data raised"
+        if outcome.status in (Status.DATA_FAILED, Status.INTERRUPTED):
+            assert outcome.error is not None, "what the data raised, or the interrupt"
             raise outcome.error
     return outcomes
 

@@ -50,10 +50,21 @@ class Loop:
         self.statuses: list[Status | None] = [None for _ in self.indices]
         self.work = [solves.stats(index) for index in self.indices]
         self.rules: dict[int, Stationarity] = {}
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def run(self, bar: Any) -> None:
-        """Take the steps, until each solve has a status. ``bar`` shows the number of steps."""
+        """Take the steps, until each solve has a status. ``bar`` shows the number of steps. An interrupt ends all
+        solves.
+        """
+        try:
+            self._run(bar)
+        except KeyboardInterrupt as interrupt:
+            self.error = interrupt
+            for index in self.indices:
+                if self.statuses[index] is None:
+                    self._stop(index, Status.INTERRUPTED)
+
+    def _run(self, bar: Any) -> None:
         for index in self.indices:
             if not isfinite(self.start_values[index]):
                 self._stop(index, Status.NON_FINITE)
@@ -143,16 +154,18 @@ class Loop:
 
     def _consider(self, moved: Sequence[bool], validated: Validated) -> None:
         """Keep the iterates that are the best of their solves."""
-        better = [False for _ in self.indices]
+        better, values = [False for _ in self.indices], list(self.best_values)
         for index, value in enumerate(validated.values):
             if moved[index]:
                 self.last_values[index] = value
-                better[index] = value < self.best_values[index]  # False for NaN
+                better[index] = value < values[index]  # False for NaN
                 if better[index]:
-                    self.best_values[index] = value
+                    values[index] = value
         if any(better):
-            self.best = self.solves.choose(better, self.params, self.best)
-            self.best_terms = self.solves.choose(better, validated.terms, self.best_terms)
+            best = self.solves.choose(better, self.params, self.best)
+            terms = self.solves.choose(better, validated.terms, self.best_terms)
+            # In one statement, between whose parts no interrupt comes.
+            self.best, self.best_terms, self.best_values = best, terms, values
 
     def _roll_back(self, bad: Sequence[bool]) -> None:
         back = [False for _ in self.indices]
@@ -187,9 +200,10 @@ class Loop:
             self._stop(index, Status.DIVERGED)
             return
         only_this = [other == index for other in self.indices]
-        self.best = self.solves.choose(only_this, self.params, self.best)
-        self.best_terms = self.solves.choose(only_this, validated.terms, self.best_terms)
-        self.best_values[index] = value
+        best = self.solves.choose(only_this, self.params, self.best)
+        terms = self.solves.choose(only_this, validated.terms, self.best_terms)
+        values = [*self.best_values[:index], value, *self.best_values[index + 1 :]]
+        self.best, self.best_terms, self.best_values = best, terms, values
         self._stop(index, Status.SOLVED)
 
     def _spent(self, index: int) -> Status:

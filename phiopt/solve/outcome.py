@@ -62,6 +62,10 @@ class Status(Enum):
         "Reading the data raised an exception during the solve. The best iterate until then is returned. "
         "The exception is the solution's error, and the cause of the SolveError. Mend the data."
     )
+    INTERRUPTED = (
+        "The call was interrupted. The best iterate until then is returned. Solve again from it: "
+        "start=dict(solution.student.named_parameters()), or give the solver fewer steps."
+    )
     REPORT_FAILED = (
         "The solve ended well, but a number of its report is NaN or infinite, or computing the report raised an "
         "exception. So the result cannot be trusted. The solution's lost names these numbers. Look for inputs "
@@ -122,7 +126,8 @@ class Outcome:
         history: One record for each step.
         stats: The cost.
         saa_samples: The draws that were kept for all steps; None if each step had its own.
-        error: An exception from reading the data during the solve, or from computing the report.
+        error: An exception from reading the data during the solve, or from computing the report, or the interrupt
+            that ended the solve.
     """
 
     params: Params
@@ -134,7 +139,7 @@ class Outcome:
     history: list[dict[str, float]]
     stats: Stats
     saa_samples: Sequence[Sample] | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @property
     def lost(self) -> tuple[str, ...]:

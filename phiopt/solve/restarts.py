@@ -31,7 +31,7 @@ def perturbed(start: Params, count: int, seed: int) -> list[Params]:
 
 def restarted(
     solver: Solver, objective: Objective, start: Params, count: int, seed: int, progress: bool
-) -> tuple[list[Params], Exception | None]:
+) -> tuple[list[Params], BaseException | None]:
     """The solutions from ``count`` perturbed starts. An error of reading the data ends the series early, and is
     returned too.
     """

@@ -113,11 +113,19 @@ class SaaSolve:
         self.scale = 1.0
         self.idle = self.rollbacks = 0
         self.history: list[dict[str, float]] = []
+        self.interrupt: KeyboardInterrupt | None = None
         self._hessian: tuple[Vector, MeanHessian] | None = None
 
     def through(self, minimise: Callable[[SaaSolve, int], None], bar: Any) -> Status:
-        """Call ``minimise(self, steps)``, and again from the best iterate where necessary."""
+        """Call ``minimise(self, steps)``, and again from the best iterate where necessary. An interrupt ends it."""
         self.bar = bar
+        try:
+            return self._through(minimise)
+        except KeyboardInterrupt as interrupt:
+            self.interrupt = interrupt
+            return Status.INTERRUPTED
+
+    def _through(self, minimise: Callable[[SaaSolve, int], None]) -> Status:
         if not _finite(self.start.at):
             return Status.NON_FINITE
         if self.start.at.gradient_norm == 0:
@@ -185,6 +193,7 @@ class SaaSolve:
             history=self.history,
             stats=work.stats(len(self.history), self.rollbacks, seconds),
             saa_samples=self.samples,
+            error=self.interrupt,
         )
         return outcome.vouched()
 

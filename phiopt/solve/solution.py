@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from phiopt._checks import instance, known
 from phiopt._files import check_path, new_file
 from phiopt._json import Field
 from phiopt._modules import state_of, with_tensors
+from phiopt._printed import Printed
 from phiopt._records import plain, revived_fields
 from phiopt._types import Params
 from phiopt.growth import GrowthMap
@@ -26,8 +27,8 @@ _APART = ("student", "params", "map")
 goes into the header."""
 
 
-@dataclass(frozen=True)
-class Solution:
+@dataclass(frozen=True, repr=False)
+class Solution(Printed):
     """w1 = φ(u) and everything worth knowing about it.
 
     Args:
@@ -50,7 +51,7 @@ class Solution:
             gradient norm, and where the iterate was validated, its value on the held-out draws.
         stats: Evaluations and seconds.
         error: The exception from reading the data, where the status is ``DATA_FAILED``, or from computing the
-            report, where it is ``REPORT_FAILED``.
+            report, where it is ``REPORT_FAILED``; the interrupt, where it is ``INTERRUPTED``.
         map: Where the teacher sits in the student; None in a solution read from a file.
         extra: The weights of terms beside the paper's four, by name.
         left_out: Terms that could not be computed, by name, with the reason.
@@ -71,8 +72,8 @@ class Solution:
     certificate: Certificate | None
     history: list[dict[str, float]]
     stats: Stats
-    error: Exception | None = None
-    map: GrowthMap | None = field(default=None, repr=False, compare=False)
+    error: BaseException | None = None
+    map: GrowthMap | None = field(default=None, compare=False)
     extra: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -165,6 +166,14 @@ class SolveError(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.solution,)
+
+
+def raise_failure(solution: Solution) -> NoReturn:
+    """A failed solve as an exception that holds the solution: a `SolveError`, or the interrupt itself."""
+    if isinstance(solution.error, KeyboardInterrupt):
+        solution.error.solution = solution  # type: ignore[attr-defined]
+        raise solution.error
+    raise SolveError(solution) from solution.error
 
 
 def _names(field: Field, params: Params) -> list[str]:

@@ -4,6 +4,8 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
+from phiopt.bilevel import SearchStatus
+from phiopt.bilevel.trial import Learned
 from phiopt.objective import Lambdas
 from phiopt.solve import Certificate, Solution, SolveError, Spectrum, Stats, Status
 
@@ -92,3 +94,13 @@ def test_a_search_that_did_not_end_well_is_in_the_report():
     )
     assert "spectral norm's eigenvector known to 0.04" in str(short)
     assert "7 times the spectral norm's eigenvector was not found" in str(short)
+
+
+def test_a_prompt_and_a_notebook_show_the_report():
+    shown = solution()
+    assert repr(shown) == str(shown)
+    assert len(repr(shown).splitlines()) <= 15
+    assert shown._repr_html_().startswith("<pre>SOLVED")
+    assert "&gt;" in shown._repr_html_()  # "->", escaped
+    searched = Learned(shown, shown.lambdas, None, None, 0.5, 0.7, [], SearchStatus.BUDGET_SPENT)
+    assert repr(searched) == str(searched)

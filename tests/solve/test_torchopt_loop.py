@@ -207,7 +207,7 @@ def test_a_start_that_is_not_finite_is_no_start():
     assert outcome.stats.steps == 0
 
 
-def test_an_interrupt_goes_through():
+def test_an_interrupt_before_the_first_value_goes_through():
     objective, start = classification(FAULTS)
     before = flatten(start)
 
