@@ -99,10 +99,13 @@ class Correspondence:
                 f"{names[0] or 'a value'} has {len(t.shape)} axes in the teacher, {len(s.shape)} in the student"
             )
         if t.id in self._computed[0] or s.id in self._computed[1]:
+            added = (
+                "" if maker is None else f", {maker.name} in {maker.module or 'the root module'!r},"
+            )
             raise AlignmentError(
                 f"a value of shape {t.shape} in the teacher has no counterpart in the student. What the student adds "
-                "there cannot start as the identity, as a stage of another resolution, a pooling or another activation "
-                "cannot, or the wrong layers are paired",
+                f"there{added} cannot start as the identity, as a stage of another resolution, a pooling or another "
+                "activation cannot, or the wrong layers are paired",
                 "Add residual blocks, or layers of stride 1 and equal width, or name the pairs with correspondence=",
             )
         if names[0] is None or names[1] is None:
