@@ -105,6 +105,8 @@ class Likeness:
         return OMISSION * item.kinds.total() if self.spares(item) or not item.needed else NEVER
 
     def _score(self, t: Item, s: Item) -> int:
+        if t.operation != s.operation:
+            return NEVER
         key = t.number, s.number
         if key not in self._scores:
             self._scores[key] = self.match(t, s).score

@@ -64,12 +64,14 @@ class Leaf:
         name: Of its module, seen from the run that holds it.
         form: What its likeness to others depends on.
         number: Equal for operations of equal form.
+        operation: The kind of its form.
     """
 
     node: Node
     name: str
     form: Form
     number: int
+    operation: str
 
     @property
     def nodes(self) -> list[Node]:
@@ -88,6 +90,7 @@ class Run:
     Attributes:
         module: Path of the module.
         name: Its name, seen from the run that holds this one.
+        operation: Empty, for it is none.
         items: The operations, and the runs of the modules inside that have parameters or buffers.
         number: Equal for runs whose items have equal names and numbers.
         kinds: How many operations of each kind there are.
@@ -99,6 +102,7 @@ class Run:
 
     module: str
     name: str
+    operation: str = ""
     items: list[Leaf | Run] = field(default_factory=list)
     number: int = -1
     kinds: Counter[str] = field(default_factory=Counter)
@@ -181,7 +185,7 @@ def tree(
                 open_runs.append(run)
         own = below(node.module, owner) if label is None else label(node.module)
         form = _form(node, side.data, last, scope(node.module))
-        leaf = Leaf(node, own, form, numbers.setdefault(form, len(numbers)))
+        leaf = Leaf(node, own, form, numbers.setdefault(form, len(numbers)), form.kind)
         open_runs[-1].items.append(leaf)
     while open_runs:
         root = open_runs.pop()
