@@ -24,6 +24,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from phiopt.lift import nearest_indices
+
 Size: TypeAlias = tuple[int, int]
 """(teacher's size, student's size) of one axis."""
 ParameterAxis: TypeAlias = tuple[str, int]
@@ -115,6 +117,14 @@ def fixed(indices: Indices, s: int, *, external: bool = False) -> Term:
         return Term(s, s)
     return Term(
         len(indices), s, "fixed", fixed=np.asarray(indices, dtype=np.int64), external=external
+    )
+
+
+def spread(term: Term) -> bool:
+    """Whether an axis is one of positions that ψ spreads evenly over more, as it does in resizing images."""
+    given = term.fixed
+    return (
+        term.external and given is not None and np.array_equal(given, nearest_indices(*term.size))
     )
 
 

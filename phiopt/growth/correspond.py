@@ -89,23 +89,27 @@ class Correspondence:
                 True,
                 averages=True,
             )
+        return self._placed(names[0], names[1], t, s)
+
+    def _placed(self, teacher: str, student: str, t: Value, s: Value) -> Pair:
+        """The pair of two parameters or buffers. From now on the teacher's sits in the student's."""
         for dim, (a, b) in enumerate(zip(t.shape, s.shape, strict=True)):
             if a > b:
                 raise AlignmentError(
-                    f"the student is smaller than its teacher: {names[0]} has size {a} on axis {dim}, "
-                    f"{names[1]} has {b}",
+                    f"the student is smaller than its teacher: {teacher} has size {a} on axis {dim}, "
+                    f"{student} has {b}",
                     "Give the student at least the teacher's size",
                 )
-        known = self.places.get(names[0])
-        if known is not None and known.student != names[1]:
+        known = self.places.get(teacher)
+        if known is not None and known.student != student:
             raise AlignmentError(
-                f"{names[0]} of the teacher sits in both {known.student} and {names[1]} of the student: "
+                f"{teacher} of the teacher sits in both {known.student} and {student} of the student: "
                 "the teacher shares what the student does not",
                 "Share it in the student too, or give the teacher a copy for each place",
             )
         terms = [Term(a, b) for a, b in zip(t.shape, s.shape, strict=True)]
-        axes = tuple(Axis(term, frozenset({(names[1], d)})) for d, term in enumerate(terms))
-        self.places[names[0]] = self._by_student[names[1]] = TensorPlace(names[1], axes)
+        axes = tuple(Axis(term, frozenset({(student, d)})) for d, term in enumerate(terms))
+        self.places[teacher] = self._by_student[student] = TensorPlace(student, axes)
         return Pair(axes, weight=True, averages=True)
 
     def _check_made(self, t: Value, s: Value, names: tuple[str | None, str | None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 
@@ -15,6 +16,7 @@ from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import Block, Step, align
 from phiopt.growth.axes import Term, fixed
+from phiopt.growth.catalogue import facts
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
 from phiopt.growth.correspond import Correspondence
@@ -26,7 +28,7 @@ from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Node, Trace
 from phiopt.growth.inserted import Inserted
 from phiopt.growth.insertion import Insertions
-from phiopt.growth.lifted import Moves, lifted
+from phiopt.growth.lifted import Moves, between_declared_sizes, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
 from phiopt.growth.optional import check_gone
@@ -34,6 +36,7 @@ from phiopt.growth.options import compare_constants
 from phiopt.growth.pairs import Axis, Pair
 from phiopt.growth.placing import check_injective, match_unused, placement
 from phiopt.growth.repeated import unrepeated
+from phiopt.growth.resampled import settle_tables
 from phiopt.growth.trace import aliases_of, names_of
 from phiopt.growth.unit_plan import demands, settle_zeros
 
@@ -55,23 +58,23 @@ def derive(
     else:
         given = mapped(lambda x: x.detach().to("cpu"), inputs[:2])
         small = recorded(teacher, given, "teacher")
-    lift, made, large = lifted(student, given, lift)
+    psi, made, large = lifted(student, given, lift)
     example = main_of(given)
-    moves = Moves.of(lift, example, made)
+    moves = Moves.of(psi, example, made)
     try:
         large, (state, inserted, chosen, axis) = _matched_at_some_size(
             small, large, student, moves, with_main(given, made), classes, names
         )
     except AlignmentError as error:
+        resize = between_declared_sizes(teacher, student, example) if lift is None else None
+        if resize is not None and resize != psi:
+            with suppress(AlignmentError, ValueError):
+                return derive(teacher, student, resize, classes, inputs, correspondence)
         _check_recurrent(teacher, student, error)
+        _check_chosen(small, error)
         raise
-    decide_by_constants(state)
-    compare_constants(state)
-    state.settle_products()
+    inserted = _settled(state, inserted)
     check_gone(state.gone, state_of(teacher))
-    inserted = _settle_norms(state, inserted)
-    settle_zeros(state)
-    settle_factors(state)
     placements = {name: placement(place, large.used) for name, place in state.places.items()}
     placements |= match_unused(state, small.used, large.used, names)
     names.check_places(
@@ -83,7 +86,7 @@ def derive(
     taken = {p.student for p in placements.values()}
     return MapContents(
         {name: placements[name] for name in small.used if name in placements},
-        lift=lift,
+        lift=psi,
         classes=chosen,
         class_axis=axis,
         inexact_reasons=tuple(state.inexact_reasons),
@@ -123,6 +126,28 @@ def _check_recurrent(teacher: nn.Module, student: nn.Module, error: AlignmentErr
                 student=replace(error.student, module=name),
                 alternatives=[error],
             ) from error
+
+
+def _check_chosen(trace: Trace, error: AlignmentError) -> None:
+    """Name a module that lists the coordinates whose values fulfil a condition, as the cause of ``error``.
+
+    Which operations follow depends on values, as in a loop over the experts that some token chooses.
+
+    Raises:
+        AlignmentError: There is such a module.
+    """
+    chosen = next((node for node in trace.nodes if facts(node.name).chooses), None)
+    if chosen is not None:
+        raise AlignmentError(
+            f"{chosen.module or 'the root module'} runs on what {chosen.name} finds by its values, as a loop over the "
+            "experts that some token chooses does. What the two models compute then depends on their "
+            "weights, and cannot be paired",
+            "Build both models in a form that computes the same for all values; for experts of transformers this is "
+            "experts_implementation='batched_mm' or 'grouped_mm'",
+            teacher=replace(error.teacher, module=chosen.module),
+            student=error.student,
+            alternatives=[error],
+        ) from error
 
 
 def _matched_at_some_size(
@@ -232,6 +257,18 @@ def _follow(
         if id(node) not in paired:
             insertions.check_written(node)
     return state, insertions.done()
+
+
+def _settled(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:
+    """Decide what needs all operations to be paired, and record what cannot be."""
+    settle_tables(state)
+    decide_by_constants(state)
+    compare_constants(state)
+    state.settle_products()
+    starts = _settle_norms(state, inserted)
+    settle_zeros(state)
+    settle_factors(state)
+    return starts
 
 
 def _settle_norms(state: Correspondence, inserted: Sequence[Inserted]) -> list[Inserted]:

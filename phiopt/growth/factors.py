@@ -7,7 +7,6 @@ at the other.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 from phiopt.growth.axes import ParameterAxis, Term, marked
@@ -62,16 +61,8 @@ class _Graph:
     def __init__(self, state: Correspondence) -> None:
         self._state = state
         trace = state.student
-        self._readers: dict[int, list[Node]] = defaultdict(list)
+        self._readers = trace.readers
         self._producers, self._data = trace.producers, Computation.of(trace).data
-        live = {o.id for o in trace.outputs}
-        for node in reversed(trace.nodes):
-            if any(o.id in live for o in node.outputs):
-                live |= {v.id for v in node.inputs}
-        for node in trace.nodes:
-            for v in dict.fromkeys(node.inputs):
-                if any(o.id in live for o in node.outputs):
-                    self._readers[v.id].append(node)
         self._ends = {o.id for o in trace.outputs}
 
     def rows(self, factor: Factor, depth: int) -> list[Mark] | None:

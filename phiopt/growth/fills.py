@@ -19,6 +19,7 @@ from phiopt.growth.correspond import Correspondence
 from phiopt.growth.map import GrowthMap
 from phiopt.growth.pairs import FRESH, MEAN, ZERO, TensorPlace
 from phiopt.growth.registry import FILLS, OWN, Start, register_fill
+from phiopt.growth.resampled import resampled
 from phiopt.growth.unify import find
 from phiopt.growth.unit_plan import Plan, Planner, UnitPlans, halves, marks, plain
 
@@ -139,7 +140,10 @@ def _kept(start: Start, planner: Planner) -> Params:
     for name, place in state.places.items():
         fresh = out[place.student]
         if fresh.is_floating_point():
-            out[place.student] = _grown(start.teacher[name].to(fresh), fresh, place, plans)
+            value = _grown(start.teacher[name].to(fresh), fresh, place, plans)
+            for dim in place.resampled:
+                value = resampled(value, dim, place.axes[dim].term)
+            out[place.student] = value
     return out
 
 

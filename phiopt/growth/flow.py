@@ -18,7 +18,7 @@ class Flow:
         source: The value that each inserted operation passes on, by the operation's id.
         silent: The operations that only closed branches need, by id.
         producers: The operation that makes each value, by the value's id.
-        readers: The operations that read each value, likewise.
+        readers: The operations that read each value and lead to an output, likewise.
     """
 
     trace: Trace
@@ -29,11 +29,7 @@ class Flow:
 
     def __post_init__(self) -> None:
         self.producers = self.trace.producers
-        readers: dict[int, list[Node]] = {}
-        for node in self.trace.nodes:
-            for value in node.inputs:
-                readers.setdefault(value.id, []).append(node)
-        self.readers = readers
+        self.readers = self.trace.readers
 
     def passed(self, stream: Value) -> list[Value]:
         """A value, and the values that inserted operations passed on to it, the first one last."""
@@ -69,7 +65,7 @@ class Flow:
         ends = {v.id for v in self.trace.outputs}
         silent, inside = set(self.silent), []
         for node in sorted(self.between(branch, stream), key=lambda n: -n.outputs[0].id):
-            readers = [r for o in node.outputs for r in self.readers.get(o.id, ())]
+            readers = [r for o in node.outputs for r in self.readers[o.id]]
             elsewhere = any(r is not total and id(r) not in silent for r in readers)
             if branch in node.outputs or not (elsewhere or ends & {o.id for o in node.outputs}):
                 silent.add(id(node))

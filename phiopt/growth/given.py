@@ -75,8 +75,11 @@ def _check_inputs(role: str, module: nn.Module, inputs: Inputs | None) -> None:
             forward.bind(*several.positional, **several.named)
     except TypeError as error:
         kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        taken = ", ".join(p.name for p in forward.parameters.values() if p.kind in kinds)
-        takes = f"the forward pass of {type(module).__name__} takes {taken or 'nothing'}"
+        taken = [p for p in forward.parameters.values() if p.kind in kinds]
+        if several is None:  # the arguments that must be given say what is wrong
+            taken = [p for p in taken if p.default is Parameter.empty] or taken
+        names = ", ".join(p.name for p in taken)
+        takes = f"the forward pass of {type(module).__name__} takes {names or 'nothing'}"
         if several is None:
             raise TypeError(
                 f"{role}: {takes}; inputs is one tensor, must be a tuple or a mapping of them ({error})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,3 +72,17 @@ class Trace:
     def producers(self) -> Mapping[int, Node]:
         """The operation that makes each value, by the value's id."""
         return {o.id: node for node in self.nodes for o in node.outputs}
+
+    @cached_property
+    def readers(self) -> Mapping[int, list[Node]]:
+        """The operations that read each value and lead to an output, by the value's id; none for what is only kept."""
+        live = {o.id for o in self.outputs}
+        for node in reversed(self.nodes):
+            if any(o.id in live for o in node.outputs):
+                live |= {v.id for v in node.inputs}
+        readers: dict[int, list[Node]] = defaultdict(list)
+        for node in self.nodes:
+            if any(o.id in live for o in node.outputs):
+                for v in dict.fromkeys(node.inputs):
+                    readers[v.id].append(node)
+        return readers

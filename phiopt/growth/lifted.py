@@ -56,6 +56,32 @@ def lifted(student: nn.Module, inputs: Inputs, lift: Lift | None) -> tuple[Lift,
     return lift, made, recorded(student, with_main(inputs, made), "student")
 
 
+def between_declared_sizes(
+    teacher: nn.Module, student: nn.Module, example: Tensor
+) -> lifts.Resize | None:
+    """The resize from the images that the teacher is made for to those of the student, if modules of both say which.
+
+    It is for models that take images of any size, because they resample their tables of positions in the forward pass.
+    """
+    old, new = (
+        next((size for part in model.modules() if (size := _declared_size(part))), None)
+        for model in (teacher, student)
+    )
+    if example.ndim != 4 or old is None or new is None or old != tuple(example.shape[2:]):
+        return None
+    return lifts.Resize(new) if old != new and old[0] <= new[0] and old[1] <= new[1] else None
+
+
+def _declared_size(module: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a module says it is made for, as patch embeddings do."""
+    for name in ("img_size", "image_size"):
+        size = getattr(module, name, None)
+        height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+        if isinstance(height, int) and isinstance(width, int):
+            return height, width
+    return None
+
+
 @dataclass(frozen=True)
 class Moves:
     """Where ψ puts the teacher's inputs.
@@ -103,6 +129,16 @@ class Moves:
             isinstance(p, lifts.Identity | lifts.Pad | lifts.Channels | lifts.Resize)
             for p in self.parts
         )
+
+    @property
+    def resizes(self) -> bool:
+        """Whether ψ resizes images."""
+        return any(isinstance(part, lifts.Resize) for part in self.parts)
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether ψ, in resizing images, only repeats values."""
+        return all(p.mode == "nearest" for p in self.parts if isinstance(p, lifts.Resize))
 
     def classes(self, size: Size) -> Indices:
         """The student's class of each of the teacher's by default: the first ones, or ψ's tokens if there is a class

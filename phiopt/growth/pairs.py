@@ -65,6 +65,8 @@ class TensorPlace:
     """Dimensions that are summed over: the columns, which read the units of the layer before."""
     shift: float = 0.0
     """What the models add to the tensor before anything else: of a weight that is 1 plus a parameter, 1."""
+    resampled: set[int] = field(default_factory=set)
+    """Dimensions of a table of positions, whose rows are resampled for another size of images."""
 
 
 FRESH, MEAN, ZERO = -1, -2, -3

@@ -20,7 +20,9 @@ from phiopt.growth.axes import (
     interleaved,
     prod,
     product_of,
+    spread,
 )
+from phiopt.lift import nearest_indices
 
 
 def find(term: Term) -> Term:
@@ -156,7 +158,10 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
         grid = node.fixed.reshape(size[0], rest[0])
         outer, inner = grid[:, 0] // rest[1], grid[0] % rest[1]
         if not np.array_equal(grid, outer[:, None] * rest[1] + inner[None]):
-            raise Mismatch("the index map of an axis is no product")
+            if not spread(node):
+                raise Mismatch("the index map of an axis is no product")
+            # Of positions of resized images, rows and places within rows are spread for themselves.
+            outer, inner = nearest_indices(*size), nearest_indices(*rest)
         return (
             fixed(outer, size[1], external=node.external),
             fixed(inner, rest[1], external=node.external),
@@ -223,7 +228,7 @@ def _unify_fixed(given: Term, other: Term) -> None:
         _unify_pieces(given, other)
     elif other.fixed is None:
         _unify_factors(given, other)
-    elif not np.array_equal(other.fixed, given.fixed):
+    elif not np.array_equal(other.fixed, given.fixed) and not (spread(given) and spread(other)):
         raise Mismatch(
             "axes with different given index maps meet: one comes from the input, or was read along its neighbours "
             "as LocalResponseNorm and pooling over channels do",

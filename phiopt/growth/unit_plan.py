@@ -186,7 +186,7 @@ def blocks(whole: Term, term: Term) -> list[Term]:
         if id(block) in inside:
             out.append(block)
         else:
-            todo += find(block).parts
+            todo += find(block).parts if block.lead is None else block.parts
     return out
 
 

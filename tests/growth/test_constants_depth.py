@@ -169,7 +169,7 @@ CASES = {
     "smaller heads": (weights(lambda q, k, d: q @ k.mT), ((8, 4), (8, 2)), SEQUENCES, REFUSED),
     "slopes by heads": (weights(alibi), ((8, 4), (16, 4)), SEQUENCES, EXACT),
     "slopes by the size, masked": (weights(masked), HEADS, SEQUENCES, REMARKED),
-    "angles by the head": (weights(rotary), HEADS, SEQUENCES, REMARKED),
+    "angles by the head": (weights(rotary), HEADS, SEQUENCES, EXACT),
     "slopes that are not among the new": (weights(alibi), ((8, 4), (12, 4)), SEQUENCES, REMARKED),
     "angles that are not among the new": (weights(rotary), ((8, 4), (12, 6)), SEQUENCES, REMARKED),
     "a softmax of features": (attention(lambda q, k, v, d: q.softmax(-1) @ (k.mT @ v)), HEADS, SEQUENCES, REMARKED),

@@ -68,7 +68,8 @@ def test_a_batch_norm_that_only_the_student_has_undoes_its_own_statistics(fill):
 def test_two_inputs_are_refused_with_a_reason():
     model = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
     with pytest.raises(
-        TypeError, match=r"^teacher: the forward pass of Transformer takes src, tgt, must"
+        TypeError,
+        match=r"^teacher: the forward pass of Transformer takes src, tgt; inputs is one tensor",
     ):
         GrowthMap.between(model, deepcopy(model), inputs=torch.zeros(2, 5, 8))
 

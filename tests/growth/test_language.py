@@ -268,3 +268,32 @@ class Peeking(Layers):
 
 def test_a_coordinate_of_which_the_shape_alone_is_read_is_none():
     check(EXACT, Peeking(Gated, 0), Peeking(Gated, 0, 16), TOKENS)
+
+
+class Pooled(Layers):
+    """Every second position is joined to the one before. The units are an axis of the image that is pooled."""
+
+    def forward(self, tokens):
+        x = self.layers[0](self.embed(tokens))[:, None]
+        x = F.max_pool2d(x, (2, 1), stride=(2, 1), ceil_mode=True)
+        return self.head(F.avg_pool2d(x, (2, 1), stride=(2, 1), ceil_mode=True)[:, 0].tanh())
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_units_beside_pooled_positions_grow(fill):
+    check(EXACT, Pooled(Gated, 1), Pooled(Gated, 1, 12), TOKENS, fill)
+
+
+class Windows(Layers):
+    """Sums over windows of positions that overlap, as those of local attention do."""
+
+    def forward(self, tokens):
+        x = self.layers[0](self.embed(tokens)).contiguous()
+        batch, steps, width = x.shape
+        x = x.as_strided((batch, steps - 2, 3, width), (steps * width, width, width, 1))
+        return self.head(x.sum(2).tanh())
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_units_beside_windows_that_overlap_grow(fill):
+    check(EXACT, Windows(Gated, 1), Windows(Gated, 1, 12), TOKENS, fill)

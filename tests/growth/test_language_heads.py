@@ -1,4 +1,4 @@
-"""Heads and experts of language models: rotary angles, slopes, shared keys, packed and picked matrices."""
+"""Heads of language models: rotary angles, slopes, shared keys, packed matrices."""
 
 import pytest
 import torch
@@ -140,36 +140,6 @@ class Slopes(nn.Module):
 @pytest.mark.parametrize("fill", FILLS)
 def test_heads_sit_where_their_slopes_are(fill):
     check(EXACT, Slopes(2), Slopes(4), TOKENS, fill)
-
-
-class Experts(nn.Module):
-    """A mixture of experts: each token takes the matrices of the two experts that a router ranks first."""
-
-    def __init__(self, width, inner, experts=4):
-        super().__init__()
-        self.embed, self.head = nn.Embedding(20, width), nn.Linear(width, 20)
-        self.router = nn.Linear(width, experts, bias=False)
-        self.up = nn.Parameter(torch.zeros(experts, inner, width))
-        self.down = nn.Parameter(torch.zeros(experts, width, inner))
-
-    def forward(self, tokens):
-        x = self.embed(tokens).flatten(0, 1)
-        weights, chosen = self.router(x).softmax(-1).topk(2, -1)
-        each = x.repeat_interleave(2, 0).unsqueeze(-1)
-        y = self.down[chosen.flatten()] @ F.silu(self.up[chosen.flatten()] @ each)
-        y = y.squeeze(-1) * weights.flatten()[:, None]
-        x = x + y.view(len(x), 2, -1).sum(1)
-        return self.head(x).unflatten(0, tokens.shape)
-
-
-@pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("sizes", [(8, 16), (16, 8), (16, 24)])
-def test_experts_whose_matrices_are_picked_by_token_grow(sizes, fill):
-    check(EXACT, Experts(8, 8), Experts(*sizes), TOKENS, fill)
-
-
-def test_more_experts_are_said():
-    check("remarked", Experts(8, 8), Experts(8, 8, 6), TOKENS)
 
 
 class Packed(nn.Module):

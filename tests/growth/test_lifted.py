@@ -72,13 +72,34 @@ def test_a_reordered_vocabulary_is_followed(tied, bias, to, fill):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_tokens_move_rows_and_classes_and_are_saved(tied, tmp_path):
-    lift, models = lifts.Tokens((3, 9, 0, 5, 1)), (Tokens(5, tied=tied), Tokens(10, tied=tied))
+@pytest.mark.parametrize("ids", [(3, 9, 0, 5, 1), (0, 1, 3, 4, 6)], ids=["reordered", "inserted"])
+def test_tokens_move_rows_and_classes_and_are_saved(ids, tied, tmp_path):
+    lift, models = lifts.Tokens(ids), (Tokens(5, tied=tied), Tokens(10, tied=tied))
     growth = exact(*models, "zero-out", lift=lift, inputs=torch.arange(20).reshape(4, 5) % 5)
-    assert growth.classes.tolist() == [3, 9, 0, 5, 1]
-    assert growth.placements["table.weight"].index_maps[0].tolist() == [3, 9, 0, 5, 1]
+    assert growth.classes.tolist() == list(ids)
+    assert growth.placements["table.weight"].index_maps[0].tolist() == list(ids)
     growth.save(tmp_path / "map")
     assert GrowthMap.load(tmp_path / "map", *models).lift == lift
+
+
+class Recommender(nn.Module):
+    """A score of every item for a user: the input looks up users, and the output has a class for each item."""
+
+    def __init__(self, users: int, items: int) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(users, 8), nn.Embedding(items, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.users(x).tanh() @ self.items.weight.T
+
+
+@pytest.mark.parametrize("items", [(7, 2, 0, 8, 4, 1), (7, 2, 0, 8, 4)])
+def test_users_move_with_the_tokens_and_items_with_the_classes(items):
+    users, models = (3, 0, 6, 1, 2), (Recommender(5, len(items)), Recommender(7, 9))
+    options = {"lift": lifts.Tokens(users), "classes": items, "inputs": torch.arange(4)}
+    growth = exact(*models, "net2wider", **options)
+    places = {name: place.index_maps[0].tolist() for name, place in growth.placements.items()}
+    assert places == {"users.weight": list(users), "items.weight": list(items)}
 
 
 @pytest.mark.parametrize("at", [(2, 1, 0), (1, 3, 0)])

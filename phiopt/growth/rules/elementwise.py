@@ -54,6 +54,7 @@ alias("_safe_softmax", of="_softmax")
 @register_rule("dropout", facts=Facts(inserted="nothing"))
 @register_rule("masked_fill", facts=Facts(masks=("mask",)))
 @register_rule("where", facts=Facts(masks=("condition",)))
+@register_rule("_to_copy", facts=Facts(copies=True))  # recorded where it rounds
 @register_rule("copy", "fill", "zero", facts=Facts(overwrites=True))
 @register_rule("add", facts=ADD)
 @register_rule("sub", facts=Facts(linear=True, neutral={"other": 0.0}, reverse="rsub"))

@@ -6,7 +6,7 @@ import numpy as np
 
 from phiopt.growth.axes import Term, fixed
 from phiopt.growth.call import Call
-from phiopt.growth.catalogue import Facts, Lookup
+from phiopt.growth.catalogue import Facts, Lookup, declare
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.operations import register_rule
 from phiopt.growth.pairs import Axis, Pair
@@ -38,6 +38,8 @@ def matrices(x: Pair, picked: Sequence[int]) -> bool | None:
     """Whether whole matrices are picked from a parameter, as those of experts are. They stay parameters."""
     return True if x.weight and len(x.axes) - len(picked) > 1 else None
 
+
+declare("nonzero", "masked_select", facts=Facts(chooses=True))
 
 TABLE = Lookup("indices", "weight", 0)
 
@@ -129,3 +131,15 @@ def sort(call: Call) -> None:
             a if d != dim or a.size == size else Axis(Term(*size)) for d, a in enumerate(x.axes)
         ]
         call.set(axes, i)
+
+
+@register_rule("histc")
+def counts(call: Call) -> None:
+    """How often numbers occur, such as those of experts."""
+    x = call.pair("self")
+    bins = [call.both(name) for name in ("bins", "min", "max")]
+    if any(axis.moved for axis in x.axes):
+        call.inexact("histc over a widened axis")
+    elif any(t != s for t, s in bins):
+        call.inexact("histc with other bins, of which the first are taken to be the teacher's")
+    call.set([Axis(Term(*size)) for size in call.out()])

@@ -48,6 +48,19 @@ def bmm(call: Call) -> None:
     call.set(axes, scales=linear_in(axes, a, b))
 
 
+@register_rule("_grouped_mm", facts=Facts(product=True))
+def grouped_mm(call: Call) -> None:
+    """Rows (r, k), of which the first go through the first of several matrices (n, k, m), and so on to the last."""
+    a, b = call.pair("self"), call.pair("mat2")
+    if (len(a.axes), len(b.axes)) != (2, 3):
+        raise Mismatch("only the form in which groups of rows are multiplied has a rule")
+    call.contract(a, 1, b, 1)
+    if call.has("offs"):
+        call.join(b.axes[0], call.pair("offs").axes[0])
+    axes = [a.axes[0], b.axes[2]]
+    call.set(axes, scales=linear_in(axes, a, b))
+
+
 @register_rule("addmm", "addmv", facts=Facts(product=True, inserted="identity", optional=BIAS))
 @register_rule("baddbmm", facts=Facts(product=True, optional=BIAS))
 def addmm(call: Call) -> None:

@@ -2,9 +2,10 @@
 
 import math
 
-from phiopt.growth.axes import Mismatch
+from phiopt.growth.axes import Mismatch, spread
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts
+from phiopt.growth.index_map import leaves
 from phiopt.growth.operations import register_rule
 from phiopt.growth.options import difference
 from phiopt.growth.pairs import Pair
@@ -15,8 +16,17 @@ from phiopt.growth.rules.views import factored, in_order, joined
 @register_rule("roll", facts=Facts(linear=True, moves=True, meanings={"dims": in_order("dims")}))
 @register_rule("flip", facts=Facts(moves=True))
 def reorder(call: Call) -> None:
-    """A shift or a flip of an axis that neither grows nor has another order."""
+    """A shift or a flip of an axis that neither grows nor has another order, or of positions of resized images."""
     x = call.pair("self")
+    moved = [d for d in call.dims("dims", len(x.axes)) if x.axes[d].moved]
+    if moved and all(
+        spread(leaf) for d in moved for leaf in leaves(x.axes[d].term) if not leaf.same
+    ):
+        if call.t.name == "roll":
+            call.both("shifts")
+        call.inexact(f"{call.t.name} of the positions of images of another size")
+        call.set(x.axes, scales=x.scales)
+        return
     for dim in call.dims("dims", len(x.axes)):
         if x.axes[dim].moved:
             raise Mismatch(f"{call.t.name} along axis {dim}, which grows or is reordered")

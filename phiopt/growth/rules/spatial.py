@@ -152,8 +152,8 @@ def pool(call: Call) -> None:
     kernel = _listed(call.const("kernel_size"), n)
     stride = _listed(call.const("stride") or kernel, n)
     spatial = [
-        slide(call, a, size, 1 / s)
-        for a, size, s in zip(x.axes[-n:], call.out()[-n:], stride, strict=True)
+        a if (k, s, a.size) == (1, 1, size) else slide(call, a, size, 1 / s)
+        for a, size, k, s in zip(x.axes[-n:], call.out()[-n:], kernel, stride, strict=True)
     ]
     for i in range(len(call.t.outputs)):
         call.set([*x.axes[:-n], *spatial], i, scales=x.scales if "avg" in call.t.name else None)

@@ -29,14 +29,33 @@ def factored(axis: Axis, sizes: Sequence[Size]) -> list[Axis]:
 
 
 def strides(node: Node) -> Any:
-    """The meaning of ``stride``: ``None`` for the strides of a contiguous tensor, which follow from its shape."""
-    below = 1
-    pairs = zip(node.arguments["size"], node.arguments["stride"], strict=True)
-    for n, step in reversed([(n, step) for n, step in pairs if n != 1]):
-        if step != below:
-            return node.arguments["stride"]
-        below *= n
-    return None
+    """The meaning of ``stride``: ``None`` for the strides of a contiguous tensor, which follow from its shape.
+
+    Else, for each axis of more than one coordinate, the axis of the tensor whose steps it takes, and how many at once.
+    The tensor is taken to be contiguous.
+    """
+    pairs = list(zip(node.arguments["size"], node.arguments["stride"], strict=True))
+    if all(
+        step == below
+        for (n, step), below in zip(pairs, _steps(node.arguments["size"]), strict=True)
+        if n != 1
+    ):
+        return None
+    shape = node.inputs[0].shape
+    below = {step: d for d, step in enumerate(_steps(shape)) if shape[d] != 1}
+    out: list[Any] = []
+    for n, step in pairs:
+        unit = max((u for u in below if step and step % u == 0), default=None)
+        out.append(None if n == 1 or unit is None else (below[unit], step // unit))
+    return out
+
+
+def _steps(shape: Sequence[int]) -> list[int]:
+    """The strides of a contiguous tensor."""
+    steps = [1]
+    for n in reversed(shape[1:]):
+        steps.insert(0, steps[0] * n)
+    return steps[: len(shape)]
 
 
 def in_output(option: str) -> Callable[[Node], int]:
@@ -54,12 +73,31 @@ VIEW = Facts(linear=True, regroups=True, moves=True)
 
 
 @register_rule("view", facts=VIEW)
-@register_rule("as_strided", facts=Facts(meanings={"stride": strides}))
 @register_rule("flatten", "unflatten", "view_copy")
 def view(call: Call) -> None:
     x = call.pair("self")
     axes = reshape(x.axes, call.out())
     call.set(axes, scales=scaling(x, axes))
+
+
+@register_rule("as_strided", facts=Facts(meanings={"stride": strides}))
+def as_strided(call: Call) -> None:
+    """A view, or windows that overlap. Windows over some axes leave the others as they are."""
+    x = call.pair("self")
+    call.const("stride")
+    taken = strides(call.s)
+    if taken is None:
+        view(call)
+        return
+    axes, whole = [Axis(Term(*size)) for size in call.out()], set()
+    for d, (source, steps) in ((d, given) for d, given in enumerate(taken) if given is not None):
+        if steps == 1 and x.axes[source].size == axes[d].size:
+            axes[d] = x.axes[source]
+            whole.add(source)
+    windows = [a for d, a in enumerate(x.axes) if d not in whole]
+    if any(a.moved for a in windows) or any(a.grown for a in axes if a not in x.axes):
+        raise Mismatch("windows overlap along an axis that grows or is reordered")
+    call.set(axes, scales=x.scales)
 
 
 def scaling(x: Pair, axes: Sequence[Axis]) -> Axis | None:
