@@ -72,8 +72,9 @@ def initialize(
         student: The larger model f, as constructed. Start "default" uses its own values.
         lambdas: λ, a point of the simplex with λ2 > 0: `Lambdas`, four numbers, or a tensor of
             shape ``(4,)``.
-        data: D1 in the teacher's space: ``(inputs, targets)``, a map-style ``Dataset`` of pairs, or
-            a ``DataLoader``. Each pass of a loader starts its own workers, also with
+        data: D1 in the teacher's space: ``(inputs, targets)``, where inputs may be several, a mapping
+            with ``labels``, a list or map-style ``Dataset`` of such examples, or a ``DataLoader``
+            (docs/data.md). Each pass of a loader starts its own workers, also with
             ``persistent_workers``. None only if no other term than λ2's has weight.
         map: Where the teacher sits in the student, if that is known: a `GrowthMap` of the two, or
             ``solution.map`` of another call. None: the map is derived.
@@ -81,7 +82,9 @@ def initialize(
             evaluation mode. None: inferred from the shapes.
         classes: Student output index of each of the teacher's classes. None: the first c1.
         loss: ``l(outputs, targets)`` to losses of shape ``(batch,)``. None: cross-entropy of
-            logits. Integer targets are class indices, floating ones are handed on as they are.
+            logits; of inputs with names, labels -100 are left out, and labels equal to ``input_ids``
+            become the next tokens. Integer targets are class indices, floating ones are handed on as
+            they are, and several by name as a dictionary.
         neighbourhood: U_δ, in the teacher's input space. None: ``Uniform(0.1)``, which suits inputs
             scaled to [0, 1].
         curvature: The estimator of the curvature term. None: ``Frobenius()``.

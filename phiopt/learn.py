@@ -81,7 +81,7 @@ def learn(
             ``loss``, ``neighbourhood``, ``curvature``, ``extra``, ``scale``, ``start``, ``solver`` and
             ``restrict_classes``.
         student: The larger model.
-        data: D1.
+        data: D1, as in `initialize`.
         outer: E, with data held out from D2.
         lambdas: Where the search starts; default the simplex's centre. Updates are multiplicative, so a weight of
             0 stays 0, and its term is not computed: (⅓, ⅓, ⅓, 0) learns the other three without the cost of the

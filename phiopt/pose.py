@@ -58,7 +58,7 @@ def pose(
         student: The larger model.
         lambdas: λ of a solve without a λ of its own. A term whose weight is the number 0 here can get no weight in
             a solve, because the checks that the term needs are not made.
-        data: D1. Each solve reads a loader from its beginning.
+        data: D1, as in `initialize`. Each solve reads a loader from its beginning.
         map: Where the teacher sits in the student, if that is known. None: the map is derived.
         lift: ψ.
         classes: Student output index of each of the teacher's classes.

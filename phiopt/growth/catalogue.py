@@ -75,6 +75,7 @@ class Facts:
         joins: It joins a list of tensors and skips those of shape ``(0,)``. What it makes of one tensor is a copy.
         creates: It reads no more than the shape of its tensors.
         overwrites: It writes its result over ``self``, which it does not read.
+        factors: Two arguments of which either being zero makes the result zero, if the others cannot be made up.
         chooses: It lists the coordinates whose values fulfil a condition, so that the shape of its result is a value.
         repeats: It repeats each coordinate of the axis ``dim`` as often as ``repeats`` says. One model may lack it.
 
@@ -103,6 +104,7 @@ class Facts:
     joins: bool = False
     creates: bool = False
     overwrites: bool = False
+    factors: tuple[str, ...] = ()
     chooses: bool = False
     repeats: bool = False
 

@@ -92,6 +92,9 @@ class Closing:
     def _vanishes(self, node: Node, value: Value, zeros: set[int]) -> bool:
         """Whether a result is zero if these tensors are zero and the others are not."""
         known = facts(node.name)
+        if known.factors:
+            values = (node.arguments[name] for name in known.factors)
+            return any(isinstance(v, Value) and v.id in zeros for v in values)
         lookup = () if known.lookup is None else (known.lookup.indices,)
         given: dict[int, Tensor] = {}
         for name, argument in node.arguments.items():

@@ -88,6 +88,7 @@ class Norm:
         averages: Whether a unit with the mean of the old units' weights computes the mean of the old units here.
         keeps: What ``otherwise`` keeps, in words. The rest is a factor, which ``weight`` takes up.
         copies: Whether copies keep the statistic. A sum is not kept by copies.
+        made_by: The axes of parameters whose rows make the units.
     """
 
     module: str
@@ -99,6 +100,7 @@ class Norm:
     averages: bool = False
     keeps: str | None = None
     copies: bool = True
+    made_by: frozenset[ParameterAxis] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from phiopt.growth.axes import Indices, ParameterAxis, Term
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.index_map import index_map, leaves, positions
-from phiopt.growth.pairs import FRESH, MEAN, Norm
+from phiopt.growth.pairs import FRESH, MEAN, ZERO, Norm
 from phiopt.growth.unify import find
 
 
@@ -158,6 +158,7 @@ def settle_zeros(state: Correspondence) -> None:
     """
     places = state.places.values()
     read = {id(leaf) for p in places for d in p.input_axes for leaf in leaves(p.axes[d].term)}
+    _check_statistics(state)
     for term, origin in state.zeroed:
         for leaf in leaves(term):
             leaf.distinct |= id(leaf) in read
@@ -168,6 +169,23 @@ def settle_zeros(state: Correspondence) -> None:
         if not zeroed and term.t != term.s:
             state.inexact_reasons[
                 f"{origin[0]}: new coordinates of a contraction are put together in a way that cannot be zeroed"
+            ] = None
+
+
+def _check_statistics(state: Correspondence) -> None:
+    """Record the statistics that copies would keep, over units of which new ones must be zero."""
+    wanted, _, _ = demands(state.norms)
+    for norm in state.norms:
+        made = [term for term, origin in state.zeroed if origin in norm.made_by]
+        zeroed = {id(leaf) for term in made for leaf in leaves(term) if not leaf.same}
+        if any(
+            id(leaf) in zeroed and wanted.get(id(leaf), FRESH) not in (FRESH, ZERO)
+            for leaf in leaves(norm.term)
+        ):
+            where = norm.module or "the root module"
+            state.inexact_reasons[
+                f"{where}: {norm.kind} over units that are contracted behind it, so that new ones must be zero, and no "
+                "weight between makes them so"
             ] = None
 
 

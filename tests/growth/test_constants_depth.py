@@ -106,6 +106,10 @@ def unit(x):
     return normalize(x, dim=-1)
 
 
+def over_mean(x):
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
 def alibi(q, k, d):
     heads, steps = q.shape[1], torch.arange(q.shape[2])
     slopes = 2.0 ** (-8 * torch.arange(1, heads + 1) / heads)
@@ -166,6 +170,7 @@ CASES = {
     "its scale by default": (attention(lambda q, k, v, d: dot_product(q, k, v)), HEADS, SEQUENCES, EXACT),
     "scale=1 / head": (attention(lambda q, k, v, d: dot_product(q, k, v, scale=1 / d)), HEADS, SEQUENCES, EXACT),
     "cosines by sqrt of the head": (weights(lambda q, k, d: unit(q) @ unit(k).mT * d**0.5), HEADS, SEQUENCES, REMARKED),
+    "over the mean square": (weights(lambda q, k, d: over_mean(q) @ over_mean(k).mT), HEADS, SEQUENCES, REMARKED),
     "smaller heads": (weights(lambda q, k, d: q @ k.mT), ((8, 4), (8, 2)), SEQUENCES, REFUSED),
     "slopes by heads": (weights(alibi), ((8, 4), (16, 4)), SEQUENCES, EXACT),
     "slopes by the size, masked": (weights(masked), HEADS, SEQUENCES, REMARKED),
@@ -177,7 +182,7 @@ CASES = {
 }  # fmt: skip
 QUICK = {"a branch by 1 / depth", "DeepNet", "the last branch otherwise", "ReZero", "eps by width",
          "one block, more often", "1 / width behind", "scale=1 / head", "slopes by heads",
-         "slopes by the size, masked", "angles by the head"}  # fmt: skip
+         "slopes by the size, masked", "over the mean square", "angles by the head"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.zeros(experts, width, inner))
 
     def forward(self, tokens):
-        x = self.embed(tokens).flatten(0, 1)
+        return self.head(self.added(self.embed(tokens).flatten(0, 1))).unflatten(0, tokens.shape)
+
+    def added(self, x):
         y = self.mixed(x, *self.router(x).softmax(-1).topk(2, -1))
-        x = x + y.view(len(x), 2, -1).sum(1)
-        return self.head(x).unflatten(0, tokens.shape)
+        return x + y.view(len(x), 2, -1).sum(1)
 
     def mixed(self, x, weights, chosen):
         each = x.repeat_interleave(2, 0).unsqueeze(-1)
@@ -65,6 +66,25 @@ def test_experts_whose_tokens_are_grouped_grow(sizes, fill):
     growth = GrowthMap.between(teacher, student, inputs=TOKENS)
     assert not growth.inexact_reasons
     grown = grow(teacher, student, fill, map=growth, inputs=TOKENS)
+    torch.testing.assert_close(grown(TOKENS), teacher(TOKENS), atol=1e-5, rtol=1e-4)
+
+
+class Deep(Grouped):
+    def __init__(self, depth):
+        super().__init__(8, 16)
+        self.layers = nn.ModuleList(Grouped(8, 16) for _ in range(depth))
+
+    def added(self, x):
+        for layer in self.layers:
+            x = layer.added(x)
+        return x
+
+
+def test_a_new_layer_of_experts_whose_tokens_are_grouped_is_closed():
+    teacher, student = (randomised(Deep(n), n).eval() for n in (1, 2))
+    growth = GrowthMap.between(teacher, student, inputs=TOKENS)
+    assert not growth.inexact_reasons
+    grown = grow(teacher, student, "zero-out", map=growth, inputs=TOKENS)
     torch.testing.assert_close(grown(TOKENS), teacher(TOKENS), atol=1e-5, rtol=1e-4)
 
 

@@ -48,7 +48,7 @@ def bmm(call: Call) -> None:
     call.set(axes, scales=linear_in(axes, a, b))
 
 
-@register_rule("_grouped_mm", facts=Facts(product=True))
+@register_rule("_grouped_mm", facts=Facts(product=True, factors=("self", "mat2")))
 def grouped_mm(call: Call) -> None:
     """Rows (r, k), of which the first go through the first of several matrices (n, k, m), and so on to the last."""
     a, b = call.pair("self"), call.pair("mat2")

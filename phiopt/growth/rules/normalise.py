@@ -1,10 +1,13 @@
 """Normalisation layers. Statistics over an axis that grows demand something of new units."""
 
+from dataclasses import replace
+
 from phiopt.growth.axes import Term, prod
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts
 from phiopt.growth.operations import register_rule
 from phiopt.growth.pairs import FRESH, MEAN, ZERO, Axis, Norm
+from phiopt.growth.rules.views import source_parameters
 from phiopt.growth.unify import split_prod
 
 
@@ -39,6 +42,7 @@ def layer_norm(call: Call) -> None:
     x = call.pair("input")
     rank = len(call.t.arguments["normalized_shape"])
     lead, trail = x.axes[: len(x.axes) - rank], list(x.axes[len(x.axes) - rank :])
+    made_by = source_parameters(trail)
     if call.has("weight"):  # its own parameters make the output
         trail = [Axis(a.term) for a in trail]
     for name in ("weight", "bias"):
@@ -53,7 +57,7 @@ def layer_norm(call: Call) -> None:
         weight, bias = _name(call, "weight"), _name(call, "bias")
         term = prod([a.term for a in trail])
         norm = Norm(call.s.module, kind, term, otherwise, weight, bias, x.averages, keeps)
-        call.state.norms.append(norm)
+        call.state.norms.append(replace(norm, made_by=made_by))
     call.set([*lead, *trail], scales=trail[-1] if call.has("weight") and rank == 1 else None)
     for i in range(1, len(call.t.outputs)):
         call.set([*lead, *(Axis(Term(1, 1)) for _ in trail)], i)

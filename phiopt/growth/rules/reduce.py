@@ -61,12 +61,14 @@ def _statistic(call: Call, x: Pair, axis: Axis) -> Norm:
         return Norm(call.s.module, "norm", axis.term, ZERO, copies=False)
     if call.t.name in VARIANCES:
         return Norm(call.s.module, "variance", axis.term, FRESH)
+    made_by = axis.source_parameters
     if call.t.name != "mean" or not x.squared:
-        return Norm(call.s.module, "mean", axis.term, MEAN, averages=x.averages)
+        return Norm(call.s.module, "mean", axis.term, MEAN, averages=x.averages, made_by=made_by)
     own = [
         name
         for name, shape in call.state.student.used.items()
         if name.rpartition(".")[0] == call.s.module and shape == (axis.size[1],)
     ]
     weight = own[0] if len(own) == 1 else None
-    return Norm(call.s.module, "RMSNorm", axis.term, ZERO, weight, keeps="mean square")
+    keeps = "mean square"
+    return Norm(call.s.module, "RMSNorm", axis.term, ZERO, weight, keeps=keeps, made_by=made_by)
