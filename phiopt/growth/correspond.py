@@ -82,32 +82,7 @@ class Correspondence:
             against_whole = facts(maker.name).against_whole
             if against_whole is not None:
                 return against_whole(self.pair(t, maker.arguments["self"]), maker)
-        if (names[0] is None) != (names[1] is None):
-            owner, other = ("teacher", "student") if names[0] else ("student", "teacher")
-            if t.id in self.teacher.constants or s.id in self.student.constants:
-                raise AlignmentError(
-                    f"the {owner}'s {names[0] or names[1]!r} is a constant in the {other}",
-                    "Register the same tensor in both",
-                )
-            raise AlignmentError(
-                f"the {owner}'s {names[0] or names[1]!r} is computed in the {other}, as weight norm, pruning and "
-                "other parametrizations do",
-                "Use the parametrization in both models, or in neither",
-            )
-        if len(t.shape) != len(s.shape):
-            raise AlignmentError(
-                f"{names[0] or 'a value'} has {len(t.shape)} axes in the teacher, {len(s.shape)} in the student"
-            )
-        if t.id in self._computed[0] or s.id in self._computed[1]:
-            added = (
-                "" if maker is None else f", {maker.name} in {maker.module or 'the root module'!r},"
-            )
-            raise AlignmentError(
-                f"a value of shape {t.shape} in the teacher has no counterpart in the student. What the student adds "
-                f"there{added} cannot start as the identity, as a stage of another resolution, a pooling or another "
-                "activation cannot, or the wrong layers are paired",
-                "Add residual blocks, or layers of stride 1 and equal width, or name the pairs with correspondence=",
-            )
+        self._check_made(t, s, names)
         if names[0] is None or names[1] is None:
             return Pair(
                 tuple(Axis(Term(a, b)) for a, b in zip(t.shape, s.shape, strict=True)),
@@ -136,6 +111,40 @@ class Correspondence:
         axes = tuple(Axis(term, frozenset({(student, d)})) for d, term in enumerate(terms))
         self.places[teacher] = self._by_student[student] = TensorPlace(student, axes)
         return Pair(axes, weight=True, averages=True)
+
+    def _check_made(self, t: Value, s: Value, names: tuple[str | None, str | None]) -> None:
+        """Check that two values that nothing has paired are two parameters or two constants of as many axes.
+
+        Raises:
+            AlignmentError: They are not.
+        """
+        if (names[0] is None) != (names[1] is None):
+            owner, other = ("teacher", "student") if names[0] else ("student", "teacher")
+            if t.id in self.teacher.constants or s.id in self.student.constants:
+                raise AlignmentError(
+                    f"the {owner}'s {names[0] or names[1]!r} is a constant in the {other}",
+                    "Register the same tensor in both",
+                )
+            raise AlignmentError(
+                f"the {owner}'s {names[0] or names[1]!r} is computed in the {other}, as weight norm, pruning and "
+                "other parametrizations do",
+                "Use the parametrization in both models, or in neither",
+            )
+        if len(t.shape) != len(s.shape):
+            raise AlignmentError(
+                f"{names[0] or 'a value'} has {len(t.shape)} axes in the teacher, {len(s.shape)} in the student"
+            )
+        maker = self._computed[1].get(s.id)
+        if t.id in self._computed[0] or s.id in self._computed[1]:
+            added = (
+                "" if maker is None else f", {maker.name} in {maker.module or 'the root module'!r},"
+            )
+            raise AlignmentError(
+                f"a value of shape {t.shape} in the teacher has no counterpart in the student. What the student adds "
+                f"there{added} cannot start as the identity, as a stage of another resolution, a pooling or another "
+                "activation cannot, or the wrong layers are paired",
+                "Add residual blocks, or layers of stride 1 and equal width, or name the pairs with correspondence=",
+            )
 
     def _repeated(self, values: tuple[Value, Value], repeats: tuple[Node | None, ...]) -> Pair:
         """The pair of two values of which one, or both, are another with each coordinate of an axis repeated."""
