@@ -157,7 +157,8 @@ def test_a_solve_is_that_of_a_wrapper_of_one_tensor(kind):
         assert torch.allclose(value, same.params[f"model.{name}"], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", SOME)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_map_is_that_of_a_wrapper_of_one_tensor(kind):
     build, batch = KINDS[kind][0], KINDS[kind][1]()
     teacher, student = build(8), build(16)
