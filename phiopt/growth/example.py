@@ -159,7 +159,10 @@ def _reads(module: nn.Module) -> bool:
 
 
 def _width(module: nn.Module) -> int | None:
-    for name in ("in_features", "in_channels", "input_size", "embed_dim"):
+    """The features or channels that a layer reads. The ``embed_dim`` of a whole vision transformer is none of them."""
+    names = ["in_features", "in_channels", "input_size"]
+    names += ["embed_dim"] * isinstance(module, nn.MultiheadAttention)
+    for name in names:
         if isinstance(getattr(module, name, None), int):
             return int(getattr(module, name))
     return None

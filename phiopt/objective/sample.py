@@ -108,9 +108,9 @@ def maker(
     device = next(iter(params.values())).device
     entropy = np.random.SeedSequence(key).generate_state(1, np.uint64)
     generator = Generator(device).manual_seed(int(entropy[0]))
-    inputs, targets = data.batch(size, generator)
     small, states = {}, {}
     with outside_transforms():  # torch.vmap has rules of its own for random numbers
+        inputs, targets = data.batch(size, generator)
         for term in terms:
             state = generator.get_state()
             numbers = term.draw(params, inputs, generator, step)
