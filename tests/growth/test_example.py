@@ -1,10 +1,10 @@
-"""Errors of the user's code that come once: no answer to whether an input is accepted."""
+"""Inputs that are tried where none are given, and errors of the user's code that come once, which answer nothing."""
 
 import pytest
 import torch
 from torch import nn
 
-from phiopt.growth import grow
+from phiopt.growth import GrowthMap, grow
 from phiopt.growth.example import UnsteadyError, steady
 from tests.cases import mlp, randn
 
@@ -71,3 +71,25 @@ def test_what_a_lift_or_a_model_raises_once_reaches_the_user(where, when):
     except Exception as error:
         raised = error
     assert fault.error in causes(raised) if fault.calls >= when else raised is None
+
+
+class Vision(nn.Module):
+    """A vision transformer has an ``embed_dim`` and parameters of its own: no layer that reads features."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.embed_dim = 8
+        self.token = nn.Parameter(torch.randn(8))
+        self.patches, self.head = nn.Conv2d(channels, 8, 4, stride=4), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.patches(x).flatten(2).mean(2) + self.token)
+
+
+def test_channels_of_a_model_with_an_embed_dim_are_those_of_its_first_layer():
+    torch.manual_seed(0)
+    teacher, student = Vision(1), Vision(3)
+    x = torch.randn(2, 1, 8, 8)
+    growth = GrowthMap.between(teacher, student, inputs=x)
+    grown = grow(teacher, student, "zero-out", map=growth)
+    torch.testing.assert_close(grown(growth.lift(x)), teacher(x))

@@ -296,25 +296,3 @@ def test_a_reordered_output_that_no_parameter_makes_is_refused():
 
     with pytest.raises((ValueError, AlignmentError), match="classes="):
         GrowthMap.between(Sum(), Sum(), classes=[5, 1, 2, 3, 4, 0])
-
-
-class Vision(nn.Module):
-    """A vision transformer has an ``embed_dim`` and parameters of its own: no layer that reads features."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.embed_dim = 8
-        self.token = nn.Parameter(torch.randn(8))
-        self.patches, self.head = nn.Conv2d(channels, 8, 4, stride=4), nn.Linear(8, 2)
-
-    def forward(self, x):
-        return self.head(self.patches(x).flatten(2).mean(2) + self.token)
-
-
-def test_channels_of_a_model_with_an_embed_dim_are_those_of_its_first_layer():
-    torch.manual_seed(0)
-    teacher, student = Vision(1), Vision(3)
-    x = torch.randn(2, 1, 8, 8)
-    growth = GrowthMap.between(teacher, student, inputs=x)
-    grown = grow(teacher, student, "zero-out", map=growth)
-    torch.testing.assert_close(grown(growth.lift(x)), teacher(x))
