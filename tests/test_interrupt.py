@@ -27,6 +27,19 @@ def interrupted(monkeypatch, name, number, **options):
         return solved(THREE, scale="paper", **options)
 
 
+def loss_until(number):
+    """Cross-entropy that is interrupted at its ``number``-th call, and the list of its calls."""
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return cross_entropy(outputs, targets, reduction="none")
+
+    return loss, calls
+
+
 @pytest.mark.parametrize("solver", [QUICK, LBFGS(draws=1, tol=1e-9)], ids=["torchopt", "lbfgs"])
 def test_the_best_iterate_is_returned(monkeypatch, solver):
     options = {"solver": solver, "throw": False}
@@ -76,14 +89,7 @@ def test_one_can_go_on_from_it(monkeypatch, tmp_path):
 
 
 def test_a_search_ends_at_once():
-    calls = []
-
-    def loss(outputs, targets):
-        calls.append(1)
-        if len(calls) == 300:
-            raise KeyboardInterrupt
-        return cross_entropy(outputs, targets, reduction="none")
-
+    loss, calls = loss_until(300)
     with pytest.raises(KeyboardInterrupt):
         phiopt.learn(
             teacher(),
@@ -99,14 +105,7 @@ def test_a_search_ends_at_once():
 
 
 def test_many_solves_at_once_end_too():
-    calls = []
-
-    def loss(outputs, targets):
-        calls.append(1)
-        if len(calls) == 20:
-            raise KeyboardInterrupt
-        return cross_entropy(outputs, targets, reduction="none")
-
+    loss, calls = loss_until(20)
     problem = phiopt.pose(teacher(), student(), THREE, (X, Y), loss=loss, scale="paper")
     calls.clear()
     points = torch.tensor([THREE, (0.5, 0.5, 0, 0)])

@@ -112,11 +112,12 @@ def maker(
     with outside_transforms():  # torch.vmap has rules of its own for random numbers
         inputs, targets = data.batch(size, generator)
         for term in terms:
-            state = generator.get_state()
-            numbers = term.draw(params, inputs, generator, step)
             if term.large_draws and not keep:
-                states[term.name] = state
-            else:
+                states[term.name] = generator.get_state()
+                if term is terms[-1]:
+                    continue  # no other draws follow
+            numbers = term.draw(params, inputs, generator, step)
+            if term.name not in states:
                 small[term.name] = numbers
 
     def draws_of(term: Term) -> Draws:
