@@ -79,7 +79,7 @@ def experiments(context: typer.Context) -> None:
 
 @app.command()
 def demo(seeds: Seeds = None, methods: Methods = None, out: Out = Path("runs/demo")) -> None:
-    """Digits 0 to 4 teach, a larger student learns all ten: under a minute, no download."""
+    """Digits 0 to 4 teach, a larger student learns all ten: minutes, no download."""
     with _mistakes_shown(out):
         numbers = checks.seeds(seeds, default=5)
         compared = checks.methods(methods, known.DEMO)

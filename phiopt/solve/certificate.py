@@ -31,8 +31,8 @@ class Certificate:
     these draws.
 
     A full certificate takes L and its gradient on four draws, at w1 and at w0, and the curvature along the gradient. A
-    light one takes gradients on two of the draws only, and no curvature. In plain gradients of the same batch, with all
-    four terms, the light one costs about 35 and the full one 60; without the curvature term 11 and 22.
+    light one takes gradients on two of the draws only, and no curvature. So the full one costs ten gradients of L, and
+    the light one four gradients and four values.
 
     Args:
         gradient_norm: ‖∇L(w1)‖ / ‖∇L(w0)‖, both of the mean over the draws at which gradients are taken; 0 where
