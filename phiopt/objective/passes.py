@@ -13,6 +13,9 @@ from phiopt.derivatives import linearise
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.term import Pass, Terms
 
+SMALLEST = 16
+"""Least number of examples in a part of a step's batch. Fewer would cost hardly less."""
+
 _VjpWithTerms: TypeAlias = tuple[Tensor, Callable[..., tuple[Params]], Terms]
 """Of the two results that ``vjp`` may have, the one with auxiliary output."""
 

@@ -18,7 +18,7 @@ from phiopt._inputs import as_loss_takes
 from phiopt.objective import Lambdas
 from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.solver import SolvesMany
-from phiopt.solve.stacked import LAMBDAS, StackableProblem, StackedSolves
+from phiopt.solve.stacked import StackableProblem, StackedSolves
 
 FIELDS = ("micro_batch", "psi", "extra")
 EXAMPLES = 256
@@ -34,8 +34,8 @@ def solve_many(
     are the same at every point. Each point has an optimiser of its own. A failure at one point (NaN, a roll-back)
     does not affect the others.
 
-    Points whose λ4 is 0 are solved apart, without the curvature. Any other term is computed if a point weighs it,
-    and must then be finite at all points. Memory is that of one gradient times the number of problems and points.
+    Points that weigh the same terms are solved together, and no other term is computed. Memory is that of one gradient
+    times the number of problems and points.
     An exception while data are read is raised.
 
     Args:
@@ -56,15 +56,14 @@ def solve_many(
     _check(solver, problems, lambdas)
     check_compatible(problems)
     solved: list[dict[int, Outcome]] = [{} for _ in problems]
-    beyond = problems[0].objective.beyond_gradient
-    curved = (lambdas[:, [name in beyond for name in LAMBDAS]] != 0).any(1)
-    for group in (curved, ~curved):
+    patterns, pattern_of = (lambdas != 0).unique(dim=0, return_inverse=True)
+    for pattern in range(len(patterns)):
+        group = pattern_of == pattern
         points = group.nonzero().flatten().tolist()
-        if points:
-            outcomes = _solve(solver, problems, lambdas[group])
-            for number, by_point in enumerate(solved):
-                first = number * len(points)
-                by_point.update(zip(points, outcomes[first : first + len(points)], strict=True))
+        outcomes = _solve(solver, problems, lambdas[group])
+        for number, by_point in enumerate(solved):
+            first = number * len(points)
+            by_point.update(zip(points, outcomes[first : first + len(points)], strict=True))
     return [[by_point[point] for point in range(len(lambdas))] for by_point in solved]
 
 

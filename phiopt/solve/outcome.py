@@ -86,7 +86,7 @@ class Stats:
         steps: Updates made.
         gradient: Gradients of the objective.
         forward: Forward passes of the student over a batch, one for each noise sample.
-        hvp: Hessian-vector products, also those inside gradients. A product on a part of a batch counts as
+        hvp: Hessian-vector products, also those inside gradients. A pass or product on a part of a batch counts as
             that part.
         rollbacks: Returns to the best iterate after a non-finite value.
         seconds: Wall-clock time.
@@ -96,7 +96,7 @@ class Stats:
 
     steps: int
     gradient: int
-    forward: int
+    forward: float
     hvp: float
     rollbacks: int
     seconds: float

@@ -16,7 +16,7 @@ from phiopt._inputs import Several, flatten, unflatten
 from phiopt._types import Params
 from phiopt._vector import under
 from phiopt.derivatives import square_norm
-from phiopt.objective import Lambdas, Objective, Sample, Stream
+from phiopt.objective import Lambdas, Objective, Sample, Stream, joined
 from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
 from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, OneSolve, Validated
@@ -82,6 +82,8 @@ class StackedSolves:
         self.shared = _stacked([_constants(problem) for problem in problems])
         start = _stacked([problem.start for problem in problems])
         self.start = {n: v.repeat_interleave(len(lambdas), 0) for n, v in start.items()}
+        first = Lambdas.of(lambdas[0].tolist())  # all points weigh the same terms
+        self.weighed = [(replace(p.objective, lambdas=first), p) for p in problems]
         self.work = Stats(0, 0, 0, 0, 0, 0.0)
         self.solved: dict[int, OneSolve] = {}
         self.validation = [self._draw(Stream.HELD_OUT, i) for i in range(VALIDATION_SAMPLES)]
@@ -215,9 +217,7 @@ class StackedSolves:
 
     def _draw(self, stream: Stream, step: int) -> Draw:
         size = self.batch_size
-        return Draw.of(
-            [p.objective.sample(p.start, size, p.seed, stream, step) for p in self.problems]
-        )
+        return Draw.of([o.sample(p.start, size, p.seed, stream, step) for o, p in self.weighed])
 
     def _by_problem(self, params: Params) -> Params:
         return {n: v.unflatten(0, (len(self.problems), -1)) for n, v in params.items()}
@@ -232,12 +232,13 @@ class Draw:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Draw:
-        flat = [pytree.tree_flatten(cast(Any, sample[:3]), namespace=TREES) for sample in samples]
+        trees = [[half[:3] for half in sample.halves] for sample in samples]
+        flat = [pytree.tree_flatten(cast(Any, tree), namespace=TREES) for tree in trees]
         step = samples[0].step
 
         def made(tensors: list[Tensor]) -> Sample:
-            inputs, targets, draws = cast(Any, pytree.tree_unflatten(flat[0][1], tensors))
-            return Sample(inputs, targets, draws, step)
+            halves = cast(Any, pytree.tree_unflatten(flat[0][1], tensors))
+            return joined([Sample(x, y, numbers, step) for x, y, numbers in halves])
 
         return cls(_stacked([leaves for leaves, _ in flat]), made)
 
