@@ -2,7 +2,7 @@
 
 from phiopt.derivatives.composite import differentiable
 from phiopt.derivatives.gauss_newton import gauss_newton
-from phiopt.derivatives.hvp import Linearised, Product, dot, linearise, square_norm
+from phiopt.derivatives.hvp import Linearised, Product, dot, linearise, square_norm, watched
 from phiopt.derivatives.require import require_derivatives
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "linearise",
     "require_derivatives",
     "square_norm",
+    "watched",
 ]

@@ -13,6 +13,8 @@ EXTREME = 2
 """Examples with the largest inputs, and as many with the smallest."""
 LABELS = 16
 """Most labels of which an example is taken."""
+FEW = 4
+"""Examples on which a large student is looked at."""
 
 
 def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
@@ -25,8 +27,7 @@ def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
     inputs, count = main_of(inputs), len(inputs)
     positions = [torch.linspace(0, count - 1, min(count, SPREAD), device="cpu").round().long()]
     if inputs[0].numel():
-        sizes = inputs.detach().flatten(1).abs().amax(1) if inputs.dim() > 1 else inputs.abs()
-        order = sizes.argsort(stable=True).cpu()
+        order = _sizes(inputs).argsort(stable=True).cpu()
         positions += [order[:EXTREME], order[-EXTREME:]]
     if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point():
         labels, which = targets.cpu().unique(return_inverse=True)
@@ -41,3 +42,20 @@ def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
             ]
         )
     return torch.cat(positions).unique()
+
+
+def few_examples(inputs: Inputs) -> Tensor:
+    """Positions of `FEW` examples: those with the largest and the smallest inputs, and evenly spread ones."""
+    x, count = main_of(inputs), len(inputs)
+    positions = torch.linspace(0, count - 1, min(count, FEW), device="cpu").round().long()
+    if count <= FEW or not x[0].numel():
+        return positions
+    order = _sizes(x).argsort(stable=True).cpu()
+    extremes = torch.stack([order[0], order[-1]])
+    others = positions[~torch.isin(positions, extremes)]
+    return torch.cat([extremes, others])[:FEW].sort().values
+
+
+def _sizes(x: Tensor) -> Tensor:
+    """The largest entry of each example, in absolute value."""
+    return x.detach().flatten(1).abs().amax(1) if x.dim() > 1 else x.abs()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -15,7 +15,7 @@ from phiopt._types import Params
 from phiopt.derivatives import Product, linearise
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.model import LIFT
-from phiopt.objective.passes import SMALLEST, added, gradient_of, gradient_of_sum, hvp_of
+from phiopt.objective.passes import added, gradient_of, gradient_of_sum, hvp_of, together
 from phiopt.objective.sample import Sample, Samples, Stream, maker, parts
 from phiopt.objective.term import Evaluation, Partition, Pass, Term, Terms, Work, evaluated
 from phiopt.objective.weighted import WeightedTerms
@@ -82,21 +82,8 @@ class Objective(WeightedTerms):
             last = max(i for i, term in enumerate(terms) if term.name in wanted)
             terms = terms[: last + 1]
         terms = [t for t in terms if not stochastic or key[2] % t.interval == 0]
-        halved = self._halved if stochastic and size is not None else None
+        halved = self.halved if stochastic and size is not None else None
         return maker(terms, self.data, params, size, key, wanted, keep=keep, halved=halved)
-
-    def _halved(self, length: int) -> bool:
-        """Whether a step halves its batch of this length, one half for the terms with inputs of their own and one for
-        the others. A whole batch would go through the student twice. Where both gradients of one example are equal the
-        sum has the same variance at half the price.
-        """
-        active = self.active
-        counted = [t for t in self.terms if t.name in active and t.over != "parameters"]
-        own = [term.own_inputs for term in counted]
-        half = length // 2
-        return (
-            half >= SMALLEST and any(own) and not all(own) and all(t.takes(half) for t in counted)
-        )
 
     def evaluate(
         self, params: Params, sample: Sample, names: Collection[str] | None = None
@@ -255,39 +242,47 @@ class Objective(WeightedTerms):
         at = Evaluation(params, None if sample.inputs is None else self._task(sample))
         return evaluated(terms, at, sample.draws), at
 
-    def _passes(self, sample: Sample, scored: Sequence[Term]) -> Iterator[Pass]:
-        """The weighted sum of all terms that have no passes of their own, as a pass for each part of the batch.
+    def _passes(self, sample: Sample, scored: Sequence[Term]) -> list[Pass]:
+        """The weighted sum of all terms that have no passes of their own, in one pass, or with a ``micro_batch`` in a
+        pass for each part of the batch.
 
         Where a pass computes the outputs it gives the scores too that the terms ``scored`` ask for. Scores are
         vectors over the batch, zero outside of the part.
         """
-        pieces = [
-            piece for half in sample.halves for piece in parts(half, self.terms, self.micro_batch)
-        ]
-        for (start, stop), part, share in pieces:
-            plain = [term for term in self._counted(part) if not self._apart(term, part)]
-            # Each term is a mean over the batch, but one of the parameters alone is counted once.
-            wanted = [term for term in plain if start == 0 or term.over != "parameters"]
-            around = (start, 0 if sample.inputs is None else len(sample.inputs) - stop)
+        passes: list[Pass] = []
+        for number, half in enumerate(sample.halves):
+            for span, part, share in parts(half, self.terms, self.micro_batch):
+                plain = [term for term in self._counted(part) if not self._apart(term, part)]
+                # Each term is a mean over the batch, but one of the parameters alone is counted once.
+                wanted = [term for term in plain if span[0] == 0 or term.over != "parameters"]
+                if wanted:
+                    asked = scored if number == 0 else ()
+                    passes.append(self._pass(half, span, part, share, wanted, asked))
+        return [together(passes)] if passes and self.micro_batch is None else passes
 
-            def one_pass(
-                w: Params,
-                part: Sample = part,
-                share: float = share,
-                wanted: list[Term] = wanted,
-                around: tuple[int, int] = around,
-            ) -> tuple[Tensor, Terms]:
-                raw, at = self._values(w, part, wanted)
-                terms = {name: self._share(name, share) * value for name, value in raw.items()}
-                total = torch.stack([self._weight(n, sample) * t for n, t in terms.items()]).sum()
-                for term in scored if at.has_outputs else ():
-                    scores = term.scores(at, sample.draws[term.name])
-                    if scores is not None:
-                        terms[_scores(term)] = pad(share * scores, around)
-                return total, terms
+    def _pass(
+        self,
+        sample: Sample,
+        span: tuple[int, int],
+        part: Sample,
+        share: float,
+        wanted: Sequence[Term],
+        scored: Sequence[Term],
+    ) -> Pass:
+        """The terms ``wanted`` and the scores on one part of a sample."""
+        around = (span[0], 0 if sample.inputs is None else len(sample.inputs) - span[1])
 
-            if wanted:
-                yield one_pass
+        def one_pass(w: Params) -> tuple[Tensor, Terms]:
+            raw, at = self._values(w, part, wanted)
+            terms = {name: self._share(name, share) * value for name, value in raw.items()}
+            total = self._sum(terms, sample)
+            for term in scored if at.has_outputs else ():
+                scores = term.scores(at, sample.draws[term.name])
+                if scores is not None:
+                    terms[_scores(term)] = pad(share * scores, around)
+            return total, terms
+
+        return one_pass
 
 
 def _scores(term: Term) -> str:

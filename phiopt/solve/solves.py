@@ -14,7 +14,7 @@ from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
 
-VALIDATION_SAMPLES = 8
+VALIDATION_SAMPLES = 4
 """Held-out draws on which iterates are compared, always the same (common random numbers). With fewer draws a
 single unlucky probe could decide."""
 
