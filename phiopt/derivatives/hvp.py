@@ -40,7 +40,7 @@ def linearise(loss: Callable[[Params], Tensor], params: Params) -> Linearised:
         >>> linearise(lambda p: (p["w"] ** 3).sum(), w).hvp({"w": torch.ones(2)})
         {'w': tensor([ 6., 12.])}
     """
-    if not in_transform():
+    if by_autograd(params):
         return _recorded(loss, params)
     (gradient, value), pullback = cast(_Vjp, vjp(grad_and_value(loss), params))
     still = torch.zeros_like(value)  # the value's own cotangent
@@ -54,7 +54,7 @@ def linearise(loss: Callable[[Params], Tensor], params: Params) -> Linearised:
 
 def _recorded(loss: Callable[[Params], Tensor], params: Params) -> Linearised:
     """`linearise` by autograd itself. For a small model a transform for each derivative would take twice as long."""
-    kept = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
+    kept = torch.is_grad_enabled()
     with torch.enable_grad():
         w = watched(params, kept)
         value = loss(w)
@@ -81,6 +81,14 @@ def _recorded(loss: Callable[[Params], Tensor], params: Params) -> Linearised:
     if kept:
         return Linearised(value, gradient, hvp)
     return Linearised(value.detach(), {name: g.detach() for name, g in gradient.items()}, hvp)
+
+
+def by_autograd(params: Params) -> bool:
+    """Whether autograd itself can take the derivatives in ``params``. It cannot inside a transform. Where a graph is
+    recorded to which ``params`` do not belong, its own use of them would seem to belong to the graph.
+    """
+    recorded = torch.is_grad_enabled() and not any(p.requires_grad for p in params.values())
+    return not (recorded or in_transform())
 
 
 def watched(params: Params, kept: bool) -> Params:

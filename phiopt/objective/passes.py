@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from phiopt._transforms import in_transform
 from phiopt._types import Params
-from phiopt.derivatives import linearise, watched
+from phiopt.derivatives import by_autograd, linearise, watched
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.term import Pass, Terms
 
@@ -22,8 +21,8 @@ _VjpWithTerms: TypeAlias = tuple[Tensor, Callable[..., tuple[Params]], Terms]
 
 def gradient_of(function: Pass, params: Params) -> tuple[Tensor, Terms, Params]:
     """Value, terms and gradient of one pass."""
-    if not in_transform():  # for a small model a transform would take twice as long
-        kept = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
+    if by_autograd(params):  # for a small model a transform would take twice as long
+        kept = torch.is_grad_enabled()
         with torch.enable_grad():
             w = watched(params, kept)
             value, terms = function(w)

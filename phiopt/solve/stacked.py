@@ -82,8 +82,8 @@ class StackedSolves:
         self.shared = _stacked([_constants(problem) for problem in problems])
         start = _stacked([problem.start for problem in problems])
         self.start = {n: v.repeat_interleave(len(lambdas), 0) for n, v in start.items()}
-        first = Lambdas.of(lambdas[0].tolist())  # all points weigh the same terms
-        self.weighed = [(replace(p.objective, lambdas=first), p) for p in problems]
+        mean = Lambdas.of(lambdas.double().mean(0).tolist())  # not 0 if a weight is not 0
+        self.weighed = [(replace(p.objective, lambdas=mean), p) for p in problems]
         self.work = Stats(0, 0, 0, 0, 0, 0.0)
         self.solved: dict[int, OneSolve] = {}
         self.validation = [self._draw(Stream.HELD_OUT, i) for i in range(VALIDATION_SAMPLES)]
