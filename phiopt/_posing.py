@@ -38,7 +38,7 @@ from phiopt.objective import (
 from phiopt.objective.neighbourhood import at_delta
 from phiopt.problem import Problem
 
-REFERENCE_DRAWS = 4
+REFERENCE_DRAWS = 8
 """Draws over which the terms' values at the start are averaged, for the relative scale. With a single draw and a
 single probe L_4's value, and so the effect of λ4, would be off by more than half."""
 
