@@ -13,8 +13,6 @@ EXTREME = 2
 """Examples with the largest inputs, and as many with the smallest."""
 LABELS = 16
 """Most labels of which an example is taken."""
-FEW = 4
-"""Examples on which a large student is looked at."""
 
 
 def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
@@ -45,15 +43,10 @@ def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
 
 
 def few_examples(inputs: Inputs) -> Tensor:
-    """Positions of `FEW` examples: those with the largest and the smallest inputs, and evenly spread ones."""
-    x, count = main_of(inputs), len(inputs)
-    positions = torch.linspace(0, count - 1, min(count, FEW), device="cpu").round().long()
-    if count <= FEW or not x[0].numel():
-        return positions
-    order = _sizes(x).argsort(stable=True).cpu()
-    extremes = torch.stack([order[0], order[-1]])
-    others = positions[~torch.isin(positions, extremes)]
-    return torch.cat([extremes, others])[:FEW].sort().values
+    """Positions of two examples: those with the largest and the smallest inputs."""
+    x = main_of(inputs)
+    order = _sizes(x).argsort(stable=True).cpu() if x[0].numel() else torch.arange(len(x))
+    return torch.stack([order[0], order[-1]]).sort().values
 
 
 def _sizes(x: Tensor) -> Tensor:

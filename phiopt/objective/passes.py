@@ -12,7 +12,7 @@ from phiopt.derivatives import by_autograd, linearise, watched
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.term import Pass, Terms
 
-SMALLEST = 16
+SMALLEST = 8
 """Least number of examples in a part of a step's batch. Fewer would cost hardly less."""
 
 _VjpWithTerms: TypeAlias = tuple[Tensor, Callable[..., tuple[Params]], Terms]

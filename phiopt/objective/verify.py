@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from phiopt.derivatives.guilty import (
     written_by_hand,
 )
 from phiopt.derivatives.repeated import Repeated
-from phiopt.objective.examples import FEW, few_examples
+from phiopt.objective.examples import few_examples
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.model import pure_model
 
@@ -50,13 +51,16 @@ class Checked:
         self.module, self.lift = copied_to(module, dtype), copied_to(lift, dtype)
         self.params = {name: p.to(dtype) for name, p in params.items()}
         self.randomness = Repeated()
-        self.task = replace(
-            task,
-            model=pure_model(self.module, self.lift),
-            loss=copied_to(task.loss, dtype),
-            inputs=mapped(lambda x: _to(x, dtype), task.inputs),
-            targets=mapped(lambda x: _to(x, dtype), task.targets),
+        copies = replace(
+            task, model=pure_model(self.module, self.lift), loss=copied_to(task.loss, dtype)
         )
+        self.task = _examples(copies, task, dtype)
+
+    def on(self, task: Task) -> Checked:
+        """The same copies on other examples."""
+        other = copy(self)
+        other.task = _examples(self.task, task, self.dtype)
+        return other
 
     def wrapped(self, function: Function) -> Function:
         """``function``, computed in this precision and with the same random numbers at each call."""
@@ -170,7 +174,7 @@ def verify_gradient(
         module: The student; not modified.
         lift: ψ.
         task: The student's loss on some examples. More examples are slower, and a gradient may be wrong on a few
-            alone. So a student of more than `LARGE` parameters is looked at on `FEW`, and the loss on all.
+            alone. So a student of more than `LARGE` parameters is looked at on two, and the loss on all.
         params: The point. Points near it are looked at too.
         weights: Names of the weights that count, for errors: ``lambdas.task``.
         checked_further: Whether `require_derivatives` follows, which names a layer that fails.
@@ -189,9 +193,8 @@ def verify_gradient(
             checked = Checked(module, lift, few, params, dtype)
             wrong = checked.mismatch()
             if wrong is None and few is not task:
-                outputs = Checked(module, lift, task, params, own).outputs()
-                whole = Checked(module, lift, task, params, dtype)
-                wrong = whole.loss_mismatch(outputs)
+                whole = checked.on(task)
+                wrong = whole.loss_mismatch(Checked(module, lift, task, params, own).outputs())
                 checked = checked if wrong is None else whole
             other = None if wrong else checked.unsteady() or _elsewhere(checked.by_hand())
         except FAULTS:
@@ -213,7 +216,7 @@ def verify_gradient(
 
 def _fewer(task: Task, params: Params) -> Task:
     """The task on the examples that a student with these parameters is looked at on."""
-    if len(task) <= FEW or sum(p.numel() for p in params.values()) <= LARGE:
+    if len(task) <= 2 or sum(p.numel() for p in params.values()) <= LARGE:
         return task
     places = few_examples(task.inputs).to(main_of(task.inputs).device)
     return replace(task, inputs=task.inputs[places], targets=task.targets[places])
@@ -276,6 +279,12 @@ def _elsewhere(place: Guilty | None) -> str | None:
         f"{', '.join(place.cuts)}. Remedy: correct that backward, or use PyTorch's own functions in its "
         "place"
     )
+
+
+def _examples(task: Task, of: Task, dtype: torch.dtype) -> Task:
+    """The task on the examples of another, in ``dtype``."""
+    inputs, targets = (mapped(lambda x: _to(x, dtype), part) for part in (of.inputs, of.targets))
+    return replace(task, inputs=inputs, targets=targets)
 
 
 def _to(part: Tensor, dtype: torch.dtype) -> Tensor:

@@ -35,9 +35,9 @@ class TorchOpt:
             error. None (default): take all steps, unless the gradient is exactly zero.
         fresh: True (default): new examples, noise and probes at each step. False: one draw is kept for all steps,
             and its objective is minimised (sample average approximation). The certificate still uses fresh draws.
-        check_every: Steps between evaluations of the iterate on the validation samples; default 50.
+        check_every: Steps between evaluations of the iterate on the validation samples; default 75.
 
-    The validation samples are eight held-out draws, or with ``fresh=False`` the kept draw. The iterate with
+    The validation samples are four held-out draws, or with ``fresh=False`` the kept draw. The iterate with
     the lowest value on them is returned. After a non-finite objective or gradient the solve goes back to
     the best iterate, with a new optimiser state and half the step, three times at most. An exception while
     a step's data are read ends the solve with ``Status.DATA_FAILED`` and the best iterate. An exception in
@@ -58,7 +58,7 @@ class TorchOpt:
     batch_size: int | None = 128
     tol: float | None = None
     fresh: bool = True
-    check_every: int = 50
+    check_every: int = 75
 
     def __post_init__(self) -> None:
         count("steps", self.steps)
