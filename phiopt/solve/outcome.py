@@ -29,8 +29,8 @@ class Status(Enum):
         "a learning rate that decays, larger batches or a larger tol."
     )
     NOISE_FLOOR = (
-        "All steps were taken, and the gradient that is left is within its sampling error: more steps "
-        "of this kind would go nowhere. Enlarge batch_size, noise samples or probes, let the learning "
+        "All steps were taken, and the gradient that is left is within two standard errors of 0: more "
+        "steps of this kind would go nowhere. Enlarge batch_size, noise samples or probes, let the learning "
         "rate decay, or accept a larger tol."
     )
     STALLED = (

@@ -19,7 +19,7 @@ from phiopt.derivatives import square_norm
 from phiopt.objective import Lambdas, Objective, Sample, Stream, joined
 from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
-from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, OneSolve, Validated
+from phiopt.solve.solves import COMPARED_ON, VALIDATION_SAMPLES, Gradients, OneSolve, Validated
 
 Axes: TypeAlias = tuple[int | None, ...]
 
@@ -104,8 +104,8 @@ class StackedSolves:
         value, terms, gradient = _mapped(lambda v: v.flatten(0, 1), grouped)
         return Gradients(value, terms, gradient, vmap(square_norm)(gradient).sqrt())
 
-    def validate(self, params: Params) -> Validated:
-        terms = self._mean_terms(params, self.active)
+    def validate(self, params: Params, number: int | None = COMPARED_ON) -> Validated:
+        terms = self._mean_terms(params, self.active, self.validation[:number])
         weights = dict(zip(LAMBDAS, self.lambdas.unbind(1), strict=True))
         for name, weight in self.problems[0].objective.extra.items():
             weights[name] = torch.full_like(self.lambdas[:, 0], float(weight))
@@ -165,10 +165,12 @@ class StackedSolves:
         single = self.solved.get(index)
         return self.work if single is None else self.work + single.stats(0)
 
-    def _mean_terms(self, params: Params, names: Sequence[str]) -> dict[str, Tensor]:
-        """The raw terms, the mean over the validation samples."""
+    def _mean_terms(
+        self, params: Params, names: Sequence[str], draws: Sequence[Draw]
+    ) -> dict[str, Tensor]:
+        """The raw terms, the mean over these samples."""
         records = []
-        for draw in self.validation:
+        for draw in draws:
 
             def at(
                 w: Params, shared: Params, tensors: list[Tensor], draw: Draw = draw

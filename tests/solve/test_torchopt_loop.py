@@ -6,7 +6,7 @@ import torchopt
 
 from phiopt.objective import Lambdas, Stream
 from phiopt.solve import Status, TorchOpt
-from phiopt.solve.solves import VALIDATION_SAMPLES
+from phiopt.solve.solves import COMPARED_ON
 from tests.cases import classification, flatten, ridge
 
 DESCENT = torchopt.sgd(0.15, momentum=0.8)
@@ -87,7 +87,7 @@ def test_history_terms_and_counts():
     assert outcome.objective == pytest.approx(weighted)
     started = sum(weights[n] * outcome.start_terms[n] for n in weights)
     assert outcome.start_objective == pytest.approx(started)
-    evaluations = 7 + VALIDATION_SAMPLES * 4  # judged at the start and at three checks
+    evaluations = 7 + COMPARED_ON * 4  # judged at the start and at three checks
     assert outcome.stats.hvp == 2 * evaluations
     assert outcome.stats.forward == 3 * evaluations
     assert outcome.stats.seconds > 0
@@ -156,7 +156,7 @@ FAULTS = (0.5, 0.5, 0, 0)  # one call of the loss to an evaluation
 def test_one_bad_step_is_rolled_back(value, step):
     objective, start = classification(FAULTS, count=40)
     objective, _ = faulty(
-        objective, {VALIDATION_SAMPLES + 1 + step}, value
+        objective, {COMPARED_ON + 1 + step}, value
     )  # after the judgement of the start
     solver = TorchOpt(torchopt.sgd(0.1), steps=12, batch_size=8, check_every=100)
     outcome = solver.solve(objective, start)
@@ -169,7 +169,7 @@ def test_one_bad_step_is_rolled_back(value, step):
 def test_after_a_rollback_the_step_is_half_as_long():
     objective, start = classification(FAULTS)
     solver = TorchOpt(torchopt.sgd(0.1), steps=2, batch_size=None)
-    bad, _ = faulty(objective, {VALIDATION_SAMPLES + 1})
+    bad, _ = faulty(objective, {COMPARED_ON + 1})
     outcome = solver.solve(bad, start)
     sample = objective.sample(start, None, 0, Stream.TRAIN, 1)
     gradient = objective.value_and_grad(start, sample)[2]
