@@ -101,6 +101,11 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
         ValueError: The file is not one that `write` made, or is of another kind or a later version.
         OSError: The file cannot be read.
     """
+    name = os.fspath(path)
+    if "\0" in name or (
+        os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)
+    ):
+        raise ValueError(f"path: got {shown(name)}, must be a file")  # a pipe would be waited for
     try:
         with open(path, "rb"):  # this error names the path
             pass
