@@ -13,8 +13,8 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from phiopt._described import described
-from phiopt._files import check_path, new_file
 from phiopt._modules import state_of
+from phiopt._paths import check_path, new_file
 from phiopt._types import Params
 from phiopt.data import Source
 from phiopt.growth import GrowthMap

@@ -95,7 +95,12 @@ class Checkpoint:
         finally:
             if loop.error is None and None not in loop.statuses:
                 self._state = _state_of(loop)
-            self._write_if_possible()
+            try:
+                self._write_if_possible()
+            except (
+                KeyboardInterrupt
+            ) as interrupt:  # the best iterate is kept, and the file as it was
+                loop.interrupt(interrupt)
 
     def seconds(self) -> float:
         """Seconds that the solve has taken, with those before it was taken up again."""

@@ -63,10 +63,13 @@ class Loop:
         try:
             self._run(bar)
         except KeyboardInterrupt as interrupt:
-            self.error = interrupt
-            for index in self.indices:
-                if self.statuses[index] is None:
-                    self._stop(index, Status.INTERRUPTED)
+            self.interrupt(interrupt)
+
+    def interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        """End all solves."""
+        self.error = interrupt
+        for index in self.indices:
+            self._stop(index, Status.INTERRUPTED)
 
     def _run(self, bar: Any) -> None:
         for index in self.indices:

@@ -18,6 +18,7 @@ from phiopt import _files
 from phiopt._described import checksum, described
 from phiopt._json import parsed
 from phiopt._modules import overlapping
+from phiopt._paths import check_path
 from phiopt._types import Params
 
 KIND = "checkpoint of a solve"
@@ -76,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> SavedState:
         ValueError: The file is damaged, or no checkpoint.
         OSError: The file is not there, or cannot be read.
     """
-    _files.check_path("resume", path)
+    check_path("resume", path)
     name = os.fspath(path)
     try:
         tensors, about = _files.read(name, KIND)

@@ -74,17 +74,18 @@ PLACES = [
     (OneSolve, "draw", 8),
     (OneSolve, "validate", 1),
     (Loop, "_consider", 1),
-    (saved_state, "_packed", 350),  # within the writing after a step
+    (saved_state, "_packed", 300),  # within a writing after a step
+    (saved_state, "_packed", 1330),  # within the last one
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "number"), PLACES, ids=[name for _, name, _ in PLACES])
+@pytest.mark.parametrize(("owner", "name", "number"), PLACES)
 def test_wherever_the_interrupt_comes(monkeypatch, tmp_path, owner, name, number):
     monkeypatch.setattr(checkpoint, "PAUSE", 0.0)  # it is written after each step
     monkeypatch.setattr(checkpoint, "SHARE", 1e9)
     whole, path = solved(solver=SOLVER), tmp_path / "state"
     best = interrupted(monkeypatch, owner, name, number, path, solver=SOLVER)
-    assert 0 < len(best.history) < 12
+    assert 0 < len(best.history) <= 12
     assert "resume=PATH" in str(best)
     check_same(whole, solved(solver=SOLVER, resume=path))
 
@@ -182,6 +183,7 @@ def test_other_data_of_the_same_description_are_noticed(monkeypatch, tmp_path):
     options = {"solver": SOLVER, "lambdas": (0.3, 0.7, 0, 0), "scale": "paper"}
     interrupted(monkeypatch, OneSolve, "update", 6, path, data=data, **options)
     Moving.shift = 1.0
+    monkeypatch.setattr(checkpoint, "_check_start", lambda *_: None)  # it would notice too
     with pytest.raises(ValueError, match=r"another batch in step 5: the data are not the same"):
         solved(data=data, resume=path, **options)
 
