@@ -39,17 +39,17 @@ def loader(**options):
 
 def interrupted(monkeypatch, owner, name, number, path, **options):
     """A solve in whose steps the ``number``-th call of a function of ``owner`` is interrupted."""
-    calls, plain, begun = [], getattr(owner, name), checkpoint.Checkpoint.of
+    calls, plain, begun, of = [], getattr(owner, name), [], checkpoint.Checkpoint.of
 
     def at_call(*given, **named):
-        calls.append(1)
+        calls.extend(begun)
         if len(calls) == number:
             raise KeyboardInterrupt
         return plain(*given, **named)
 
     def counted_from_here(self, loop):
-        calls.clear()
-        return begun(self, loop)
+        begun.append(1)
+        return of(self, loop)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, at_call)
