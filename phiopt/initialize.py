@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -180,13 +180,6 @@ def initialize(
         seed=seed,
     )
     # A problem is posed with numbers. For the solve the tensors come back, on their graph.
-    return problem.with_tensors(given).solve(
-        solver=solver,
-        adjoint=adjoint,
-        certificate=certificate,
-        restarts=restarts,
-        checkpoint=checkpoint,
-        resume=resume,
-        throw=throw,
-        progress=progress,
-    )
+    solving: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "certificate": certificate}
+    solving |= {"restarts": restarts, "checkpoint": checkpoint, "resume": resume}
+    return problem.with_tensors(given).solve(**solving, throw=throw, progress=progress)

@@ -99,7 +99,6 @@ class Problem:
             extra: Weights of extra terms by name; None, and where not named: those of the problem.
             start: The student's parameters by name, and buffers if any; None: that of the problem.
             solver: As in `initialize`, and so are ``adjoint``, ``throw`` and ``progress``.
-            adjoint: How to differentiate.
             certificate: How much is measured of the result.
             restarts: Solves from perturbed starts.
             checkpoint: A file for the state of the solve, ``resume`` such a file to go on from.
@@ -154,6 +153,10 @@ class Problem:
         """The problem at these weights, this δ and this start, with all of its tensors off the graph; and the tensors
         as they were, by the names of `Objective.tensors` and ``start.NAME``.
         """
+        if start is not None and not isinstance(start, dict):
+            raise TypeError(
+                f"start: got {shown(start)}, must be Params; a fill's name is for pose()"
+            )
         more = check_weights(extra or {}, self.objective.extra, self.left_out)
         objective = replace(self.objective, lambdas=weights, extra={**self.objective.extra, **more})
         if delta is not None:
@@ -209,8 +212,6 @@ def _solve(
     check_checkpoint(checkpoint, resume, solver, adjoint)
     seed = int(seed)
     check_posed(weights, problem.objective.lambdas)
-    if start is not None and not isinstance(start, dict):
-        raise TypeError(f"start: got {shown(start)}, must be Params; a fill's name is for pose()")
     problem, given = problem._moved(weights, delta, extra, start)
     check_derivative(given, adjoint)
     if adjoint is None:  # the model holds ψ's parameters itself
