@@ -6,7 +6,7 @@ import torchopt
 
 from phiopt.objective import Lambdas, Stream
 from phiopt.solve import Status, TorchOpt
-from phiopt.solve.solves import COMPARED_ON
+from phiopt.solve.solves import COMPARED_ON, OneSolve, Validated
 from tests.cases import classification, flatten, ridge
 
 DESCENT = torchopt.sgd(0.15, momentum=0.8)
@@ -275,3 +275,22 @@ def test_a_gradient_within_its_own_error_is_the_noise_floor():
     assert outcome.objective < outcome.start_objective
     early = replace(solver, steps=3).solve(case.objective(), case.start)
     assert early.status is Status.STEP_LIMIT
+
+
+@pytest.mark.parametrize(("end", "status"), [(0.9, Status.BUDGET_SPENT), (1.3, Status.DIVERGED)])
+def test_an_end_above_the_start_is_looked_at_on_all_validation_samples(monkeypatch, end, status):
+    """On the samples of comparisons the objective rises from 1 to 1.1, on all from 1.2 to ``end``."""
+    objective, start = classification((0.5, 0.5, 0, 0))
+    terms = {name: torch.zeros(()) for name in ("task", "proximity")}
+
+    def validate(solve, params, number=COMPARED_ON):
+        first = params is solve.start
+        value = (1.0 if first else 1.1) if number else (1.2 if first else end)
+        return Validated([value], terms)
+
+    monkeypatch.setattr(OneSolve, "validate", validate)
+    outcome = TorchOpt(steps=3).solve(objective, start)
+    assert outcome.status is status
+    moved = status is Status.BUDGET_SPENT
+    assert (outcome.start_objective, outcome.objective) == ((1.2, 0.9) if moved else (1.0, 1.0))
+    assert torch.equal(outcome.params["0.bias"], start["0.bias"]) is not moved
