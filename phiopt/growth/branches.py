@@ -21,6 +21,7 @@ class Branches:
         pairs: The pairs of operations, teacher's and student's.
 
     Attributes:
+        modules: The student's modules of which some operation is paired.
         new: The student's operations, by id, whose results are joined as new coordinates and read nowhere else.
     """
 
@@ -29,6 +30,7 @@ class Branches:
         listed = list(pairs)
         self._counterparts = {id(t): s for t, s in listed}
         self._paired = {id(s) for _, s in listed}
+        self.modules = {s.module for _, s in listed}
         joined = {id(s): self._joined(t, s) for t, s in listed if facts(t.name).joins}
         self.new: set[int] = set()
         for node in reversed(student.nodes):

@@ -115,7 +115,7 @@ class Correspondence:
         return self._placed(names[0], names[1], t, s)
 
     def _stand_in(self, t: Value, s: Value) -> Pair | None:
-        """The pair of two values if ``s`` is made of what stands for ``t``, by layers that only the student has.
+        """The pair of two values if ``s`` is made of what stands for ``t``, by modules that only the student has.
 
         They are no identity. What they make keeps the place of what they read, which is the nearest that there is.
         """
@@ -124,6 +124,8 @@ class Correspondence:
         sizes = tuple(zip(t.shape, s.shape, strict=False))
         known = [pair for pair in known if pair.sizes == sizes and not pair.weight]
         if not known or maker is None or before is None or len(t.shape) != len(s.shape):
+            return None
+        if self.branches is None or maker.module in self.branches.modules:
             return None
         there, here = (node.module or "the root module" for node in (before, maker))
         self.inexact_reasons[
