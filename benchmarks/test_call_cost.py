@@ -2,8 +2,8 @@
 
 OMP_NUM_THREADS=1 python -m pytest benchmarks/test_call_cost.py -s --benchmark-json=calls.json
 
-A plain gradient is `torch.autograd.grad` of the mean cross-entropy on the same batch. Processor seconds. The gradient is
-timed before and after each call. A small call before has imported what is imported once.
+A plain gradient is `torch.autograd.grad` of the mean cross-entropy on the same batch. Processor seconds. The gradient
+is timed before and after each call. A small call before has imported what is imported once.
 """
 
 from statistics import median
