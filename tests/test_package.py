@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_json", "_outputs", "_printed"},
+    {"_types", "_json", "_outputs", "_printed", "_progress"},
     {"_modules", "_transforms", "_attention", "_vector", "_inputs"},
     {"_described", "_checks", "_records", "_randomness"},
     {"_files", "_given", "_paths"},
@@ -29,7 +29,8 @@ FLOORS = [
     {"_evaluation"},
     {"check", "criteria", "solve"},
     {"bilevel"},
-    {"_arguments", "_resuming"},
+    {"_arguments", "_solving"},
+    {"_resuming"},
     {"_task_checks"},
     {"problem"},
     {"_posing"},
