@@ -58,24 +58,44 @@ def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | No
     wrong = None
     for number in range(POINTS):
         random = _directions(params, Generator().manual_seed(seed + number))
-        point, value = _generic(function, params, random)
+        near, value = _generic(function, params, random)
         if not isfinite(value):
             return None
-        wrong = _mismatch_at(function, point, value, random)
+        wrong = _mismatch_at(function, _Ray(params, random, near), value)
         if wrong is None:
             return None
     return wrong
 
 
-def _generic(function: Function, params: Params, random: Params) -> tuple[Params, float]:
-    """A point near ``params``, in the direction ``random``, and the value there."""
+class _Ray(NamedTuple):
+    """A point near ``params``, in the direction ``random``, and points next to that one. None is kept: for a large
+    model each is as large as the model.
+    """
+
+    params: Params
+    random: Params
+    near: float
+
+    def moved(self, by: float = 0.0, factors: Mapping[str, float] | None = None) -> Params:
+        """The point moved in the direction ``random``, each parameter by its factor."""
+        point = {}
+        for name, p in self.params.items():
+            r = self.random[name]
+            point[name] = p + self.near * r
+            if by:
+                point[name] += by * (factors[name] if factors else 1.0) * r
+        return point
+
+
+def _generic(function: Function, params: Params, random: Params) -> tuple[float, float]:
+    """How far from ``params``, in the direction ``random``, there is a point with a finite value, and that value."""
     value = float("nan")
-    for scale in NEAR:
-        point = _moved(params, random, scale, dict.fromkeys(params, 1.0))
-        value = _value(function, point) if scale == 0 else _accepted(function, point)
+    for near in NEAR:
+        point = _Ray(params, random, near).moved()
+        value = _value(function, point) if near == 0 else _accepted(function, point)
         if isfinite(value):
-            return point, value
-    return params, value
+            return near, value
+    return 0.0, value
 
 
 def _accepted(function: Function, point: Params) -> float:
@@ -92,9 +112,8 @@ def _accepted(function: Function, point: Params) -> float:
         raise
 
 
-def _mismatch_at(
-    function: Function, point: Params, value: float, random: Params
-) -> Mismatch | None:
+def _mismatch_at(function: Function, ray: _Ray, value: float) -> Mismatch | None:
+    point = ray.moved()
     gradient, claimed = grad_and_value(function)(point)
     dtype = next(iter(point.values())).dtype
     if abs(float(claimed) - value) > TOLERANCE[dtype] * abs(value):
@@ -102,9 +121,10 @@ def _mismatch_at(
     if not all(part.isfinite().all() for part in gradient.values()):
         return None  # the solver reports it
     sizes = {name: float((gradient[name] * _size(p)).norm()) for name, p in point.items()}
+    del point
     whole = sum(size**2 for size in sizes.values()) ** 0.5
     for factors, least in _weightings(sizes, whole):
-        wrong = _along(function, point, value, gradient, random, factors, least)
+        wrong = _along(function, ray, value, gradient, factors, least)
         if wrong is not None:
             return wrong
     return None
@@ -129,23 +149,22 @@ def _weightings(sizes: dict[str, float], whole: float) -> list[tuple[dict[str, f
 
 def _along(
     function: Function,
-    point: Params,
+    ray: _Ray,
     value: float,
     gradient: Params,
-    random: Params,
     factors: Mapping[str, float],
     least: float,
 ) -> Mismatch | None:
-    """The gradient against differences in the direction ``random``, each parameter multiplied by its factor."""
-    dtype = next(iter(point.values())).dtype
-    products = (factors[name] * gradient[name] * random[name] for name in random)
+    """The gradient against differences along the ray, each parameter multiplied by its factor."""
+    dtype = next(iter(gradient.values())).dtype
+    products = (factors[name] * gradient[name] * r for name, r in ray.random.items())
     sums = [(product.sum(), product.square().sum()) for product in products]
     slope = float(sum(each for each, _ in sums))
     spread = float(sum(square for _, square in sums)) ** 0.5
     departures: list[tuple[float, float, float]] = []
     for step in STEPS[dtype]:
-        up = _accepted(function, _moved(point, random, step, factors))
-        down = _accepted(function, _moved(point, random, -step, factors))
+        up = _accepted(function, ray.moved(step, factors))
+        down = _accepted(function, ray.moved(-step, factors))
         difference = (up - down) / (2 * step)
         if not isfinite(difference):
             continue
@@ -207,8 +226,3 @@ def _directions(params: Params, generator: Generator) -> Params:
         random = torch.randn(p.shape, generator=generator, dtype=torch.float32, device="cpu")
         direction[name] = random.to(p.device).mul_(_size(p))
     return direction
-
-
-def _moved(params: Params, random: Params, by: float, factors: Mapping[str, float]) -> Params:
-    """The point moved in the direction ``random``, each parameter by its factor."""
-    return {name: p + (by * factors[name]) * random[name] for name, p in params.items()}
