@@ -17,7 +17,7 @@ from phiopt.solve.checkpoint import Checkpoint
 from phiopt.solve.loop import Loop
 from phiopt.solve.outcome import Outcome
 from phiopt.solve.solver import Evaluations
-from phiopt.solve.solves import VALIDATION_SAMPLES, OneSolve, Solves
+from phiopt.solve.solves import COMPARED_ON, OneSolve, Solves
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class TorchOpt:
     def work(self, objective: Objective) -> Evaluations:
         """See `TellsWork`."""
         validations = 1 + -(-self.steps // self.check_every)
-        return Evaluations(self.steps, validations * (VALIDATION_SAMPLES if self.fresh else 1))
+        return Evaluations(self.steps, validations * (COMPARED_ON if self.fresh else 1))
 
     @property
     def apart_reason(self) -> str:
