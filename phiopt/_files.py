@@ -21,8 +21,9 @@ except ImportError:  # Windows
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from phiopt._checks import instance, shown
+from phiopt._checks import instance
 from phiopt._json import Field, parsed
+from phiopt._shown import shown
 from phiopt._types import Params
 
 _KEY = "phiopt"

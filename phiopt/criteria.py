@@ -22,10 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phiopt._checks import instance, number, part, shown
+from phiopt._checks import instance, number, part
 from phiopt._evaluation import batches, evaluating, finite, means
 from phiopt._inputs import apply_to
+from phiopt._order import in_order
 from phiopt._outputs import logits_of
+from phiopt._shown import shown
 from phiopt._types import Function, Loss
 from phiopt.data import Source
 from phiopt.objective.loss import check_class_axis
@@ -49,6 +51,7 @@ class Scores(NamedTuple):
     cross_entropy: float
 
 
+@in_order
 def evaluate(
     model: nn.Module,
     data: Source,
@@ -85,6 +88,7 @@ def evaluate(
     return Scores(hits, loss)
 
 
+@in_order
 def accuracy(model: nn.Module, data: Source, *, batch_size: int = 512) -> float:
     """Share of the targets that are the class of the largest logit, in [0, 1].
 
@@ -98,6 +102,7 @@ def accuracy(model: nn.Module, data: Source, *, batch_size: int = 512) -> float:
     return evaluate(model, data, batch_size=batch_size).accuracy
 
 
+@in_order
 def cross_entropy(model: nn.Module, data: Source, *, batch_size: int = 512) -> float:
     """Mean of l(y, ŷ) = -log ŷ_y over the data, in nats (the paper's loss, section 2).
 
@@ -111,6 +116,7 @@ def cross_entropy(model: nn.Module, data: Source, *, batch_size: int = 512) -> f
     return evaluate(model, data, batch_size=batch_size).cross_entropy
 
 
+@in_order
 def robustness(
     model: nn.Module,
     data: Source,
@@ -153,6 +159,7 @@ def robustness(
     return means(model, data, measures, batch_size, neighbourhood, seed, default_loss=default)[0]
 
 
+@in_order
 def prediction_variance(
     models: Sequence[nn.Module], data: Source, *, batch_size: int = 512
 ) -> float:
@@ -182,6 +189,7 @@ def prediction_variance(
     return probabilities.var(0).sum(1).mean().item()
 
 
+@in_order
 def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
     """The class probabilities f(x, w), float64 of shape ``(examples, classes, ...)``, on the CPU.
 
@@ -206,6 +214,7 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
     return torch.cat(parts)
 
 
+@in_order
 def corruption_curve(
     model: nn.Module,
     data: Source,

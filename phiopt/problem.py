@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_posed, check_solve, check_start, without_data
-from phiopt._checks import Scalar, scalar, shown
+from phiopt._checks import Scalar, scalar
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
+from phiopt._shown import shown
 from phiopt._transforms import inside_transforms, outside_transforms, plain
 from phiopt._types import Params
 from phiopt.bilevel import Adjoint

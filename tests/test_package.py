@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_json", "_outputs", "_printed"},
+    {"_types", "_json", "_outputs", "_printed", "_shown", "_meant"},
     {"_modules", "_transforms", "_attention", "_vector", "_inputs"},
-    {"_described", "_checks", "_records", "_randomness"},
+    {"_described", "_checks", "_order", "_records", "_randomness"},
     {"_files", "_given"},
     {"lift", "derivatives", "data"},
     {"growth", "optimizers", "distributed"},
@@ -48,6 +48,9 @@ TORCH_ONLY = {
     "_attention",
     "_transforms",
     "_checks",
+    "_meant",
+    "_order",
+    "_shown",
     "_vector",
     "lift",
     "growth",

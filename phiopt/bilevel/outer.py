@@ -21,6 +21,7 @@ from phiopt._inputs import (
     shapes_of,
 )
 from phiopt._outputs import logits_of, outputs_of
+from phiopt._shown import shown
 from phiopt._types import Function, Loss, Model, Params
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Batch, Data, Source, check_source, leaves_out
@@ -118,7 +119,7 @@ class OuterLoss:
         if self.loss is not None:
             part("loss", self.loss, Function)
         if self.training is not None and not isinstance(self.training, Training):
-            raise TypeError(f"training: got {type(self.training).__name__}, must be a Training")
+            raise TypeError(f"training: got {shown(self.training)}, must be a Training")
         if self.batch_size is not None:
             count("batch_size", self.batch_size)
 

@@ -15,6 +15,7 @@ from phiopt._checks import flag, instance, one_of, part, seed_of, two_models, wi
 from phiopt._given import GivenInputs, inputs_of
 from phiopt._inputs import lifted
 from phiopt._modules import global_lock, state_of, with_tensors
+from phiopt._order import in_order
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Params
 from phiopt.growth import fills as _fills  # noqa: F401  (registers the library's)
@@ -49,6 +50,7 @@ class Verification:
         return f"max |Δ logits| = {self.max_abs:.3g} ({self.max_rel:.3g} relative) on {self.examples} examples"
 
 
+@in_order
 @global_lock()
 def grow(
     teacher: nn.Module,

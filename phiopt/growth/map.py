@@ -14,6 +14,7 @@ from phiopt._files import check_path, new_file
 from phiopt._given import GivenInputs, inputs_of
 from phiopt._inputs import Inputs, with_main
 from phiopt._modules import global_lock, state_of
+from phiopt._order import in_order
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Params
 from phiopt.growth.contents import MapContents
@@ -50,6 +51,7 @@ class GrowthMap(MapContents):
     """
 
     @classmethod
+    @in_order
     @global_lock()
     def between(
         cls,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, fields
+from itertools import islice
 
 from torch import Tensor
 
 from phiopt._checks import Scalar, known, scalar
+from phiopt._shown import shown
 
 TOLERANCE = 1e-6
 """How far the sum of four rounded numbers may be from 1."""
@@ -72,12 +74,14 @@ class Lambdas:
             return cls(*numbers)
         if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
             raise TypeError(
-                f"lambdas: got {value!r}, must be Lambdas (of a dictionary: Lambdas(**it)), four "
+                f"lambdas: got {shown(value)}, must be Lambdas (of a dictionary: Lambdas(**it)), four "
                 "numbers or a tensor of four"
             )
-        four = tuple(value)
+        four = tuple(islice(value, 5))
         if len(four) != 4:
-            raise ValueError(f"lambdas: got {len(four)} numbers {four}, must be four")
+            raise ValueError(
+                f"lambdas: got {shown(value if isinstance(value, Sized) else four)}, must be four numbers"
+            )
         return cls(*four)
 
     def items(self) -> list[tuple[str, Scalar]]:

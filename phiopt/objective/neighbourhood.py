@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, runtime_ch
 import torch
 from torch import Generator, Tensor
 
-from phiopt._checks import Scalar, count, known, number, scalar, shown, within
+from phiopt._checks import Scalar, count, known, number, scalar, within
+from phiopt._shown import shown
 from phiopt._transforms import differentiated
 from phiopt.objective.sampling import Sampling, check_sampling, float32_reason, normals, uniforms
 
