@@ -78,8 +78,8 @@ def _other_activation(item: Item, beside: Item | None) -> str:
     old, new = item.nodes[-1].name, beside.nodes[-1].name
     return (
         f"No map keeps the function: no weights make {new} of {old}. Build the student with {old}; or build the "
-        f"teacher with {new}, load its weights, train it a little until it is as good as before, and grow that. If other modules "
-        "belong together, say so with correspondence="
+        f"teacher with {new}, load its weights, train it a little until it is as good as before, and grow that. If "
+        "other modules belong together, say so with correspondence="
     )
 
 
