@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # A public name is imported when it is first used. `import phiopt` alone costs next to nothing, and growing a network
 # loads neither TorchOpt nor SciPy. The rooms, and the public names of each:
 _ROOMS = {
+    "_warnings": ("PhioptWarning",),
     "_types": ("Lift", "Loss", "Params"),
     "bilevel": (
         "AdjointError",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from phiopt._types import Lift as Lift
     from phiopt._types import Loss as Loss
     from phiopt._types import Params as Params
+    from phiopt._warnings import PhioptWarning as PhioptWarning
     from phiopt.bilevel import AdjointError as AdjointError
     from phiopt.bilevel import Implicit as Implicit
     from phiopt.bilevel import Mirror as Mirror

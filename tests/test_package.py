@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of phiopt/ from the ground up. A room imports only rooms of earlier floors, or itself.
 FLOORS = [
-    {"_types", "_json", "_outputs", "_printed", "_shown", "_meant"},
+    {"_types", "_json", "_outputs", "_printed", "_shown", "_meant", "_warnings"},
     {"_modules", "_transforms", "_attention", "_vector", "_inputs"},
     {"_described", "_checks", "_order", "_records", "_randomness"},
     {"_files", "_given"},
@@ -30,7 +30,7 @@ FLOORS = [
     {"check", "criteria", "solve"},
     {"bilevel"},
     {"_arguments"},
-    {"_task_checks"},
+    {"_task_checks", "_traps"},
     {"problem"},
     {"_posing"},
     {"pose"},
@@ -43,6 +43,7 @@ FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that know PyTorch and NumPy and nothing else from outside.
 TORCH_ONLY = {
     "_types",
+    "_warnings",
     "_outputs",
     "_modules",
     "_attention",
