@@ -44,6 +44,7 @@ _ROOMS = {
     "pose": ("pose",),
     "problem": ("Problem",),
     "solve": ("LBFGS", "NewtonCG", "Solution", "SolveError", "Status", "TorchOpt"),
+    "training": ("param_groups",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted([*_ROOM_OF, "criteria", "lift"])
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from phiopt.solve import SolveError as SolveError
     from phiopt.solve import Status as Status
     from phiopt.solve import TorchOpt as TorchOpt
+    from phiopt.training import param_groups as param_groups
 else:  # A type checker that saw this would take every misspelt name for an object.
 
     def __getattr__(name):

@@ -51,9 +51,9 @@ def in_order(verb: Callable[P, R]) -> Callable[P, R]:
     parameters = signature(verb).parameters
     kinds = {name: _KINDS[name] for name in parameters if name in _KINDS}
     places = [n for n, p in parameters.items() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
-    own = places[:1] == ["cls"]
+    own = places[:1] in (["cls"], ["self"])
     rest = ", ..." if len(parameters) > len(places) else ""
-    order = f"{verb.__qualname__}({', '.join(places[own:])}{rest})"
+    order = f"{verb.__qualname__.removesuffix('.__init__')}({', '.join(places[own:])}{rest})"
 
     @wraps(verb)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:

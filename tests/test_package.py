@@ -25,7 +25,7 @@ FLOORS = [
     {"_files", "_given"},
     {"lift", "derivatives", "data"},
     {"growth", "optimizers", "distributed"},
-    {"objective"},
+    {"objective", "training"},
     {"_evaluation"},
     {"check", "criteria", "solve"},
     {"bilevel"},
