@@ -1,6 +1,4 @@
-"""Files of tensors with a description: safetensors with JSON in the header, no pickle. Files written whole,
-locks, and checks of paths.
-"""
+"""Files of tensors with a description: safetensors with JSON in the header, no pickle. Whole files, and locks."""
 
 from __future__ import annotations
 
@@ -21,7 +19,6 @@ except ImportError:  # Windows
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from phiopt._checks import instance
 from phiopt._json import Field, parsed
 from phiopt._shown import shown
 from phiopt._types import Params
@@ -102,6 +99,11 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Params, Field]:
         ValueError: The file is not one that `write` made, or is of another kind or a later version.
         OSError: The file cannot be read.
     """
+    name = os.fspath(path)
+    if "\0" in name or (
+        os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)
+    ):
+        raise ValueError(f"path: got {shown(name)}, must be a file")  # a pipe would be waited for
     try:
         with open(path, "rb"):  # this error names the path
             pass
@@ -146,38 +148,3 @@ def check(path: str | os.PathLike[str], lines: list[str], most: int = 8) -> None
         raise ValueError(
             f"path: {path} belongs to other models: {'; '.join([*lines[:most], *more])}"
         )
-
-
-def new_file(name: str, value: object) -> Path:
-    """``value`` as the path of a file that can be written, in a folder that is there or can be made.
-
-    Raises:
-        TypeError, ValueError: ``value`` is no path, or the path of a device.
-        OSError: ``value`` is a folder, or its folder cannot be written; the message names the argument.
-    """
-    check_path(name, value)
-    text = os.fspath(value)  # type: ignore[call-overload]
-    if "\0" in text:
-        raise ValueError(f"{name}: got {shown(text)}, must be a path, without NUL")
-    path = Path(text)
-    folder = next(p for p in path.absolute().parents if os.path.exists(p))
-    if path.is_dir():
-        raise IsADirectoryError(f"{name}: got {shown(text)}, a folder, must be a file")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{name}: got {shown(text)}, a device or pipe, must be a file")
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{name}: got {shown(text)}, but {folder} is no folder, must lie in one"
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"{name}: got {shown(text)}, must lie in a folder that can be written; {folder} cannot"
-        )
-    return path
-
-
-def check_path(name: str, value: object) -> None:
-    """An error by ``name`` unless ``value`` is a path that is not empty."""
-    instance(name, value, (str, os.PathLike), "a path")
-    if not os.fspath(value):  # type: ignore[call-overload]
-        raise ValueError(f"{name}: got {shown(value)}, must be a path")

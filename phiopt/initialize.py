@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -12,6 +12,7 @@ from phiopt._arguments import check_solve
 from phiopt._checks import Scalar
 from phiopt._modules import global_lock
 from phiopt._order import in_order
+from phiopt._resuming import PathLike, check_checkpoint
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import check_derivative, given_tensors
@@ -49,6 +50,8 @@ def initialize(
     restarts: int = 0,
     micro_batch: int | None = None,
     process_group: ProcessGroup | None = None,
+    checkpoint: PathLike | None = None,
+    resume: PathLike | None = None,
     seed: int = 0,
     throw: bool = True,
     progress: bool = False,
@@ -119,6 +122,13 @@ def initialize(
         process_group: Share each batch out among the processes of this ``torch.distributed`` group,
             such as ``torch.distributed.group.WORLD``. Every process calls with the same arguments
             and gets the same solution, that of one process. None: this process alone.
+        checkpoint: A file to which the solve writes its state: at its beginning, about every minute, and at its end,
+            which may be an interrupt or an error. The file is replaced whole. Only `TorchOpt` has checkpoints, and
+            not with an adjoint. None (default): no file.
+        resume: The checkpoint of an interrupted call with the same arguments. The solve goes on from it, and gives
+            the bits that it would have given without the interrupt (``stats.seconds`` apart). A data set or loader is
+            read over to where it was. ``restarts`` and the certificate are computed anew. ``certificate``,
+            ``restarts``, ``checkpoint``, ``throw`` and ``progress`` may be others. None (default): the solve begins.
         seed: Seed of every random draw, a whole number from 0 to 2⁶³ − 1.
         throw: True: raise when the solver fails. False: return the solution with its status.
         progress: Show a progress bar, on a terminal only.
@@ -134,7 +144,8 @@ def initialize(
         ValueError, TypeError: An argument breaks its rule. Or the gradient of the loss is not that of its values,
             because a layer or the loss detaches, rounds or differentiates by hand. Or a layer of the student
             has no third derivative although λ4 > 0 (see `check`). The message names the argument or the layer,
-            before any work.
+            before any work. Or ``resume`` is no checkpoint, is damaged, or is of a call with other arguments.
+        OSError: ``checkpoint`` cannot be written, or ``resume`` cannot be read.
 
     Examples:
         >>> teacher = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -147,6 +158,7 @@ def initialize(
     weights = Lambdas.of(lambdas)
     flags = {"throw": throw, "progress": progress}
     check_solve(solver, adjoint, certificate, seed, restarts, flags)
+    check_checkpoint(checkpoint, resume, solver, adjoint)
     given = given_tensors(weights, neighbourhood, start, check_extra(extra))
     check_derivative(given, adjoint)
     problem = pose(
@@ -170,11 +182,6 @@ def initialize(
         seed=seed,
     )
     # A problem is posed with numbers. For the solve the tensors come back, on their graph.
-    return problem.with_tensors(given).solve(
-        solver=solver,
-        adjoint=adjoint,
-        certificate=certificate,
-        restarts=restarts,
-        throw=throw,
-        progress=progress,
-    )
+    solving: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "certificate": certificate}
+    solving |= {"restarts": restarts, "checkpoint": checkpoint, "resume": resume}
+    return problem.with_tensors(given).solve(**solving, throw=throw, progress=progress)

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from phiopt._arguments import SCALES, check_modules, check_parts
 from phiopt._checks import Scalar, flag, one_of, part, seed_of
 from phiopt._described import described
-from phiopt._files import check_path
 from phiopt._modules import copied
 from phiopt._order import in_order
+from phiopt._paths import check_path
 from phiopt._posing import derived_map
 from phiopt._randomness import preserved_randomness
 from phiopt._shown import shown

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_posed, check_solve, check_start, without_data
-from phiopt._checks import Scalar, scalar
+from phiopt._checks import Scalar, instance, scalar
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
-from phiopt._shown import shown
+from phiopt._resuming import PathLike, check_checkpoint, with_checkpoint
 from phiopt._transforms import inside_transforms, outside_transforms, plain
 from phiopt._types import Params
 from phiopt.bilevel import Adjoint
@@ -84,6 +84,8 @@ class Problem:
         adjoint: Adjoint | None = None,
         certificate: Level | None = "light",
         restarts: int = 0,
+        checkpoint: PathLike | None = None,
+        resume: PathLike | None = None,
         seed: int | None = None,
         throw: bool = True,
         progress: bool = False,
@@ -96,14 +98,11 @@ class Problem:
                 the problem.
             extra: Weights of extra terms by name; None, and where not named: those of the problem.
             start: The student's parameters by name, and buffers if any; None: that of the problem.
-            solver: As in `initialize`, and so are ``adjoint``, ``certificate``, ``restarts``, ``throw``
-                and ``progress``.
-            adjoint: How to differentiate.
+            solver: As in `initialize`, and so are ``adjoint``, ``throw`` and ``progress``.
             certificate: How much is measured of the result.
             restarts: Solves from perturbed starts.
+            checkpoint: A file for the state of the solve, ``resume`` such a file to go on from.
             seed: Seed of every random draw; None: that of the problem.
-            throw: Whether a failed solve raises.
-            progress: Whether to show a progress bar, on a terminal.
 
         Raises:
             SolveError, ValueError, TypeError: As `initialize` does.
@@ -118,6 +117,8 @@ class Problem:
             adjoint=adjoint,
             certificate=certificate,
             restarts=restarts,
+            checkpoint=checkpoint,
+            resume=resume,
             seed=self.seed if seed is None else seed,
             throw=throw,
             progress=progress,
@@ -152,6 +153,8 @@ class Problem:
         """The problem at these weights, this δ and this start, with all of its tensors off the graph; and the tensors
         as they were, by the names of `Objective.tensors` and ``start.NAME``.
         """
+        if start is not None:
+            instance("start", start, dict, "Params; a fill's name is for pose()")
         more = check_weights(extra or {}, self.objective.extra, self.left_out)
         objective = replace(self.objective, lambdas=weights, extra={**self.objective.extra, **more})
         if delta is not None:
@@ -192,6 +195,8 @@ def _solve(
     adjoint: Adjoint | None,
     certificate: Level | None,
     restarts: int,
+    checkpoint: PathLike | None,
+    resume: PathLike | None,
     seed: int,
     throw: bool,
     progress: bool,
@@ -202,14 +207,14 @@ def _solve(
         weights = without_data(weights)
     flags = {"throw": throw, "progress": progress}
     check_solve(solver, adjoint, certificate, seed, restarts, flags)
+    check_checkpoint(checkpoint, resume, solver, adjoint)
     seed = int(seed)
     check_posed(weights, problem.objective.lambdas)
-    if start is not None and not isinstance(start, dict):
-        raise TypeError(f"start: got {shown(start)}, must be Params; a fill's name is for pose()")
     problem, given = problem._moved(weights, delta, extra, start)
     check_derivative(given, adjoint)
     if adjoint is None:  # the model holds ψ's parameters itself
         problem = replace(problem, objective=replace(problem.objective, psi={}))
+    resumed = with_checkpoint(solver, checkpoint, resume, problem, seed)
     device = next(iter(problem.start.values())).device
     with (
         outside_transforms() as transforms,  # they see the adjoint's solve alone
@@ -230,7 +235,7 @@ def _solve(
 
         def solve(objective: Objective, start: Params) -> Outcome:
             if adjoint is None:
-                return solver.solve(objective, start, seed=seed, progress=progress)
+                return resumed.solve(objective, start, seed=seed, progress=progress)
             objective = objective.with_tensors(given)
             start = {name: given.get(f"start.{name}", value) for name, value in start.items()}
             with inside_transforms(transforms):

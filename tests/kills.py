@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import phiopt
 from experiments import ablation, schema, study
@@ -28,6 +29,7 @@ from experiments.records import RunDirectory
 from experiments.report import figures, simplex
 from experiments.train import Recipe
 from phiopt._files import write_text
+from phiopt.solve import checkpoint, saved_state
 from tests.experiments.cases import CPU, study_task
 from tests.experiments.test_ablation import case
 
@@ -86,11 +88,32 @@ def learn(out: Path) -> None:
     write_text(out / "learned.json", json.dumps(result))
 
 
+def solve(out: Path) -> None:
+    """One solve, which writes its state after every step."""
+    checkpoint.PAUSE, checkpoint.SHARE = 0.0, 1e9
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(24, 3), torch.arange(24) % 2)
+    path = out / "state.safetensors"
+    solution = phiopt.initialize(
+        net(2),
+        net(4),
+        (0.3, 0.3, 0.2, 0.2),
+        DataLoader(data, batch_size=8, shuffle=True),
+        solver=phiopt.TorchOpt(steps=40, check_every=7),
+        checkpoint=path,
+        resume=path if path.exists() else None,
+    )
+    params = {name: value.tolist() for name, value in solution.params.items()}
+    result = {"params": params, "history": solution.history, "stats": asdict(solution.stats)}
+    write_text(out / "solved.json", json.dumps(result))
+
+
 WORKS: dict[str, Callable[[Path], None]] = {
     "experiment": experiment,
     "search": search,
     "solution": solution,
     "learn": learn,
+    "solve": solve,
 }
 
 
@@ -111,6 +134,8 @@ def content(out: Path) -> dict[str, object]:
                 header = json.loads(file.metadata()["phiopt"])
             tensors = {key: value.tolist() for key, value in load_file(path).items()}
             actual[name] = tensors, timeless(header)
+        elif path.name == "state.safetensors":
+            saved_state.read(path)
         elif path.suffix == ".safetensors":
             actual[name] = path.read_bytes()
         elif path.suffix == ".json":
@@ -216,7 +241,7 @@ def campaign(name: str, folder: Path, kills: int, seed: int) -> dict[str, int]:
             content(out)  # can be read, whatever is there
             if counts["kills"] == kills:
                 break
-        others = [begun(work, out) for _ in range(2 if name != "solution" else 1)]
+        others = [begun(work, out) for _ in range(1 if name in ("solution", "solve") else 2)]
         counts["two at once"] += len(others) == 2
         assert [ended(process) for process in others] == [0] * len(others)
         result = content(out)

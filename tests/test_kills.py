@@ -19,6 +19,7 @@ CAMPAIGN = [pytest.mark.slow, pytest.mark.campaign]
         pytest.param("experiment", 40, marks=CAMPAIGN),
         pytest.param("search", 30, marks=CAMPAIGN),
         pytest.param("learn", 20, marks=CAMPAIGN),
+        pytest.param("solve", 40, marks=CAMPAIGN),
     ],
 )
 def test_killed_work_goes_on_to_the_same_end(tmp_path, work, kills):

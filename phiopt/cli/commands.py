@@ -1,27 +1,31 @@
-"""The commands ``phiopt map`` and ``phiopt grow``."""
+"""The commands ``phiopt map`` and ``phiopt grow``: their arguments. PyTorch is loaded when these are right."""
 
 from __future__ import annotations
 
 import ast
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from typer.core import TyperGroup
 
-from phiopt._files import new_file
-from phiopt.cli.optimizer import carried_state
-from phiopt.cli.sources import Source, UsageError, source_of
-from phiopt.growth import GrowthMap, Verification, compare
-from phiopt.growth import grow as grown_model
-from phiopt.growth.registry import PRESERVING
+from phiopt._paths import new_file
+from phiopt.cli.sources import UsageError, check_architecture, check_source
+
+FILLS = (
+    "default",
+    "matched",
+    "net2wider",
+    "uniform",
+    "uniform-symmetric",
+    "vv-zz",
+    "zero",
+    "zero-out",
+)
+"""The names of `phiopt.growth.registry.FILLS`, said once more, because that loads PyTorch."""
+MOST = 2**63 - 1
+"""The largest seed."""
 
 
 class Commands(TyperGroup):
@@ -97,8 +101,11 @@ def map_(
     """Print where the teacher's tensors sit in the student, and whether a growth keeps the function."""
     if save is not None:
         new_file("--save", save)
-    small, large = _sources(teacher, student, option, teacher_option, student_option, architecture)
-    growth = _map(small, large, correspondence)
+    options = (option, teacher_option, student_option)
+    given = _checked(teacher, student, *options, architecture, correspondence)
+    from phiopt.cli.work import Given, mapped
+
+    growth = mapped(Given(**given))
     typer.echo(str(growth))
     if save is not None:
         growth.save(save)
@@ -116,7 +123,7 @@ def grow(
     architecture: Architecture = None,
     correspondence: Correspondences = None,
     fill: Annotated[str, typer.Option(help="How new coordinates start.")] = "zero-out",
-    seed: Annotated[int, typer.Option(help="Of the student's random values.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the student's random values.", min=0, max=MOST)] = 0,
     optimizer: Optimizer = None,
 ) -> None:
     """Write the student that goes on from the teacher: configuration, weights, and optimiser if given."""
@@ -127,37 +134,40 @@ def grow(
         raise UsageError("--teacher-weights: none given, must be the teacher's safetensors file")
     if not teacher_weights.exists():
         raise UsageError(f"--teacher-weights: {teacher_weights} does not exist")
-    torch.manual_seed(seed)
-    small, large = _sources(teacher, student, option, teacher_option, student_option, architecture)
-    small.read(teacher_weights)
-    growth = _map(small, large, correspondence)
-    for reason in growth.inexact_reasons:
-        typer.echo(f"not exact: {reason}", err=True)
-    grown = grown_model(small.module, large.module, fill, map=growth, seed=seed)
-    state = optimizer and carried_state(optimizer, growth, small.module, grown)
-    with _whole(out) as folder:
-        large.write(grown, folder)
-        if state is not None:
-            torch.save(state, folder / "optimizer.pt")
-    typer.echo(_summary(compare(small.module, grown, growth, inputs=small.example()), fill))
-    typer.echo(f"written: {out}")
+    if fill not in FILLS:
+        raise UsageError(f"--fill: got {fill!r}, must be one of {', '.join(FILLS)}")
+    if optimizer is not None and not optimizer.exists():
+        raise UsageError(f"--optimizer: {optimizer} does not exist")
+    options = (option, teacher_option, student_option)
+    given = _checked(teacher, student, *options, architecture, correspondence)
+    from phiopt.cli.work import Given, grown
+
+    for line, warns in grown(Given(**given), teacher_weights, out, fill, seed, optimizer):
+        typer.echo(line, err=warns)
 
 
-def _sources(
+def _checked(
     teacher: str,
     student: str,
     both: list[str] | None,
     of_teacher: list[str] | None,
     of_student: list[str] | None,
     architecture: str | None,
-) -> tuple[Source, Source]:
+    correspondence: list[str] | None,
+) -> dict[str, Any]:
+    """The fields of `phiopt.cli.work.Given`. Mistakes that can be seen without PyTorch are refused."""
     shared = _options("--option", both)
-    small = shared | _options("--teacher-option", of_teacher)
-    large = shared | _options("--student-option", of_student)
-    return (
-        source_of("teacher", teacher, small, architecture),
-        source_of("student", student, large, architecture),
-    )
+    given = {
+        "teacher_options": shared | _options("--teacher-option", of_teacher),
+        "student_options": shared | _options("--student-option", of_student),
+        "architecture": architecture,
+        "correspondence": _pairs(correspondence),
+    }
+    for role, name in (("teacher", teacher), ("student", student)):
+        check_source(role, name)
+    if architecture is not None:
+        check_architecture(architecture)
+    return {"teacher": teacher, "student": student, **given}
 
 
 def _options(name: str, given: list[str] | None) -> dict[str, Any]:
@@ -174,47 +184,20 @@ def _options(name: str, given: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def _map(small: Source, large: Source, correspondence: list[str] | None) -> GrowthMap:
+def _pairs(given: list[str] | None) -> dict[str, str]:
     pairs = {}
-    for text in correspondence or []:
+    for text in given or []:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--correspondence: got {text!r}, must be TEACHER=STUDENT")
         pairs[key] = value
-    return GrowthMap.between(
-        small.module, large.module, inputs=small.example(), correspondence=pairs or None
-    )
-
-
-def _summary(change: Verification, fill: str) -> str:
-    kept = "the function is kept" if change.exact else "the function changes"
-    hint = (
-        ""
-        if fill in PRESERVING or change.exact
-        else f"; {', '.join(PRESERVING)} keep it where that is possible"
-    )
-    return f"{kept}: {change}{hint}"
+    return pairs
 
 
 def _check_new(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"--out: {out} exists, must be a new or an empty folder")
     new_file("--out", out / "config.json")
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``out`` when the block succeeds. After a failure nothing is left."""
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if out.exists():
-            out.rmdir()  # empty
-        os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fail(text: str) -> None:

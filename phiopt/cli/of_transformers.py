@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from phiopt.cli.sources import Options, UsageError, config_of
+from phiopt.cli.sources import Options, UsageError, config_of, no_architecture
 
 transformers.utils.logging.disable_progress_bar()  # the weights of one file
 LENGTH = 8
@@ -135,7 +135,5 @@ def _class(role: str, config: Any, architecture: str | None) -> Any:
         kind = kind._model_mapping[type(config)]  # type: ignore[attr-defined]
         kind = kind[0] if isinstance(kind, list | tuple) else kind
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise UsageError(
-            f"{role}: got the architecture {listed[0]!r}, must be a model class of transformers"
-        )
+        raise no_architecture(role, str(listed[0]))
     return kind

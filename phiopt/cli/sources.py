@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # a mistake is answered before PyTorch is loaded
+    from torch import Tensor, nn
 
-LIBRARIES = ("timm", "transformers")
+NAMED_IN = {"timm": "models/*.py", "transformers": "models/auto/*.py"}
+"""For each library the files that name its models."""
+LIBRARIES = tuple(NAMED_IN)
 Options = Mapping[str, Any]
 
 
@@ -70,21 +75,81 @@ def config_of(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def check_source(role: str, given: str) -> None:
+    """Refuse a name that no library has, and a file that is no configuration, without loading a library.
+
+    A name is let through if the library's files mention it. `source_of` knows whether it is a model's.
+
+    Raises:
+        UsageError: Nothing has this name.
+    """
+    library, name = _prefixed(given)
+    config = config_of(name)
+    if config is not None:
+        _library_of_file(role, config)
+    elif not any(_mentions(one, name) for one in ([library] if library else LIBRARIES)):
+        raise _unknown(role, given)
+
+
+def check_architecture(name: str) -> None:
+    """Refuse a class that transformers' files do not have, without loading it.
+
+    Raises:
+        UsageError: No file mentions it.
+    """
+    folders = ("models/auto/*.py", "models/*/modeling_*.py")
+    if not any(_in_files("transformers", folder, name) for folder in folders):
+        raise no_architecture("--architecture", name)
+
+
+def no_architecture(role: str, name: str) -> UsageError:
+    return UsageError(
+        f"{role}: got the architecture {name!r}, must be a model class of transformers"
+    )
+
+
 def _library(role: str, given: str) -> tuple[str, str]:
     """(library, name without the prefix)."""
-    prefix, colon, rest = given.partition(":")
-    if colon and prefix in LIBRARIES:
-        return prefix, rest
+    library, name = _prefixed(given)
+    if library is not None:
+        return library, name
     config = config_of(given)
     if config is not None:
         return _library_of_file(role, config), given
     for library in LIBRARIES:
-        if _knows(library, given):
+        if _mentions(library, given) and _knows(library, given):
             return library, given
-    raise UsageError(
+    raise _unknown(role, given)
+
+
+def _prefixed(given: str) -> tuple[str | None, str]:
+    """The library of the prefix, if there is one, and the name without it."""
+    prefix, colon, rest = given.partition(":")
+    return (prefix, rest) if colon and prefix in LIBRARIES else (None, given)
+
+
+def _unknown(role: str, given: str) -> UsageError:
+    return UsageError(
         f"{role}: got {given!r}, must be a timm name, a model type of transformers, or a folder or file "
         "with a configuration of one of them; timm:NAME and transformers:NAME say which library is meant"
     )
+
+
+def _mentions(library: str, name: str) -> bool:
+    """Whether the files in which an installed library names its models have this word. A tag after timm's name, as in
+    resnet50.a1_in1k, does not count.
+    """
+    return _in_files(library, NAMED_IN[library], name.partition(".")[0])
+
+
+def _in_files(library: str, files: str, word: str) -> bool:
+    found = find_spec(library)  # without loading it
+    if found is None or found.origin is None:
+        return True  # that it is not installed is said elsewhere
+    text = word.encode()
+    pattern = re.compile(rb"(?<![\w-])" + re.escape(text) + rb"(?![\w-])")
+    contents = (path.read_bytes() for path in Path(found.origin).parent.glob(files))
+    return any(text in content and pattern.search(content) for content in contents)  # "in" is fast
 
 
 def _library_of_file(role: str, path: Path) -> str:

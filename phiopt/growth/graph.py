@@ -16,10 +16,17 @@ from phiopt.growth.nested import leaves
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the trace; equal values are the same tensor."""
+    """A tensor of the trace; equal values are the same tensor.
+
+    Attributes:
+        id: Its number.
+        shape: Its shape.
+        strides: Its strides in memory, if they are not those of a contiguous tensor.
+    """
 
     id: int
     shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -251,14 +251,19 @@ class Insertions:
             self.closed.pop(id(node), None)
             for value in node.outputs:
                 self.carried.pop(value.id, None)
+        if branch.id in self.state.student.constants:
+            self.starts[id(total)] = (
+                f"{_where(total)}: the student adds a constant that the teacher does not have, as the mask of shifted "
+                "windows is; give both models the same"
+            )
+            return
         settings = Closing(self.state.student, inside).settings(branch)
         if settings is None:
             raise AlignmentError.at(
                 None,
                 total,
-                "an inserted residual branch has no parameter that could silence it. The student adds what the "
-                "teacher does not have, as a mask or another constant",
-                "Give both models the same",
+                "an inserted residual branch has no parameter that could silence it",
+                "Let the branch end in a layer with parameters, or give both models the same",
             )
         self.closed[id(total)] = settings
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from phiopt._checks import instance, part, seed_of, two_models
-from phiopt._files import check_path, new_file
 from phiopt._given import GivenInputs, inputs_of
 from phiopt._inputs import Inputs, with_main
 from phiopt._modules import global_lock, state_of
 from phiopt._order import in_order
+from phiopt._paths import check_path, new_file
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Params
 from phiopt.growth.contents import MapContents

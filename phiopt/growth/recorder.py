@@ -44,7 +44,9 @@ class Recorder(TorchDispatchMode):
         return self._ids[id(x)]
 
     def _renew(self, x: Tensor) -> None:
-        self._ids[id(x)] = Value(len(self._alive), tuple(x.shape))
+        plain = x.layout is not torch.strided or x.is_contiguous()
+        strides = None if plain else tuple(x.stride())
+        self._ids[id(x)] = Value(len(self._alive), tuple(x.shape), strides)
         self._alive.append(x)
 
     def taint(self, x: Tensor) -> None:

@@ -1,6 +1,7 @@
 """An objective that counts its evaluations and searches, for the report of a solve."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,15 @@ class Counted:
     def stats(self, steps: int, rollbacks: int, seconds: float) -> Stats:
         work = (self.gradient, self.forward, self.hvp)
         return Stats(steps, *work, rollbacks, seconds, self.unsettled)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """All that was counted."""
+        return {name: value for name, value in vars(self).items() if name != "objective"}
+
+    @counts.setter
+    def counts(self, counts: dict[str, Any]) -> None:
+        vars(self).update(counts)
 
     def _searched(self, search: Search) -> None:
         self.hvp += search.products

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any
@@ -31,6 +31,8 @@ class Loop:
         check_every: Steps between two evaluations on the validation samples.
         tol: Tolerance of the gradient norm, relative to the start's. 0 stops at exactly zero.
         fresh: Whether each step has a sample of its own.
+
+    ``step`` counts the steps so far. ``after_step`` is called after each, with its draw.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Loop:
         self.work = [solves.stats(index) for index in self.indices]
         self.rules: dict[int, Stationarity] = {}
         self.error: BaseException | None = None
+        self.step = 0
+        self.after_step: Callable[[Any], None] = lambda draw: None
 
     def run(self, bar: Any) -> None:
         """Take the steps, until each solve has a status. ``bar`` shows the number of steps. An interrupt ends all
@@ -59,16 +63,19 @@ class Loop:
         try:
             self._run(bar)
         except KeyboardInterrupt as interrupt:
-            self.error = interrupt
-            for index in self.indices:
-                if self.statuses[index] is None:
-                    self._stop(index, Status.INTERRUPTED)
+            self.interrupt(interrupt)
+
+    def interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        """End all solves."""
+        self.error = interrupt
+        for index in self.indices:
+            self._stop(index, Status.INTERRUPTED)
 
     def _run(self, bar: Any) -> None:
         for index in self.indices:
             if not isfinite(self.start_values[index]):
                 self._stop(index, Status.NON_FINITE)
-        for step in range(self.steps):
+        for step in range(self.step, self.steps):
             if None not in self.statuses:
                 return
             try:
@@ -77,6 +84,8 @@ class Loop:
                 self.error = error
                 break
             self._step(draw, check=(step + 1) % self.check_every == 0 or step + 1 == self.steps)
+            self.step = step + 1
+            self.after_step(draw)
             bar.update()
         for index in self.indices:
             if self.statuses[index] is None:
@@ -184,13 +193,17 @@ class Loop:
     def _stationary(self, index: int, gradient: Params, norm: float) -> bool:
         if not self.tol and norm:
             return False
-        solve = self.solves.solve(index)
+        only = self.solves.only
+        return self.rule(index).reached(only(index, self.params), only(index, gradient), norm)
+
+    def rule(self, index: int) -> Stationarity:
+        """What says when a solve is stationary."""
         if index not in self.rules:
+            solve = self.solves.solve(index)
             self.rules[index] = Stationarity(
                 solve.objective, solve.start, self.tol, smooth=self.fresh, confirm=solve.validation
             )
-        only = self.solves.only
-        return self.rules[index].reached(only(index, self.params), only(index, gradient), norm)
+        return self.rules[index]
 
     def _accept(self, index: int) -> None:
         """End at a stationary point. One above the start is a failure."""

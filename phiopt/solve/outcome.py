@@ -63,7 +63,8 @@ class Status(Enum):
         "The exception is the solution's error, and the cause of the SolveError. Mend the data."
     )
     INTERRUPTED = (
-        "The call was interrupted. The best iterate until then is returned. Solve again from it: "
+        "The call was interrupted. The best iterate until then is returned. With checkpoint=PATH the same call goes "
+        "on where it was, by resume=PATH. Else solve again from the best iterate: "
         "start=dict(solution.student.named_parameters()), or give the solver fewer steps."
     )
     REPORT_FAILED = (

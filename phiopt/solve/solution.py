@@ -10,9 +10,9 @@ from torch import nn
 
 from phiopt import _files
 from phiopt._checks import instance, known
-from phiopt._files import check_path, new_file
 from phiopt._json import Field
 from phiopt._modules import state_of, with_tensors
+from phiopt._paths import check_path, new_file
 from phiopt._printed import Printed
 from phiopt._records import plain, revived_fields
 from phiopt._types import Params

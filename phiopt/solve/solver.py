@@ -17,9 +17,9 @@ class Solver(Protocol):
     """A way to find argmin_w L(w).
 
     These two members are all that a solver must have. What else it can do or needs it declares by the members of
-    `StepSolver`, `SolvesMany`, `DrawsAfresh` or `NeedsHessian`. A solver without them takes no steps that an
-    adjoint can go back by, solves one problem at a time, minimises one function, and does with first
-    derivatives.
+    `StepSolver`, `SolvesMany`, `DrawsAfresh`, `NeedsHessian` or `KeepsState`. A solver without them takes no steps
+    that an adjoint can go back by, solves one problem at a time, minimises one function, does with first
+    derivatives, and has no checkpoints.
     """
 
     @property
@@ -102,6 +102,20 @@ class NeedsHessian(Protocol):
     @property
     def needs_hessian(self) -> bool:
         """Whether it does."""
+        ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A solver that can write its state to a file, and go on from it to the same bits."""
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    def solve_kept(
+        self, objective: Objective, start: Params, *, seed: int, progress: bool, checkpoint: Any
+    ) -> Outcome:
+        """As `Solver.solve`, with a `Checkpoint` to write to and to go on from."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from phiopt._types import Params
 from phiopt.derivatives import square_norm
@@ -63,6 +64,17 @@ class Stationarity:
     def forget(self) -> None:
         """Start a new average, because the iterate has jumped."""
         self.average, self.age = None, 0
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What changes from gradient to gradient."""
+        return {"average": self.average, "age": self.age, "threshold": self.threshold}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self.average, self.age, self.threshold = (
+            state[name] for name in ("average", "age", "threshold")
+        )
 
     def _norm(self, params: Params) -> float:
         return moments(self.objective, params, self.confirm).gradient_norm

@@ -13,6 +13,7 @@ from phiopt._checks import count, flag, fraction
 from phiopt._types import Params
 from phiopt.objective import Objective
 from phiopt.optimizers import check_optimizer, default_optimizer
+from phiopt.solve.checkpoint import Checkpoint
 from phiopt.solve.loop import Loop
 from phiopt.solve.outcome import Outcome
 from phiopt.solve.solves import OneSolve, Solves
@@ -74,6 +75,18 @@ class TorchOpt:
         self, objective: Objective, start: Params, *, seed: int = 0, progress: bool = False
     ) -> Outcome:
         """See `Solver`. Runs without recording a graph: the result does not require grad."""
+        return self.solve_kept(objective, start, seed=seed, progress=progress)
+
+    def solve_kept(
+        self,
+        objective: Objective,
+        start: Params,
+        *,
+        seed: int,
+        progress: bool,
+        checkpoint: Checkpoint | None = None,
+    ) -> Outcome:
+        """See `KeepsState`."""
         began = perf_counter()
         with torch.no_grad():
             solve = OneSolve(
@@ -85,7 +98,7 @@ class TorchOpt:
                 fresh=self.fresh,
             )
         with tqdm(total=self.steps, desc="φ", disable=None if progress else True) as bar:
-            (outcome,) = self.drive(solve, began, bar)
+            (outcome,) = self.drive(solve, began, bar, checkpoint)
         return outcome
 
     @property
@@ -98,8 +111,10 @@ class TorchOpt:
         return self.optimizer or default_optimizer(self.steps, every=every)
 
     @torch.no_grad()
-    def drive(self, solves: Solves, began: float, bar: Any) -> list[Outcome]:
-        """See `SolvesMany`."""
+    def drive(
+        self, solves: Solves, began: float, bar: Any, checkpoint: Checkpoint | None = None
+    ) -> list[Outcome]:
+        """See `SolvesMany`. A checkpoint is for one solve alone."""
         loop = Loop(
             solves,
             steps=self.steps,
@@ -107,5 +122,10 @@ class TorchOpt:
             tol=self.tol or 0.0,
             fresh=self.fresh,
         )
-        loop.run(bar)
-        return loop.outcomes(perf_counter() - began)
+        if checkpoint is None:
+            loop.run(bar)
+            return loop.outcomes(perf_counter() - began)
+        with checkpoint.of(loop):
+            bar.update(loop.step)
+            loop.run(bar)
+        return loop.outcomes(checkpoint.seconds())

@@ -1,6 +1,8 @@
 """`phiopt map` and `phiopt grow`, from file to file."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,9 +12,12 @@ pytest.importorskip("typer", reason="the command line needs phiopt[families]")
 timm = pytest.importorskip("timm", reason="needs phiopt[families]")
 transformers = pytest.importorskip("transformers", reason="needs phiopt[families]")
 
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from phiopt.cli.commands import app  # noqa: E402
+from phiopt.cli.commands import FILLS, app  # noqa: E402
+from phiopt.cli.sources import check_architecture, check_source  # noqa: E402
+from phiopt.growth.registry import OWN  # noqa: E402
 
 VIT = {
     "img_size": 32,
@@ -122,17 +127,50 @@ MISTAKES = [
     (["frobnicate"], "No such command 'frobnicate'"),
     (["map", "{text}", "resnet18"], "is no JSON file"),
     (["map", "{other}", "resnet18"], "is no configuration of timm"),
+    (["map", "timm:nonsense", "resnet18"], "teacher: got 'timm:nonsense', must be a timm name"),
+    (["map", "resnet18"], "Missing argument 'student'"),
+    (
+        ["grow", "gpt2", "gpt2", "-o", "{new}", "--teacher-weights", "{text}", "--fill", "nil"],
+        "--fill: got 'nil', must be one of default",
+    ),
+    (
+        ["grow", "gpt2", "gpt2", "-o", "{new}", "--teacher-weights", "{text}", "--seed", "-1"],
+        "Invalid value for '--seed'",
+    ),
+    (
+        [
+            "grow",
+            "gpt2",
+            "gpt2",
+            "-o",
+            "{new}",
+            "--teacher-weights",
+            "{text}",
+            "--optimizer",
+            "nil",
+        ],
+        "--optimizer: nil does not exist",
+    ),
+    (["map", "gpt2", "gpt2", "--correspondence", "a"], "got 'a', must be TEACHER=STUDENT"),
+    (["map", "gpt2", "gpt2", "--save", "{full}"], "--save: got '"),
 ]
+SLOW = ("does not say which class", "timm cannot make", "cannot be read")
+"""Mistakes that only the library of the models can see."""
 
 
-@pytest.mark.parametrize(("given", "message"), MISTAKES, ids=[m for _, m in MISTAKES])
-def test_a_mistake_is_one_line_and_status_2(tmp_path, given, message):
-    full, text, other = tmp_path / "full", tmp_path / "text", tmp_path / "other.json"
+def made(folder):
+    """The files and folders that mistakes are made with."""
+    full, text, other = folder / "full", folder / "text", folder / "other.json"
     full.mkdir()
     (full / "a").write_text("")
     text.write_text("no file of weights")
     other.write_text(json.dumps({"a": 1}))
-    places = {"{new}": tmp_path / "new", "{full}": full, "{text}": text, "{other}": other}
+    return {"{new}": folder / "new", "{full}": full, "{text}": text, "{other}": other}
+
+
+@pytest.mark.parametrize(("given", "message"), MISTAKES, ids=[m for _, m in MISTAKES])
+def test_a_mistake_is_one_line_and_status_2(tmp_path, given, message):
+    places = made(tmp_path)
     result = run(*(places.get(word, word) for word in given))
     assert result.exit_code == 2
     lines = result.output.strip().splitlines()
@@ -140,6 +178,50 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, given, message):
     assert lines[0].startswith("error: ")
     assert message in lines[0]
     assert not (tmp_path / "new").exists()
+
+
+def test_a_mistake_is_answered_before_anything_heavy_is_loaded(tmp_path):
+    places = made(tmp_path)
+    given = [
+        [str(places.get(word, word)) for word in words]
+        for words, message in MISTAKES
+        if not any(slow in message for slow in SLOW)
+    ]
+    assert len(given) > 12
+    program = (
+        "import sys\n"
+        "from phiopt.cli import main\n"
+        f"for given in {given!r}:\n"
+        "    sys.argv = ['phiopt', *given]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert end.code == 2, given\n"
+        "    else: raise AssertionError(given)\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'timm', 'transformers', 'safetensors'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("error: ") == len(given)
+
+
+def test_the_fills_are_those_of_the_library():
+    assert set(FILLS) == OWN
+
+
+def test_every_name_of_the_libraries_is_let_through():
+    known = [*timm.list_models()[::40], *list(CONFIG_MAPPING.keys())[::20]]
+    for name in [*known, "resnet50.a1_in1k", "timm:resnet18", "transformers:gpt2"]:
+        check_source("teacher", name)
+    for name in ("GPT2LMHeadModel", "AutoModelForCausalLM", "GPT2DoubleHeadsModel"):
+        check_architecture(name)
+
+
+@pytest.mark.slow
+def test_every_name_of_the_libraries_is_let_through_one_by_one():
+    for name in [*timm.models._registry._model_entrypoints, *CONFIG_MAPPING.keys()]:
+        check_source("teacher", name)
 
 
 def test_weights_of_another_model_are_refused_and_nothing_is_written(tmp_path):

@@ -76,6 +76,31 @@ def test_the_list_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_a_mistake_is_answered_before_anything_heavy_is_loaded(tmp_path):
+    mistakes = [
+        "demo --seeds x", "demo --methods magic", "frobnicate", "basic --seeds 1,1", "basic --tasks magic",
+        "basic --scale huge", "basic --device abacus", f"basic --data {tmp_path / 'away'}",
+        f"classes --data {tmp_path}", "ablation --tasks magic", "ablation --resolution 0", "variants --methods magic",
+        f"report {tmp_path / 'away'}",
+    ]  # fmt: skip
+    program = (
+        "import sys\n"
+        "from experiments.__main__ import main\n"
+        f"for given in {mistakes!r}:\n"
+        "    sys.argv = ['experiments', *given.split()]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert end.code == 2, given\n"
+        "    else: raise AssertionError(given)\n"
+        "heavy = {'torch', 'sklearn', 'matplotlib', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("error: ") == len(mistakes)
+
+
 @pytest.mark.parametrize("device", ["meta", "abacus", "hpu"])
 def test_a_device_that_computes_nothing_is_named(tmp_path, device):
     result = run("basic", "--device", device, "--data", str(tmp_path))

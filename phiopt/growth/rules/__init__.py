@@ -2,6 +2,7 @@
 
 from phiopt.growth.rules import (  # noqa: F401
     elementwise,
+    fourier,
     indexing,
     joining,
     matrix,

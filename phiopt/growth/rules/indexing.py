@@ -107,6 +107,21 @@ def index(call: Call) -> None:
     call.set([*kept[:start], *new, *kept[start:]], weight=matrices(x, given))
 
 
+@register_rule("index_put", facts=Facts(lookup=Lookup("indices", dim=None)))
+def index_put(call: Call) -> None:
+    """``x[i, j] = values``: the axes that are not indexed are those of the values."""
+    x, values = call.pair("self"), call.pair("values")
+    given = [d for d, i in enumerate(call.t.arguments["indices"]) if isinstance(i, Value)]
+    inexact_if_moved(call, x, given)
+    axes = list(x.axes)
+    adjacent = given == list(range(given[0], given[-1] + 1))
+    behind = [d for d in range(given[0] if adjacent else 0, len(axes)) if d not in given]
+    for axis, d in zip(values.axes[::-1], behind[::-1], strict=False):
+        if axis.size == axes[d].size:
+            axes[d] = call.join(axes[d], axis)
+    call.set(axes)
+
+
 @register_rule("gather", facts=Facts(lookup=Lookup("index")))
 @register_rule("scatter", "scatter_add", "index_fill", "index_copy", "index_add")
 def gather(call: Call) -> None:

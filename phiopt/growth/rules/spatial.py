@@ -1,6 +1,6 @@
 """Operations over positions: convolutions, pooling, interpolation, patches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,27 +191,37 @@ def resample(call: Call) -> None:
     x = call.pair("self" if "self" in call.t.arguments else "input")
     n = next(d for d in (1, 2, 3) if f"{d}d" in call.t.name)
     lead = len(x.axes) - n
-    for d in range(lead, len(x.axes)):
-        if x.axes[d].moved or call.out()[d][0] != call.out()[d][1]:
-            call.inexact(f"{call.t.name} over a widened axis")
-    axes = [
-        Axis(fixed(nearest_indices(*size), size[1], external=True)) for size in call.out()[lead:]
-    ]
+    axes = _on_grid(call, x.axes[lead:], call.out()[lead:])
     for i in range(len(call.t.outputs)):
         call.set([*x.axes[:lead], *axes], i)
 
 
 @register_rule("im2col")
 def im2col(call: Call) -> None:
+    """Patches of images: (batch, channel and place within the patch, patch)."""
     x = call.pair("self")
     k = int(np.prod(call.const("kernel_size")))
-    call.set(
-        [
-            x.axes[0],
-            Axis(prod([x.axes[1].term, Term(k, k)]), x.axes[1].source_parameters),
-            Axis(Term(*call.out()[2])),
-        ]
-    )
+    channel = x.axes[-3]
+    inside = Axis(prod([channel.term, Term(k, k)]), channel.source_parameters)
+    call.set([*x.axes[:-3], inside, *_on_grid(call, x.axes[-2:], call.out()[-1:])])
+
+
+@register_rule("col2im")
+def col2im(call: Call) -> None:
+    """Patches are added where they lie in the images, as `nn.Fold` does. It is the adjoint of ``im2col``."""
+    x = call.pair("self")
+    k = int(np.prod(call.const("kernel_size")))
+    t, s = x.axes[-2].size
+    channel, _ = split_prod(x.axes[-2].term, [(t // k, s // k), (k, k)])
+    made = Axis(channel, x.axes[-2].source_parameters)
+    call.set([*x.axes[:-2], made, *_on_grid(call, x.axes[-1:], call.out()[-2:])])
+
+
+def _on_grid(call: Call, before: Sequence[Axis], sizes: Sequence[Size]) -> list[Axis]:
+    """The axes of positions that lie on another grid. Of a grid that grows, the nearest points correspond."""
+    if any(axis.moved for axis in before) or any(t != s for t, s in sizes):
+        call.inexact(f"{call.t.name} over positions that grow or move")
+    return [Axis(fixed(nearest_indices(*size), size[1], external=True)) for size in sizes]
 
 
 def own_size(node: Node) -> Any:

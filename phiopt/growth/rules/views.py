@@ -32,17 +32,17 @@ def strides(node: Node) -> Any:
     """The meaning of ``stride``: ``None`` for the strides of a contiguous tensor, which follow from its shape.
 
     Else, for each axis of more than one coordinate, the axis of the tensor whose steps it takes, and how many at once.
-    The tensor is taken to be contiguous.
     """
     pairs = list(zip(node.arguments["size"], node.arguments["stride"], strict=True))
-    if all(
+    given = node.inputs[0].strides
+    if given is None and all(
         step == below
         for (n, step), below in zip(pairs, _steps(node.arguments["size"]), strict=True)
         if n != 1
     ):
         return None
     shape = node.inputs[0].shape
-    below = {step: d for d, step in enumerate(_steps(shape)) if shape[d] != 1}
+    below = {step: d for d, step in enumerate(given or _steps(shape)) if shape[d] != 1}
     out: list[Any] = []
     for n, step in pairs:
         unit = max((u for u in below if step and step % u == 0), default=None)
