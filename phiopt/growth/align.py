@@ -6,22 +6,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from phiopt.growth.catalogue import facts
 from phiopt.growth.graph import Node, Trace
 from phiopt.growth.likeness import Likeness
 from phiopt.growth.named import Named
 from phiopt.growth.optional import canonical, kind, paired
-from phiopt.growth.runs import Computation, Item, Leaf, Run, tree
+from phiopt.growth.runs import Computation, Item, Leaf, Run, inside, tree
 from phiopt.growth.unpaired import refusal
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A residual block of the teacher that the student lacks: the path of its module, and its operations in order."""
+    """A block or a layer of the teacher that the student lacks.
+
+    Attributes:
+        module: The path of its module.
+        nodes: Its operations, in order.
+        residual: Whether it is a residual block.
+    """
 
     module: str
     nodes: list[Node]
+    residual: bool
 
 
+_SMALL = 10
+"""A layer is small if it has at most this part of the teacher's parameters."""
 Step = tuple[Node | Block | None, Node | None]
 """(the teacher's node, the student's node). ``None`` stands for an operation that one model lacks."""
 Labels = tuple[Callable[[str], str] | None, Callable[[str], str] | None]
@@ -35,7 +45,7 @@ def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
     in each pair of modules, what is inside them is paired in order, so that as many operations as possible have a
     counterpart. Of equally good ways, modules of the same name are paired, and new ones come last. If this does not
     pair all of the teacher's operations, they are paired without regard to modules. Last, a student that is larger as a
-    whole may lack residual blocks.
+    whole may lack residual blocks, and then small layers too.
 
     Args:
         teacher: The teacher's computation.
@@ -63,6 +73,8 @@ def align(teacher: Trace, student: Trace, named: Named) -> Iterator[list[Step]]:
     if by_modules is None:
         fewer = _larger(student, teacher)
         by_blocks = _paired(sides, named, (None, None), fewer=True) if fewer else None
+        if by_blocks is None and fewer:
+            by_blocks = _paired(sides, named, (None, None), fewer=True, spare=_small(sides[0]))
         if by_blocks is not None:
             yield by_blocks
         raise refusal(*sides, named, fewer=fewer and by_blocks is None)
@@ -74,17 +86,36 @@ def _larger(student: Trace, teacher: Trace) -> bool:
     return new > old
 
 
+def _small(teacher: Computation) -> Callable[[Run], bool]:
+    """Whether a run of the teacher is a small layer: it keeps the shape of its input, or is added to something."""
+    used = teacher.trace.used
+
+    def small(run: Run) -> bool:
+        own = sum(prod(shape) for name, shape in used.items() if inside(name, run.module))
+        readers = teacher.trace.readers[run.nodes[-1].outputs[0].id]
+        added = any(facts(node.name).branches is not None for node in readers)
+        few = own * _SMALL <= sum(map(prod, used.values()))
+        return bool(run.module) and few and (run.keeps_shape or (added and not run.adds))
+
+    return small
+
+
 def _paired(
-    sides: tuple[Computation, Computation], named: Named, labels: Labels, *, fewer: bool = False
+    sides: tuple[Computation, Computation],
+    named: Named,
+    labels: Labels,
+    *,
+    fewer: bool = False,
+    spare: Callable[[Run], bool] | None = None,
 ) -> list[Step] | None:
     """The best way to pair two computations; with ``labels`` without regard to modules. ``None`` if there is none.
 
-    With ``fewer`` the student may lack residual blocks.
+    With ``fewer`` the student may lack residual blocks, and those runs of the teacher for which ``spare`` holds.
     """
     numbers: dict[object, int] = {}
     t, s = (
-        tree(side, scope, numbers, label)
-        for side, scope, label in zip(sides, named.scopes, labels, strict=True)
+        tree(side, scope, numbers, label, spare=own)
+        for side, scope, label, own in zip(sides, named.scopes, labels, (spare, None), strict=True)
     )
     for wrapped in (False, True) if labels[0] is None else (False,):
         likeness = Likeness(wrapped=wrapped, fewer=fewer)
@@ -103,7 +134,7 @@ def _steps(likeness: Likeness, sides: Sequence[Computation], t: Item, s: Item) -
         if a is not None and b is not None:
             yield from _steps(likeness, sides, a, b)
         elif isinstance(a, Run) and a.needed:
-            yield from ((Block(run.module, run.nodes), None) for run in _blocks(a))
+            yield from ((Block(x.module, x.nodes, x.residual), None) for x in _blocks(a))
         elif a is not None:
             yield from ((node, None) for node in a.nodes)
         elif b is not None:

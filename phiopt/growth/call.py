@@ -88,9 +88,16 @@ class Call:
                 )
         return self.t.arguments[name], self.s.arguments[name]
 
-    def out(self, i: int = 0) -> list[Size]:
-        """(teacher's, student's) size of each axis of output ``i``."""
-        return list(zip(self.t.outputs[i].shape, self.s.outputs[i].shape, strict=True))
+    def out(self, i: int = 0, of_student: int | None = None) -> list[Size]:
+        """(teacher's, student's) size of each axis of output ``i``. The student's output may have another number."""
+        j = i if of_student is None else of_student
+        return list(zip(self.t.outputs[i].shape, self.s.outputs[j].shape, strict=True))
+
+    def numbers(self) -> list[int]:
+        """The number of the student's output for each of the teacher's, where the student may have more."""
+        if self.state.branches is None:
+            return list(range(len(self.t.outputs)))
+        return self.state.branches.outputs_for(self.t, self.s)
 
     # -- equating -----------------------------------------------------------------------------------------------------
 
@@ -165,6 +172,7 @@ class Call:
         scales: Axis | None = None,
         squared: bool = False,
         weight: bool | None = None,
+        of_student: int | None = None,
     ) -> None:
         """Give output ``i`` its axes.
 
@@ -174,13 +182,14 @@ class Call:
             scales: An axis of parameters' rows in which the output is linear.
             squared: Whether the output is the square of an activation.
             weight: Whether the output counts as a parameter. ``None``: if it is computed from parameters alone.
+            of_student: The number of the student's output, if it is another.
         """
-        sizes = self.out(i)
+        sizes = self.out(i, of_student)
         if [a.size for a in axes] != sizes:
             raise Mismatch(
                 f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
             )
-        inputs = [self.state.pair(t, s) for t, s in paired(self.t, self.s)]
+        inputs = list(self._inputs())
         if weight is None:
             weight = bool(inputs) and all(p.weight for p in inputs)
         if not weight:
@@ -191,9 +200,25 @@ class Call:
             averages = averages and self.both("groups") == (1, 1)
         self.state.start(
             self.t.outputs[i],
-            self.s.outputs[i],
+            self.s.outputs[i if of_student is None else of_student],
             Pair(tuple(axes), weight, scales, averages, squared),
         )
+
+    def _inputs(self) -> Iterator[Pair]:
+        """The pairs of all tensors. Of lists of which the student's is longer, those that stand for the teacher's."""
+        longer = [
+            s
+            for name, old in self.t.arguments.items()
+            if isinstance(old, list) and len(old) != len(self.s.arguments.get(name) or old)
+            for s in self.s.arguments[name]
+        ]
+        if not longer:
+            for t, s in paired(self.t, self.s):
+                yield self.state.pair(t, s)
+        for s in longer:
+            twin = self.state.twins.get(s.id) if isinstance(s, Value) else None
+            if twin in self.t.inputs:
+                yield self.state.pair(twin, s)
 
     def set_same(self) -> None:
         """Give all outputs free axes. This is right where no axis grows or changes its order."""

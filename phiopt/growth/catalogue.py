@@ -77,6 +77,7 @@ class Facts:
         overwrites: It writes its result over ``self``, which it does not read.
         factors: Two arguments of which either being zero makes the result zero, if the others cannot be made up.
         chooses: It lists the coordinates whose values fulfil a condition, so that the shape of its result is a value.
+        reorders: It puts coordinates in another order. The student may lack it, and the map says so.
         repeats: It repeats each coordinate of the axis ``dim`` as often as ``repeats`` says. One model may lack it.
 
     Raises:
@@ -107,6 +108,7 @@ class Facts:
     factors: tuple[str, ...] = ()
     chooses: bool = False
     repeats: bool = False
+    reorders: bool = False
 
     def __post_init__(self) -> None:
         if self.inserted is not None:

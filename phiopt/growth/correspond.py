@@ -6,12 +6,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from phiopt.growth.axes import Mismatch, ParameterAxis, Term
+from phiopt.growth.branches import Branches
 from phiopt.growth.catalogue import facts
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.lifted import Moves
 from phiopt.growth.pairs import Axis, ConstantPair, Factor, Norm, Pair, TensorPlace
 from phiopt.growth.repeated import shared
+
+
+def times(node: Node | None) -> float | None:
+    """The number by which an operation multiplies its only tensor; ``None`` if it does something else."""
+    if node is None or len(node.inputs) != 1 or node.arguments.get("self") != node.inputs[0]:
+        return None
+    number = node.arguments.get("other")
+    if facts(node.name).neutral.get("other") != 1.0 or not isinstance(number, int | float):
+        return None
+    if node.arguments.get("rounding_mode") is not None or not number:
+        return None
+    return float(number) if "self" in facts(node.name).neutral else 1.0 / number
 
 
 def _repeat(maker: Node | None) -> Node | None:
@@ -53,6 +66,8 @@ class Correspondence:
     """Paths of the teacher's blocks that the student lacks."""
     moves: Moves | None = None
     """Where ψ puts the teacher's inputs."""
+    branches: Branches | None = None
+    """Which tensors belong together where the student splits or joins more of them."""
 
     def __post_init__(self) -> None:
         self._by_student: dict[str, TensorPlace] = {}
@@ -82,6 +97,14 @@ class Correspondence:
             against_whole = facts(maker.name).against_whole
             if against_whole is not None:
                 return against_whole(self.pair(t, maker.arguments["self"]), maker)
+        for side, other in ((1, names[0]), (0, names[1])):
+            multiplied = self._computed[side].get((t, s)[side].id)
+            number = times(multiplied)
+            if multiplied is not None and number is not None and other is not None:
+                return self._scaled(multiplied, (None, s) if side == 0 else (t, None), number)
+        stand_in = self._stand_in(t, s)
+        if stand_in is not None:
+            return stand_in
         self._check_made(t, s, names)
         if names[0] is None or names[1] is None:
             return Pair(
@@ -90,6 +113,43 @@ class Correspondence:
                 averages=True,
             )
         return self._placed(names[0], names[1], t, s)
+
+    def _stand_in(self, t: Value, s: Value) -> Pair | None:
+        """The pair of two values if ``s`` is made of what stands for ``t``, by modules that only the student has.
+
+        They are no identity. What they make keeps the place of what they read, which is the nearest that there is.
+        """
+        maker, before = self._computed[1].get(s.id), self._computed[0].get(t.id)
+        known = [self.pairs[t.id, id] for id, twin in self.twins.items() if twin == t]
+        sizes = tuple(zip(t.shape, s.shape, strict=False))
+        known = [pair for pair in known if pair.sizes == sizes and not pair.weight]
+        if not known or maker is None or before is None or len(t.shape) != len(s.shape):
+            return None
+        if self.branches is None or maker.module in self.branches.modules:
+            return None
+        there, here = (node.module or "the root module" for node in (before, maker))
+        self.inexact_reasons[
+            f"{here}: the student has layers here that the teacher has not, which are no identity, as layers of "
+            "another width in between or a pooling are not. What they make stands for the result of "
+            f"{there!r} in the teacher; give both models the same, or name other pairs with correspondence="
+        ] = None
+        self.start(t, s, known[-1])
+        return known[-1]
+
+    def _scaled(
+        self, maker: Node, values: tuple[Value | None, Value | None], number: float
+    ) -> Pair:
+        """The pair of two parameters of which one model multiplies its own by a number before anything reads it."""
+        parameter = maker.inputs[0]
+        t, s = (parameter if v is None else v for v in values)
+        pair = self.pair(t, s)
+        if number != 1.0:
+            of_student = values[1] is None
+            where = maker.module or "the root module"
+            reason = f"{where}: a parameter times {number:g} in one of the models alone"
+            ratio = 1.0 / number if of_student else number
+            self.factors.append(Factor(s, pair.axes[0] if pair.axes else None, ratio, reason))
+        return pair
 
     def _placed(self, teacher: str, student: str, t: Value, s: Value) -> Pair:
         """The pair of two parameters or buffers. From now on the teacher's sits in the student's."""

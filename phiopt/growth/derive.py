@@ -16,6 +16,7 @@ from phiopt._types import Lift
 from phiopt.growth import rules as _rules  # noqa: F401  (registers every operation)
 from phiopt.growth.align import Block, Step, align
 from phiopt.growth.axes import Term, fixed
+from phiopt.growth.branches import Branches
 from phiopt.growth.catalogue import facts
 from phiopt.growth.classes import match_classes
 from phiopt.growth.contents import MapContents
@@ -28,6 +29,7 @@ from phiopt.growth.given import check_traceable
 from phiopt.growth.graph import Node, Trace
 from phiopt.growth.inserted import Inserted
 from phiopt.growth.insertion import Insertions
+from phiopt.growth.left_out import leave_out, omit
 from phiopt.growth.lifted import Moves, between_declared_sizes, lifted
 from phiopt.growth.named import Named, named
 from phiopt.growth.operations import apply
@@ -223,7 +225,9 @@ def _follow(
     small: Trace, large: Trace, steps: Sequence[Step], moves: Moves
 ) -> tuple[Correspondence, list[Inserted]]:
     """Follow the axes from the input through every pair of operations."""
-    state = Correspondence(small, large, moves=moves)
+    both = ((t, s) for t, s in steps if isinstance(t, Node) and s is not None)
+    branches = Branches(small, large, both)
+    state = Correspondence(small, large, moves=moves, branches=branches)
     if moves.reason is not None:
         state.inexact_reasons[f"the input: {moves.reason}"] = None
     (t, *others), (s, *others_s) = small.inputs, large.inputs
@@ -247,11 +251,12 @@ def _follow(
         if isinstance(teacher, Node) and student is not None:
             apply(state, teacher, student)
         elif student is not None:
-            insertions.insert(student)
+            if id(student) not in branches.new:
+                insertions.insert(student)
         elif isinstance(teacher, Block):
-            insertions.leave_out(teacher)
+            leave_out(state, teacher)
         elif teacher is not None:
-            insertions.omit(teacher)
+            omit(state, teacher)
     paired = {id(student) for teacher, student in steps if teacher is not None}
     for node in large.nodes:
         if id(node) not in paired:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from phiopt.growth.align import Block
 from phiopt.growth.carried import Carried, moved
 from phiopt.growth.catalogue import facts
 from phiopt.growth.closing import Closing, Settings
-from phiopt.growth.correspond import Correspondence
+from phiopt.growth.correspond import Correspondence, times
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.flow import Flow
 from phiopt.growth.graph import Node, Value
@@ -24,7 +23,8 @@ class Insertions:
     """The operations that only the student has, with what makes each the identity, or why nothing does."""
 
     state: Correspondence
-    starts: dict[int, Inserted | str] = field(default_factory=dict)
+    starts: dict[int, Inserted | str | AlignmentError] = field(default_factory=dict)
+    """How each operation starts, or why nothing makes it the identity; an error where nothing may stay so."""
     closed: dict[int, Settings] = field(default_factory=dict)
     """What closes each inserted branch, by the operation that adds it."""
     norms: dict[int, Inserted] = field(default_factory=dict)
@@ -133,6 +133,8 @@ class Insertions:
 
     def check_written(self, node: Node) -> None:
         """Note a parameter that only the student's forward pass changes, as a bound on the norm of rows does."""
+        if times(node) is not None:
+            return  # the factor is made up for where the parameter is read
         for argument in node.target._schema.arguments:
             value = node.arguments.get(argument.name)
             written = argument.alias_info is not None and argument.alias_info.is_write
@@ -142,51 +144,15 @@ class Insertions:
                     f"{_where(node)}: the student's {node.name} changes {name!r}; the teacher has no such operation"
                 ] = None
 
-    def omit(self, node: Node) -> None:
-        """Let a sum that only the teacher has stand for its later operand."""
-        images = self._images()
-        known = [v for v in node.inputs if v.id in images]
-        if not known:
-            raise AlignmentError.at(node, None, "the student has no counterpart for it")
-        later = max(known, key=lambda v: v.id)
-        image = images[later.id]
-        self.state.start(node.outputs[0], image, self.state.pair(later, image))
-        parameter = operand(self.state.teacher, node)
-        if parameter is not None:
-            self.state.gone[parameter[0]] = parameter[1]
-            return
-        self.state.inexact_reasons[f"{_where(node)}: a sum that the student does not have"] = None
-
-    def leave_out(self, block: Block) -> None:
-        """Let what a residual block of the teacher reads stand for what it makes. The student lacks the block."""
-        own = {o.id for node in block.nodes for o in node.outputs}
-        others = set(self.state.teacher.nodes).difference(block.nodes)
-        used = [v for node in others for v in node.inputs] + [*self.state.teacher.outputs]
-        made = {v.id: v for v in used if v.id in own}
-        images = self._images()
-        read = [v for node in block.nodes for v in node.inputs if v.id in images]
-        passed = [v for v in read if [v.shape] == [x.shape for x in made.values()]]
-        if not passed:
-            raise AlignmentError.at(
-                block.nodes[0], None, f"the student has no counterpart for {block.module!r}"
-            )
-        (result,), image = made.values(), images[passed[0].id]
-        self.state.start(result, image, self.state.pair(passed[0], image))
-        self.state.left_out.append(block.module)
-        self.state.inexact_reasons[
-            f"{block.module}: the student has fewer blocks here; this one of the teacher is left out"
-        ] = None
-
-    def _images(self) -> dict[int, Value]:
-        """The student's latest value that stands for each of the teacher's."""
-        return {t.id: s for s_id, t in self.state.twins.items() if (s := self._value(s_id))}
-
-    def _value(self, id: int) -> Value | None:
-        node = self.flow.producers.get(id)
-        return None if node is None else next(o for o in node.outputs if o.id == id)
-
     def done(self) -> list[Inserted]:
-        """All inserted operations. Those that nothing makes the identity are recorded as reasons."""
+        """All inserted operations. Those that nothing makes the identity are recorded as reasons.
+
+        Raises:
+            AlignmentError: A branch of the student's that nothing else closes cannot be closed.
+        """
+        for start in self.starts.values():
+            if isinstance(start, AlignmentError):
+                raise start
         self.state.inexact_reasons |= dict.fromkeys(
             x for x in self.starts.values() if isinstance(x, str)
         )
@@ -259,12 +225,13 @@ class Insertions:
             return
         settings = Closing(self.state.student, inside).settings(branch)
         if settings is None:
-            raise AlignmentError.at(
+            self.starts[id(total)] = AlignmentError.at(
                 None,
                 total,
                 "an inserted residual branch has no parameter that could silence it",
                 "Let the branch end in a layer with parameters, or give both models the same",
             )
+            return
         self.closed[id(total)] = settings
 
     def _parameters(self, node: Node) -> list[str]:

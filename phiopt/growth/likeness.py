@@ -78,8 +78,8 @@ class Likeness:
         return max(wrapped, key=lambda match: match.score)
 
     def spares(self, t: Run) -> bool:
-        """Whether the student may lack a module as the residual block that it is."""
-        return self._fewer and t.residual and not t.scoped
+        """Whether the student may lack a module: as the residual block that it is, or as one that is spared."""
+        return self._fewer and (t.residual or t.spared) and not t.scoped
 
     def _has_all(self, t: Run, s: Run) -> bool:
         """Whether the student's module has as many operations of each kind as the teacher's needs."""

@@ -43,7 +43,7 @@ class Form:
         before: The shape of the first data that it reads.
         after: The shapes of what it makes.
         omissible: Whether the student may lack it: a sum, since a residual connection may exist only where widths are
-            equal, or an operation by which a parameter adds or multiplies.
+            equal, or an operation by which a parameter adds or multiplies, or one that only shifts or flips.
     """
 
     kind: str
@@ -95,9 +95,10 @@ class Run:
         number: Equal for runs whose items have equal names and numbers.
         kinds: How many operations of each kind there are.
         needed: How many of them have to have a counterpart.
-        core: The same without those in residual blocks inside.
+        core: The same without those in what the student may lack: residual blocks inside, and runs that are spared.
         adds: Whether one of them is a sum of two data.
         scoped: Whether a user named a module of the other model for one of them.
+        spared: Whether the student may lack it, though it is no residual block.
     """
 
     module: str
@@ -110,23 +111,29 @@ class Run:
     core: Counter[str] = field(default_factory=Counter)
     adds: bool = False
     scoped: bool = False
+    spared: bool = False
 
     @property
     def residual(self) -> bool:
         """Whether it is a residual block, by its shapes and its sum: what it makes is like what it reads."""
+        return self.adds and self.keeps_shape
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether what it makes has the shape of what it reads."""
         first: Item = self
         last: Item = self
         while isinstance(first, Run):
             first = first.items[0]
         while isinstance(last, Run):
             last = last.items[-1]
-        return self.adds and last.form.after == (first.form.before,)
+        return last.form.after == (first.form.before,)
 
     @property
     def nodes(self) -> list[Node]:
         return [node for item in self.items for node in item.nodes]
 
-    def close(self, numbers: dict[object, int]) -> None:
+    def close(self, numbers: dict[object, int], spare: Callable[[Run], bool] | None = None) -> None:
         """Sum up what is inside."""
         form = tuple((item.name, item.number) for item in self.items)
         self.number = numbers.setdefault(form, len(numbers))
@@ -136,7 +143,7 @@ class Run:
                 self.scoped |= item.scoped
                 self.kinds.update(item.kinds)
                 self.needed.update(item.needed)
-                if not item.residual:
+                if not (item.residual or item.spared):
                     self.core.update(item.core)
             else:
                 self.scoped |= item.form.scope is not None
@@ -144,6 +151,7 @@ class Run:
                 if not item.form.omissible:
                     self.needed[item.form.kind] += 1
                     self.core[item.form.kind] += 1
+        self.spared = spare is not None and spare(self)
 
 
 Item = Leaf | Run
@@ -156,6 +164,7 @@ def tree(
     label: Callable[[str], str] | None = None,
     *,
     ends: bool = True,
+    spare: Callable[[Run], bool] | None = None,
 ) -> Run:
     """The run of the root module.
 
@@ -165,6 +174,7 @@ def tree(
         numbers: The numbers of all forms met so far. Trees that are compared share it.
         label: Makes a tree without runs inside: the label of a module, seen from the root.
         ends: Whether an output of the model is unlike other values.
+        spare: Whether the student may lack a run.
     """
     modules = {""}
     for name in side.trace.used if label is None else ():
@@ -177,7 +187,7 @@ def tree(
         while owner not in modules:
             owner = owner.rpartition(".")[0]
         while not inside(owner, open_runs[-1].module):
-            open_runs.pop().close(numbers)
+            open_runs.pop().close(numbers, spare)
         for name in below(owner, open_runs[-1].module).split(".") if owner else ():
             if name:
                 run = Run(f"{open_runs[-1].module}.{name}".lstrip("."), name)
@@ -189,12 +199,12 @@ def tree(
         open_runs[-1].items.append(leaf)
     while open_runs:
         root = open_runs.pop()
-        root.close(numbers)
+        root.close(numbers, spare)
     return root
 
 
 def _form(node: Node, data: set[int], ends: set[int], scope: str | None) -> Form:
-    reads = tuple(v.id in data for v in node.inputs)
+    reads, known = tuple(v.id in data for v in node.inputs), facts(node.name)
     return Form(
         kind(node),
         scope,
@@ -202,7 +212,7 @@ def _form(node: Node, data: set[int], ends: set[int], scope: str | None) -> Form
         reads if acts(node) else (),
         next(v.shape for v in node.inputs if v.id in data),
         tuple(o.shape for o in node.outputs),
-        facts(node.name).branches is not None or (acts(node) and not all(reads)),
+        known.branches is not None or known.reorders or (acts(node) and not all(reads)),
     )
 
 

@@ -66,6 +66,9 @@ def trace(
             recorder.taint(x)
     for x in main_first(given):
         recorder.taint(x)
+    parameters = dict(module.named_parameters())
+    # A forward pass may change a parameter in place. Its name is that of the value before.
+    before = {k: recorder.value(x) for k, x in state_in.items() if k in parameters}
     with (
         _in_evaluation_mode(module),
         torch.no_grad(),
@@ -82,7 +85,7 @@ def trace(
         with_repeats(_read(recorder.dependent(), outputs)),
         tuple(recorder.value(x) for x in main_first(given)),
         outputs,
-        {recorder.value(v).id: k for k, v in state_in.items() if k not in constant},
+        {before.get(k, recorder.value(v)).id: k for k, v in state_in.items() if k not in constant},
         recorder.constants,
         {k: tuple(v.shape) for k, v in state.items() if k not in constant},
         frozenset(dict(module.named_buffers())),

@@ -43,7 +43,7 @@ def refusal(
     node = None if beside is None else beside.nodes[0]
     if node is None:
         before = [b for _, b in pairs[:at] if b is not None]
-        node = before[-1].nodes[-1] if before else None
+        node = before[-1].nodes[-1] if before else next(iter(s.nodes), None)
     remedy = "Name other pairs with correspondence=" if named else _other_activation(item, beside)
     return AlignmentError.at(item.nodes[0], node, problem, remedy)
 

@@ -131,3 +131,32 @@ def test_a_mask_that_only_the_student_has_is_remarked_and_not_refused():
     assert answer.startswith("remarked")
     assert "a constant that the teacher does not have" in answer
     assert said(Masked(8, True), Masked(8, True), inputs(8, 4)) == "exact"
+
+
+class Relative(nn.Module):
+    """Attention by position. Weights have three axes: unit, head, place. Those of positions read sinusoids."""
+
+    def __init__(self, width, heads, place=4):
+        super().__init__()
+        self.embed, self.norm = nn.Linear(4, width), nn.LayerNorm(width)
+        self.queries, self.keys, self.places, self.out = (
+            nn.Parameter(torch.zeros(width, heads, place)) for _ in range(4)
+        )
+        self.bias, self.head = nn.Parameter(torch.zeros(heads, place)), nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        steps = torch.arange(0, x.shape[-1], 2).double() / x.shape[-1]
+        turns = torch.arange(x.shape[1]).double()[:, None] / 10.0**steps
+        sinusoids = torch.cat([turns.sin(), turns.cos()], -1)
+        q, k = (torch.einsum("bih,hnd->bind", x, w) for w in (self.queries, self.keys))
+        r = torch.einsum("jh,hnd->jnd", sinusoids, self.places)
+        scores = torch.einsum("bind,bjnd->bnij", q + self.bias, k)
+        scores = (scores + torch.einsum("bind,jnd->bnij", q - self.bias, r)).softmax(-1)
+        y = torch.einsum("bnij,bjnd->bind", scores, k)
+        return self.head(self.norm(x + torch.einsum("bind,hnd->bih", y, self.out)))
+
+
+@pytest.mark.parametrize("fill", ["zero-out", pytest.param("net2wider", marks=pytest.mark.slow)])
+def test_weights_with_an_axis_for_heads_read_units_and_make_none(fill):
+    assert said(Relative(8, 2), Relative(16, 4), inputs(5, 4), fill) == "exact"

@@ -84,16 +84,16 @@ def test_an_operation_of_one_model_leaves_the_other_side_empty():
     assert (error.teacher, error.student) == (UNKNOWN, UNKNOWN)
     assert str(error).startswith("Teacher and student compute different things: nothing is known.")
 
-    class Masked(nn.Module):
-        def __init__(self, masked):
+    class Sharpened(nn.Module):
+        def __init__(self, more):
             super().__init__()
-            self.first, self.head, self.masked = nn.Linear(4, 4), nn.Linear(4, 3), masked
+            self.first, self.head, self.more = nn.Linear(4, 4), nn.Linear(4, 3), more
 
         def forward(self, x):
             x = self.first(x)
-            return self.head(x + torch.ones_like(x) if self.masked else x)
+            return self.head(x + x.softmax(-1) if self.more else x)
 
-    error = refusal(Masked(False), Masked(True))
+    error = refusal(Sharpened(False), Sharpened(True))
     assert error.teacher.node is None
     assert error.student.node.name == "add"
     assert "of the student" in str(error)

@@ -87,11 +87,20 @@ alias("unsafe_chunk", of="chunk")
 @register_rule("split", "chunk", "tensor_split", facts=Facts(linear=True, moves=True))
 @register_rule("split_copy")
 def split(call: Call) -> None:
+    """Pieces that only the student has, as in a block of more branches, are new coordinates."""
     x = call.pair("self")
     dim = call.dim("dim", len(x.axes))
-    sizes = [call.out(i)[dim] for i in range(len(call.t.outputs))]
-    for i, piece in enumerate(split_cat(x.axes[dim].term, sizes)):
-        replace_axis(call, x, dim, Axis(piece, x.axes[dim].source_parameters), i)
+    partners = {j: i for i, j in enumerate(call.numbers())}
+    sizes = [
+        call.out(partners[j], j)[dim] if j in partners else (0, piece.shape[dim])
+        for j, piece in enumerate(call.s.outputs)
+    ]
+    pieces = split_cat(x.axes[dim].term, sizes)
+    for j, i in partners.items():
+        piece = Axis(pieces[j], x.axes[dim].source_parameters)
+        along = x.scales is not None and x.scales.term is x.axes[dim].term
+        axes = [piece if d == dim else axis for d, axis in enumerate(x.axes)]
+        call.set(axes, i, scales=piece if along else x.scales, of_student=j)
 
 
 @register_rule("glu")

@@ -12,9 +12,11 @@ from phiopt.growth.pairs import Pair
 from phiopt.growth.rules.joining import replace_axis
 from phiopt.growth.rules.views import factored, in_order, joined
 
+ROLL = Facts(linear=True, moves=True, reorders=True, meanings={"dims": in_order("dims")})
 
-@register_rule("roll", facts=Facts(linear=True, moves=True, meanings={"dims": in_order("dims")}))
-@register_rule("flip", facts=Facts(moves=True))
+
+@register_rule("roll", facts=ROLL)
+@register_rule("flip", facts=Facts(moves=True, reorders=True))
 def reorder(call: Call) -> None:
     """A shift or a flip of an axis that neither grows nor has another order, or of positions of resized images."""
     x = call.pair("self")

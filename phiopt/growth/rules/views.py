@@ -24,8 +24,11 @@ def joined(axes: Sequence[Axis]) -> Axis:
 
 
 def factored(axis: Axis, sizes: Sequence[Size]) -> list[Axis]:
-    """The row-major factors of an axis."""
-    return [Axis(t, axis.source_parameters) for t in split_prod(axis.term, sizes)]
+    """The row-major factors of an axis. A factor of one coordinate tells no rows apart."""
+    return [
+        Axis(t) if t.size == (1, 1) else Axis(t, axis.source_parameters)
+        for t in split_prod(axis.term, sizes)
+    ]
 
 
 def strides(node: Node) -> Any:
