@@ -79,9 +79,8 @@ class Lambdas:
             )
         four = tuple(islice(value, 5))
         if len(four) != 4:
-            raise ValueError(
-                f"lambdas: got {shown(value if isinstance(value, Sized) else four)}, must be four numbers"
-            )
+            count = len(value) if isinstance(value, Sized) else len(four)
+            raise ValueError(f"lambdas: got {count} numbers, {shown(four)}, must be four")
         return cls(*four)
 
     def items(self) -> list[tuple[str, Scalar]]:
@@ -92,6 +91,18 @@ class Lambdas:
     def active(self) -> list[str]:
         """Names of the terms that count: all but those whose weight is the number 0."""
         return weighed(dict(self.items()))
+
+
+TRACE = 1e-9
+"""A weight below which a term counts for nothing."""
+
+
+def without_traces(lambdas: Lambdas) -> Lambdas:
+    """λ with 0 in place of weights that are nothing, as a search leaves them."""
+    weights = {name: known(value) or 0.0 for name, value in lambdas.items()}
+    if not any(0 < value < TRACE for value in weights.values()):
+        return lambdas
+    return Lambdas(**{name: value if value >= TRACE else 0.0 for name, value in weights.items()})
 
 
 def weighed(weights: Mapping[str, Scalar]) -> list[str]:

@@ -17,7 +17,7 @@ def step(model, optimizer, seed=0):
     loss = model(randn(6, 4, seed=seed)).square().sum()
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def test_the_same_objects_go_on_with_the_same_function_and_state():
