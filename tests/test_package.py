@@ -23,6 +23,7 @@ FLOORS = [
     {"_modules", "_transforms", "_attention", "_vector", "_inputs"},
     {"_described", "_checks", "_order", "_records", "_randomness"},
     {"_files", "_given", "_paths"},
+    {"_figures"},
     {"lift", "derivatives", "data"},
     {"growth", "optimizers", "distributed"},
     {"objective", "training"},

@@ -21,6 +21,7 @@ from phiopt.bilevel.search import Evaluation, Search, SearchStatus
 from phiopt.bilevel.space import Space
 from phiopt.bilevel.trial import Learned, Trial, failure
 from phiopt.objective import Lambdas
+from phiopt.objective.lambdas import without_traces
 from phiopt.solve import Solution, SolveError, Status
 
 
@@ -114,7 +115,7 @@ class Run:
             warn(f"learn: {failure(solution.status)}")
         return Learned(
             solution=solution,
-            lambdas=solution.lambdas,
+            lambdas=without_traces(solution.lambdas),
             delta=best.delta,
             theta=best.theta,
             outer=best.outer,
