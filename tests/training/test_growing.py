@@ -58,7 +58,7 @@ def test_rates_rise_after_growth_and_no_scheduler_sees_it():
             before = model[2].bias.detach().clone()
             step(model, optimizer, seed)
             gradient = model[2].bias.grad
-            steps.append(float(((before - model[2].bias) / gradient).mean()))
+            steps.append(float(((before - model[2].bias.detach()) / gradient).mean()))
             scheduler.step()
             rates.append(optimizer.param_groups[0]["lr"])
         return steps, rates
