@@ -224,6 +224,11 @@ class Insertions:
             )
             return
         settings = Closing(self.state.student, inside).settings(branch)
+        ends = {v.id for v in self.state.student.outputs}
+        if settings is None and not any(
+            o.id in ends or self.flow.readers[o.id] for o in total.outputs
+        ):
+            return  # it is only written to memory, as the states of a loop are, and what reads that is closed
         if settings is None:
             self.starts[id(total)] = AlignmentError.at(
                 None,
