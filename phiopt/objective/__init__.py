@@ -12,7 +12,7 @@ from phiopt.objective.objective import Objective
 from phiopt.objective.paper import paper_objective, paper_terms
 from phiopt.objective.proximity import ProximityTerm
 from phiopt.objective.replacement import Replacement
-from phiopt.objective.sample import Sample, Samples, Stream
+from phiopt.objective.sample import Sample, Samples, Stream, joined
 from phiopt.objective.spectral import Spectral
 from phiopt.objective.task import TaskTerm
 from phiopt.objective.term import Evaluation, Term
@@ -40,6 +40,7 @@ __all__ = [
     "Term",
     "Uniform",
     "delta_of",
+    "joined",
     "paper_objective",
     "paper_terms",
     "pure_model",
