@@ -171,12 +171,6 @@ TIMM = [
     timm_pair("width", "mobilevitv2_050", "mobilevitv2_100", family="MobileViT V2"),
     timm_pair("width and depth", "efficientvit_b0", "efficientvit_b1", family="EfficientViT"),
     timm_pair("depth", "mvitv2_tiny", "mvitv2_small", both={"img_size": 64}, family="MViT V2"),
-    timm_pair("width", "volo.VOLO", small={"embed_dims": (32, 64, 64, 64)}, large={"embed_dims": (64, 128, 128, 128)},
-              both={"img_size": 64, "num_heads": (2, 4, 4, 4), "layers": (1, 1, 1, 1), "mlp_ratio": 3.0,
-                    "outlook_attention": (True, False, False, False), "downsamples": (True, False, False, False),
-                    "post_layers": ("ca", "ca")}, family="VOLO"),
-    timm_pair("width and depth", "gernet_s", "gernet_m", family="GERNet"),
-    timm_pair("depth", "nextvit_small", "nextvit_base", family="Next-ViT"),
 ]  # fmt: skip
 
 
@@ -290,33 +284,6 @@ TRANSFORMERS = [
         "T5 encoder", "T5ForTokenClassification", T5,
         {"more heads": {"d_model": 64, "num_heads": 8}, "hidden units": {"d_ff": 96}, "depth": {"num_layers": 3},
          "vocabulary": {"vocab_size": 130}},
-    ),
-    *transformers_pairs(
-        "Longformer", "LongformerForSequenceClassification", {**SMALL, **CLASSES, "attention_window": 4}, KINDS,
-        shape=(8,),
-    ),
-    *transformers_pairs(
-        "FNet", "FNetForSequenceClassification", {**SMALL, **CLASSES, "tpu_short_seq_length": 7},
-        {"hidden units": {"intermediate_size": 96}, "wider heads": {"hidden_size": 64}},
-    ),
-    *transformers_pairs(
-        "Funnel", "FunnelForSequenceClassification",
-        {"vocab_size": 100, "block_sizes": [1, 1], "num_decoder_layers": 1, "d_model": 32, "n_head": 4, "d_head": 8,
-         "d_inner": 64, "num_labels": 5},
-        {"more heads": {"d_model": 64, "n_head": 8}, "hidden units": {"d_inner": 96}, "depth": {"block_sizes": [2, 2]}},
-        shape=(8,),
-    ),
-    *transformers_pairs(
-        "XLNet", "XLNetForSequenceClassification",
-        {"vocab_size": 100, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "num_labels": 5,
-         "use_mems_eval": False},
-        {"more heads": {"d_model": 64, "n_head": 8}, "hidden units": {"d_inner": 96}, "depth": {"n_layer": 3}},
-    ),
-    *transformers_pairs(
-        "RWKV", "RwkvForCausalLM",
-        {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 16, "use_cache": False},
-        {"more heads": {"hidden_size": 64}, "hidden units": {"intermediate_size": 192},
-         "depth": {"num_hidden_layers": 3}},
     ),
     *transformers_pairs(
         "ViT", "ViTForImageClassification", IMAGE, IMAGE_KINDS | MORE_CLASSES, shape=(3, 32, 32)

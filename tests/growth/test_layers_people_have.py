@@ -235,3 +235,41 @@ def test_an_output_of_fewer_coordinates_is_refused():
         AlignmentError, match="axis 1 of the output has size 4 in the teacher but 2"
     ):
         GrowthMap.between(Windows(2), Windows(4), inputs=torch.zeros(2, 8, 4))
+
+
+class Root(nn.Module):
+    """Two layers whose results are joined and read by a third one, to which the second result may be added."""
+
+    def __init__(self, residual, width=4):
+        super().__init__()
+        self.stem, self.residual = nn.Conv2d(3, width, 1), residual
+        self.layer, self.root = (
+            nn.Conv2d(width, width, 1),
+            nn.Conv2d(2 * width, width, 1, bias=False),
+        )
+        self.norm, self.head = nn.BatchNorm2d(width), nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.layer(x).relu()
+        z = self.norm(self.root(torch.cat([x, y], 1)))
+        return self.head((z + y if self.residual else z).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("width", [4, 6])
+def test_what_the_student_adds_again_is_taken_off_the_columns_that_read_it(width, tmp_path):
+    teacher, student = Root(False), Root(True, width)
+    assert said(teacher, student, inputs(3, 5, 5)) == "exact"
+    growth = GrowthMap.between(teacher, student, inputs=inputs(3, 5, 5))
+    growth.save(tmp_path / "map")
+    assert GrowthMap.load(tmp_path / "map", teacher, student).inserted == growth.inserted
+
+
+def test_groups_that_read_fewer_channels_are_refused_with_both_numbers():
+    teacher, student = (
+        nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=groups)) for groups in (1, 4)
+    )
+    with pytest.raises(
+        AlignmentError, match=r"'1' of the .*: 1 groups that read 8 .* 4 that read 2 "
+    ):
+        GrowthMap.between(teacher, student, inputs=inputs(3, 5, 5).float())
