@@ -17,8 +17,8 @@ class Status(Enum):
 
     SOLVED = "The gradient norm fell to the tolerance. Nothing to do."
     BUDGET_SPENT = (
-        "All steps were taken, as asked. No tolerance was set, so stationarity was not required. "
-        "Read the certificate to see how far from stationary the result is, or give the solver a tol."
+        "All steps were taken, as asked. This is how a solve without a tol ends, and nothing went wrong. The "
+        "certificate says how near to stationary the result is; give the solver a tol to ask for more."
     )
     SAMPLE_TOO_SMALL = (
         "The frozen sample was minimised, but fresh draws show less than half of that "
