@@ -183,7 +183,7 @@ def test_labels_of_the_students_classes_hint_at_classes():
 
 
 def test_a_module_with_items_is_no_data():
-    with pytest.raises(TypeError, match="^data: got Sequential, must be"):
+    with pytest.raises(TypeError, match=r"^data: got Sequential, must"):
         phiopt.OuterLoss(STUDENT)
 
 

@@ -48,8 +48,9 @@ def no_source(name: str, source: Any) -> str:
 
 def is_map_style(source: Any) -> bool:
     """Whether the source is a data set whose examples are read by their number."""
-    no_data = type | DataLoader | Tensor | np.ndarray | str | bytes | Mapping | nn.Module
-    if isinstance(source, no_data):  # a Sequential has items too
+    if isinstance(source, type | DataLoader | Tensor | np.ndarray | str | bytes | Mapping):
+        return False
+    if isinstance(source, nn.Module):  # a Sequential has items too
         return False
     return hasattr(source, "__getitem__") and hasattr(source, "__len__")
 
