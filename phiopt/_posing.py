@@ -14,6 +14,7 @@ from phiopt._arguments import check_modules, check_options, check_precision, che
 from phiopt._checks import Scalar, count, instance, known
 from phiopt._inputs import Inputs, entries_of
 from phiopt._modules import copied, copies, state_of, with_tensors
+from phiopt._progress import phase
 from phiopt._task_checks import check_task, left_out_of
 from phiopt._transforms import has_tangent, plain, wrapped
 from phiopt._traps import warn_of_traps
@@ -132,6 +133,7 @@ class Posing:
 
     def problem(self, device: torch.device) -> Problem:
         """Do all work. Where processes solve together, an error in one is an error in all."""
+        phase("checking")
         if self.group is not None:
             settings: dict[str, object] = {n: value for n, (value, _) in self.plug_ins.items()}
             settings["extra"] = [(known(weight), term) for weight, term in self.extra]
@@ -145,11 +147,13 @@ class Posing:
             check_precision(dtype, parts | {f"extra.{t.name}": t for _, t in self.extra})
             data = self.data(device, dtype)
             inputs = None if data is None else data.example[0]
+            phase("mapping")
             growth = self.growth(inputs)
             relabelled = data is not None and self.relabelled(growth, data)
             w0 = self.module(growth, inputs)
             params = {n: p.detach().clone() for n, p in w0.named_parameters() if p.requires_grad}
             objective = self.objective(w0, growth, data, device)
+            phase("checking")
             third_derivatives = self.third_derivatives(w0, growth, objective, params)
             if data is not None and relabelled and self.loss is not None:
                 outputs = objective.model({}, data.example[0][:2])
@@ -162,6 +166,7 @@ class Posing:
             if self.group is not None:
                 objective = _shared(objective, params, self.group, self.seed)
         if self.scale == "relative":
+            phase("scaling")
             objective = _relative(objective, params, self.batch_size, self.seed)
         about = (growth, self.scale, self.seed, self.source, self.group)
         return Problem(objective, params, w0, *about, left_out, third_derivatives)

@@ -6,18 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch.distributed as dist
-from torch import nn
-from torch.distributed import ProcessGroup
 
 from phiopt._described import described
 from phiopt._modules import state_of
 from phiopt._paths import check_path, new_file
+from phiopt._solving import PosedProblem
 from phiopt._types import Params
-from phiopt.data import Source
-from phiopt.growth import GrowthMap
 from phiopt.objective import Objective
 from phiopt.solve.checkpoint import Checkpoint
 from phiopt.solve.outcome import Outcome
@@ -31,25 +28,6 @@ ROLES = {
     "curvature.estimator": "curvature",
 }
 """Fields of the paper's terms that are arguments, and the names of these."""
-
-
-class PosedProblem(Protocol):
-    """See `phiopt.Problem`."""
-
-    @property
-    def objective(self) -> Objective: ...
-    @property
-    def start(self) -> Params: ...
-    @property
-    def student(self) -> nn.Module: ...
-    @property
-    def map(self) -> GrowthMap: ...
-    @property
-    def scale(self) -> str: ...
-    @property
-    def source(self) -> Source | None: ...
-    @property
-    def process_group(self) -> ProcessGroup | None: ...
 
 
 def check_checkpoint(checkpoint: object, resume: object, solver: object, adjoint: object) -> None:

@@ -12,6 +12,7 @@ from phiopt._arguments import check_solve
 from phiopt._checks import Scalar
 from phiopt._modules import global_lock
 from phiopt._order import in_order
+from phiopt._progress import showing
 from phiopt._resuming import PathLike, check_checkpoint
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
@@ -131,7 +132,9 @@ def initialize(
             ``restarts``, ``checkpoint``, ``throw`` and ``progress`` may be others. None (default): the solve begins.
         seed: Seed of every random draw, a whole number from 0 to 2⁶³ − 1.
         throw: True: raise when the solver fails. False: return the solution with its status.
-        progress: Show a progress bar, on a terminal only.
+        progress: Show a progress bar, on a terminal only: the phase (checking, mapping, scaling, solving, validating,
+            certifying) and the time that is left of it. A solve that is expected to take more than a minute is
+            announced by a line with that time and its two largest parts. For that one gradient is timed.
 
     Returns:
         The `Solution`. Its ``student`` is a new module that holds w1.
@@ -161,27 +164,28 @@ def initialize(
     check_checkpoint(checkpoint, resume, solver, adjoint)
     given = given_tensors(weights, neighbourhood, start, check_extra(extra))
     check_derivative(given, adjoint)
-    problem = pose(
-        teacher,
-        student,
-        weights,
-        data,
-        map=map,
-        lift=lift,
-        classes=classes,
-        loss=loss,
-        neighbourhood=neighbourhood,
-        curvature=curvature,
-        extra=extra,
-        scale=scale,
-        start=start,
-        restrict_classes=restrict_classes,
-        micro_batch=micro_batch,
-        process_group=process_group,
-        batch_size=(TorchOpt() if solver is None else solver).batch_size,
-        seed=seed,
-    )
-    # A problem is posed with numbers. For the solve the tensors come back, on their graph.
-    solving: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "certificate": certificate}
-    solving |= {"restarts": restarts, "checkpoint": checkpoint, "resume": resume}
-    return problem.with_tensors(given).solve(**solving, throw=throw, progress=progress)
+    with showing(progress):
+        problem = pose(
+            teacher,
+            student,
+            weights,
+            data,
+            map=map,
+            lift=lift,
+            classes=classes,
+            loss=loss,
+            neighbourhood=neighbourhood,
+            curvature=curvature,
+            extra=extra,
+            scale=scale,
+            start=start,
+            restrict_classes=restrict_classes,
+            micro_batch=micro_batch,
+            process_group=process_group,
+            batch_size=(TorchOpt() if solver is None else solver).batch_size,
+            seed=seed,
+        )
+        # A problem is posed with numbers. For the solve the tensors come back, on their graph.
+        solving: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "certificate": certificate}
+        solving |= {"restarts": restarts, "checkpoint": checkpoint, "resume": resume}
+        return problem.with_tensors(given).solve(**solving, throw=throw, progress=progress)

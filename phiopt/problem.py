@@ -14,6 +14,7 @@ from phiopt._checks import Scalar, instance, scalar
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._resuming import PathLike, check_checkpoint, with_checkpoint
+from phiopt._solving import solved
 from phiopt._transforms import inside_transforms, outside_transforms, plain
 from phiopt._types import Params
 from phiopt.bilevel import Adjoint
@@ -29,11 +30,8 @@ from phiopt.solve import (
     Solution,
     Solver,
     TorchOpt,
-    fresh_draws,
     raise_failure,
-    reported,
     solve_many,
-    verdict,
 )
 from phiopt.solve.solver import SolvesMany, needs_hessian
 
@@ -241,58 +239,7 @@ def _solve(
             with inside_transforms(transforms):
                 return adjoint.solve(solver, objective, start, seed=seed, progress=progress)
 
-        solution = _solution(problem, weights, solver, solve, certificate, restarts, seed, progress)
+        solution = solved(problem, weights, solver, solve, certificate, restarts, seed, progress)
     if throw and solution.status.failed:
         raise_failure(solution)
     return solution
-
-
-def _solution(
-    problem: Problem,
-    weights: Lambdas,
-    solver: Solver,
-    solve: Callable[[Objective, Params], Outcome],
-    level: Level | None,
-    restarts: int,
-    seed: int,
-    progress: bool,
-) -> Solution:
-    """The outcome of ``solve``, with restarts and a certificate."""
-    objective, start = problem.objective, problem.start
-    # Drawn now, because later the data may fail.
-    fresh = fresh_draws(objective, start, solver.batch_size, seed, level)
-    outcome = solve(objective, start)
-    params = {name: plain(name, value) for name, value in outcome.params.items()}
-    outcome, certificate, left_out = reported(
-        outcome,
-        params,
-        objective,
-        start,
-        fresh,
-        level=level,
-        solver=solver,
-        restarts=restarts,
-        seed=seed,
-        progress=progress,
-        third_derivatives=problem.third_derivatives,
-        left_out=problem.left_out,
-    )
-    return Solution(
-        student=with_tensors(problem.student, params),
-        params=outcome.params,
-        status=verdict(replace(outcome, params=params), certificate),
-        terms=outcome.terms,
-        start_terms=outcome.start_terms,
-        objective=outcome.objective,
-        start_objective=outcome.start_objective,
-        scale=problem.scale,
-        divisors=dict(objective.divisors),
-        lambdas=weights,
-        extra={name: float(weight) for name, weight in objective.extra.items()},
-        certificate=certificate,
-        history=outcome.history,
-        stats=outcome.stats,
-        error=outcome.error,
-        map=problem.map,
-        left_out=left_out,
-    )

@@ -99,7 +99,7 @@ def solve(out: Path) -> None:
         net(4),
         (0.3, 0.3, 0.2, 0.2),
         DataLoader(data, batch_size=8, shuffle=True),
-        solver=phiopt.TorchOpt(steps=40, check_every=7),
+        solver=phiopt.TorchOpt(steps=15, check_every=4),
         checkpoint=path,
         resume=path if path.exists() else None,
     )

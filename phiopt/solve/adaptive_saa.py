@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from phiopt._progress import within
 from phiopt._types import Params
 from phiopt.objective import Objective, Sample, Samples, Stream
 from phiopt.solve.certificate import holds
@@ -64,7 +65,8 @@ def solve_adaptive_saa(
         except Exception as error:
             return replace(total, status=Status.DATA_FAILED, error=error)
         try:
-            total, decreased = _checked(objective, start, total, held_out)
+            with within("validating"):
+                total, decreased = _checked(objective, start, total, held_out)
         except KeyboardInterrupt as interrupt:
             return replace(total, status=Status.INTERRUPTED, error=interrupt)
         if decreased or size == LARGEST or total.stats.steps >= steps:

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from phiopt._progress import advance
 from phiopt._types import Params
 from phiopt.derivatives import dot, square_norm
 from phiopt.objective import Objective, Sample, Stream
@@ -174,8 +175,10 @@ def certify(
     """
     gradients = LIGHT_GRADIENTS if level == "light" else None
     before = moments(Counted(objective), start, draws, gradients)
+    advance()
     counted = Counted(objective)
     after = moments(counted, params, draws, gradients)
+    advance()
     error, unsettled = counted.search_error, counted.unsettled
     unit = before.gradient_norm or 1.0  # the ratio is 0 where both are 0
     ends = None

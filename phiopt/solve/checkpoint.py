@@ -52,6 +52,7 @@ class Checkpoint:
     saved: SavedState | None = None
     _state: dict[str, Any] = field(default_factory=dict)
     _batch: Batch | None = None
+    _start_value: float = 0.0
     _began: float = 0.0
     _due: float = 0.0
 
@@ -66,6 +67,7 @@ class Checkpoint:
             OSError: The file cannot be written.
         """
         self._began = perf_counter()
+        self._start_value = loop.start_values[0]  # computed anew; a loop may change it at its end
         structure = pytree.tree_structure(loop.state)
         if self.saved is not None:
             self._began -= self.saved.tree["seconds"]
@@ -119,6 +121,7 @@ class Checkpoint:
         began = perf_counter()
         history = self._state["history"][: self._state["records"]]
         state = self._state | {"history": history, "seconds": self.seconds()}
+        state["start_value"] = self._start_value
         if self._batch is not None:
             state["batch"] = _sketch(self._batch)
         write(self.path, self.arguments, state)
@@ -146,7 +149,7 @@ def _state_of(loop: Loop) -> dict[str, Any]:
 def _go_on(loop: Loop, saved: SavedState) -> Batch | None:
     """Put the loop into the saved state. Returns the last batch, if it was read again."""
     state = _on_device(saved.tree, next(iter(loop.params.values())).device)
-    _check_start(loop, saved.path, state["start_values"][0])
+    _check_start(loop, saved.path, state["start_value"])
     loop.state = _unflattened(loop.state, state["optimizer"], saved.path)
     for name in FIELDS:
         setattr(loop, name, state[name])

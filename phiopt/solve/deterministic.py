@@ -13,9 +13,10 @@ import scipy
 from phiopt._checks import count, fraction, one_of
 from phiopt._types import Params
 from phiopt.objective import Objective
-from phiopt.solve.adaptive_saa import solve_adaptive_saa
+from phiopt.solve.adaptive_saa import FIRST, solve_adaptive_saa
 from phiopt.solve.outcome import Outcome
 from phiopt.solve.saa import SaaSolve
+from phiopt.solve.solver import Evaluations
 
 METHODS = {
     "trust-krylov": {"gtol": 0.0, "inexact": True},
@@ -47,6 +48,11 @@ class _SaaSolver(ABC):
             seed=seed,
             progress=progress,
         )
+
+    def work(self, objective: Objective) -> Evaluations:
+        """See `TellsWork`. A step has one evaluation as a rule. A sample that grows is not foreseen."""
+        draws = (self.draws or FIRST) if objective.data is not None else 1
+        return Evaluations((1 + self.steps) * draws, 0)
 
     @abstractmethod
     def _minimise(self, run: SaaSolve, steps: int) -> None:

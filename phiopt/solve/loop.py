@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phiopt._progress import within
 from phiopt._types import Params
 from phiopt.solve.certificate import moments
 from phiopt.solve.outcome import Outcome, Status
@@ -151,7 +152,8 @@ class Loop:
             return
         self._update(at.gradient, moved)
         if check:
-            validated = self.solves.validate(self.params)
+            with within("validating"):
+                validated = self.solves.validate(self.params)
             for index, record in enumerate(records):
                 if moved[index]:
                     record["held_out"] = validated.values[index]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from phiopt._progress import phase
 from phiopt._types import Params
 from phiopt.objective import Objective, Sample
 from phiopt.solve.certificate import Certificate, Level, certify
@@ -74,6 +75,7 @@ def reported(
             # The spectrum shows whether a stationary point is a minimum. It can only be one of the frozen sample.
             stationary = outcome.status is Status.SOLVED and third_derivatives()
             curved_on = (outcome.saa_samples or fresh) if stationary else None
+            phase("certifying", 2)  # w0 and w1
             certificate = certify(
                 objective,
                 start,

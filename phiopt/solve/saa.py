@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from phiopt._progress import phase, showing
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
 from phiopt.objective import Objective, Sample
@@ -222,10 +222,10 @@ def solve_saa(
     start.
     """
     began = perf_counter()
-    with torch.no_grad():
+    with torch.no_grad(), showing(progress) as bar:
+        phase("solving", steps)
         run = SaaSolve(objective, start, samples, tol, steps, begin)
-        with tqdm(total=steps, desc="φ", disable=None if progress else True) as bar:
-            status = run.through(minimise, bar)
+        status = run.through(minimise, bar)
         return run.outcome(status, perf_counter() - began)
 
 

@@ -1,7 +1,7 @@
 """What every solver of the inner problem looks like, and what it may declare."""
 
 from dataclasses import is_dataclass
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from phiopt._types import Params
 from phiopt.objective import Objective
@@ -17,9 +17,9 @@ class Solver(Protocol):
     """A way to find argmin_w L(w).
 
     These two members are all that a solver must have. What else it can do or needs it declares by the members of
-    `StepSolver`, `SolvesMany`, `DrawsAfresh`, `NeedsHessian` or `KeepsState`. A solver without them takes no steps
-    that an adjoint can go back by, solves one problem at a time, minimises one function, does with first
-    derivatives, and has no checkpoints.
+    `StepSolver`, `SolvesMany`, `DrawsAfresh`, `NeedsHessian`, `KeepsState` or `TellsWork`. A solver without them takes
+    no steps that an adjoint can go back by, solves one problem at a time, minimises one function, does with first
+    derivatives, has no checkpoints, and does not know how long it will take.
     """
 
     @property
@@ -116,6 +116,30 @@ class KeepsState(Protocol):
         self, objective: Objective, start: Params, *, seed: int, progress: bool, checkpoint: Any
     ) -> Outcome:
         """As `Solver.solve`, with a `Checkpoint` to write to and to go on from."""
+        ...
+
+
+class Evaluations(NamedTuple):
+    """How often L is evaluated in a solve, at most.
+
+    Args:
+        gradients: On samples of a step.
+        values: On other samples.
+    """
+
+    gradients: int
+    values: int
+
+
+@runtime_checkable
+class TellsWork(Protocol):
+    """A solver that knows beforehand how often it evaluates L. A progress bar then tells how long a solve will take."""
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    def work(self, objective: Objective) -> Evaluations:
+        """The evaluations of a solve that takes all of its steps."""
         ...
 
 

@@ -7,16 +7,17 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from phiopt._checks import count, flag, fraction
+from phiopt._progress import phase, showing
 from phiopt._types import Params
 from phiopt.objective import Objective
 from phiopt.optimizers import check_optimizer, default_optimizer
 from phiopt.solve.checkpoint import Checkpoint
 from phiopt.solve.loop import Loop
 from phiopt.solve.outcome import Outcome
-from phiopt.solve.solves import OneSolve, Solves
+from phiopt.solve.solver import Evaluations
+from phiopt.solve.solves import COMPARED_ON, OneSolve, Solves
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,24 @@ class TorchOpt:
     ) -> Outcome:
         """See `KeepsState`."""
         began = perf_counter()
-        with torch.no_grad():
-            solve = OneSolve(
-                objective,
-                start,
-                seed,
-                self.transformation(objective.interval),
-                batch_size=self.batch_size,
-                fresh=self.fresh,
-            )
-        with tqdm(total=self.steps, desc="φ", disable=None if progress else True) as bar:
+        with showing(progress) as bar:
+            phase("validating")
+            with torch.no_grad():
+                solve = OneSolve(
+                    objective,
+                    start,
+                    seed,
+                    self.transformation(objective.interval),
+                    batch_size=self.batch_size,
+                    fresh=self.fresh,
+                )
             (outcome,) = self.drive(solve, began, bar, checkpoint)
         return outcome
+
+    def work(self, objective: Objective) -> Evaluations:
+        """See `TellsWork`."""
+        validations = 1 + -(-self.steps // self.check_every)
+        return Evaluations(self.steps, validations * (COMPARED_ON if self.fresh else 1))
 
     @property
     def apart_reason(self) -> str:
@@ -125,9 +132,10 @@ class TorchOpt:
             fresh=self.fresh,
         )
         if checkpoint is None:
+            phase("solving", self.steps)
             loop.run(bar)
             return loop.outcomes(perf_counter() - began)
         with checkpoint.of(loop):
-            bar.update(loop.step)
+            phase("solving", self.steps, done=loop.step)
             loop.run(bar)
         return loop.outcomes(checkpoint.seconds())
