@@ -16,7 +16,7 @@ import torchopt
 from torch import nn
 
 from benchmarks.conftest import interleaved
-from benchmarks.test_gradient_cost import cnn, mlp, plain_gradient, setting
+from benchmarks.test_gradient_cost import BATCH, cnn, mlp, plain_gradient, setting
 from phiopt.objective import Lambdas, Stream
 from phiopt.solve import TorchOpt
 
@@ -37,13 +37,13 @@ def test_a_step_of_one_solve(benchmark, name):
     objective = replace(objective, lambdas=lambdas)
 
     def solve(steps: int):
-        return TorchOpt(steps=steps, batch_size=None, check_every=10**6).solve(objective, start)
+        return TorchOpt(steps=steps, batch_size=BATCH, check_every=10**6).solve(objective, start)
 
     def by_hand():
         optimizer = TorchOpt(steps=LONG).transformation(objective.interval)
         params, state = start, optimizer.init(start)
         for step in range(LONG - SHORT):
-            drawn = objective.sample(start, None, 0, Stream.STEP, step)
+            drawn = objective.sample(start, BATCH, 0, Stream.STEP, step)
             _, _, gradient = objective.value_and_grad(params, drawn)
             updates, state = optimizer.update(gradient, state, params=params, inplace=False)
             params = torchopt.apply_updates(params, updates, inplace=False)

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # A public name is imported when it is first used. `import phiopt` alone costs next to nothing, and growing a network
 # loads neither TorchOpt nor SciPy. The rooms, and the public names of each:
 _ROOMS = {
+    "_warnings": ("PhioptWarning",),
     "_types": ("Lift", "Loss", "Params"),
     "bilevel": (
         "AdjointError",
@@ -43,6 +44,7 @@ _ROOMS = {
     "pose": ("pose",),
     "problem": ("Problem",),
     "solve": ("LBFGS", "NewtonCG", "Solution", "SolveError", "Status", "TorchOpt"),
+    "training": ("param_groups",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted([*_ROOM_OF, "criteria", "lift"])
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from phiopt._types import Lift as Lift
     from phiopt._types import Loss as Loss
     from phiopt._types import Params as Params
+    from phiopt._warnings import PhioptWarning as PhioptWarning
     from phiopt.bilevel import AdjointError as AdjointError
     from phiopt.bilevel import Implicit as Implicit
     from phiopt.bilevel import Mirror as Mirror
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from phiopt.solve import SolveError as SolveError
     from phiopt.solve import Status as Status
     from phiopt.solve import TorchOpt as TorchOpt
+    from phiopt.training import param_groups as param_groups
 else:  # A type checker that saw this would take every misspelt name for an object.
 
     def __getattr__(name):

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from phiopt._checks import count, flag, known, one_of, part, seed_of, shown, two_models
+from phiopt._checks import count, flag, known, one_of, part, seed_of, two_models
+from phiopt._meant import meant
 from phiopt._modules import state_of
+from phiopt._shown import shown
 from phiopt._transforms import wrapped
 from phiopt._types import Params, float32_reason_of
 from phiopt.bilevel import Adjoint
@@ -154,7 +156,9 @@ def check_start(start: str | Params | None, student: nn.Module) -> None:
         one_of("start", start, sorted(FILLS))
         return
     if not isinstance(start, dict):
-        raise TypeError(f"start: got {type(start).__name__}, must be a fill's name or Params")
+        raise TypeError(
+            f"start: got {shown(start)}, must be a fill's name or Params{meant('start', start)}"
+        )
     for name, value in start.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"start: {name} is {shown(value)}, must be a Tensor")

@@ -12,20 +12,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from phiopt._meant import meant
+from phiopt._shown import shown
 from phiopt._transforms import batched
 
 Scalar = float | Tensor
-
-LONGEST = 100
-"""Characters of a value's text in an error."""
-
-
-def shown(value: object) -> str:
-    """The text of a value for an error, cut where it is long. A tensor is shown by its shape and dtype."""
-    if isinstance(value, Tensor) and value.dim():
-        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def scalar(name: str, value: object) -> Scalar:
@@ -33,8 +24,7 @@ def scalar(name: str, value: object) -> Scalar:
     if isinstance(value, Tensor):
         if value.dim() or not value.is_floating_point():
             raise TypeError(
-                f"{name}: got a tensor of shape {tuple(value.shape)} and dtype {value.dtype}, "
-                "must be a number or a 0-dimensional floating tensor"
+                f"{name}: got {shown(value)}, must be a number or a 0-dimensional floating tensor"
             )
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -125,10 +115,12 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
 
 def part(name: str, value: object, kind: type) -> None:
     """A ``TypeError`` by ``name`` unless ``value`` is of this kind, which is a protocol or an abstract class. The
-    error says what the value lacks. A class is refused.
+    error says what the value lacks, and what may have been meant. A class is refused.
     """
     if isinstance(value, type):
-        raise TypeError(f"{name}: got the class {value.__name__}, must be an instance of it")
+        raise TypeError(
+            f"{name}: got {shown(value)}, must be an instance of it{meant(name, value)}"
+        )
     if isinstance(value, kind):
         return
     members = _members(kind)
@@ -137,10 +129,11 @@ def part(name: str, value: object, kind: type) -> None:
     if "__call__" in members:
         rule = "a callable"
     elif lacking:
-        rule = f"a {kind.__name__}, an object with {' and '.join(members.values())}"
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        rule = f"{article} {kind.__name__}, an object with {' and '.join(members.values())}"
     else:
         rule = f"a subclass of {kind.__name__}"
-    raise TypeError(f"{name}: got {shown(value)}, {what}; must be {rule}")
+    raise TypeError(f"{name}: got {shown(value)}, {what}; must be {rule}{meant(name, value)}")
 
 
 def _members(kind: type) -> dict[str, str]:
@@ -155,8 +148,7 @@ def _members(kind: type) -> dict[str, str]:
 def instance(name: str, value: object, kind: type[Any] | tuple[type[Any], ...], rule: str) -> None:
     """A ``TypeError`` by ``name`` unless ``value`` is of this kind, which ``rule`` says in words."""
     if not isinstance(value, kind):
-        got = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
-        raise TypeError(f"{name}: got {got}, must be {rule}")
+        raise TypeError(f"{name}: got {shown(value)}, must be {rule}{meant(name, value)}")
 
 
 def two_models(teacher: object, student: object) -> None:

@@ -23,6 +23,7 @@ from phiopt._inputs import (
 from phiopt._outputs import logits_of
 from phiopt._randomness import begun_anew, preserved_randomness
 from phiopt._types import Loss
+from phiopt._warnings import warn
 from phiopt.data import (
     LEFT_OUT,
     Batch,
@@ -34,9 +35,9 @@ from phiopt.data import (
     is_list_of_items,
     leaves_out,
 )
-from phiopt.objective.around import drawn_around, no_neighbours, perturbed
+from phiopt.objective.around import caution, drawn_around, no_neighbours, perturbed
 from phiopt.objective.language import check_causal, check_decoder_inputs
-from phiopt.objective.loss import check_labels
+from phiopt.objective.loss import TWICE, are_probabilities, check_labels
 from phiopt.objective.neighbourhood import Neighbourhood
 
 
@@ -49,28 +50,41 @@ def means(
     seed: int,
     *,
     default_loss: bool,
+    cautious: bool = True,
 ) -> list[float]:
     """Mean of each ``measure(outputs, targets)`` over the data and the neighbourhood's samples.
 
     With ``default_loss`` the measures take class indices. Labels of a causal language model are moved then, and
-    positions that the default loss leaves out do not count.
+    positions that the default loss leaves out do not count. If ``cautious``, warnings say what is odd on the
+    first batch.
     """
     seed = seed_of(seed)
     if neighbourhood is not None:
         part("neighbourhood", neighbourhood, Neighbourhood)
     totals, losses, shapes = [0.0 for _ in measures], 0, ""
+    first = True
     generator: Generator | None = None
     labels = NextTokens() if default_loss else None
     with evaluating(model, data, seed):
         for x, y in batches(model, data, batch_size, labels):
             if labels is not None and not losses:
                 _check_language(model, x, labels.moves)
+            if (
+                cautious
+                and first
+                and neighbourhood is not None
+                and (odd := caution(neighbourhood, x))
+            ):
+                warn(f"neighbourhood: {odd}")
             if neighbourhood is not None:
                 generator = generator or Generator(_like(model).device).manual_seed(seed)
                 x, y = _neighbours(neighbourhood, x, y, generator)
             outputs = finite(logits_of(apply_to(model, x)), "outputs")
             if default_loss:
                 check_labels("data", outputs, y, leaves_out(x))
+            if cautious and first and default_loss and are_probabilities(outputs, 1):
+                warn(f"model: {TWICE}")
+            first = False
             values = [_measured(measure, outputs, y) for measure in measures]
             if default_loss and leaves_out(x):
                 values = [v[y != LEFT_OUT] for v in values]

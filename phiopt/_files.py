@@ -19,8 +19,8 @@ except ImportError:  # Windows
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from phiopt._checks import shown
 from phiopt._json import Field, parsed
+from phiopt._shown import shown
 from phiopt._types import Params
 
 _KEY = "phiopt"

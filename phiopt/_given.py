@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phiopt._checks import shown
 from phiopt._inputs import Inputs, Several
+from phiopt._shown import shown
 
 LABELS = ("labels", "label", "label_ids")
 """Names of the entry of a mapping that holds the targets."""

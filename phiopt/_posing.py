@@ -17,6 +17,7 @@ from phiopt._modules import copied, copies, state_of, with_tensors
 from phiopt._progress import phase
 from phiopt._task_checks import check_task, left_out_of
 from phiopt._transforms import has_tangent, plain, wrapped
+from phiopt._traps import warn_of_traps
 from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel.adjoint import changed, given_tensors
 from phiopt.data import Data, Source
@@ -159,6 +160,7 @@ class Posing:
                 data.expect_classes(len(growth.classes), outputs.shape[growth.class_axis])
             # An extra term may get its weight in a solve. So what it needs is examined now.
             needed = any(term.third_derivatives for _, term in self.extra)
+            self.warn_of_traps(growth, objective)
             left_out = left_out_of(objective, not needed or third_derivatives())
             objective = objective.without_terms(left_out)
             if self.group is not None:
@@ -168,6 +170,11 @@ class Posing:
             objective = _relative(objective, params, self.batch_size, self.seed)
         about = (growth, self.scale, self.seed, self.source, self.group)
         return Problem(objective, params, w0, *about, left_out, third_derivatives)
+
+    def warn_of_traps(self, growth: GrowthMap, objective: Objective) -> None:
+        """Say aloud what is allowed and probably not meant."""
+        around = Uniform(0.1) if self.neighbourhood is None else self.neighbourhood
+        warn_of_traps(self.teacher, self.loss, around, objective, growth.class_axis)
 
     def data(self, device: torch.device, dtype: torch.dtype) -> Data | None:
         """D1, open for reading."""

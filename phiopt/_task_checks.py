@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad
 
 from phiopt._inputs import Inputs, dtypes_of, lifted, main_of, shapes_of
 from phiopt._types import Lift, Loss, Params
 from phiopt.derivatives import require_derivatives
+from phiopt.derivatives.require import undifferentiable
 from phiopt.objective import Objective, Task
 from phiopt.objective.examples import telling_examples
 from phiopt.objective.language import check_causal, check_decoder_inputs
-from phiopt.objective.verify import require_gradient, verify_gradient
+from phiopt.objective.verify import verify_gradient
 from phiopt.solve import NO_DERIVATIVES
 
 
@@ -90,6 +92,33 @@ def left_out_of(objective: Objective, third_derivatives: bool) -> dict[str, str]
             )
         reasons |= {term.name: reason} if reason else {}
     return reasons
+
+
+def require_gradient(module: nn.Module, lift: Lift, task: Task, params: Params) -> None:
+    """Raise ``TypeError`` unless ``torch.func`` can differentiate ``task``, as solvers do; it names the
+    layer, or the loss. Arguments are those of `check_task`.
+    """
+    try:
+        grad(task)(params)
+    except RuntimeError as error:
+        outputs = task.outputs(params).detach()
+        try:
+            grad(task.of_outputs)(outputs)
+        except RuntimeError:
+            head = "loss: torch.func cannot differentiate it"
+        else:
+            head = "student: torch.func cannot differentiate its forward pass"
+            names = undifferentiable(module, lifted(lift, task.inputs.clone()))
+            kinds = [f"{n or 'the module itself'} ({_kind(module, n)})" for n in names]
+            head += f", in {', '.join(kinds)}" if kinds else ""
+        raise TypeError(
+            f"{head}; checkpointing, packed sequences, backward hooks of a module and NumPy are such "
+            f"cases: {error}"
+        ) from error
+
+
+def _kind(module: nn.Module, name: str) -> str:
+    return type(module.get_submodule(name)).__name__
 
 
 def _check_loss(task: Task, params: Params, class_axis: int | None) -> None:

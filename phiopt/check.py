@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from phiopt._checks import count, instance, part, seed_of
 from phiopt._inputs import Inputs, Targets, apply_to, apply_with, as_loss_takes, lifted
 from phiopt._modules import evaluating
+from phiopt._order import in_order
 from phiopt._outputs import logits_of
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Loss
@@ -27,6 +28,7 @@ from phiopt.objective.loss import check_labels
 EXAMPLES = 4
 
 
+@in_order
 def check(
     student: nn.Module,
     data: Source,

@@ -22,14 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phiopt._checks import instance, number, part, shown
+from phiopt._checks import instance, number, part
 from phiopt._evaluation import batches, evaluating, finite, means
 from phiopt._inputs import apply_to
+from phiopt._order import in_order
 from phiopt._outputs import logits_of
+from phiopt._shown import shown
 from phiopt._types import Function, Loss
+from phiopt._warnings import warn
 from phiopt.data import Source
-from phiopt.objective.loss import check_class_axis
-from phiopt.objective.neighbourhood import Corruption, Neighbourhood
+from phiopt.objective.corruption import Corruption
+from phiopt.objective.loss import TWICE, are_probabilities, check_class_axis
+from phiopt.objective.neighbourhood import Neighbourhood
 
 PERCENTAGES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 
@@ -49,6 +53,7 @@ class Scores(NamedTuple):
     cross_entropy: float
 
 
+@in_order
 def evaluate(
     model: nn.Module,
     data: Source,
@@ -80,11 +85,10 @@ def evaluate(
         >>> scores == (accuracy(model, data), cross_entropy(model, data))
         True
     """
-    measures = (_log_loss, _hits)
-    loss, hits = means(model, data, measures, batch_size, neighbourhood, seed, default_loss=True)
-    return Scores(hits, loss)
+    return _scores(model, data, neighbourhood, batch_size, seed)
 
 
+@in_order
 def accuracy(model: nn.Module, data: Source, *, batch_size: int = 512) -> float:
     """Share of the targets that are the class of the largest logit, in [0, 1].
 
@@ -95,9 +99,10 @@ def accuracy(model: nn.Module, data: Source, *, batch_size: int = 512) -> float:
         >>> accuracy(copy, (torch.eye(3), torch.tensor([0, 1, 0])))
         0.6666666666666666
     """
-    return evaluate(model, data, batch_size=batch_size).accuracy
+    return _scores(model, data, None, batch_size, seed=0, cautious=False).accuracy
 
 
+@in_order
 def cross_entropy(model: nn.Module, data: Source, *, batch_size: int = 512) -> float:
     """Mean of l(y, ŷ) = -log ŷ_y over the data, in nats (the paper's loss, section 2).
 
@@ -111,6 +116,7 @@ def cross_entropy(model: nn.Module, data: Source, *, batch_size: int = 512) -> f
     return evaluate(model, data, batch_size=batch_size).cross_entropy
 
 
+@in_order
 def robustness(
     model: nn.Module,
     data: Source,
@@ -153,6 +159,7 @@ def robustness(
     return means(model, data, measures, batch_size, neighbourhood, seed, default_loss=default)[0]
 
 
+@in_order
 def prediction_variance(
     models: Sequence[nn.Module], data: Source, *, batch_size: int = 512
 ) -> float:
@@ -182,6 +189,7 @@ def prediction_variance(
     return probabilities.var(0).sum(1).mean().item()
 
 
+@in_order
 def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
     """The class probabilities f(x, w), float64 of shape ``(examples, classes, ...)``, on the CPU.
 
@@ -193,7 +201,7 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
         torch.Size([8, 3])
     """
     with evaluating(model, data, seed=0):
-        parts = []
+        parts: list[Tensor] = []
         for x, y in batches(model, data, batch_size):
             outputs = finite(logits_of(apply_to(model, x)), "outputs")
             if isinstance(y, Tensor) and not y.is_floating_point():  # else no labels
@@ -202,10 +210,13 @@ def predict(model: nn.Module, data: Source, *, batch_size: int = 512) -> Tensor:
                 raise ValueError(
                     f"model: its outputs are {tuple(outputs.shape)}, must be logits (batch, classes, ...)"
                 )
+            if not parts and outputs.dim() > 1 and are_probabilities(outputs, 1):
+                warn(f"model: {TWICE}")
             parts.append(outputs.double().softmax(1).cpu())
     return torch.cat(parts)
 
 
+@in_order
 def corruption_curve(
     model: nn.Module,
     data: Source,
@@ -239,7 +250,8 @@ def corruption_curve(
     """
     percentages = _percentages(percentages)
     noises = [Corruption(percentage / 100, low=low, high=high) for percentage in percentages]
-    scores = [evaluate(model, data, n, batch_size=batch_size, seed=seed) for n in noises]
+    first = next((noise for noise in noises if noise.delta), None)  # warnings are given once
+    scores = [_scores(model, data, n, batch_size, seed, cautious=n is first) for n in noises]
     return CorruptionCurve(
         percentages,
         [score.accuracy for score in scores],
@@ -258,6 +270,19 @@ def _percentages(values: object) -> list[float]:
         if not 0 <= value <= 100:
             raise ValueError(f"percentages: got {value:g}, each must lie in [0, 100]")
     return numbers
+
+
+def _scores(
+    model: nn.Module,
+    data: Source,
+    neighbourhood: Neighbourhood | None,
+    batch_size: int,
+    seed: int,
+    cautious: bool = True,
+) -> Scores:
+    options = {"default_loss": True, "cautious": cautious}
+    loss, hits = means(model, data, (_log_loss, _hits), batch_size, neighbourhood, seed, **options)
+    return Scores(hits, loss)
 
 
 def _hits(outputs: Tensor, targets: Tensor) -> Tensor:

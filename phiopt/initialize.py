@@ -11,6 +11,7 @@ from torch.distributed import ProcessGroup
 from phiopt._arguments import check_solve
 from phiopt._checks import Scalar
 from phiopt._modules import global_lock
+from phiopt._order import in_order
 from phiopt._progress import showing
 from phiopt._resuming import PathLike, check_checkpoint
 from phiopt._types import Lift, Loss, Params
@@ -25,6 +26,7 @@ from phiopt.pose import pose
 from phiopt.solve import Level, Solution, Solver, TorchOpt
 
 
+@in_order
 @global_lock()
 @together
 def initialize(

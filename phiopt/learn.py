@@ -16,9 +16,11 @@ from phiopt._arguments import SCALES, check_modules, check_parts
 from phiopt._checks import Scalar, flag, one_of, part, seed_of
 from phiopt._described import described
 from phiopt._modules import copied
+from phiopt._order import in_order
 from phiopt._paths import check_path
 from phiopt._posing import derived_map
 from phiopt._randomness import preserved_randomness
+from phiopt._shown import shown
 from phiopt._types import Function, Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import check_steps
@@ -40,6 +42,7 @@ from phiopt.solve import Solution, Solver, TorchOpt
 __all__ = ["Learned", "Trial", "learn"]
 
 
+@in_order
 @torch.inference_mode(False)
 @torch.enable_grad()  # a search needs gradients, also inside torch.no_grad
 def learn(
@@ -230,7 +233,7 @@ def _check(
     """Refuse arguments before the models and the data are looked at."""
     part("search", search, Search)
     if not isinstance(outer, OuterLoss):
-        raise TypeError(f"outer: got {type(outer).__name__}, must be an OuterLoss")
+        raise TypeError(f"outer: got {shown(outer)}, must be an OuterLoss")
     for name, value in (
         ("restrict_classes", options["restrict_classes"]),
         ("progress", progress),

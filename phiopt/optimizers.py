@@ -10,7 +10,8 @@ import torchopt
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
-from phiopt._checks import count, instance, positive, shown
+from phiopt._checks import count, instance, positive
+from phiopt._shown import shown
 from phiopt._types import Params
 from phiopt._vector import to_params, to_vector
 from phiopt.derivatives import square_norm

@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from phiopt._arguments import without_data
 from phiopt._checks import Scalar
 from phiopt._modules import global_lock
+from phiopt._order import in_order
 from phiopt._posing import Posing
 from phiopt._randomness import preserved_randomness
 from phiopt._transforms import outside_transforms
@@ -24,6 +25,7 @@ from phiopt.objective.extra import check_extra
 from phiopt.problem import Problem
 
 
+@in_order
 @global_lock()
 @together
 def pose(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from phiopt._arguments import check_posed, check_solve, check_start, without_data
-from phiopt._checks import Scalar, scalar, shown
+from phiopt._checks import Scalar, instance, scalar
 from phiopt._modules import global_lock, state_of, with_tensors
 from phiopt._randomness import preserved_randomness
 from phiopt._resuming import PathLike, check_checkpoint, with_checkpoint
@@ -151,10 +151,8 @@ class Problem:
         """The problem at these weights, this δ and this start, with all of its tensors off the graph; and the tensors
         as they were, by the names of `Objective.tensors` and ``start.NAME``.
         """
-        if start is not None and not isinstance(start, dict):
-            raise TypeError(
-                f"start: got {shown(start)}, must be Params; a fill's name is for pose()"
-            )
+        if start is not None:
+            instance("start", start, dict, "Params; a fill's name is for pose()")
         more = check_weights(extra or {}, self.objective.extra, self.left_out)
         objective = replace(self.objective, lambdas=weights, extra={**self.objective.extra, **more})
         if delta is not None:

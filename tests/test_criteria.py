@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from phiopt import criteria
-from phiopt.objective.neighbourhood import Corruption, Gaussian, Uniform
+from phiopt.objective import Corruption, Gaussian, Uniform
 
 
 def generator(seed=0):

@@ -58,7 +58,7 @@ def test_the_examples_of_the_docstrings_run(module: str) -> None:
     try:
         actual = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if not module.startswith("phiopt.cli."):
+        if not module.startswith(("phiopt.cli.", "phiopt.training.")):
             raise
         pytest.skip(f"{error.name} is not installed; phiopt[families] has it")
     assert doctest.testmod(actual, extraglobs=names, optionflags=options).failed == 0

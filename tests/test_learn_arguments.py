@@ -30,7 +30,7 @@ BAD = {
         ValueError,
         "theta: got 0",
     ),
-    "outer": ({"outer": V}, TypeError, "outer: got tuple, must be an OuterLoss"),
+    "outer": ({"outer": V}, TypeError, "outer: got .* must be an OuterLoss"),
     "test": ({"test": (V[0][3:5], V[1][3:5])}, ValueError, "outer.data: 2 of its different inputs"),
     "labels": (
         {"outer": OuterLoss((V[0], V[1] + 1))},

@@ -23,7 +23,7 @@ from tests.cases import mlp, randn
 
 X, Y = randn(40, 4, seed=3), randn(40, seed=4)
 LAMBDAS = (0.4, 0.3, 0.2, 0.1)
-FEW = TorchOpt(steps=2, batch_size=40)
+FEW = TorchOpt(steps=6, batch_size=40)
 
 
 class Ended(nn.Module):

@@ -110,7 +110,8 @@ class Implicit:
         if draws_afresh(solver):
             raise ValueError(
                 "adjoint: Implicit needs the minimiser of one function, but solver draws a new "
-                "sample at each step; give it fresh=False, or use LBFGS or NewtonCG"
+                "sample at each step, as TorchOpt() does and solver=None; give it fresh=False and a tol, or use "
+                "solver=LBFGS() or NewtonCG()"
             )
         inputs = differentiable_inputs(objective, start)
         plain, origin = without_grad(objective, start)
@@ -121,7 +122,8 @@ class Implicit:
             samples = outcome.saa_samples
             if samples is None:
                 raise ValueError(f"adjoint: {type(solver).__name__} reports no frozen sample")
-            self._certify(plain, origin, outcome.params, samples)
+            ended = f"{type(solver).__name__} ended as {outcome.status.name}"
+            self._certify(plain, origin, outcome.params, samples, ended)
         versions = _versions(samples)
 
         def pull_back(given: Params, cotangent: Params) -> Params:
@@ -137,7 +139,12 @@ class Implicit:
 
     @torch.no_grad()
     def _certify(
-        self, objective: Objective, start: Params, params: Params, samples: Sequence[Sample]
+        self,
+        objective: Objective,
+        start: Params,
+        params: Params,
+        samples: Sequence[Sample],
+        ended: str,
     ) -> None:
         counted = Counted(objective)
         before, after = (moments(counted, w, samples).gradient_norm for w in (start, params))
@@ -145,7 +152,8 @@ class Implicit:
             raise AdjointError(
                 f"the solution's gradient norm is {after / (before or 1.0):.3g} of the start's, "
                 f"above Implicit's tol={self.tol:g}: it is not stationary, so the implicit "
-                "derivative is of no meaning. Minimise further, raise tol, or use Replay"
+                f"derivative is of no meaning. {ended}. Minimise further, raise tol, or use Replay. In float32 "
+                "rounding may end a solve before tol; give models in float64 then"
             )
 
     def _cotangents(

@@ -21,11 +21,13 @@ from phiopt._inputs import (
     shapes_of,
 )
 from phiopt._outputs import logits_of, outputs_of
+from phiopt._shown import shown
 from phiopt._types import Function, Loss, Model, Params
+from phiopt._warnings import warn
 from phiopt.bilevel.trajectory import EPS_ROOT
 from phiopt.data import Batch, Data, Source, check_source, leaves_out
 from phiopt.objective import Neighbourhood, Uniform, pure_model
-from phiopt.objective.around import drawn_around, no_neighbours, perturbed
+from phiopt.objective.around import caution, drawn_around, no_neighbours, perturbed
 from phiopt.objective.language import check_causal, check_decoder_inputs
 from phiopt.objective.loss import check_labels, cross_entropy_along
 from phiopt.objective.noise import noise
@@ -118,7 +120,7 @@ class OuterLoss:
         if self.loss is not None:
             part("loss", self.loss, Function)
         if self.training is not None and not isinstance(self.training, Training):
-            raise TypeError(f"training: got {type(self.training).__name__}, must be a Training")
+            raise TypeError(f"training: got {shown(self.training)}, must be a Training")
         if self.batch_size is not None:
             count("batch_size", self.batch_size)
 
@@ -154,6 +156,8 @@ class OuterLoss:
                 f"outer.data: inputs are {dtypes_of(x)}, which have no neighbours x': {why}; give "
                 "OuterLoss(..., robust=0)"
             )
+        if self.robust and (odd := caution(around, x)):
+            warn(f"outer.neighbourhood: {odd}")
         draw = drawn_around(around, x, generator) if self.robust else ()
         noisy = perturbed(around, x, draw) if self.robust else None
         batches = _batches(self.training, like, generator, default)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from phiopt._modules import state_of
 from phiopt._types import Params
+from phiopt._warnings import warn
 from phiopt.bilevel.adjoint import Adjoint, AdjointError
 from phiopt.bilevel.nudge import Nudged
 from phiopt.bilevel.outer import Value
@@ -21,6 +21,7 @@ from phiopt.bilevel.search import Evaluation, Search, SearchStatus
 from phiopt.bilevel.space import Space
 from phiopt.bilevel.trial import Learned, Trial, failure
 from phiopt.objective import Lambdas
+from phiopt.objective.lambdas import without_traces
 from phiopt.solve import Solution, SolveError, Status
 
 
@@ -111,10 +112,10 @@ class Run:
             )
         solution = self.solutions.get(self.best) or self._recalled(self.best)
         if solution.status.failed:
-            warnings.warn(f"learn: {failure(solution.status)}", stacklevel=6)
+            warn(f"learn: {failure(solution.status)}")
         return Learned(
             solution=solution,
-            lambdas=solution.lambdas,
+            lambdas=without_traces(solution.lambdas),
             delta=best.delta,
             theta=best.theta,
             outer=best.outer,

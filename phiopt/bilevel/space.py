@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from phiopt._checks import fraction, number, positive
+from phiopt._shown import shown
 from phiopt._types import Params
 from phiopt.objective import Lambdas, Neighbourhood
 from phiopt.objective.neighbourhood import delta_of, largest_delta_of
@@ -125,7 +126,7 @@ def space_from(
     iterable = isinstance(parameters, Iterable) and not isinstance(parameters, str)
     if not iterable or not {"lambdas"} <= set(parameters) <= set(LEARNABLE):
         raise ValueError(
-            f"parameters: got {parameters!r}, must be names: 'lambdas' and any of 'delta', 'theta'"
+            f"parameters: got {shown(parameters)}, must be names: 'lambdas' and any of 'delta', 'theta'"
         )
     weights = _point([number(f"lambdas.{n}", w) for n, w in Lambdas.of(lambdas).items()])
     if (weights > 0).sum() < 2 or weights[1] <= floor:

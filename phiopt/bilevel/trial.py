@@ -57,7 +57,7 @@ class Learned(Printed):
 
     Args:
         solution: φ's solution at the best point.
-        lambdas: λ there.
+        lambdas: λ there, with 0 for weights below 1e-9, to which a search may drive a term that does not help.
         delta: δ there, if it was learned.
         theta: θ there, if it was learned.
         outer: E there.

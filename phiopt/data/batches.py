@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
 
 from phiopt._inputs import Inputs, Targets, dtypes_of, entries_of, mapped
+from phiopt._shown import shown
 from phiopt._transforms import plain
 from phiopt.data.default_targets import LEFT_OUT, NextTokens, counted
 from phiopt.data.given import Batch, Source, batch_of, check_range
@@ -177,7 +178,8 @@ class Data:
         if self._outputs is None:
             labels = counted(inputs, targets)
             if labels.numel() or not targets.numel():
-                check_range(self._name, labels, self._classes, teachers)
+                hint = _of_student_classes(labels, self._classes)
+                check_range(self._name, labels, self._classes, teachers, hint)
             return
         unclear = targets[(targets >= self._classes) & (targets < self._outputs)]
         if unclear.numel():
@@ -199,3 +201,14 @@ class Data:
                 "models'; scale them"
             )
         return placed.clone() if placed.is_inference() else placed  # autograd refuses those
+
+
+def _of_student_classes(labels: Tensor, classes: int) -> str:
+    """What to do with labels of classes that the teacher has not."""
+    given = labels.unique().tolist()
+    example = given if len(given) == classes and given[0] >= 0 else list(range(1, classes + 1))
+    return (
+        "The data of the teacher hold its own classes, numbered as its outputs: keep examples of new classes for the "
+        "training after growth. If the labels number the student's outputs, number them as the teacher's, and say "
+        f"with classes= which outputs of the student these are, such as classes={shown(example)}. "
+    )

@@ -70,14 +70,17 @@ def labelled(value: Any) -> bool:
     return isinstance(value, Mapping) and any(name in value for name in LABELS)
 
 
-def check_range(name: str, labels: Tensor, classes: int, why: str) -> None:
-    """Refuse, by ``name``, labels outside of 0 ... ``classes`` - 1, and targets without a label."""
+def check_range(name: str, labels: Tensor, classes: int, why: str, hint: str = "") -> None:
+    """Refuse, by ``name``, labels outside of 0 ... ``classes`` - 1, and targets without a label. ``hint`` is a sentence
+    on labels that are too large.
+    """
     if labels.numel() == 0:
         raise ValueError(f"{name}: targets of shape {tuple(labels.shape)} hold no label")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise ValueError(
-            f"{name}: labels from {low} to {high}, must lie in 0 ... {classes - 1}, {why}. Labels that "
+            f"{name}: labels from {low} to {high}, must lie in 0 ... {classes - 1}, {why}. "
+            f"{hint if high >= classes else ''}Labels that "
             "mark what to leave out, such as -100 and 255, need a loss that leaves it out: give "
             "loss= (docs/gotchas.md), or remove these examples from the data"
         )

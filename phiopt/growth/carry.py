@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from phiopt._checks import instance
+from phiopt._order import in_order
 from phiopt.growth.map import GrowthMap
 
 _FRESH = {"sum": "initial_accumulator_value", "step_size": "lr"}
@@ -25,6 +26,7 @@ class Wrapper(Protocol):
     optimizer: Optimizer
 
 
+@in_order
 def carry_optimizer(
     optimizer: Optimizer, map: GrowthMap, teacher: nn.Module, student: nn.Module
 ) -> Optimizer:
@@ -78,7 +80,7 @@ def carry_optimizer(
         instance(role, module, nn.Module, "an nn.Module")
     while isinstance(optimizer, Wrapper) and isinstance(optimizer.optimizer, Optimizer):
         optimizer = optimizer.optimizer
-    names = _names(optimizer, teacher)
+    names = _names(optimizer, teacher, student)
     owners = dict(student.named_parameters(remove_duplicate=False))
     targets = {name: _target(name, map, owners) for name in names.values()}
     _check_state(optimizer, names)
@@ -106,15 +108,17 @@ def carry_optimizer(
     return carried
 
 
-def _names(optimizer: Optimizer, teacher: nn.Module) -> dict[Tensor, str]:
+def _names(optimizer: Optimizer, teacher: nn.Module, student: nn.Module) -> dict[Tensor, str]:
     """The teacher's name of every parameter that the optimiser holds."""
     known = {p: name for name, p in teacher.named_parameters()}
-    names = {}
+    names, others = {}, set(student.parameters())
     for i, group in enumerate(optimizer.param_groups):
         for j, p in enumerate(group["params"]):
             if p not in known:
+                swapped = ", but of the student's; are the two swapped?" if p in others else ""
                 raise ValueError(
                     f"optimizer: parameter {j} of group {i}, of shape {tuple(p.shape)}, is none of the teacher's"
+                    f"{swapped}"
                 )
             names[p] = known[p]
     return names

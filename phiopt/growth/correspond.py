@@ -158,7 +158,8 @@ class Correspondence:
                 raise AlignmentError(
                     f"the student is smaller than its teacher: {teacher} has size {a} on axis {dim}, "
                     f"{student} has {b}",
-                    "Give the student at least the teacher's size",
+                    "Give the student at least the teacher's size (the teacher is the first argument, the student the "
+                    "second)",
                 )
         known = self.places.get(teacher)
         if known is not None and known.student != student:

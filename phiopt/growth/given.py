@@ -8,10 +8,10 @@ from inspect import Parameter, signature
 import torch
 from torch import Tensor, nn
 
-from phiopt._checks import shown
 from phiopt._files import differences
 from phiopt._inputs import Inputs, Several
 from phiopt._modules import state_of
+from phiopt._shown import shown
 from phiopt._types import Lift, Params
 
 _MOST = 8
@@ -25,10 +25,12 @@ def check_tensors(argument: str, tensors: Params) -> None:
         TypeError: It is none; the message names the argument.
     """
     if not isinstance(tensors, Mapping):
-        raise TypeError(f"{argument}={tensors!r} must be a dictionary of tensors by name")
+        raise TypeError(
+            f"{argument}: got {shown(tensors)}, must be a dictionary of tensors by name"
+        )
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{argument}[{name!r}]={value!r} must be a Tensor")
+            raise TypeError(f"{argument}[{name!r}]: got {shown(value)}, must be a Tensor")
 
 
 def check_shape(argument: str, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
@@ -153,8 +155,10 @@ def check_beside_map(
         ValueError: An argument contradicts the map; the message has both values.
     """
     if lift is not None and lift is not of_map[0] and lift != of_map[0]:
-        raise ValueError(f"lift={lift!r} contradicts map=, whose lift is {of_map[0]!r}; pass one")
+        raise ValueError(
+            f"lift={shown(lift)} contradicts map=, whose lift is {shown(of_map[0])}; pass one"
+        )
     if classes is not None and classes_of(classes).tolist() != of_map[1].tolist():
         raise ValueError(
-            f"classes={classes!r} contradict map=, whose classes are {of_map[1].tolist()}; pass one"
+            f"classes={shown(classes)} contradict map=, whose classes are {of_map[1].tolist()}; pass one"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -15,8 +14,10 @@ from phiopt._checks import flag, instance, one_of, part, seed_of, two_models, wi
 from phiopt._given import GivenInputs, inputs_of
 from phiopt._inputs import lifted
 from phiopt._modules import global_lock, state_of, with_tensors
+from phiopt._order import in_order
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Params
+from phiopt._warnings import warn
 from phiopt.growth import fills as _fills  # noqa: F401  (registers the library's)
 from phiopt.growth.forward import Forward
 from phiopt.growth.given import check_beside_map
@@ -49,6 +50,7 @@ class Verification:
         return f"max |Δ logits| = {self.max_abs:.3g} ({self.max_rel:.3g} relative) on {self.examples} examples"
 
 
+@in_order
 @global_lock()
 def grow(
     teacher: nn.Module,
@@ -128,18 +130,14 @@ def grow(
         new = _detached(grown)
         why = verified(teacher, student, map, make, new, fill=fill, inputs=given, seed=seed)
         if why is not None:
-            warnings.warn(
-                f"fill={fill!r} is not verified: {why} (verify=False skips the check)", stacklevel=2
-            )
+            warn(f"fill={fill!r} is not verified: {why} (verify=False skips the check)")
     if verify:
         result = compare(teacher, grown, map, inputs=given, seed=seed)
         grown.verification = result  # type: ignore[assignment]
         _log.info("fill %s: %s", fill, result)
         if preserving and map.inexact_reasons and not result.exact:
             reasons = "; ".join(map.inexact_reasons)
-            warnings.warn(
-                f"fill={fill!r} did not keep the function: {result}. {reasons}", stacklevel=2
-            )
+            warn(f"fill={fill!r} did not keep the function: {result}. {reasons}")
     return grown
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from phiopt import lift as lifts
 from phiopt._inputs import Inputs, main_of, with_main
+from phiopt._shown import shown
 from phiopt._types import Lift
 from phiopt.growth.axes import Indices, Size
 from phiopt.growth.example import REFUSALS, accepted, recorded
@@ -42,7 +43,9 @@ def lifted(student: nn.Module, inputs: Inputs, lift: Lift | None) -> tuple[Lift,
             _log.info("lift: none given, %r is taken", lift)
         return lift, made, large
     if not callable(lift):
-        raise TypeError(f"lift={lift!r} must be callable on a batch of the teacher's inputs")
+        raise TypeError(
+            f"lift: got {shown(lift)}, must be callable on a batch of the teacher's inputs"
+        )
     made = lift(example)
     if (
         not isinstance(made, Tensor)
@@ -51,7 +54,7 @@ def lifted(student: nn.Module, inputs: Inputs, lift: Lift | None) -> tuple[Lift,
     ):
         shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
         raise ValueError(
-            f"lift={lift!r} makes {shape} of a batch {tuple(example.shape)}; it must keep batch and rank"
+            f"lift={shown(lift)} makes {shape} of a batch {tuple(example.shape)}; it must keep batch and rank"
         )
     return lift, made, recorded(student, with_main(inputs, made), "student")
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from phiopt._checks import instance, part, seed_of, two_models
+from phiopt._checks import flag, instance, part, seed_of, two_models
 from phiopt._given import GivenInputs, inputs_of
 from phiopt._inputs import Inputs, with_main
 from phiopt._modules import global_lock, state_of
+from phiopt._order import in_order
 from phiopt._paths import check_path, new_file
 from phiopt._randomness import preserved_randomness
 from phiopt._types import Function, Lift, Params
@@ -50,6 +51,7 @@ class GrowthMap(MapContents):
     """
 
     @classmethod
+    @in_order
     @global_lock()
     def between(
         cls,
@@ -191,11 +193,13 @@ class GrowthMap(MapContents):
         rows = torch.arange(8, device="cpu") % shape[0]
         return main if self.beside is None else with_main(self.beside[rows], main)
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """A figure of the blocks of each matrix: the teacher's, new rows and new columns, in four greys.
+    def plot(self, path: str | os.PathLike[str] | None = None, *, layers: bool = False) -> Figure:
+        """A figure of the blocks of each matrix: the teacher's, new rows and new columns, in four greys. With
+        ``layers`` a figure of the whole growth: for each layer the share of its coordinates that are the teacher's.
 
         Args:
             path: The file to save it in, whole or not at all. The suffix gives the format; without one it is PNG.
+            layers: A bar for each layer, in place of a panel for each matrix. Default False.
 
         Raises:
             ValueError, OSError: No picture can be written at ``path``.
@@ -203,7 +207,7 @@ class GrowthMap(MapContents):
         """
         if path is not None:
             new_file("path", path)
-        return plot(self, path)
+        return plot(self, path, layers=flag("layers", layers))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map to a safetensors file with a JSON header and no pickle, whole or not at all."""

@@ -10,6 +10,7 @@ from itertools import combinations
 
 from torch import nn
 
+from phiopt._shown import shown
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.graph import Node, Trace
 from phiopt.growth.runs import inside
@@ -137,7 +138,8 @@ def named(teacher: nn.Module, student: nn.Module, correspondence: object) -> Nam
         isinstance(name, str) for pair in correspondence.items() for name in pair
     ):
         raise TypeError(
-            f"correspondence={correspondence!r} must be a mapping of the teacher's module names to the student's"
+            f"correspondence: got {shown(correspondence)}, must be a mapping of the teacher's module "
+            "names to the student's"
         )
     pairs: dict[str, str] = {}
     for old, new in _spelt_out(teacher, correspondence):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 
+from phiopt._warnings import warn
 from phiopt.growth.correspond import Correspondence
 from phiopt.growth.errors import AlignmentError, Side
 from phiopt.growth.index_map import index_map
@@ -54,10 +54,9 @@ def match_unused(
         taken.add(partner)
         out[name] = Placement(partner, there, tuple(torch.arange(n, device="cpu") for n in shape))
     if homeless:
-        warnings.warn(
+        warn(
             f"{', '.join(homeless)}: not used in evaluation mode and without a counterpart of at least its shape; left "
-            "out of the map",
-            stacklevel=3,
+            "out of the map"
         )
     return out
 

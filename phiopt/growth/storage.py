@@ -16,6 +16,7 @@ from phiopt import _files
 from phiopt import lift as lifts
 from phiopt._json import WHOLE, Field
 from phiopt._modules import state_of, unsaved
+from phiopt._shown import shown
 from phiopt._types import Lift
 from phiopt.growth.contents import MapContents
 from phiopt.growth.inserted import Inserted
@@ -209,7 +210,7 @@ def _described(lift: Lift) -> dict[str, Any] | None:
 def _lift(path: str | os.PathLike[str], described: Field, given: Lift | None) -> Lift:
     if (described.value is None) == (given is None):
         what = "needs it, as a callable cannot be saved" if given is None else "has its own"
-        raise ValueError(f"lift={given!r}: the map in {path} {what}")
+        raise ValueError(f"lift={shown(given)}: the map in {path} {what}")
     return _made(described) if given is None else given
 
 

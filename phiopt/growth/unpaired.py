@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from phiopt.growth.constants import acts_on_each_coordinate
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.likeness import Likeness, Pairs
 from phiopt.growth.named import Named
@@ -43,7 +44,7 @@ def refusal(
     if node is None:
         before = [b for _, b in pairs[:at] if b is not None]
         node = before[-1].nodes[-1] if before else next(iter(s.nodes), None)
-    remedy = "Name other pairs with correspondence=" if named else ""
+    remedy = "Name other pairs with correspondence=" if named else _other_activation(item, beside)
     return AlignmentError.at(item.nodes[0], node, problem, remedy)
 
 
@@ -68,6 +69,27 @@ def _beside(pairs: Pairs, at: int) -> Item | None:
         if b is not None:
             return None
     return None
+
+
+def _other_activation(item: Item, beside: Item | None) -> str:
+    """What to do where the student has another activation; empty if the items are no activations."""
+    if beside is None or not (_is_activation(item) and _is_activation(beside)):
+        return ""
+    old, new = item.nodes[-1].name, beside.nodes[-1].name
+    return (
+        f"No map keeps the function: no weights make {new} of {old}. Build the student with {old}; or build the "
+        f"teacher with {new}, load its weights, train it a little until it is as good as before, and grow that. If "
+        "other modules belong together, say so with correspondence="
+    )
+
+
+def _is_activation(item: Item) -> bool:
+    """Whether the item computes each coordinate of one value from this coordinate alone."""
+    inside = {v.id for node in item.nodes for v in node.outputs}
+    read = {v.id for node in item.nodes for v in node.inputs} - inside
+    return len(read) == 1 and all(
+        acts_on_each_coordinate(node.target, node.name) for node in item.nodes
+    )
 
 
 def _problem(item: Item, beside: Item | None, s: Run, last: bool) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from phiopt._checks import shown
+from phiopt._shown import shown
 from phiopt.lift.protocol import PlacedLift, Shape
 
 
@@ -17,6 +17,13 @@ class Compose(nn.Module):
         super().__init__()
         if not lifts:
             raise ValueError("lifts: got none, must be at least one; Identity() changes nothing")
+        first = lifts[0]
+        if len(lifts) == 1 and isinstance(first, tuple | list):
+            texts = ", ".join(map(str, first)) or "Identity()"
+            raise TypeError(
+                f"lifts: got a {type(first).__name__} of lifts, must be lifts as arguments of their own: "
+                f"Compose({texts})"
+            )
         for i, lift in enumerate(lifts):
             if isinstance(lift, type) or not isinstance(lift, PlacedLift):
                 raise TypeError(

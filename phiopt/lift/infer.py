@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from phiopt._checks import count, shown
+from phiopt._checks import count
+from phiopt._shown import shown
 from phiopt.lift.compose import Compose
 from phiopt.lift.lifts import Channels, Identity, Pad, Resize
 from phiopt.lift.protocol import PlacedLift, Shape

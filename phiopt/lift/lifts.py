@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phiopt._checks import count, one_of, shown, within
+from phiopt._checks import count, one_of, within
+from phiopt._shown import shown
 from phiopt.lift.protocol import Shape
 
 

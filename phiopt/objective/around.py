@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Generator, Tensor
 
 from phiopt._inputs import Inputs, main_of
-from phiopt.objective.neighbourhood import Draw, Neighbourhood
+from phiopt.objective.neighbourhood import Cautious, Draw, Neighbourhood
 
 
 @runtime_checkable
@@ -26,6 +26,13 @@ def no_neighbours(neighbourhood: Neighbourhood, inputs: Inputs) -> str:
     main = main_of(inputs)
     whole = not (main.is_floating_point() or main.is_complex())
     return "" if whole else f"{type(neighbourhood).__name__} needs token numbers, which are whole"
+
+
+def caution(neighbourhood: Neighbourhood, inputs: Inputs) -> str:
+    """What is odd about the neighbourhood on these inputs, for a warning; empty if nothing is."""
+    if no_neighbours(neighbourhood, inputs) or not isinstance(neighbourhood, Cautious):
+        return ""
+    return neighbourhood.caution(_changed(neighbourhood, inputs))
 
 
 def drawn_around(neighbourhood: Neighbourhood, inputs: Inputs, generator: Generator) -> Draw:

@@ -23,13 +23,10 @@ from phiopt.derivatives import Linearised, Product, linearise
 from phiopt.objective.importance import importance_sample, leverage_scores
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.microbatched import MicrobatchedCurvature, mean_dot, operator
-from phiopt.objective.passes import chunks
+from phiopt.objective.passes import SMALLEST, chunks
 from phiopt.objective.probes import each
 from phiopt.objective.search import Search
 from phiopt.objective.term import Draws, Evaluation, Partition, Pass, Term, Work
-
-SMALLEST = 16
-"""Least number of examples in a part. Fewer would cost hardly less."""
 
 
 class Curvature(ABC):
@@ -180,6 +177,9 @@ class CurvatureTerm(Term):
 
     def reporting(self, to: Callable[[Search], None]) -> CurvatureTerm:
         return replace(self, estimator=self.estimator.reporting(to))
+
+    def takes(self, size: int) -> bool:
+        return self.estimator.part(size) is not None
 
     def cheaper(self, draws: Draws) -> bool:
         return draws.offsets is not None

@@ -25,8 +25,7 @@ def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
     inputs, count = main_of(inputs), len(inputs)
     positions = [torch.linspace(0, count - 1, min(count, SPREAD), device="cpu").round().long()]
     if inputs[0].numel():
-        sizes = inputs.detach().flatten(1).abs().amax(1) if inputs.dim() > 1 else inputs.abs()
-        order = sizes.argsort(stable=True).cpu()
+        order = _sizes(inputs).argsort(stable=True).cpu()
         positions += [order[:EXTREME], order[-EXTREME:]]
     if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point():
         labels, which = targets.cpu().unique(return_inverse=True)
@@ -41,3 +40,15 @@ def telling_examples(inputs: Inputs, targets: Targets) -> Tensor:
             ]
         )
     return torch.cat(positions).unique()
+
+
+def few_examples(inputs: Inputs) -> Tensor:
+    """Positions of two examples: those with the largest and the smallest inputs."""
+    x = main_of(inputs)
+    order = _sizes(x).argsort(stable=True).cpu() if x[0].numel() else torch.arange(len(x))
+    return torch.stack([order[0], order[-1]]).sort().values
+
+
+def _sizes(x: Tensor) -> Tensor:
+    """The largest entry of each example, in absolute value."""
+    return x.detach().flatten(1).abs().amax(1) if x.dim() > 1 else x.abs()

@@ -9,6 +9,7 @@ from math import inf
 from torch import Tensor
 
 from phiopt._checks import Scalar, known, scalar
+from phiopt._shown import shown
 from phiopt._types import Params
 from phiopt.objective.lambdas import Lambdas
 from phiopt.objective.term import Term
@@ -23,13 +24,13 @@ def check_extra(extra: object) -> list[tuple[Scalar, Term]]:
     """
     rule = "must be pairs (weight, Term)"
     if isinstance(extra, str | Mapping) or not isinstance(extra, Sequence):
-        raise TypeError(f"extra: got {extra!r}, {rule}")
+        raise TypeError(f"extra: got {shown(extra)}, {rule}")
     names = [field.name for field in fields(Lambdas)]
     pairs: list[tuple[Scalar, Term]] = []
     tensors: Params = {}
     for pair in extra:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], Term):
-            raise TypeError(f"extra: got {pair!r}, {rule}")
+            raise TypeError(f"extra: got {shown(pair)}, {rule}")
         weight, term = pair
         if term.name in names:
             raise ValueError(f"extra: two terms are called {term.name!r}, each needs its own name")
@@ -51,7 +52,7 @@ def check_weights(
     for the reason given, takes no weight.
     """
     if not isinstance(weights, Mapping):
-        raise TypeError(f"extra: got {weights!r}, must be weights by the names of extra terms")
+        raise TypeError(f"extra: got {shown(weights)}, must be weights by the names of extra terms")
     for name in weights:
         if name not in posed:
             known_names = ", ".join(posed) or "none"

@@ -30,7 +30,7 @@ class Frobenius(Curvature):
         ⟨H_A v, H_B v⟩,   A and B independent samples of its batch, by `importance_sample`
 
     The expectation is the same. The step differentiates 2 ⟨H_A v, b⟩, where b = H_B v counts as a constant. The
-    gradient's expectation is the same too, at a third of the price (docs/cost.md). A and B have 16 examples or
+    gradient's expectation is the same too, at a tenth of the price (docs/cost.md). A and B have 8 examples or
     more each. Where that is half the batch, ‖H v‖² is taken, and so it is wherever iterates are compared, a value
     is reported, or a sample is kept.
 
@@ -39,7 +39,7 @@ class Frobenius(Curvature):
             are computed together, by ``torch.vmap``.
         distribution: "rademacher" (default), independent signs; or "gaussian", of larger variance.
         batch: Share of a stochastic step's batch that A and B take together, a fraction in (0, 1]; default
-            0.25. None: ‖H v‖² of the whole batch in every step.
+            0.125. None: ‖H v‖² of the whole batch in every step.
         every: One stochastic step in so many includes the term, multiplied by that number; default 1.
         matrix: "hessian" (default), or an approximation. "gauss-newton" is ‖Jᵀ (∂²l/∂z²) J‖². It drops the
             second derivatives of the outputs z, and is near ‖H‖² where the loss is fitted well.
@@ -49,15 +49,15 @@ class Frobenius(Curvature):
             ``distribution`` or ``matrix``.
 
     Examples:
-        >>> Frobenius(probes=4).part(128), Frobenius().part(32)
-        (16, None)
+        >>> Frobenius(probes=4).part(128), Frobenius().part(16)
+        (8, None)
         >>> Frobenius(batch=None, every=4).every
         4
     """
 
     probes: int = 1
     distribution: Distribution = "rademacher"
-    batch: float | None = 0.25
+    batch: float | None = 0.125
     every: int = 1
     matrix: Matrix = "hessian"
 

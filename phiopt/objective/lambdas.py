@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, fields
+from itertools import islice
 
 from torch import Tensor
 
 from phiopt._checks import Scalar, known, scalar
+from phiopt._shown import shown
 
 TOLERANCE = 1e-6
 """How far the sum of four rounded numbers may be from 1."""
@@ -72,12 +74,13 @@ class Lambdas:
             return cls(*numbers)
         if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
             raise TypeError(
-                f"lambdas: got {value!r}, must be Lambdas (of a dictionary: Lambdas(**it)), four "
+                f"lambdas: got {shown(value)}, must be Lambdas (of a dictionary: Lambdas(**it)), four "
                 "numbers or a tensor of four"
             )
-        four = tuple(value)
+        four = tuple(islice(value, 5))
         if len(four) != 4:
-            raise ValueError(f"lambdas: got {len(four)} numbers {four}, must be four")
+            count = len(value) if isinstance(value, Sized) else len(four)
+            raise ValueError(f"lambdas: got {count} numbers, {shown(four)}, must be four")
         return cls(*four)
 
     def items(self) -> list[tuple[str, Scalar]]:
@@ -88,6 +91,18 @@ class Lambdas:
     def active(self) -> list[str]:
         """Names of the terms that count: all but those whose weight is the number 0."""
         return weighed(dict(self.items()))
+
+
+TRACE = 1e-9
+"""A weight below which a term counts for nothing."""
+
+
+def without_traces(lambdas: Lambdas) -> Lambdas:
+    """λ with 0 in place of weights that are nothing, as a search leaves them."""
+    weights = {name: known(value) or 0.0 for name, value in lambdas.items()}
+    if not any(0 < value < TRACE for value in weights.values()):
+        return lambdas
+    return Lambdas(**{name: value if value >= TRACE else 0.0 for name, value in weights.items()})
 
 
 def weighed(weights: Mapping[str, Scalar]) -> list[str]:

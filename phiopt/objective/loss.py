@@ -10,6 +10,12 @@ from phiopt._inputs import Targets
 from phiopt._types import Loss
 from phiopt.data import LEFT_OUT, check_range
 
+TWICE = (
+    "its outputs are probabilities, as of a softmax inside the model, and cross-entropy takes a softmax of them once "
+    "more; let the model return logits, or give a loss= of probabilities"
+)
+"""What is wrong with outputs that `are_probabilities`, for a warning."""
+
 
 def student_loss(loss: Loss | None, classes: Tensor, class_axis: int, restrict: bool) -> Loss:
     """The per-example loss of the student's outputs against the teacher's targets.
@@ -60,6 +66,17 @@ def cross_entropy_along(class_axis: int) -> Loss:
         return losses.flatten(1).sum(1) / count.clamp(min=1)
 
     return loss
+
+
+def are_probabilities(outputs: Tensor, class_axis: int) -> bool:
+    """Whether outputs are certainly the result of a softmax over the classes, and no logits: not negative, with the
+    sum 1 on each row, and no mere 0 and 1.
+    """
+    rows = outputs.detach().movedim(class_axis, -1).flatten(0, -2).double()
+    if rows.shape[-1] < 2 or len(rows) < 2 or not (rows >= 0).all():
+        return False
+    close = (rows.sum(-1) - 1).abs() <= 4 * torch.finfo(outputs.dtype).eps ** 0.75
+    return bool(close.all()) and bool(((rows > 0) & (rows < 1)).any())
 
 
 def check_labels(name: str, outputs: Tensor, targets: Targets, left_out: bool = False) -> None:

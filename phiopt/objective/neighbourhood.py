@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import inf
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
-from phiopt._checks import Scalar, count, known, number, scalar, shown, within
-from phiopt._transforms import differentiated
+from phiopt._checks import Scalar, count, known, number, scalar
+from phiopt._shown import shown
 from phiopt.objective.sampling import Sampling, check_sampling, float32_reason, normals, uniforms
 
 Draw: TypeAlias = tuple[Tensor, ...]
@@ -68,6 +68,15 @@ class HasLargestDelta(Protocol):
 
     @property
     def largest_delta(self) -> float: ...
+
+
+@runtime_checkable
+class Cautious(Protocol):
+    """A neighbourhood that knows inputs which it probably does not suit."""
+
+    def caution(self, inputs: Tensor) -> str:
+        """What is odd about it on these inputs, and what to do, in a sentence; empty if nothing is."""
+        ...
 
 
 def delta_of(neighbourhood: object) -> Scalar | None:
@@ -142,7 +151,7 @@ class Uniform:
     sampling: Sampling = "independent"
 
     def __post_init__(self) -> None:
-        _check(self.delta, self.samples, self.clip, self.sampling)
+        check_settings(self.delta, self.samples, self.clip, self.sampling)
         if number("norm", self.norm) not in (2, inf):
             raise ValueError(f"norm: got {self.norm!r}, must be inf or 2")
 
@@ -162,6 +171,10 @@ class Uniform:
 
     def perturb(self, inputs: Tensor, draw: Draw) -> Tensor:
         return _clip(inputs + self.delta * draw[0], self.clip)
+
+    def caution(self, inputs: Tensor) -> str:
+        """See `Cautious`."""
+        return too_small(self.delta, inputs, type(self).__name__)
 
     def _radii(self, lengths: Tensor, dimension: int, generator: Generator) -> Tensor:
         """U^(1/n). The two of an antithetic pair have the same distance, on opposite sides."""
@@ -197,7 +210,7 @@ class Gaussian:
     sampling: Sampling = "independent"
 
     def __post_init__(self) -> None:
-        _check(self.delta, self.samples, self.clip, self.sampling)
+        check_settings(self.delta, self.samples, self.clip, self.sampling)
 
     @property
     def float32_reason(self) -> str:
@@ -210,73 +223,15 @@ class Gaussian:
     def perturb(self, inputs: Tensor, draw: Draw) -> Tensor:
         return _clip(inputs + self.delta * draw[0], self.clip)
 
-
-@dataclass(frozen=True)
-class Corruption:
-    """Each pixel is replaced by U[low, high] with probability δ (the paper's image corruption, section 5.2).
-
-    In images ``(batch, channels, height, width)`` a pixel is all channels of a position. In inputs of another
-    number of axes it is a single coordinate.
-
-    Args:
-        delta: δ ∈ [0, 1], the expected fraction of pixels replaced; a number. x' jumps in δ, so there is no
-            derivative in δ.
-        samples: Draws of x' to an x; default 1.
-        low: Least replacement value; default 0.
-        high: Largest; default 1.
-        sampling: How the samples of one input relate: "independent" (default); "antithetic", u and 1 - u
-            in pairs, an even number; or "sobol", shifted Sobol points, a power of two.
-
-    Raises:
-        ValueError: ``delta`` outside [0, 1] or a tensor that requires grad, ``samples`` < 1, or
-            ``low`` ≥ ``high``.
-
-    Examples:
-        >>> Corruption(0.3).samples
-        1
-    """
-
-    largest_delta: ClassVar[float] = 1.0
-
-    delta: Scalar
-    samples: int = 1
-    low: float = 0.0
-    high: float = 1.0
-    sampling: Sampling = "independent"
-
-    def __post_init__(self) -> None:
-        _check(self.delta, self.samples, None, self.sampling)
-        low, high = (within(name, getattr(self, name), -inf, inf) for name in ("low", "high"))
-        if not low < high:
-            raise ValueError(f"low: got {low}, high: got {high}, low must be less than high")
-        if differentiated(self.delta):
-            raise ValueError(
-                "delta: got a tensor that requires grad, but x' jumps in δ under Corruption; "
-                "use Uniform or Gaussian to differentiate in δ"
-            )
-        value = known(self.delta)
-        if value is not None and value > self.largest_delta:
-            raise ValueError(f"delta: got {value}, a fraction of pixels must lie in [0, 1]")
-
-    @property
-    def float32_reason(self) -> str:
-        """See `DeclaresPrecision`."""
-        return float32_reason(self.sampling)
-
-    def draw(self, inputs: Tensor, generator: Generator) -> Draw:
-        pixels = inputs[:, :1] if inputs.dim() == 4 else inputs
-        values = uniforms(self.samples, inputs, generator, self.sampling)
-        values = values * (self.high - self.low) + self.low
-        return uniforms(self.samples, pixels, generator, self.sampling), values
-
-    def perturb(self, inputs: Tensor, draw: Draw) -> Tensor:
-        rank, values = draw
-        return torch.where(rank < self.delta, values, inputs)
+    def caution(self, inputs: Tensor) -> str:
+        """See `Cautious`."""
+        return too_small(self.delta, inputs, type(self).__name__)
 
 
-def _check(
+def check_settings(
     delta: Scalar, samples: int, bounds: tuple[float, float] | None, sampling: Sampling
 ) -> None:
+    """Refuse settings that neighbourhoods have in common."""
     value = known(scalar("delta", delta))
     if value is not None and not 0 <= value < inf:
         raise ValueError(f"delta: got {value}, must be non-negative and finite")
@@ -292,3 +247,21 @@ def _check(
 
 def _clip(inputs: Tensor, bounds: tuple[float, float] | None) -> Tensor:
     return inputs if bounds is None else inputs.clamp(*bounds)
+
+
+SMALL = 1 / 200
+"""A δ of this part of the inputs' standard deviation moves no input to speak of."""
+LARGE = 20.0
+"""Standard deviations of inputs that nobody has scaled, such as bytes of 0 to 255."""
+
+
+def too_small(delta: Scalar, inputs: Tensor, kind: str) -> str:
+    """What is odd about a δ that is nothing beside inputs that were not scaled; empty if nothing is."""
+    number, spread = known(delta), float(inputs.double().std()) if inputs.numel() > 1 else 0.0
+    if not number or spread < LARGE or number > SMALL * spread:
+        return ""
+    low, high = float(inputs.min()), float(inputs.max())
+    return (
+        f"δ = {number:g} is nothing beside inputs from {low:g} to {high:g}; scale the inputs, or give a δ in their "
+        f"units, such as neighbourhood={kind}({number * (high - low):.3g})"
+    )

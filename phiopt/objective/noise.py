@@ -30,6 +30,8 @@ class NoiseTerm(Term):
     """
 
     name: ClassVar[str] = "noise"
+    own_inputs: ClassVar[bool] = True
+
     neighbourhood: Neighbourhood
 
     @property

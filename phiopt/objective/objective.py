@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -15,7 +15,7 @@ from phiopt._types import Params
 from phiopt.derivatives import Product, linearise
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.model import LIFT
-from phiopt.objective.passes import added, gradient_of, gradient_of_sum, hvp_of
+from phiopt.objective.passes import added, gradient_of, gradient_of_sum, hvp_of, together
 from phiopt.objective.sample import Sample, Samples, Stream, maker, parts
 from phiopt.objective.term import Evaluation, Partition, Pass, Term, Terms, Work, evaluated
 from phiopt.objective.weighted import WeightedTerms
@@ -82,12 +82,16 @@ class Objective(WeightedTerms):
             last = max(i for i, term in enumerate(terms) if term.name in wanted)
             terms = terms[: last + 1]
         terms = [t for t in terms if not stochastic or key[2] % t.interval == 0]
-        return maker(terms, self.data, params, size, key, wanted, keep=keep)
+        halved = self.halved if stochastic and size is not None else None
+        return maker(terms, self.data, params, size, key, wanted, keep=keep, halved=halved)
 
     def evaluate(
         self, params: Params, sample: Sample, names: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """The raw, unweighted terms of these ``names``; None is all that the sample allows."""
+        if sample.rest is not None:
+            records = [self.evaluate(params, half, names) for half in sample.halves]
+            return self._ordered({n: v for record in records for n, v in record.items()})
         wanted = [t for t in self._on(sample) if names is None or t.name in names]
         if self.micro_batch is None or sample.inputs is None:
             return self._values(params, sample, wanted)[0]
@@ -101,7 +105,7 @@ class Objective(WeightedTerms):
         for term in wanted:
             if term.over == "batch":
                 total[term.name] = term.whole(self._partition(term, params, sample))
-        return {name: total[name] for name in self.names if name in total}
+        return self._ordered(total)
 
     def value(self, params: Params, sample: Sample) -> Tensor:
         """L(w) on the sample."""
@@ -128,7 +132,7 @@ class Objective(WeightedTerms):
             passes = term.passes(weight, on, scores[term.name])
             more, rest = gradient_of_sum(passes, params)
             terms, gradient = terms | more, added(gradient, rest)
-        terms = {name: terms[name] for name in self.names if name in terms}
+        terms = self._ordered(terms)
         return self._sum(terms, sample), terms, gradient
 
     def hessian(self, params: Params, sample: Sample) -> Product:
@@ -180,6 +184,10 @@ class Objective(WeightedTerms):
 
     def work(self, sample: Sample, names: Collection[str] | None = None) -> Work:
         """What an evaluation of these terms costs; None: of those with weight."""
+        if sample.rest is not None:
+            works = [self.work(half, names) for half in sample.halves]
+            forward = sum(work.task + work.forward for work in works)
+            return Work(forward=forward / 2, hvp=sum(work.hvp for work in works) / 2)
         examples = 0 if sample.inputs is None else len(sample.inputs)
         wanted = self.active if names is None else names
         terms = [term for term in self._on(sample) if term.name in wanted]
@@ -200,12 +208,20 @@ class Objective(WeightedTerms):
             return False
         return self.micro_batch is not None or term.cheaper(sample.draws[term.name])
 
+    def _ordered(self, terms: Mapping[str, Tensor]) -> Terms:
+        return {name: terms[name] for name in self.names if name in terms}
+
     def _sum(self, terms: Mapping[str, Tensor], sample: Sample) -> Tensor:
-        names = [term.name for term in self._counted(sample)]
-        return torch.stack([self._weight(name, sample) * terms[name] for name in names]).sum()
+        """The weighted sum of these terms, which all have weight."""
+        return torch.stack(
+            [self._weight(name, sample) * value for name, value in terms.items()]
+        ).sum()
 
     def _weighted(self, params: Params, sample: Sample) -> tuple[Tensor, Terms]:
-        terms, _ = self._values(params, sample, self._counted(sample))
+        terms: Terms = {}
+        for half in sample.halves:
+            terms |= self._values(params, half, self._counted(half))[0]
+        terms = self._ordered(terms)
         return self._sum(terms, sample), terms
 
     def _outputs(self, params: Params, inputs: Inputs) -> Tensor:
@@ -226,36 +242,47 @@ class Objective(WeightedTerms):
         at = Evaluation(params, None if sample.inputs is None else self._task(sample))
         return evaluated(terms, at, sample.draws), at
 
-    def _passes(self, sample: Sample, scored: Sequence[Term]) -> Iterator[Pass]:
-        """The weighted sum of all terms that have no passes of their own, as a pass for each part of the batch.
+    def _passes(self, sample: Sample, scored: Sequence[Term]) -> list[Pass]:
+        """The weighted sum of all terms that have no passes of their own, in one pass, or with a ``micro_batch`` in a
+        pass for each part of the batch.
 
         Where a pass computes the outputs it gives the scores too that the terms ``scored`` ask for. Scores are
         vectors over the batch, zero outside of the part.
         """
-        plain = [term for term in self._counted(sample) if not self._apart(term, sample)]
-        for (start, stop), part, share in parts(sample, self.terms, self.micro_batch):
-            # Each term is a mean over the batch, but one of the parameters alone is counted once.
-            wanted = [term for term in plain if start == 0 or term.over != "parameters"]
-            around = (start, 0 if sample.inputs is None else len(sample.inputs) - stop)
+        passes: list[Pass] = []
+        for number, half in enumerate(sample.halves):
+            for span, part, share in parts(half, self.terms, self.micro_batch):
+                plain = [term for term in self._counted(part) if not self._apart(term, part)]
+                # Each term is a mean over the batch, but one of the parameters alone is counted once.
+                wanted = [term for term in plain if span[0] == 0 or term.over != "parameters"]
+                if wanted:
+                    asked = scored if number == 0 else ()
+                    passes.append(self._pass(half, span, part, share, wanted, asked))
+        return [together(passes)] if passes and self.micro_batch is None else passes
 
-            def one_pass(
-                w: Params,
-                part: Sample = part,
-                share: float = share,
-                wanted: list[Term] = wanted,
-                around: tuple[int, int] = around,
-            ) -> tuple[Tensor, Terms]:
-                raw, at = self._values(w, part, wanted)
-                terms = {name: self._share(name, share) * value for name, value in raw.items()}
-                total = torch.stack([self._weight(n, sample) * t for n, t in terms.items()]).sum()
-                for term in scored if at.has_outputs else ():
-                    scores = term.scores(at, sample.draws[term.name])
-                    if scores is not None:
-                        terms[_scores(term)] = pad(share * scores, around)
-                return total, terms
+    def _pass(
+        self,
+        sample: Sample,
+        span: tuple[int, int],
+        part: Sample,
+        share: float,
+        wanted: Sequence[Term],
+        scored: Sequence[Term],
+    ) -> Pass:
+        """The terms ``wanted`` and the scores on one part of a sample."""
+        around = (span[0], 0 if sample.inputs is None else len(sample.inputs) - span[1])
 
-            if wanted:
-                yield one_pass
+        def one_pass(w: Params) -> tuple[Tensor, Terms]:
+            raw, at = self._values(w, part, wanted)
+            terms = {name: self._share(name, share) * value for name, value in raw.items()}
+            total = self._sum(terms, sample)
+            for term in scored if at.has_outputs else ():
+                scores = term.scores(at, sample.draws[term.name])
+                if scores is not None:
+                    terms[_scores(term)] = pad(share * scores, around)
+            return total, terms
+
+        return one_pass
 
 
 def _scores(term: Term) -> str:

@@ -1,17 +1,19 @@
 """One gradient of the objective as a sum over several passes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.func import vjp
 
-from phiopt._transforms import in_transform
 from phiopt._types import Params
-from phiopt.derivatives import linearise
+from phiopt.derivatives import by_autograd, linearise, watched
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.term import Pass, Terms
+
+SMALLEST = 8
+"""Least number of examples in a part of a step's batch. Fewer would cost hardly less."""
 
 _VjpWithTerms: TypeAlias = tuple[Tensor, Callable[..., tuple[Params]], Terms]
 """Of the two results that ``vjp`` may have, the one with auxiliary output."""
@@ -19,15 +21,18 @@ _VjpWithTerms: TypeAlias = tuple[Tensor, Callable[..., tuple[Params]], Terms]
 
 def gradient_of(function: Pass, params: Params) -> tuple[Tensor, Terms, Params]:
     """Value, terms and gradient of one pass."""
-    recorded = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
-    if recorded and not in_transform():
-        # The result will be differentiated further. For a small model a transform would take half as long again.
-        w = {name: p.view_as(p).requires_grad_() for name, p in params.items()}
-        value, terms = function(w)
-        gradients = torch.autograd.grad(
-            value, list(w.values()), create_graph=True, materialize_grads=True
-        )
-        return value, terms, dict(zip(w, gradients, strict=True))
+    if by_autograd(params):  # for a small model a transform would take twice as long
+        kept = torch.is_grad_enabled()
+        with torch.enable_grad():
+            w = watched(params, kept)
+            value, terms = function(w)
+            gradients = torch.autograd.grad(
+                value, list(w.values()), create_graph=kept, materialize_grads=True
+            )
+        gradient = dict(zip(w, gradients, strict=True))
+        if kept:
+            return value, terms, gradient
+        return value.detach(), {name: term.detach() for name, term in terms.items()}, gradient
     value, pullback, terms = cast(_VjpWithTerms, vjp(function, params, has_aux=True))
     # torch.func.grad records its own backward pass, even where nobody can ask for more derivatives. Without
     # gradient mode vjp does not, which saves a tenth of the time.
@@ -44,6 +49,19 @@ def gradient_of_sum(passes: Iterable[Pass], params: Params) -> tuple[Terms, Para
         total = added(total, terms)
         gradient = added(gradient, part)
     return total, gradient
+
+
+def together(passes: Sequence[Pass]) -> Pass:
+    """One pass that is the sum of passes over different terms."""
+    if len(passes) == 1:
+        return passes[0]
+
+    def all_of_them(w: Params) -> tuple[Tensor, Terms]:
+        results = [each_pass(w) for each_pass in passes]
+        terms = {name: value for _, terms in results for name, value in terms.items()}
+        return torch.stack([value for value, _ in results]).sum(), terms
+
+    return all_of_them
 
 
 def hvp_of(each_pass: Pass, params: Params, vector: Params) -> Params:

@@ -7,12 +7,13 @@ from enum import IntEnum
 from typing import NamedTuple, overload
 
 import numpy as np
+import torch
 from torch import Generator
 
 from phiopt._inputs import Inputs, Targets
 from phiopt._transforms import outside_transforms
 from phiopt._types import Params
-from phiopt.data import Data
+from phiopt.data import Batch, Data
 from phiopt.objective.passes import spans
 from phiopt.objective.term import Draws, Term
 
@@ -27,12 +28,20 @@ class Sample(NamedTuple):
             sample of a stochastic step lacks terms that come only once in several steps.
         step: Whether the sample is for a step of a stochastic solver, where only the expectation of the
             gradient counts. Otherwise value and gradient are those of one function of w.
+        rest: The other half of a step's batch, with the draws of the terms that are evaluated there; None where
+            the batch is not halved.
     """
 
     inputs: Inputs | None = None
     targets: Targets | None = None
     draws: Mapping[str, Draws] = {}
     step: bool = False
+    rest: Sample | None = None
+
+    @property
+    def halves(self) -> tuple[Sample, ...]:
+        """The sample without its rest, and the rest; or the sample alone."""
+        return (self,) if self.rest is None else (self._replace(rest=None), self.rest)
 
 
 class Stream(IntEnum):
@@ -85,6 +94,7 @@ def maker(
     wanted: Collection[str],
     *,
     keep: bool,
+    halved: Callable[[int], bool] | None = None,
 ) -> Callable[[], Sample]:
     """A function that makes one sample: a batch of ``size`` examples (None: all) and the random numbers of the
     terms ``wanted``. Without data only terms over the parameters have a part in the sample.
@@ -100,6 +110,8 @@ def maker(
         wanted: Names of terms.
         keep: True: all random numbers are drawn now. False: those that are as large as the parameters are drawn at
             each call.
+        halved: Whether, of a batch of this length, the terms with inputs of their own get one half, and the others
+            the other half; None: never.
     """
     step = key[1] is Stream.STEP
     if data is None:
@@ -110,13 +122,16 @@ def maker(
     generator = Generator(device).manual_seed(int(entropy[0]))
     small, states = {}, {}
     with outside_transforms():  # torch.vmap has rules of its own for random numbers
-        inputs, targets = data.batch(size, generator)
+        batches = [data.batch(size, generator)]
+        if halved is not None and halved(len(batches[0][0])):
+            batches = _halves(*batches[0], generator)
+        batch_of = {term.name: batches[-1 if term.own_inputs else 0] for term in terms}
         for term in terms:
             if term.large_draws and not keep:
                 states[term.name] = generator.get_state()
                 if term is terms[-1]:
                     continue  # no other draws follow
-            numbers = term.draw(params, inputs, generator, step)
+            numbers = term.draw(params, batch_of[term.name][0], generator, step)
             if term.name not in states:
                 small[term.name] = numbers
 
@@ -125,15 +140,31 @@ def maker(
             return small[term.name]
         again = Generator(device)
         again.set_state(states[term.name])
-        return term.draw(params, inputs, again, step)
+        return term.draw(params, batch_of[term.name][0], again, step)
 
     used = [term for term in terms if term.name in wanted]
 
     def make() -> Sample:
         with outside_transforms():
-            return Sample(inputs, targets, {term.name: draws_of(term) for term in used}, step)
+            draws = {term.name: draws_of(term) for term in used}
+        samples = []
+        for batch in batches:
+            here = {name: numbers for name, numbers in draws.items() if batch_of[name] is batch}
+            samples.append(Sample(*batch, here, step))
+        return joined(samples)
 
     return make
+
+
+def _halves(inputs: Inputs, targets: Targets, generator: Generator) -> list[Batch]:
+    """Two random halves of a batch."""
+    order = torch.randperm(len(inputs), generator=generator, device=generator.device)
+    return [(inputs[half], targets[half]) for half in order.chunk(2)]
+
+
+def joined(halves: Sequence[Sample]) -> Sample:
+    """The sample of these `Sample.halves`."""
+    return halves[0]._replace(rest=halves[1]) if halves[1:] else halves[0]
 
 
 def parts(

@@ -28,12 +28,12 @@ class Work(NamedTuple):
 
     Args:
         task: Whether the student runs on the batch. Terms that need this run share it.
-        forward: Forward passes of the batch beside this run.
+        forward: Forward passes of the batch beside this run. A pass of half the batch counts as half.
         hvp: Products with the Hessian of the whole batch.
     """
 
     task: bool = False
-    forward: int = 0
+    forward: float = 0
     hvp: float = 0.0
 
     @classmethod
@@ -122,6 +122,10 @@ class Term(ABC):
     first: ClassVar[bool] = False
     """Whether the term is evaluated first, because it computes what others can use (`Evaluation.provide`)."""
 
+    own_inputs: ClassVar[bool] = False
+    """Whether the student runs on inputs that the term makes, and not on the batch. In a stochastic step such terms
+    get one half of the batch, and all others the other half."""
+
     third_derivatives: ClassVar[bool] = False
     """Whether the term's gradient takes third derivatives of the student's loss, as that of ‖H v‖² does. They
     are checked before a solve in which the term has weight. Where they are lacking, a term without weight is
@@ -209,6 +213,12 @@ class Term(ABC):
     def reporting(self, to: Callable[[Search], None]) -> Term:
         """The same term, which calls ``to`` after every search that it makes. By default it makes none."""
         return self
+
+    def takes(self, size: int) -> bool:
+        """Whether the term does with so many examples of a stochastic step's batch. By default a term over the batch
+        does not.
+        """
+        return self.over != "batch"
 
     def cheaper(self, draws: Draws) -> bool:
         """Whether `passes` gives the gradient of a stochastic step for less than `value` does."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
-from phiopt._inputs import Inputs, lifted, mapped
+from phiopt._inputs import Inputs, lifted, main_of, mapped
 from phiopt._types import Lift, Params
 from phiopt.derivatives.double import Widened, copied_to
 from phiopt.derivatives.gradients import Function, Mismatch, mismatch, unsteady
@@ -26,7 +26,7 @@ from phiopt.derivatives.guilty import (
     written_by_hand,
 )
 from phiopt.derivatives.repeated import Repeated
-from phiopt.derivatives.require import undifferentiable
+from phiopt.objective.examples import few_examples
 from phiopt.objective.mean_loss import Task
 from phiopt.objective.model import pure_model
 
@@ -35,6 +35,8 @@ FAULTS = (OSError, MemoryError, StopIteration)
 """Exceptions that have nothing to do with the precision of user code."""
 NAMED = 3
 """Parameters that a message names."""
+LARGE = 10**6
+"""Parameters of a student up to which all examples go through it."""
 LOOKED_AT = 8
 """Parameters that are compared one by one, to name some."""
 
@@ -49,13 +51,16 @@ class Checked:
         self.module, self.lift = copied_to(module, dtype), copied_to(lift, dtype)
         self.params = {name: p.to(dtype) for name, p in params.items()}
         self.randomness = Repeated()
-        self.task = replace(
-            task,
-            model=pure_model(self.module, self.lift),
-            loss=copied_to(task.loss, dtype),
-            inputs=mapped(lambda x: _to(x, dtype), task.inputs),
-            targets=mapped(lambda x: _to(x, dtype), task.targets),
+        copies = replace(
+            task, model=pure_model(self.module, self.lift), loss=copied_to(task.loss, dtype)
         )
+        self.task = _examples(copies, task, dtype)
+
+    def on(self, task: Task) -> Checked:
+        """The same copies on other examples."""
+        other = copy(self)
+        other.task = _examples(self.task, task, self.dtype)
+        return other
 
     def wrapped(self, function: Function) -> Function:
         """``function``, computed in this precision and with the same random numbers at each call."""
@@ -73,6 +78,14 @@ class Checked:
         fixed = self.params
         function = self.wrapped(lambda w: self.task(fixed | w))
         return mismatch(function, fixed if params is None else params)
+
+    def outputs(self) -> Tensor:
+        """The student's outputs."""
+        return cast(Tensor, self._run(self.task.outputs))
+
+    def loss_mismatch(self, outputs: Tensor) -> Mismatch | None:
+        """How the gradient of the mean loss in these outputs is wrong, if it is."""
+        return mismatch(self._of_outputs(), {"outputs": outputs.to(self.dtype)})
 
     def by_hand(self) -> Guilty | None:
         """The layer, or the loss, whose backward pass was written by hand and is wrong at larger activations."""
@@ -124,8 +137,10 @@ class Checked:
 
     def _loss(self) -> tuple[Function, Params]:
         """The mean loss as a function of the outputs, and the outputs."""
-        loss = self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
-        return loss, {"outputs": self._run(self.task.outputs)}
+        return self._of_outputs(), {"outputs": self.outputs()}
+
+    def _of_outputs(self) -> Function:
+        return self.wrapped(lambda w: self.task.of_outputs(w["outputs"]))
 
     def _run(self, function: Callable[[Params], Any]) -> Any:
         with torch.enable_grad():
@@ -159,7 +174,7 @@ def verify_gradient(
         module: The student; not modified.
         lift: ψ.
         task: The student's loss on some examples. More examples are slower, and a gradient may be wrong on a few
-            alone.
+            alone. So a student of more than `LARGE` parameters is looked at on two, and the loss on all.
         params: The point. Points near it are looked at too.
         weights: Names of the weights that count, for errors: ``lambdas.task``.
         checked_further: Whether `require_derivatives` follows, which names a layer that fails.
@@ -172,15 +187,20 @@ def verify_gradient(
     """
     own = next(iter(params.values())).dtype
     last = own if own in PRECISIONS else PRECISIONS[-1]
+    few = _fewer(task, params)
     for dtype in PRECISIONS:
         try:
-            checked = Checked(module, lift, task, params, dtype)
+            checked = Checked(module, lift, few, params, dtype)
             wrong = checked.mismatch()
+            if wrong is None and few is not task:
+                whole = checked.on(task)
+                wrong = whole.loss_mismatch(Checked(module, lift, task, params, own).outputs())
+                checked = checked if wrong is None else whole
             other = None if wrong else checked.unsteady() or _elsewhere(checked.by_hand())
         except FAULTS:
             raise
         except Exception:
-            if not _comes_again(module, lift, task, params, dtype):
+            if not _comes_again(module, lift, few, params, dtype):
                 raise
             if dtype != last:
                 continue
@@ -194,6 +214,14 @@ def verify_gradient(
         return
 
 
+def _fewer(task: Task, params: Params) -> Task:
+    """The task on the examples that a student with these parameters is looked at on."""
+    if len(task) <= 2 or sum(p.numel() for p in params.values()) <= LARGE:
+        return task
+    places = few_examples(task.inputs).to(main_of(task.inputs).device)
+    return replace(task, inputs=task.inputs[places], targets=task.targets[places])
+
+
 def _comes_again(
     module: nn.Module, lift: Lift, task: Task, params: Params, dtype: torch.dtype
 ) -> bool:
@@ -203,33 +231,6 @@ def _comes_again(
     except Exception:
         return True
     return False
-
-
-def require_gradient(module: nn.Module, lift: Lift, task: Task, params: Params) -> None:
-    """Raise ``TypeError`` unless ``torch.func`` can differentiate ``task``, as solvers do; it names the
-    layer, or the loss. Arguments are those of `verify_gradient`.
-    """
-    try:
-        grad(task)(params)
-    except RuntimeError as error:
-        outputs = task.outputs(params).detach()
-        try:
-            grad(task.of_outputs)(outputs)
-        except RuntimeError:
-            head = "loss: torch.func cannot differentiate it"
-        else:
-            head = "student: torch.func cannot differentiate its forward pass"
-            names = undifferentiable(module, lifted(lift, task.inputs.clone()))
-            kinds = [f"{n or 'the module itself'} ({_kind(module, n)})" for n in names]
-            head += f", in {', '.join(kinds)}" if kinds else ""
-        raise TypeError(
-            f"{head}; checkpointing, packed sequences, backward hooks of a module and NumPy are such "
-            f"cases: {error}"
-        ) from error
-
-
-def _kind(module: nn.Module, name: str) -> str:
-    return type(module.get_submodule(name)).__name__
 
 
 def _message(
@@ -278,6 +279,12 @@ def _elsewhere(place: Guilty | None) -> str | None:
         f"{', '.join(place.cuts)}. Remedy: correct that backward, or use PyTorch's own functions in its "
         "place"
     )
+
+
+def _examples(task: Task, of: Task, dtype: torch.dtype) -> Task:
+    """The task on the examples of another, in ``dtype``."""
+    inputs, targets = (mapped(lambda x: _to(x, dtype), part) for part in (of.inputs, of.targets))
+    return replace(task, inputs=inputs, targets=targets)
 
 
 def _to(part: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
 from phiopt._inputs import as_loss_takes
-from phiopt.objective import Lambdas
+from phiopt.objective import Lambdas, Objective, Term
 from phiopt.solve.outcome import Outcome, Status
 from phiopt.solve.solver import SolvesMany
 from phiopt.solve.stacked import LAMBDAS, StackableProblem, StackedSolves
@@ -34,9 +34,10 @@ def solve_many(
     are the same at every point. Each point has an optimiser of its own. A failure at one point (NaN, a roll-back)
     does not affect the others.
 
-    Points whose λ4 is 0 are solved apart, without the curvature. Any other term is computed if a point weighs it,
-    and must then be finite at all points. Memory is that of one gradient times the number of problems and points.
-    An exception while data are read is raised.
+    Points at which a step has the same passes are solved together: those with and without curvature are apart, and so
+    are those with and without a term that has inputs of its own, such as noise. Any term is computed if a point of
+    its group weighs it, and must then be finite at all of them. Memory is that of one gradient times the number of
+    problems and points. An exception while data are read is raised.
 
     Args:
         solver: `TorchOpt` with fresh draws and no ``tol``, or another solver that is `SolvesMany`.
@@ -56,16 +57,34 @@ def solve_many(
     _check(solver, problems, lambdas)
     check_compatible(problems)
     solved: list[dict[int, Outcome]] = [{} for _ in problems]
-    beyond = problems[0].objective.beyond_gradient
-    curved = (lambdas[:, [name in beyond for name in LAMBDAS]] != 0).any(1)
-    for group in (curved, ~curved):
+    kinds = _kinds(problems[0].objective, lambdas)
+    for kind in kinds.unique():
+        group = kinds == kind
         points = group.nonzero().flatten().tolist()
-        if points:
-            outcomes = _solve(solver, problems, lambdas[group])
-            for number, by_point in enumerate(solved):
-                first = number * len(points)
-                by_point.update(zip(points, outcomes[first : first + len(points)], strict=True))
+        outcomes = _solve(solver, problems, lambdas[group])
+        for number, by_point in enumerate(solved):
+            first = number * len(points)
+            by_point.update(zip(points, outcomes[first : first + len(points)], strict=True))
     return [[by_point[point] for point in range(len(lambdas))] for by_point in solved]
+
+
+def _kinds(objective: Objective, lambdas: Tensor) -> Tensor:
+    """A number for each point. Points with the same number have the same passes in a step."""
+    terms = [term for name in LAMBDAS if (term := objective.term(name)) is not None]
+    weighed = {term.name: lambdas[:, LAMBDAS.index(term.name)] != 0 for term in terms}
+    extra = [t for t in objective.terms if objective.extra.get(t.name)]
+
+    def any_of(chosen: Sequence[Term]) -> Tensor:
+        none = torch.zeros(len(lambdas), dtype=torch.bool, device=lambdas.device)
+        always = torch.ones_like(none)
+        return torch.stack([none, *(weighed.get(t.name, always) for t in chosen)]).any(0)
+
+    candidates = [*terms, *extra]
+    on_data = [t for t in candidates if t.over != "parameters"]
+    own = [t for t in on_data if t.own_inputs]
+    others = [t for t in on_data if not t.own_inputs]
+    curved = [t for t in candidates if t.third_derivatives]
+    return any_of(curved).int() + 2 * any_of(own).int() + 4 * any_of(others).int()
 
 
 def _check(solver: object, problems: Sequence[StackableProblem], lambdas: Tensor) -> None:

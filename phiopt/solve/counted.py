@@ -22,8 +22,8 @@ class Counted:
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective.reporting(self._searched)
-        self.gradient = self.forward = self.unsettled = 0
-        self.hvp = 0.0
+        self.gradient = self.unsettled = 0
+        self.forward = self.hvp = 0.0
         self.search_error: float | None = None
 
     def value_and_grad(

@@ -88,6 +88,8 @@ class Loop:
             self.step = step + 1
             self.after_step(draw)
             bar.update()
+        if not self.error:
+            self._look_again()
         for index in self.indices:
             if self.statuses[index] is None:
                 self._stop(index, Status.DATA_FAILED if self.error else self._spent(index))
@@ -156,6 +158,36 @@ class Loop:
                 if moved[index]:
                     record["held_out"] = validated.values[index]
             self._consider(moved, validated)
+
+    def _look_again(self) -> None:
+        """Where the end seems to lie above the start, compare both on all validation samples."""
+        above = [
+            status is None and not last <= first  # NaN, too
+            for status, last, first in zip(
+                self.statuses, self.last_values, self.start_values, strict=True
+            )
+        ]
+        if not any(above) or not self.fresh:
+            return
+        start = self.solves.validate(self.solves.start, None)
+        last = self.solves.validate(self.params, None)
+        below = [
+            up and value <= first
+            for up, value, first in zip(above, last.values, start.values, strict=True)
+        ]
+        if not any(below):
+            return
+        # The start was the best of these solves, or an iterate that remains the best.
+        unmoved = [b and self.best_values[i] == self.start_values[i] for i, b in enumerate(below)]
+        for index in self.indices:
+            if below[index]:
+                self.last_values[index] = self.start_values[index]
+            if unmoved[index]:
+                self.start_values[index] = start.values[index]
+                self.best_values[index] = self.last_values[index] = last.values[index]
+        self.best = self.solves.choose(unmoved, self.params, self.best)
+        self.best_terms = self.solves.choose(unmoved, last.terms, self.best_terms)
+        self.start_terms = self.solves.choose(unmoved, start.terms, self.start_terms)
 
     def _update(self, gradient: Params, moved: Sequence[bool]) -> None:
         lengths = [0.5**count for count in self.rollbacks]
@@ -233,7 +265,7 @@ class Loop:
             return Status.BUDGET_SPENT
         solve = self.solves.solve(index)
         at_best = moments(solve.objective, self.solves.only(index, self.best), solve.validation)
-        noisy = at_best.gradient_norm <= at_best.gradient_error
+        noisy = at_best.gradient_norm <= 2 * at_best.gradient_error
         return Status.NOISE_FLOOR if noisy else Status.STEP_LIMIT
 
     def _stop(self, index: int, status: Status) -> None:

@@ -17,8 +17,8 @@ class Status(Enum):
 
     SOLVED = "The gradient norm fell to the tolerance. Nothing to do."
     BUDGET_SPENT = (
-        "All steps were taken, as asked. No tolerance was set, so stationarity was not required. "
-        "Read the certificate to see how far from stationary the result is, or give the solver a tol."
+        "All steps were taken, as asked. This is how a solve without a tol ends, and nothing went wrong. The "
+        "certificate says how near to stationary the result is; give the solver a tol to ask for more."
     )
     SAMPLE_TOO_SMALL = (
         "The frozen sample was minimised, but fresh draws show less than half of that "
@@ -29,8 +29,8 @@ class Status(Enum):
         "a learning rate that decays, larger batches or a larger tol."
     )
     NOISE_FLOOR = (
-        "All steps were taken, and the gradient that is left is within its sampling error: more steps "
-        "of this kind would go nowhere. Enlarge batch_size, noise samples or probes, let the learning "
+        "All steps were taken, and the gradient that is left is within two standard errors of 0: more "
+        "steps of this kind would go nowhere. Enlarge batch_size, noise samples or probes, let the learning "
         "rate decay, or accept a larger tol."
     )
     STALLED = (
@@ -87,7 +87,7 @@ class Stats:
         steps: Updates made.
         gradient: Gradients of the objective.
         forward: Forward passes of the student over a batch, one for each noise sample.
-        hvp: Hessian-vector products, also those inside gradients. A product on a part of a batch counts as
+        hvp: Hessian-vector products, also those inside gradients. A pass or product on a part of a batch counts as
             that part.
         rollbacks: Returns to the best iterate after a non-finite value.
         seconds: Wall-clock time.
@@ -97,7 +97,7 @@ class Stats:
 
     steps: int
     gradient: int
-    forward: int
+    forward: float
     hvp: float
     rollbacks: int
     seconds: float

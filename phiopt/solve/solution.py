@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import nn
 
@@ -20,6 +20,10 @@ from phiopt.growth import GrowthMap
 from phiopt.objective import Lambdas
 from phiopt.solve.certificate import Certificate
 from phiopt.solve.outcome import Stats, Status, lost
+from phiopt.solve.plot import plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _KIND = "solution"
 _APART = ("student", "params", "map")
@@ -122,6 +126,22 @@ class Solution(Printed):
         if "params" in parts:  # an older file does not name them: all parameters are meant
             params = {name: params[name] for name in _names(parts["params"], params)}
         return Solution(student=loaded, params=params, **report)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """A figure: the objective, its terms and the judges' values over the steps; each term at the start, at the end
+        and on the certificate's fresh draws; and the work. Terms are drawn as their parts of the objective, weighted
+        and divided.
+
+        Args:
+            path: The file to save it in, whole or not at all. The suffix gives the format; without one it is PNG.
+
+        Raises:
+            ValueError, OSError: No picture can be written at ``path``.
+            ImportError: matplotlib is not installed.
+        """
+        if path is not None:
+            new_file("path", path)
+        return plot(self, path)
 
     def __str__(self) -> str:
         c, s = self.certificate, self.stats

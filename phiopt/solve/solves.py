@@ -14,9 +14,9 @@ from phiopt.objective import Objective, Sample, Stream
 from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
 
-VALIDATION_SAMPLES = 8
-"""Held-out draws on which iterates are compared, always the same (common random numbers). With fewer draws a
-single unlucky probe could decide."""
+VALIDATION_SAMPLES, COMPARED_ON = 8, 4
+"""Held-out draws, always the same (common random numbers), and the number of those on which iterates are compared. All
+count where more depends on them: that the end lies above the start, or that a gradient is small."""
 
 
 class Gradients(NamedTuple):
@@ -52,8 +52,8 @@ class Solves(Protocol):
 
     def gradients(self, params: Params, draw: Any) -> Gradients: ...
 
-    def validate(self, params: Params) -> Validated:
-        """L and the terms with weight on the validation samples."""
+    def validate(self, params: Params, number: int | None = COMPARED_ON) -> Validated:
+        """L and the terms with weight on so many validation samples; None: on all."""
         ...
 
     def init(self, params: Params) -> Any:
@@ -122,9 +122,9 @@ class OneSolve:
         value, terms, gradient = self.objective.value_and_grad(params, draw)
         return Gradients(value, terms, gradient, square_norm(gradient).sqrt())
 
-    def validate(self, params: Params) -> Validated:
+    def validate(self, params: Params, number: int | None = COMPARED_ON) -> Validated:
         objective = self.objective.objective
-        terms = self.objective.mean_terms(params, self.validation, objective.active)
+        terms = self.objective.mean_terms(params, self.validation[:number], objective.active)
         return Validated([float(objective.weigh(terms))], terms)
 
     def init(self, params: Params) -> Any:

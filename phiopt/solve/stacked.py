@@ -16,10 +16,10 @@ from phiopt._inputs import Several, flatten, unflatten
 from phiopt._types import Params
 from phiopt._vector import under
 from phiopt.derivatives import square_norm
-from phiopt.objective import Lambdas, Objective, Sample, Stream
+from phiopt.objective import Lambdas, Objective, Sample, Stream, joined
 from phiopt.solve.counted import Counted
 from phiopt.solve.outcome import Stats
-from phiopt.solve.solves import VALIDATION_SAMPLES, Gradients, OneSolve, Validated
+from phiopt.solve.solves import COMPARED_ON, VALIDATION_SAMPLES, Gradients, OneSolve, Validated
 
 Axes: TypeAlias = tuple[int | None, ...]
 
@@ -82,6 +82,8 @@ class StackedSolves:
         self.shared = _stacked([_constants(problem) for problem in problems])
         start = _stacked([problem.start for problem in problems])
         self.start = {n: v.repeat_interleave(len(lambdas), 0) for n, v in start.items()}
+        mean = Lambdas.of(lambdas.double().mean(0).tolist())  # not 0 if a weight is not 0
+        self.weighed = [(replace(p.objective, lambdas=mean), p) for p in problems]
         self.work = Stats(0, 0, 0, 0, 0, 0.0)
         self.solved: dict[int, OneSolve] = {}
         self.validation = [self._draw(Stream.HELD_OUT, i) for i in range(VALIDATION_SAMPLES)]
@@ -102,8 +104,8 @@ class StackedSolves:
         value, terms, gradient = _mapped(lambda v: v.flatten(0, 1), grouped)
         return Gradients(value, terms, gradient, vmap(square_norm)(gradient).sqrt())
 
-    def validate(self, params: Params) -> Validated:
-        terms = self._mean_terms(params, self.active)
+    def validate(self, params: Params, number: int | None = COMPARED_ON) -> Validated:
+        terms = self._mean_terms(params, self.active, self.validation[:number])
         weights = dict(zip(LAMBDAS, self.lambdas.unbind(1), strict=True))
         for name, weight in self.problems[0].objective.extra.items():
             weights[name] = torch.full_like(self.lambdas[:, 0], float(weight))
@@ -163,10 +165,12 @@ class StackedSolves:
         single = self.solved.get(index)
         return self.work if single is None else self.work + single.stats(0)
 
-    def _mean_terms(self, params: Params, names: Sequence[str]) -> dict[str, Tensor]:
-        """The raw terms, the mean over the validation samples."""
+    def _mean_terms(
+        self, params: Params, names: Sequence[str], draws: Sequence[Draw]
+    ) -> dict[str, Tensor]:
+        """The raw terms, the mean over these samples."""
         records = []
-        for draw in self.validation:
+        for draw in draws:
 
             def at(
                 w: Params, shared: Params, tensors: list[Tensor], draw: Draw = draw
@@ -215,9 +219,7 @@ class StackedSolves:
 
     def _draw(self, stream: Stream, step: int) -> Draw:
         size = self.batch_size
-        return Draw.of(
-            [p.objective.sample(p.start, size, p.seed, stream, step) for p in self.problems]
-        )
+        return Draw.of([o.sample(p.start, size, p.seed, stream, step) for o, p in self.weighed])
 
     def _by_problem(self, params: Params) -> Params:
         return {n: v.unflatten(0, (len(self.problems), -1)) for n, v in params.items()}
@@ -232,12 +234,13 @@ class Draw:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Draw:
-        flat = [pytree.tree_flatten(cast(Any, sample[:3]), namespace=TREES) for sample in samples]
+        trees = [[half[:3] for half in sample.halves] for sample in samples]
+        flat = [pytree.tree_flatten(cast(Any, tree), namespace=TREES) for tree in trees]
         step = samples[0].step
 
         def made(tensors: list[Tensor]) -> Sample:
-            inputs, targets, draws = cast(Any, pytree.tree_unflatten(flat[0][1], tensors))
-            return Sample(inputs, targets, draws, step)
+            halves = cast(Any, pytree.tree_unflatten(flat[0][1], tensors))
+            return joined([Sample(x, y, numbers, step) for x, y, numbers in halves])
 
         return cls(_stacked([leaves for leaves, _ in flat]), made)
 

@@ -17,7 +17,7 @@ from phiopt.solve.checkpoint import Checkpoint
 from phiopt.solve.loop import Loop
 from phiopt.solve.outcome import Outcome
 from phiopt.solve.solver import Evaluations
-from phiopt.solve.solves import VALIDATION_SAMPLES, OneSolve, Solves
+from phiopt.solve.solves import COMPARED_ON, OneSolve, Solves
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,19 @@ class TorchOpt:
             that falls to 0 over the second half of the steps.
         steps: Updates at most; default 150.
         batch_size: Examples of D1 to a step, drawn without repeats; None is all of D1. Default 128.
-            A ``DataLoader`` gives batches of its own size.
+            A ``DataLoader`` gives batches of its own size. If the noise term and another term over the data have
+            weight, each gets a random half of the batch, unless it is all of D1 (docs/cost.md).
         tol: Stop once the gradient norm is at most ``tol`` times the start's. With fresh draws the norm is that of
             a moving average of gradients, confirmed on the held-out draws. If the steps run out before, the solve
             has failed: ``Status.STEP_LIMIT``, or ``Status.NOISE_FLOOR`` where the gradient is within its sampling
             error. None (default): take all steps, unless the gradient is exactly zero.
         fresh: True (default): new examples, noise and probes at each step. False: one draw is kept for all steps,
             and its objective is minimised (sample average approximation). The certificate still uses fresh draws.
-        check_every: Steps between evaluations of the iterate on the validation samples; default 50.
+        check_every: Steps between evaluations of the iterate on the validation samples; default 75.
 
-    The validation samples are eight held-out draws, or with ``fresh=False`` the kept draw. The iterate with
-    the lowest value on them is returned. After a non-finite objective or gradient the solve goes back to
+    The validation samples are four held-out draws, or with ``fresh=False`` the kept draw. The iterate with
+    the lowest value on them is returned. Where the last one seems to lie above the start, four more draws decide
+    together with these. After a non-finite objective or gradient the solve goes back to
     the best iterate, with a new optimiser state and half the step, three times at most. An exception while
     a step's data are read ends the solve with ``Status.DATA_FAILED`` and the best iterate. An exception in
     the model or the loss is raised.
@@ -60,7 +62,7 @@ class TorchOpt:
     batch_size: int | None = 128
     tol: float | None = None
     fresh: bool = True
-    check_every: int = 50
+    check_every: int = 75
 
     def __post_init__(self) -> None:
         count("steps", self.steps)
@@ -106,7 +108,7 @@ class TorchOpt:
     def work(self, objective: Objective) -> Evaluations:
         """See `TellsWork`."""
         validations = 1 + -(-self.steps // self.check_every)
-        return Evaluations(self.steps, validations * (VALIDATION_SAMPLES if self.fresh else 1))
+        return Evaluations(self.steps, validations * (COMPARED_ON if self.fresh else 1))
 
     @property
     def apart_reason(self) -> str:

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from phiopt.growth import GrowthMap
-from phiopt.growth.plot import blocks
+from phiopt.growth.plot import blocks, layer_counts
 
 
 def growth(**options):
@@ -56,3 +56,29 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.colors", None)
     with pytest.raises(ImportError, match=r"pip install 'phiopt\[experiments\]'"):
         growth().plot()
+
+
+def test_axes_say_what_they_are():
+    ax = growth().plot().axes[0]
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("axis 0: outputs", "axis 1: inputs")
+
+
+def test_the_layers_show_the_share_of_the_teacher(tmp_path):
+    figure = growth().plot(tmp_path / "layers.svg", layers=True)
+    assert (tmp_path / "layers.svg").stat().st_size > 1000
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "2"]
+    widths = [bar.get_width() for bar in ax.patches]
+    assert widths == pytest.approx([10 / 15 * 100, 9 / 16 * 100, 5 / 15 * 100, 7 / 16 * 100])
+
+
+def test_many_layers_are_put_together():
+    def net(width, depth):
+        block = [nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(depth)]
+        return nn.Sequential(nn.Sequential(*block), nn.Sequential(*block[:0], nn.Linear(width, 2)))
+
+    counts = layer_counts(GrowthMap.between(net(2, 61), net(3, 61)))
+    assert list(counts) == ["0", "1"]
+    assert counts["0"] == (61 * 6, 61 * 12)
+    few = layer_counts(GrowthMap.between(net(2, 12), net(3, 12)))
+    assert list(few) == [*(f"0.{i}.0" for i in range(12)), "1.0"]

@@ -149,8 +149,8 @@ def test_a_step_has_the_expectation_of_an_exact_one(lambdas):
 
 
 def test_small_batches_and_no_share_are_exact():
-    assert Frobenius().part(32) is None
-    assert Frobenius().part(33) == 16
+    assert Frobenius().part(16) is None
+    assert Frobenius().part(17) == 8
     assert Frobenius(batch=None).part(1000) is None
     assert Spectral().part(1000) is None
     objective, params = classification(ONLY, count=12)

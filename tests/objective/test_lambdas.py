@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phiopt.objective import Lambdas
+from phiopt.objective.lambdas import without_traces
 
 weights = st.lists(st.floats(0.01, 1), min_size=4, max_size=4)
 
@@ -76,3 +77,13 @@ def test_lambdas_can_be_made_inside_vmap():
 def test_of_returns_lambdas_as_they_are():
     lambdas = Lambdas(0.25, 0.25, 0.25, 0.25)
     assert Lambdas.of(lambdas) is lambdas
+
+
+def test_traces_of_a_search_are_zero():
+    lambdas = Lambdas(0.5, 0.5 - 1e-12, 1e-12, 2.2e-16)
+    rounded = without_traces(lambdas)
+    assert (rounded.noise, rounded.curvature) == (0, 0)
+    assert rounded.active == ["task", "proximity"]
+    assert rounded.task == pytest.approx(0.5)
+    kept = Lambdas(0.5, 0.4, 0.1 - 1e-8, 1e-8)
+    assert without_traces(kept) is kept

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import StackDataset
 
+from phiopt._task_checks import require_gradient
 from phiopt.growth import grow
 from phiopt.initialize import initialize
 from phiopt.objective import pure_model
 from phiopt.objective.mean_loss import Task
-from phiopt.objective.verify import require_gradient
 from phiopt.solve import TorchOpt
 from tests.cases import generator, mlp, randn
 from tests.functions import by_hand

@@ -40,6 +40,6 @@ def test_products_on_a_part_of_the_batch_count_as_that_part():
     objective, params = classification(curvature=Frobenius(), count=40)
     counted = Counted(objective)
     counted.value_and_grad(params, objective.sample(params, None, 0, Stream.STEP, 0))
-    assert counts(counted) == (1, 3, 2 * 16 / 40)
+    assert counts(counted) == (1, 3, 2 * 8 / 40)
     counted.value_and_grad(params, objective.sample(params, None, 0, Stream.TRAIN, 0))
-    assert counts(counted) == (2, 6, 2 * 16 / 40 + 1)
+    assert counts(counted) == (2, 6, 2 * 8 / 40 + 1)

@@ -6,7 +6,7 @@ import torchopt
 
 from phiopt.objective import Lambdas, Stream
 from phiopt.solve import Status, TorchOpt
-from phiopt.solve.solves import VALIDATION_SAMPLES
+from phiopt.solve.solves import COMPARED_ON, OneSolve, Validated
 from tests.cases import classification, flatten, ridge
 
 DESCENT = torchopt.sgd(0.15, momentum=0.8)
@@ -87,7 +87,7 @@ def test_history_terms_and_counts():
     assert outcome.objective == pytest.approx(weighted)
     started = sum(weights[n] * outcome.start_terms[n] for n in weights)
     assert outcome.start_objective == pytest.approx(started)
-    evaluations = 7 + VALIDATION_SAMPLES * 4  # judged at the start and at three checks
+    evaluations = 7 + COMPARED_ON * 4  # judged at the start and at three checks
     assert outcome.stats.hvp == 2 * evaluations
     assert outcome.stats.forward == 3 * evaluations
     assert outcome.stats.seconds > 0
@@ -156,7 +156,7 @@ FAULTS = (0.5, 0.5, 0, 0)  # one call of the loss to an evaluation
 def test_one_bad_step_is_rolled_back(value, step):
     objective, start = classification(FAULTS, count=40)
     objective, _ = faulty(
-        objective, {VALIDATION_SAMPLES + 1 + step}, value
+        objective, {COMPARED_ON + 1 + step}, value
     )  # after the judgement of the start
     solver = TorchOpt(torchopt.sgd(0.1), steps=12, batch_size=8, check_every=100)
     outcome = solver.solve(objective, start)
@@ -169,7 +169,7 @@ def test_one_bad_step_is_rolled_back(value, step):
 def test_after_a_rollback_the_step_is_half_as_long():
     objective, start = classification(FAULTS)
     solver = TorchOpt(torchopt.sgd(0.1), steps=2, batch_size=None)
-    bad, _ = faulty(objective, {VALIDATION_SAMPLES + 1})
+    bad, _ = faulty(objective, {COMPARED_ON + 1})
     outcome = solver.solve(bad, start)
     sample = objective.sample(start, None, 0, Stream.TRAIN, 1)
     gradient = objective.value_and_grad(start, sample)[2]
@@ -275,3 +275,22 @@ def test_a_gradient_within_its_own_error_is_the_noise_floor():
     assert outcome.objective < outcome.start_objective
     early = replace(solver, steps=3).solve(case.objective(), case.start)
     assert early.status is Status.STEP_LIMIT
+
+
+@pytest.mark.parametrize(("end", "status"), [(0.9, Status.BUDGET_SPENT), (1.3, Status.DIVERGED)])
+def test_an_end_above_the_start_is_looked_at_on_all_validation_samples(monkeypatch, end, status):
+    """On the samples of comparisons the objective rises from 1 to 1.1, on all from 1.2 to ``end``."""
+    objective, start = classification((0.5, 0.5, 0, 0))
+    terms = {name: torch.zeros(()) for name in ("task", "proximity")}
+
+    def validate(solve, params, number=COMPARED_ON):
+        first = params is solve.start
+        value = (1.0 if first else 1.1) if number else (1.2 if first else end)
+        return Validated([value], terms)
+
+    monkeypatch.setattr(OneSolve, "validate", validate)
+    outcome = TorchOpt(steps=3).solve(objective, start)
+    assert outcome.status is status
+    moved = status is Status.BUDGET_SPENT
+    assert (outcome.start_objective, outcome.objective) == ((1.2, 0.9) if moved else (1.0, 1.0))
+    assert torch.equal(outcome.params["0.bias"], start["0.bias"]) is not moved
