@@ -27,6 +27,7 @@ _ROOMS = {
     "data": ("Source",),
     "derivatives": (),
     "distributed": (),
+    "estimate_cost": ("estimate_cost",),
     "growth": ("GrowthMap", "carry_optimizer", "grow"),
     "initialize": ("initialize",),
     "learn": ("Learned", "learn"),
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from phiopt.bilevel import Unroll as Unroll
     from phiopt.check import check as check
     from phiopt.data import Source as Source
+    from phiopt.estimate_cost import estimate_cost as estimate_cost
     from phiopt.growth import GrowthMap as GrowthMap
     from phiopt.growth import carry_optimizer as carry_optimizer
     from phiopt.growth.grow import grow as grow

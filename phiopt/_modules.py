@@ -28,8 +28,8 @@ def global_lock() -> Iterator[None]:
         yield
 
 
-def copied(module: Module, role: str | None = None) -> Module:
-    """A deep copy of ``module``. Errors call the module ``role``.
+def copied(module: Module, role: str | None = None, *, shared: bool = False) -> Module:
+    """A deep copy of ``module``. Errors call the module ``role``. With ``shared`` both have the same parameters.
 
     ``deepcopy`` refuses results of a computation, such as an activation that a forward pass stored as an
     attribute. Here such tensors are copied without their graph. A copy made in inference mode can be
@@ -39,7 +39,9 @@ def copied(module: Module, role: str | None = None) -> Module:
     results = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     with torch.inference_mode(False):
         try:
-            return deepcopy(module, {id(value): value.detach().clone() for value in results})
+            memo = {id(value): value.detach().clone() for value in results}
+            memo |= {id(p): p for p in module.parameters()} if shared else {}
+            return deepcopy(module, memo)
         except TypeError as error:
             raise TypeError(
                 f"{f'{role}: ' if role else ''}{type(module).__name__} cannot be copied: {_uncopied(module)}{error}; "
@@ -110,11 +112,11 @@ def overlapping(value: Tensor) -> bool:
     return False
 
 
-def evaluating(module: Module) -> Module:
+def evaluating(module: Module, *, shared: bool = False) -> Module:
     """A deep copy of ``module`` in evaluation mode and without backward hooks, to be differentiated as a
-    function. `torch.func` refuses backward hooks.
+    function. `torch.func` refuses backward hooks. With ``shared`` both have the same parameters.
     """
-    copy = copied(module).eval()
+    copy = copied(module, shared=shared).eval()
     for part in copy.modules():
         part._backward_hooks.clear()
         part._backward_pre_hooks.clear()

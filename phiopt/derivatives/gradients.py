@@ -8,7 +8,7 @@ with the parameters. A difference of values does not depend on the graph:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import isfinite
 from typing import NamedTuple
@@ -18,7 +18,6 @@ from torch import Generator, Tensor
 from torch.func import grad_and_value
 
 from phiopt._types import Params
-from phiopt.derivatives.hvp import dot
 
 Function = Callable[[Params], Tensor]
 
@@ -59,24 +58,44 @@ def mismatch(function: Function, params: Params, seed: int = 0) -> Mismatch | No
     wrong = None
     for number in range(POINTS):
         random = _directions(params, Generator().manual_seed(seed + number))
-        point, value = _generic(function, params, random)
+        near, value = _generic(function, params, random)
         if not isfinite(value):
             return None
-        wrong = _mismatch_at(function, point, value, random)
+        wrong = _mismatch_at(function, _Ray(params, random, near), value)
         if wrong is None:
             return None
     return wrong
 
 
-def _generic(function: Function, params: Params, random: Params) -> tuple[Params, float]:
-    """A point near ``params``, in the direction ``random``, and the value there."""
+class _Ray(NamedTuple):
+    """A point near ``params``, in the direction ``random``, and points next to that one. None is kept: for a large
+    model each is as large as the model.
+    """
+
+    params: Params
+    random: Params
+    near: float
+
+    def moved(self, by: float = 0.0, factors: Mapping[str, float] | None = None) -> Params:
+        """The point moved in the direction ``random``, each parameter by its factor."""
+        point = {}
+        for name, p in self.params.items():
+            r = self.random[name]
+            point[name] = p + self.near * r
+            if by:
+                point[name] += by * (factors[name] if factors else 1.0) * r
+        return point
+
+
+def _generic(function: Function, params: Params, random: Params) -> tuple[float, float]:
+    """How far from ``params``, in the direction ``random``, there is a point with a finite value, and that value."""
     value = float("nan")
-    for scale in NEAR:
-        point = _moved(params, random, scale)
-        value = _value(function, point) if scale == 0 else _accepted(function, point)
+    for near in NEAR:
+        point = _Ray(params, random, near).moved()
+        value = _value(function, point) if near == 0 else _accepted(function, point)
         if isfinite(value):
-            return point, value
-    return params, value
+            return near, value
+    return 0.0, value
 
 
 def _accepted(function: Function, point: Params) -> float:
@@ -93,9 +112,8 @@ def _accepted(function: Function, point: Params) -> float:
         raise
 
 
-def _mismatch_at(
-    function: Function, point: Params, value: float, random: Params
-) -> Mismatch | None:
+def _mismatch_at(function: Function, ray: _Ray, value: float) -> Mismatch | None:
+    point = ray.moved()
     gradient, claimed = grad_and_value(function)(point)
     dtype = next(iter(point.values())).dtype
     if abs(float(claimed) - value) > TOLERANCE[dtype] * abs(value):
@@ -103,10 +121,10 @@ def _mismatch_at(
     if not all(part.isfinite().all() for part in gradient.values()):
         return None  # the solver reports it
     sizes = {name: float((gradient[name] * _size(p)).norm()) for name, p in point.items()}
+    del point
     whole = sum(size**2 for size in sizes.values()) ** 0.5
     for factors, least in _weightings(sizes, whole):
-        direction = {name: factors[name] * random[name] for name in random}
-        wrong = _along(function, point, value, gradient, direction, least)
+        wrong = _along(function, ray, value, gradient, factors, least)
         if wrong is not None:
             return wrong
     return None
@@ -131,19 +149,22 @@ def _weightings(sizes: dict[str, float], whole: float) -> list[tuple[dict[str, f
 
 def _along(
     function: Function,
-    point: Params,
+    ray: _Ray,
     value: float,
     gradient: Params,
-    direction: Params,
+    factors: Mapping[str, float],
     least: float,
 ) -> Mismatch | None:
-    dtype = next(iter(point.values())).dtype
-    slope = float(dot(gradient, direction))
-    spread = float(sum(((gradient[n] * direction[n]) ** 2).sum() for n in direction)) ** 0.5
+    """The gradient against differences along the ray, each parameter multiplied by its factor."""
+    dtype = next(iter(gradient.values())).dtype
+    products = (factors[name] * gradient[name] * r for name, r in ray.random.items())
+    sums = [(product.sum(), product.square().sum()) for product in products]
+    slope = float(sum(each for each, _ in sums))
+    spread = float(sum(square for _, square in sums)) ** 0.5
     departures: list[tuple[float, float, float]] = []
     for step in STEPS[dtype]:
-        up = _accepted(function, _moved(point, direction, step))
-        down = _accepted(function, _moved(point, direction, -step))
+        up = _accepted(function, ray.moved(step, factors))
+        down = _accepted(function, ray.moved(-step, factors))
         difference = (up - down) / (2 * step)
         if not isfinite(difference):
             continue
@@ -199,13 +220,9 @@ def _size(parameter: Tensor) -> float:
 
 
 def _directions(params: Params, generator: Generator) -> Params:
-    """A random direction, in which each parameter moves in proportion to its size."""
+    """A random direction, in which each parameter moves in proportion to its size. Float32 takes half the memory."""
     direction = {}
     for name, p in params.items():
         random = torch.randn(p.shape, generator=generator, dtype=torch.float32, device="cpu")
-        direction[name] = _size(p) * random.to(p.device, p.dtype)
+        direction[name] = random.to(p.device).mul_(_size(p))
     return direction
-
-
-def _moved(params: Params, direction: Params, by: float) -> Params:
-    return {name: p + by * direction[name] for name, p in params.items()}

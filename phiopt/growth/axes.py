@@ -65,6 +65,10 @@ class Term:
             one of its makers.
         zero_new: Parameters whose new rows must be zero, because two activations are contracted over them.
         rescale: Factors of parameters' rows, which make up for another constant in the student.
+        short: Whether the student may have fewer coordinates.
+
+    A part of an axis may have fewer coordinates in the student, as heads have that are wider instead. Then the index
+    map of the whole axis sends what finds no room to coordinates that are left, and the map is not exact.
     """
 
     t: int
@@ -79,9 +83,10 @@ class Term:
     distinct: bool = False
     zero_new: set[ParameterAxis] = field(default_factory=set)
     rescale: dict[ParameterAxis, float] = field(default_factory=dict)
+    short: bool = False
 
     def __post_init__(self) -> None:
-        if self.t > self.s:
+        if self.t > self.s and not self.short:
             raise Mismatch(
                 f"{self.t} teacher coordinates do not fit into {self.s} of the student",
                 "Give the student at least as many there. Where these are the width of a head, more heads need a wider "
@@ -91,6 +96,11 @@ class Term:
     @property
     def size(self) -> Size:
         return self.t, self.s
+
+    @property
+    def fewer(self) -> bool:
+        """Whether the student has fewer coordinates."""
+        return self.t > self.s
 
     @property
     def same(self) -> bool:
@@ -134,7 +144,7 @@ def cat(parts: Sequence[Term]) -> Term:
     if len(flat) == 1:
         return flat[0]
     t, s = sum(p.t for p in flat), sum(p.s for p in flat)
-    return Term(t, s) if all(p.same for p in flat) else Term(t, s, "cat", flat)
+    return sized(t, s) if _plain(flat, t, s) else Term(t, s, "cat", flat)
 
 
 def prod(factors: Sequence[Term]) -> Term:
@@ -144,7 +154,17 @@ def prod(factors: Sequence[Term]) -> Term:
     if len(flat) == 1:
         return flat[0]
     t, s = product_of(f.size for f in flat)
-    return Term(t, s) if all(p.same for p in flat) else Term(t, s, "prod", flat)
+    return sized(t, s) if _plain(flat, t, s) else Term(t, s, "prod", flat)
+
+
+def sized(t: int, s: int) -> Term:
+    """An axis of which nothing is known. It may be one of which the student has fewer coordinates."""
+    return Term(t, s, short=t > s)
+
+
+def _plain(parts: Sequence[Term], t: int, s: int) -> bool:
+    """Whether an axis has no use for its parts: none changes, or what one loses another makes up for, or not enough."""
+    return all(p.same for p in parts) or (t >= s and any(p.fewer for p in parts))
 
 
 def _regrouped(factors: list[Term]) -> list[Term]:

@@ -189,6 +189,13 @@ class Call:
             raise Mismatch(
                 f"the rule gives axes {[a.size for a in axes]}, the operation made {sizes}"
             )
+        for t, s in sizes:
+            if t > s:
+                where = self.t.module or "the root module"
+                self.inexact(
+                    f"of {t} coordinates of an axis in {where!r} of the teacher, such as heads or windows, the student "
+                    f"has {s}, and not all find room; give the student at least as many"
+                )
         inputs = list(self._inputs())
         if weight is None:
             weight = bool(inputs) and all(p.weight for p in inputs)

@@ -30,6 +30,15 @@ def match_classes(
             student=Side("", (s.shape,)),
         )
     axes = state.pair(t, s).axes
+    for d, pair in enumerate(axes):
+        if pair.term.fewer:
+            raise AlignmentError(
+                f"the student is smaller than its teacher: axis {d} of the output has size {pair.term.t} in the "
+                f"teacher but {pair.term.s} in the student",
+                "Give the student at least the teacher's size",
+                teacher=Side("", (t.shape,)),
+                student=Side("", (s.shape,)),
+            )
     axis = _class_axis(state, axes)
     old, new = axes[axis].size if axes else (1, 1)
     if classes is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from phiopt.growth.catalogue import facts
 from phiopt.growth.constants import acts_on_each_coordinate
+from phiopt.growth.correspond import times
 from phiopt.growth.example import REFUSALS
 from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.nested import leaves
@@ -63,7 +64,7 @@ class Closing:
         name = self._trace.tensors.get(value.id)
         if name is not None:
             return None if name in self._trace.buffers else (name, target)
-        node = self._makers.get(value.id)
+        node = self._makers.get(value.id) or self._rescaling(value)
         if node is None or len(node.inputs) != 1:
             return None
         if facts(node.name).regroups:
@@ -75,6 +76,11 @@ class Closing:
         if middle == low or not abs(high - 2 * middle + low) <= 1e-6 * abs(middle - low):
             return None
         return self._root(node.inputs[0], (target - low) / (middle - low))
+
+    def _rescaling(self, value: Value) -> Node | None:
+        """The operation that multiplies a parameter by a number, at any place of the forward pass."""
+        node = self._trace.producers.get(value.id)
+        return node if times(node) is not None else None
 
     def _ways(self, node: Node) -> Iterator[list[Value]]:
         """The tensors of which all being zero may make the result zero, parameters first."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from phiopt.growth.axes import Mismatch, ParameterAxis, Term
+from phiopt.growth.axes import Mismatch, ParameterAxis, Term, sized
 from phiopt.growth.branches import Branches
-from phiopt.growth.catalogue import facts
+from phiopt.growth.catalogue import Lookup, facts
 from phiopt.growth.errors import AlignmentError
 from phiopt.growth.graph import Node, Trace, Value
 from phiopt.growth.lifted import Moves
@@ -25,6 +25,19 @@ def times(node: Node | None) -> float | None:
     if node.arguments.get("rounding_mode") is not None or not number:
         return None
     return float(number) if "self" in facts(node.name).neutral else 1.0 / number
+
+
+def _free(t: Value, s: Value) -> Pair:
+    """The pair of two tensors of which nothing is known."""
+    axes = tuple(Axis(sized(a, b)) for a, b in zip(t.shape, s.shape, strict=True))
+    return Pair(axes, True, averages=True)
+
+
+def _looked_up(node: Node, lookup: Lookup) -> set[int]:
+    """The axes of a table along which an operation's indices count."""
+    given = node.arguments[lookup.indices]
+    listed = given if isinstance(given, list) else [given]
+    return {lookup.axis(node, i) for i, index in enumerate(listed) if index is not None}
 
 
 def _repeat(maker: Node | None) -> Node | None:
@@ -107,12 +120,19 @@ class Correspondence:
             return stand_in
         self._check_made(t, s, names)
         if names[0] is None or names[1] is None:
-            return Pair(
-                tuple(Axis(Term(a, b)) for a, b in zip(t.shape, s.shape, strict=True)),
-                True,
-                averages=True,
-            )
+            return _free(t, s)
         return self._placed(names[0], names[1], t, s)
+
+    def _only_looked_up(self, table: Value, dim: int) -> bool:
+        """Whether the teacher does nothing with a tensor but to look up its rows along other axes, as a bias is."""
+        readers = self.teacher.readers[table.id]
+        lookups = [facts(node.name).lookup for node in readers]
+        return bool(readers) and all(
+            lookup is not None
+            and node.arguments[lookup.table] == table
+            and dim not in _looked_up(node, lookup)
+            for node, lookup in zip(readers, lookups, strict=True)
+        )
 
     def _stand_in(self, t: Value, s: Value) -> Pair | None:
         """The pair of two values if ``s`` is made of what stands for ``t``, by modules that only the student has.
@@ -154,6 +174,13 @@ class Correspondence:
     def _placed(self, teacher: str, student: str, t: Value, s: Value) -> Pair:
         """The pair of two parameters or buffers. From now on the teacher's sits in the student's."""
         for dim, (a, b) in enumerate(zip(t.shape, s.shape, strict=True)):
+            if a > b and self._only_looked_up(t, dim):
+                self.left_out.append(teacher)
+                self.inexact_reasons[
+                    f"{student}: of size {b} on axis {dim}, but {teacher} of the teacher has {a}. It is a table that "
+                    "no layer makes, and is left out; give the student at least the teacher's size"
+                ] = None
+                return _free(t, s)
             if a > b:
                 raise AlignmentError(
                     f"the student is smaller than its teacher: {teacher} has size {a} on axis {dim}, "

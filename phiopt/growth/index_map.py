@@ -21,12 +21,26 @@ def leaves(term: Term) -> Iterator[Term]:
 
 
 def index_map(term: Term) -> Indices:
-    """The student's coordinate of each of the teacher's, shape ``(t,)``."""
+    """The student's coordinate of each of the teacher's, shape ``(t,)``.
+
+    Where a part of the axis has fewer coordinates in the student, those of the teacher that find no room there take the
+    coordinates that are left. If the whole axis has fewer, several share one.
+    """
     node = find(term)
+    out = _index_map(node)
+    if node.fewer or not any(find(part).fewer for part in node.parts):
+        return out
+    _, first = np.unique(out, return_index=True)
+    late = np.setdiff1d(np.arange(node.t), first)
+    out[late] = np.setdiff1d(np.arange(node.s), out)[: len(late)]
+    return out
+
+
+def _index_map(node: Term) -> Indices:
     if node.fixed is not None:
         return node.fixed
     if not node.parts:
-        return np.arange(node.t)
+        return np.arange(node.t) % max(node.s, 1)
     if node.kind == "prod":
         out = np.zeros(1, dtype=np.int64)
         for factor in node.parts:

@@ -21,16 +21,17 @@ class Inserted:
             ``"stream"``: a normalisation of the stream undoes itself as far as it can.
             ``"constant"``: a parameter that the teacher's layer lacks, or that closes a branch, has the ``value`` with
             which it does nothing.
+            ``"taken-off"``: a weight is less by what a sum adds that only the student has; see `taken_off`.
         module: Path of the student's module.
         weight: The student's name of the parameter that multiplies.
         bias: The student's name of the parameter that is added.
         eps: What a normalisation adds to its variance.
-        value: The value of a constant.
+        value: The value of a constant; of ``"taken-off"``, the first column that reads what is added.
         made_by: Of ``"stream"``, the weight and the bias of the normalisation that made the stream, by the student's
-            names. An empty name stands for none.
+            names. An empty name stands for none. Of ``"taken-off"``, the weight and the running variance.
     """
 
-    how: Literal["identity", "zero", "constant", "stream"]
+    how: Literal["identity", "zero", "constant", "stream", "taken-off"]
     module: str
     weight: str | None
     bias: str | None

@@ -13,6 +13,7 @@ from phiopt.growth.flow import Flow
 from phiopt.growth.graph import Node, Value
 from phiopt.growth.inserted import ON_THE_STREAM, Inserted, constant
 from phiopt.growth.optional import operand
+from phiopt.growth.taken_off import taken_off
 
 _EPS = ("eps", "epsilon")
 """Arguments that hold what a normalisation adds to its variance."""
@@ -205,7 +206,8 @@ class Insertions:
                 return stream, branch
         # The teacher has no such sum: a residual connection may exist only where widths are equal.
         later = max(through, key=lambda v: v.id)
-        self.starts[id(node)] = f"{_where(node)}: a sum that the teacher does not have"
+        less = taken_off(self.state.student, later, b if later == a else a)
+        self.starts[id(node)] = less or f"{_where(node)}: a sum that the teacher does not have"
         return later, None
 
     def _close(self, branch: Value, stream: Value, total: Node) -> None:
@@ -224,6 +226,11 @@ class Insertions:
             )
             return
         settings = Closing(self.state.student, inside).settings(branch)
+        ends = {v.id for v in self.state.student.outputs}
+        if settings is None and not any(
+            o.id in ends or self.flow.readers[o.id] for o in total.outputs
+        ):
+            return  # it is only written to memory, as the states of a loop are, and what reads that is closed
         if settings is None:
             self.starts[id(total)] = AlignmentError.at(
                 None,

@@ -12,6 +12,7 @@ from phiopt._types import Function, Params
 from phiopt.growth.given import check_tensors
 from phiopt.growth.inserted import Inserted
 from phiopt.growth.map import GrowthMap
+from phiopt.growth.taken_off import without
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def identities(start: Start, out: Params) -> Params:
         if layer.weight is None:
             continue
         weight = torch.zeros_like(out[layer.weight])
+        if layer.how == "taken-off":
+            out |= without(layer, out)
+            continue
         if layer.how == "stream":
             out |= undone(layer, out)
             continue

@@ -20,6 +20,7 @@ from phiopt.growth.axes import (
     interleaved,
     prod,
     product_of,
+    sized,
     spread,
 )
 from phiopt.lift import nearest_indices
@@ -128,19 +129,19 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
     if term.kind == "each":
         pairs = [_factor(part, size) for part in term.parts]
         if all(a.same for a, _ in pairs):  # one axis picks within every part
-            lead = Term(*size)
+            lead = sized(*size)
             for a, b in pairs:
                 b.lead = lead if b.lead is a else b.lead
             return lead, each([b for _, b in pairs], term.lead)
         return each([a for a, _ in pairs], term.lead), each([b for _, b in pairs], term.lead)
     node = find(term)
-    if node.same:
-        return Term(*size), Term(*rest)
+    if node.same or node.fewer:
+        return sized(*size), sized(*rest)
     if node.kind == "free" and size[0] == size[1]:
         # Blocks that are packed into one axis, as queries, keys and values are, grow one by one.
-        node.kind, node.parts = "cat", tuple(Term(*rest) for _ in range(size[0]))
+        node.kind, node.parts = "cat", tuple(sized(*rest) for _ in range(size[0]))
     if node.kind == "free":
-        node.kind, node.parts = "prod", (Term(*size), Term(*rest))
+        node.kind, node.parts = "prod", (sized(*size), sized(*rest))
         return node.parts[0], node.parts[1]
     if node.kind == "prod":
         head, tail = node.parts[0], prod(node.parts[1:])
@@ -175,7 +176,7 @@ def _factor(term: Term, size: Size) -> tuple[Term, Term]:
 def _factor_cat(node: Term, size: Size, rest: Size) -> tuple[Term, Term]:
     """Take a concatenation apart into rows. If their number grows, all rows are equal; else each has its own form."""
     if size[0] == size[1]:
-        lead = Term(*size)
+        lead = sized(*size)
         return lead, each(split_cat(node, [rest] * size[0]), lead)
     if any(p.t % rest[0] or p.s % rest[1] for p in node.parts):
         raise Mismatch(f"a concatenation does not fall into rows of {rest[0]} -> {rest[1]}")

@@ -76,7 +76,7 @@ class UnitPlans:
     def plan(self, term: Term) -> Plan:
         """The plan of an axis."""
         node = find(term)
-        if not node.parts:
+        if not node.parts or any(find(part).fewer for part in node.parts):
             if id(node) not in self._leaves:
                 demand = FRESH if node.same else self._demands.get(id(node), FRESH)
                 self._leaves[id(node)] = self._planner(node, demand)

@@ -17,7 +17,11 @@ name."""
 
 
 def pure_model(
-    student: nn.Module, lift: Lift, read: Callable[[object], Tensor] = outputs_of
+    student: nn.Module,
+    lift: Lift,
+    read: Callable[[object], Tensor] = outputs_of,
+    *,
+    shared: bool = False,
 ) -> Model:
     """The student's outputs on lifted inputs as a function of its parameters. ``read`` takes the tensor of outputs out
     of what the forward pass returns.
@@ -25,10 +29,11 @@ def pure_model(
     The module is copied, so later changes to it do not reach the function. The copy is in evaluation mode: no
     dropout, and batch normalisation by its stored statistics. Tensors that ``params`` does not hold, such as
     buffers, stay as copied, even if a forward pass writes to them. A lift that is a module is treated alike; its
-    parameters are those whose names begin with `LIFT`. Of several inputs a lift acts on the main one.
+    parameters are those whose names begin with `LIFT`. Of several inputs a lift acts on the main one. With ``shared``
+    the copies have the modules' own parameters, which must then belong to nobody else.
     """
-    model = _function(student)
-    psi = _function(lift) if isinstance(lift, nn.Module) else None
+    model = _function(student, shared)
+    psi = _function(lift, shared) if isinstance(lift, nn.Module) else None
 
     def outputs(params: Params, inputs: Inputs) -> Tensor:
         own = under(LIFT, params)
@@ -39,9 +44,9 @@ def pure_model(
     return outputs
 
 
-def _function(module: nn.Module) -> Callable[[Params, Inputs], Any]:
+def _function(module: nn.Module, shared: bool) -> Callable[[Params, Inputs], Any]:
     """The module's forward pass as a function of its parameters and inputs."""
-    module = evaluating(module)
+    module = evaluating(module, shared=shared)
     for parameter in module.parameters():
         parameter.requires_grad = False  # not requires_grad_(), which torch.func forbids
     buffers = dict(module.named_buffers())

@@ -49,10 +49,13 @@ class Checked:
     ) -> None:
         self.dtype = dtype
         self.module, self.lift = copied_to(module, dtype), copied_to(lift, dtype)
-        self.params = {name: p.to(dtype) for name, p in params.items()}
+        own = dict(self.module.named_parameters())  # no second copy of what the module holds
+        self.params = {name: _same_as(own.get(name), p.to(dtype)) for name, p in params.items()}
         self.randomness = Repeated()
         copies = replace(
-            task, model=pure_model(self.module, self.lift), loss=copied_to(task.loss, dtype)
+            task,
+            model=pure_model(self.module, self.lift, shared=True),
+            loss=copied_to(task.loss, dtype),
         )
         self.task = _examples(copies, task, dtype)
 
@@ -285,6 +288,11 @@ def _examples(task: Task, of: Task, dtype: torch.dtype) -> Task:
     """The task on the examples of another, in ``dtype``."""
     inputs, targets = (mapped(lambda x: _to(x, dtype), part) for part in (of.inputs, of.targets))
     return replace(task, inputs=inputs, targets=targets)
+
+
+def _same_as(own: Tensor | None, value: Tensor) -> Tensor:
+    """``own`` without its graph if it equals the value, else the value."""
+    return value if own is None or not torch.equal(own, value) else own.detach()
 
 
 def _to(part: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from phiopt.solve.batched import solve_many
 from phiopt.solve.certificate import LEVELS, Certificate, Level, certify, fresh_draws, verdict
 from phiopt.solve.deterministic import LBFGS, NewtonCG
+from phiopt.solve.forecast import CostEstimate
 from phiopt.solve.outcome import Outcome, Stats, Status
 from phiopt.solve.reported import reported
 from phiopt.solve.restarts import restarted
@@ -18,6 +19,7 @@ __all__ = [
     "LEVELS",
     "NO_DERIVATIVES",
     "Certificate",
+    "CostEstimate",
     "Level",
     "NewtonCG",
     "Outcome",

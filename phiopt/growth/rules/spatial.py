@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from phiopt.growth.axes import Indices, Size, Term, fixed, prod
+from phiopt.growth.axes import Indices, Mismatch, Size, Term, fixed, prod
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts
 from phiopt.growth.graph import Node
@@ -46,6 +46,7 @@ def _listed(value: int | list[int], n: int) -> list[int]:
     facts=Facts(product=True, inserted="identity"),
 )  # fmt: skip
 def convolution(call: Call) -> None:
+    _check_groups(call)
     x, weight = call.pair("input"), call.pair("weight")
     n = len(weight.axes) - 2
     transposed = call.const("transposed")
@@ -56,6 +57,22 @@ def convolution(call: Call) -> None:
         out_channel = call.join(out_channel, call.pair("bias").axes[0])
     spatial = _positions(call, x.axes[-n:], weight, transposed)
     call.set([*x.axes[: 1 if batched else 0], out_channel, *spatial], scales=out_channel)
+
+
+def _check_groups(call: Call) -> None:
+    """Check that groups of the student read as many channels as those of the teacher.
+
+    Raises:
+        Mismatch: They read fewer.
+    """
+    groups = call.both("groups")
+    t, s = (node.arguments["weight"].shape[1] for node in (call.t, call.s))
+    if groups[0] < groups[1] and t > s:
+        raise Mismatch(
+            f"{groups[0]} groups that read {t} channels each in the teacher but {groups[1]} that read {s} each in the "
+            "student, so that none reads what one of the teacher's reads",
+            f"Give the student groups of at least {t} channels, or as many groups as the teacher has",
+        )
 
 
 def _channels(call: Call, channel: Axis, weight: Pair, transposed: bool) -> Axis:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from phiopt.growth.axes import Mismatch, ParameterAxis, Size, Term, followed, prod
+from phiopt.growth.axes import Mismatch, ParameterAxis, Size, Term, followed, prod, sized
 from phiopt.growth.call import Call
 from phiopt.growth.catalogue import Facts, alias
 from phiopt.growth.graph import Node
@@ -196,7 +196,7 @@ def squeeze(call: Call) -> None:
 @register_rule("expand", facts=VIEW)
 def expand(call: Call) -> None:
     x = call.pair("self")
-    axes = [Axis(Term(*size)) for size in call.out()]
+    axes = [Axis(sized(*size)) for size in call.out()]
     for i, axis in enumerate(reversed(x.axes), start=1):
         if axis.size == axes[-i].size:
             axes[-i] = axis
