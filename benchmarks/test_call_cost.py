@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import phiopt
 
+pytestmark = pytest.mark.filterwarnings("ignore::phiopt.PhioptWarning")  # the labels are random
 GOALS = {"four terms": 480, "without curvature": 340, "ResNet-18 to 34": 30}
 
 
