@@ -23,6 +23,8 @@ from phiopt.objective.loss import TWICE, are_probabilities
 
 EXAMPLES = 512
 """Examples at most, evenly spread over the first batch."""
+POSITIONS, CHUNK = 4096, 32
+"""Labels at most, where an example has several, and examples that go through the teacher at once."""
 FEWEST = 100
 """Labels from which a teacher may be said to guess."""
 
@@ -52,36 +54,47 @@ def warn_of_traps(
     takes_logits = loss is None or isinstance(loss, nn.CrossEntropyLoss) or loss is cross_entropy
     if not takes_logits or class_axis < 1 or not isinstance(targets, Tensor):
         return
-    outputs = _outputs(teacher, inputs)
-    if outputs is None or outputs.dim() <= class_axis:
-        return
-    if are_probabilities(outputs, class_axis):
+    answers, probable = _answers(teacher, inputs, objective.micro_batch or CHUNK, class_axis)
+    if probable:
         warn(f"teacher: {TWICE}")
+    if answers is None or answers.shape != targets.shape:
+        return
     if loss is None and not targets.is_floating_point():
         counts = targets != LEFT_OUT if leaves_out(inputs) else torch.ones_like(targets).bool()
-        answers = outputs.argmax(class_axis)
-        if answers.shape == targets.shape:
-            _warn_of_guesses(answers[counts], targets[counts], outputs.shape[class_axis])
+        _warn_of_guesses(answers[counts], targets[counts])
 
 
 def _few(data: Data) -> tuple[Inputs, Inputs]:
     """The first batch, or examples evenly spread over it."""
     inputs, targets = data.example
-    if len(inputs) <= EXAMPLES:
+    positions = targets[0].numel() if isinstance(targets, Tensor) else 1
+    most = min(EXAMPLES, max(FEWEST // 10, POSITIONS // max(positions, 1)))
+    if len(inputs) <= most:
         return inputs, targets
-    index = torch.linspace(0, len(inputs) - 1, EXAMPLES).long()
+    index = torch.linspace(0, len(inputs) - 1, most).long()
     return inputs[index], targets[index]
 
 
 @torch.no_grad()
-def _outputs(teacher: nn.Module, inputs: Inputs) -> Tensor | None:
-    """The teacher's outputs; None where it does not run. No error of a look at it may end a solve."""
+def _answers(
+    teacher: nn.Module, inputs: Inputs, size: int, class_axis: int
+) -> tuple[Tensor | None, bool]:
+    """The teacher's answers, so many examples at once, and whether its outputs are probabilities. No answers where it
+    does not run: no error of a look at it may end a solve.
+    """
+    answers, probable = [], []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the solve gives the user's own
-            return pure_model(teacher, lambda x: x)({}, inputs)
+            model = pure_model(teacher, lambda x: x)
+            for start in range(0, len(inputs), min(size, CHUNK)):
+                outputs = model({}, inputs[start : start + min(size, CHUNK)])
+                answers.append(outputs.argmax(class_axis))
+                if len(outputs) > 1:  # a single row may look like anything
+                    probable.append(are_probabilities(outputs, class_axis))
     except Exception:
-        return None
+        return None, False
+    return torch.cat(answers), bool(probable) and all(probable)
 
 
 def _norms_without_statistics(teacher: nn.Module) -> str:
@@ -101,7 +114,7 @@ def _is_new(norm: _NormBase) -> bool:
     return int(count) == 0 and not mean.any() and bool((variance == 1).all())
 
 
-def _warn_of_guesses(answers: Tensor, labels: Tensor, classes: int) -> None:
+def _warn_of_guesses(answers: Tensor, labels: Tensor) -> None:
     """Warn where a teacher is certainly no better on its own data than its answers at random.
 
     Answers that are independent of the labels, and as frequent as these, are right with probability
@@ -111,9 +124,10 @@ def _warn_of_guesses(answers: Tensor, labels: Tensor, classes: int) -> None:
     n = len(labels)
     if n < FEWEST:
         return
+    classes = 1 + int(torch.maximum(answers.max(), labels.max()))
     right = float((answers == labels).double().mean())
     frequencies = [
-        torch.bincount(x.flatten(), minlength=classes)[:classes].double() / n
+        torch.bincount(x.flatten(), minlength=classes).double() / n
         for x in (answers, labels.clamp(min=0))
     ]
     chance = float(frequencies[0] @ frequencies[1])

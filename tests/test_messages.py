@@ -182,6 +182,11 @@ def test_labels_of_the_students_classes_hint_at_classes():
         phiopt.initialize(teacher, student, LAMBDAS, (X, torch.arange(8) % 5 + 5))
 
 
+def test_a_module_with_items_is_no_data():
+    with pytest.raises(TypeError, match=r"^data: got Sequential, must"):
+        phiopt.OuterLoss(STUDENT)
+
+
 def test_lifts_in_one_tuple_are_refused():
     with pytest.raises(TypeError, match=r"^lifts: got a tuple .*: Compose\(Pad\(.*\), Identity"):
         lift.Compose((lift.Pad((6, 6)), lift.Identity()))

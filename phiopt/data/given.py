@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from phiopt._given import LABELS, Array, tensors_of
@@ -49,6 +49,8 @@ def no_source(name: str, source: Any) -> str:
 def is_map_style(source: Any) -> bool:
     """Whether the source is a data set whose examples are read by their number."""
     if isinstance(source, type | DataLoader | Tensor | np.ndarray | str | bytes | Mapping):
+        return False
+    if isinstance(source, nn.Module):  # a Sequential has items too
         return False
     return hasattr(source, "__getitem__") and hasattr(source, "__len__")
 

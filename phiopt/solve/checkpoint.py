@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torchopt import pytree
 
 from phiopt._described import checksum, described
 from phiopt._inputs import entries_of
+from phiopt._warnings import warn
 from phiopt.data import Batch
 from phiopt.objective import Sample
 from phiopt.solve.loop import Loop
@@ -114,7 +114,7 @@ class Checkpoint:
             self._write()
         except OSError as error:
             self._due = perf_counter() + PAUSE
-            warnings.warn(f"checkpoint: {self.path} was not written: {error}", stacklevel=2)
+            warn(f"checkpoint: {self.path} was not written: {error}")
 
     def _write(self) -> None:
         assert self.path is not None

@@ -164,7 +164,7 @@ class Solution(Printed):
             lines.append(row)
         lines += [
             *(_stationarity(c) if c else ()),
-            f"{s.steps} steps, {s.gradient} gradients, {s.forward} forward passes, {s.hvp:g} HVPs, "
+            f"{s.steps} steps, {s.gradient} gradients, {s.forward:g} forward passes, {s.hvp:g} HVPs, "
             f"{s.rollbacks} roll-backs, {s.seconds:.1f} s",
         ]
         if s.unsettled:
