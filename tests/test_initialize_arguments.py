@@ -171,7 +171,7 @@ BAD = {
         ValueError,
         "loss: fails on .*: Target -1 is out of bounds",
     ),
-    "start": ({"start": 3}, TypeError, "start: got int"),
+    "start": ({"start": 3}, TypeError, "start: got 3"),
     "start lacks": ({"start": {}}, ValueError, "start: lacks 0.weight, 0.bias, 2.weight, 2.bias"),
 }
 

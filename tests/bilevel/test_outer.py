@@ -56,7 +56,7 @@ def test_training_takes_its_steps_first():
         ({"robust": "all"}, TypeError, "robust: got 'all', must be a number"),
         ({"neighbourhood": 0.1}, TypeError, r"neighbourhood: got 0\.1, which has no perturb"),
         ({"neighbourhood": Gaussian}, TypeError, "neighbourhood: got the class Gaussian"),
-        ({"training": D2}, TypeError, "training: got tuple, must be a Training"),
+        ({"training": D2}, TypeError, r"training: got \(a tensor of shape .*, must be a Training"),
         ({"loss": nn.CrossEntropyLoss}, TypeError, "loss: got the class CrossEntropyLoss"),
         ({"batch_size": 0}, ValueError, "batch_size: got 0"),
     ],
@@ -67,7 +67,7 @@ def test_bad_arguments_are_named(options, error, message):
 
 
 def test_an_optimizer_of_pytorch_is_no_training():
-    with pytest.raises(TypeError, match="optimizer: got SGD"):
+    with pytest.raises(TypeError, match="optimizer: got an object of class SGD"):
         Training(D2, torch.optim.SGD(STUDENT.parameters(), 0.1))
 
 

@@ -35,7 +35,7 @@ def test_a_fill_may_be_registered_again(made):
 
 
 BAD = {
-    "no dictionary": (lambda start: 3, TypeError, "fill='told' made=3 must be a dictionary"),
+    "no dictionary": (lambda start: 3, TypeError, "fill='told' made: got 3, must be a dictionary"),
     "no tensors": (lambda start: dict.fromkeys(start.student, 3), TypeError, "must be a Tensor"),
     "nothing": (lambda start: {}, ValueError, "lacks '0.bias'"),
     "more": (lambda start: start.student | {"more": torch.zeros(2)}, ValueError, "has 'more'"),
