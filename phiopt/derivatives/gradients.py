@@ -32,6 +32,8 @@ POINTS = 2
 """Number of points. A gradient is called wrong if it is wrong at each of them."""
 REFUSALS = (RuntimeError, ValueError, IndexError, ArithmeticError)
 """Exceptions that a function may raise at a point where it is not defined."""
+VANISHED = 1e-15
+"""Slope below which a value of exactly zero has only lost, by rounding, what the gradient still shows."""
 NEAR = (0.05, 0.005, 0.0)
 """Distances of a point from the start, relative to each parameter's size. At the start itself many parameters are
 zero, and many activations lie on a kink."""
@@ -161,6 +163,8 @@ def _along(
     sums = [(product.sum(), product.square().sum()) for product in products]
     slope = float(sum(each for each, _ in sums))
     spread = float(sum(square for _, square in sums)) ** 0.5
+    if value == 0 and spread < VANISHED:
+        return None
     departures: list[tuple[float, float, float]] = []
     for step in STEPS[dtype]:
         up = _accepted(function, ray.moved(step, factors))

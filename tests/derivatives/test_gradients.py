@@ -39,3 +39,12 @@ def test_a_wrong_gradient_is_seen(function):
 @pytest.mark.parametrize("function", RIGHT.values(), ids=RIGHT)
 def test_a_right_gradient_is_not_called_wrong(function, seed):
     assert mismatch(lambda p: function(p["w"]), {"w": randn(12, seed=seed)}) is None
+
+
+def test_a_loss_that_rounds_to_zero_has_no_wrong_gradient():
+    """log(1 + e⁻⁵⁰) is 0 in float64, and its slope is not; a value of zero with a slope of one is still wrong."""
+    params = {"w": torch.full((3,), 50.0, dtype=torch.float64)}
+    far = {"w": torch.full((3,), 55.0, dtype=torch.float64)}
+    assert float((-far["w"]).exp().add(1).log().sum()) == 0
+    assert mismatch(lambda w: (-w["w"]).exp().add(1).log().sum(), far) is None
+    assert mismatch(lambda w: (w["w"] - w["w"].detach()).sum(), params) is not None
