@@ -30,6 +30,13 @@ ROLES = {
 """Fields of the paper's terms that are arguments, and the names of these."""
 
 
+def check_files(checkpoint: object, resume: object, solver: object, adjoint: object) -> None:
+    """`check_checkpoint`, and that the file to go on from is whole: for a call with work before the solve reads it."""
+    check_checkpoint(checkpoint, resume, solver, adjoint)
+    if resume is not None:
+        read(resume)  # type: ignore[arg-type]
+
+
 def check_checkpoint(checkpoint: object, resume: object, solver: object, adjoint: object) -> None:
     """Refuse paths that cannot be written or read, a solver that has no checkpoints, and an adjoint.
 
@@ -55,8 +62,6 @@ def check_checkpoint(checkpoint: object, resume: object, solver: object, adjoint
                 f"{name}: must be None with an adjoint, because no file has the path of iterates that "
                 f"{type(adjoint).__name__} goes back by"
             )
-    if resume is not None:
-        read(resume)  # type: ignore[arg-type]
 
 
 def with_checkpoint(

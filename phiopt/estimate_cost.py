@@ -35,9 +35,10 @@ def estimate_cost(
 
         seconds = checks and start + steps · (gradient + update) + validations · value + certificate
 
-    The checks and the start are made, and timed. One gradient of a step, one update, one value and one gradient of the
-    certificate are timed. So an estimate costs as much as the checks and about ten plain gradients. The memory is 14 or
-    15 copies of the parameters and what autograd keeps in the largest gradient (docs/cost.md).
+    The checks and the start are made, and timed. So are one gradient of a step, after one to warm up, one update, one
+    value and one gradient of the certificate: beside the checks about fifteen plain gradients with the curvature, and
+    five without. The memory is 14 or 15 copies of the parameters and what autograd keeps in the largest gradient
+    (docs/cost.md).
 
     Args:
         teacher: As in `initialize`, and so are all other arguments.

@@ -13,7 +13,7 @@ from phiopt._checks import Scalar
 from phiopt._modules import global_lock
 from phiopt._order import in_order
 from phiopt._progress import showing
-from phiopt._resuming import PathLike, check_checkpoint
+from phiopt._resuming import PathLike, check_files
 from phiopt._types import Lift, Loss, Params
 from phiopt.bilevel import Adjoint
 from phiopt.bilevel.adjoint import check_derivative, given_tensors
@@ -161,7 +161,7 @@ def initialize(
     weights = Lambdas.of(lambdas)
     flags = {"throw": throw, "progress": progress}
     check_solve(solver, adjoint, certificate, seed, restarts, flags)
-    check_checkpoint(checkpoint, resume, solver, adjoint)
+    check_files(checkpoint, resume, solver, adjoint)
     given = given_tensors(weights, neighbourhood, start, check_extra(extra))
     check_derivative(given, adjoint)
     with showing(progress):

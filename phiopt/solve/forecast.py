@@ -68,8 +68,8 @@ def estimate(
     seed: int,
     posing: float,
 ) -> CostEstimate:
-    """The cost of a solve. A gradient of a step, an update, a value and a gradient of the certificate are timed, each
-    once.
+    """The cost of a solve. A gradient of a step, after one to warm up, an update, a value and a gradient of the
+    certificate are timed.
 
     Args:
         objective: L.
@@ -90,11 +90,11 @@ def estimate(
         )
     draws = _draws(objective, start, fresh, solver, seed)
     with torch.no_grad():
-        saved = [_saved(partial(objective.value_and_grad, start, d), start) for d in draws[:1]]
+        saved = [_saved(partial(objective.value_and_grad, start, draws[0]), start)]
+        measured, certified = _measured(objective, start, draws, fresh, solver), 0.0
         if level is not None:
-            saved.append(_saved(partial(objective.value_and_grad, start, fresh[0]), start))
-        measured = _measured(objective, start, draws, fresh, solver)
-        certified = _timed(lambda: objective.value_and_grad(start, fresh[0]))
+            gradient = partial(objective.value_and_grad, start, fresh[0])
+            certified = _timed(lambda: saved.append(_saved(gradient, start)))
     parts = {"checks and start": posing}
     parts |= _parts(objective, solver, measured, certified, level, restarts)
     size = sum(p.numel() * p.element_size() for p in start.values())

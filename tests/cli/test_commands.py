@@ -1,8 +1,6 @@
 """`phiopt map` and `phiopt grow`, from file to file."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from typer.testing import CliRunner  # noqa: E402
 from phiopt.cli.commands import FILLS, app  # noqa: E402
 from phiopt.cli.sources import check_architecture, check_source  # noqa: E402
 from phiopt.growth.registry import OWN  # noqa: E402
+from tests.light import check_answered_lightly  # noqa: E402
 
 VIT = {
     "img_size": 32,
@@ -188,22 +187,8 @@ def test_a_mistake_is_answered_before_anything_heavy_is_loaded(tmp_path):
         if not any(slow in message for slow in SLOW)
     ]
     assert len(given) > 12
-    program = (
-        "import sys\n"
-        "from phiopt.cli import main\n"
-        f"for given in {given!r}:\n"
-        "    sys.argv = ['phiopt', *given]\n"
-        "    try: main()\n"
-        "    except SystemExit as end: assert end.code == 2, given\n"
-        "    else: raise AssertionError(given)\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'timm', 'transformers', 'safetensors'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("error: ") == len(given)
+    heavy = {"torch", "numpy", "scipy", "timm", "transformers", "safetensors"}
+    check_answered_lightly("phiopt.cli", given, heavy)
 
 
 def test_the_fills_are_those_of_the_library():

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments.cli import EXPERIMENTS, app
+from tests.light import check_answered_lightly
 
 
 def run(*arguments):
@@ -83,22 +84,9 @@ def test_a_mistake_is_answered_before_anything_heavy_is_loaded(tmp_path):
         f"classes --data {tmp_path}", "ablation --tasks magic", "ablation --resolution 0", "variants --methods magic",
         f"report {tmp_path / 'away'}",
     ]  # fmt: skip
-    program = (
-        "import sys\n"
-        "from experiments.__main__ import main\n"
-        f"for given in {mistakes!r}:\n"
-        "    sys.argv = ['experiments', *given.split()]\n"
-        "    try: main()\n"
-        "    except SystemExit as end: assert end.code == 2, given\n"
-        "    else: raise AssertionError(given)\n"
-        "heavy = {'torch', 'sklearn', 'matplotlib', 'scipy', 'numpy'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("error: ") == len(mistakes)
+    heavy = {"torch", "sklearn", "matplotlib", "scipy", "numpy"}
+    given = [mistake.split() for mistake in mistakes]
+    check_answered_lightly("experiments.__main__", given, heavy)
 
 
 @pytest.mark.parametrize("device", ["meta", "abacus", "hpu"])

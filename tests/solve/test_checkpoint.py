@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import pytest
@@ -57,6 +58,22 @@ def interrupted(monkeypatch, owner, name, number, path, **options):
         solution = solved(**options | {"checkpoint": path, "throw": False})
     assert solution.status is Status.INTERRUPTED
     return solution
+
+
+@contextmanager
+def raising(monkeypatch, number, error):
+    """Inside this context the ``number``-th update of a solve raises."""
+    plain, calls = OneSolve.update, []
+
+    def update(self, *given):
+        calls.append(1)
+        if len(calls) == number:
+            raise error
+        return plain(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OneSolve, "update", update)
+        yield
 
 
 def check_same(first, second):
@@ -130,18 +147,9 @@ def test_after_a_roll_back_too(monkeypatch, tmp_path):
 
 
 def test_an_error_leaves_a_checkpoint(monkeypatch, tmp_path):
-    whole, path, plain, calls = solved(solver=SOLVER), tmp_path / "state", OneSolve.update, []
-
-    def full(self, *given):
-        calls.append(1)
-        if len(calls) == 5:
-            raise MemoryError
-        return plain(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(OneSolve, "update", full)
-        with pytest.raises(MemoryError):
-            solved(solver=SOLVER, checkpoint=path)
+    whole, path = solved(solver=SOLVER), tmp_path / "state"
+    with raising(monkeypatch, 5, MemoryError), pytest.raises(MemoryError):
+        solved(solver=SOLVER, checkpoint=path)
     check_same(whole, solved(solver=SOLVER, resume=path))
 
 
@@ -280,16 +288,7 @@ def test_a_posed_problem_of_any_precision(monkeypatch, tmp_path, dtype):
     options = {"solver": SOLVER, "throw": False, "certificate": None, "seed": 3}
     point = (0.5, 0.3, 0.1, 0.1)
     start = {name: value + 0.01 for name, value in problem.start.items()}
-    plain, calls = OneSolve.update, []
-
-    def update(self, *given):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return plain(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(OneSolve, "update", update)
+    with raising(monkeypatch, 6, KeyboardInterrupt):
         problem.solve(point, start=start, delta=0.2, checkpoint=path, **options)
     resumed = problem.solve(point, start=start, delta=0.2, resume=path, **options)
     check_same(problem.solve(point, start=start, delta=0.2, **options), resumed)
